@@ -1,0 +1,114 @@
+"""Where each image is cut, turned and flipped: parameters of a batch as functions of uniform numbers and image sizes.
+
+All of it is NumPy on the CPU, so that a run on a GPU and its check on a CPU use the same parameters bit for bit, and
+dozens of kernels on a few hundred numbers stay off the device. A uniform number depends on (seed, epoch, sample id,
+position of the operation in its list, index) and on nothing else: not on the batch, its order, or the other operations.
+
+Shapes: B images; N uniform numbers in [0, 1) per image; B2 (height, width) or (top, left) in pixels;
+B4 (top, left, height, width) in pixels. All integers are int64.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from launcher import keyed
+from launcher.errors import UserError
+
+BOOL = npt.NDArray[np.bool_]
+FLOAT64 = npt.NDArray[np.float64]
+INT64 = npt.NDArray[np.int64]
+Size = int | tuple[int, int]
+
+_TRIES = 10
+RANDOM_RESIZED_CROP_NUMBERS = 2 * _TRIES + 2
+
+
+def draw_uniforms(seed: int, epoch: int, ids_B: INT64, position: int, num: int) -> FLOAT64:
+    """`num` numbers per sample for the operation at `position` of its list: uniforms_BN."""
+    return keyed.uniform(seed, epoch, ids_B[:, None], position, np.arange(num))
+
+
+def exact_size(size: Size) -> tuple[int, int]:
+    """(height, width) in pixels; one number is a square."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def exact_sizes(sizes_B2: INT64, size: Size) -> INT64:
+    """The same size for every image of the batch."""
+    return np.tile(np.array(exact_size(size), dtype=np.int64), (len(sizes_B2), 1))
+
+
+def resized_sizes(sizes_B2: INT64, size: Size) -> INT64:
+    """Sizes after `resize`: one number is the shorter side, the longer one is rounded down as torchvision does."""
+    if not isinstance(size, int):
+        return exact_sizes(sizes_B2, size)
+    shorter_B1: INT64 = sizes_B2.min(axis=1, keepdims=True)
+    return size * sizes_B2 // shorter_B1
+
+
+def whole_boxes(sizes_B2: INT64) -> INT64:
+    """The box around each whole image: boxes_B4."""
+    return np.concatenate([np.zeros_like(sizes_B2), sizes_B2], axis=1)
+
+
+def center_offsets(sizes_B2: INT64, size: tuple[int, int]) -> INT64:
+    """Corners of the middle crop, offsets_B2, negative where the image is smaller; odd pixels as in torchvision."""
+    room_B2: INT64 = sizes_B2 - np.array(size, dtype=np.int64)
+    return np.where(room_B2 < 0, -(-room_B2 // 2), np.round(room_B2 / 2).astype(np.int64))
+
+
+def draw_crop_offsets(uniforms_B2: FLOAT64, sizes_B2: INT64, size: tuple[int, int], padding: int) -> INT64:
+    """Corners of a random crop of the padded image, in pixels of the unpadded one: offsets_B2, at least -padding."""
+    room_B2: INT64 = sizes_B2 + 2 * padding - np.array(size, dtype=np.int64)
+    if room_B2.min() < 0:
+        height, width = sizes_B2[room_B2.min(axis=1).argmin()]
+        raise UserError(
+            f"random_crop: {size[0]}x{size[1]} pixels do not fit in an image of {height}x{width} with padding "
+            f"{padding}; put a resize before it or give more padding"
+        )
+    return np.floor(uniforms_B2 * (room_B2 + 1)).astype(np.int64) - padding
+
+
+def draw_random_resized_crop(
+    uniforms_BN: FLOAT64, sizes_B2: INT64, scale: tuple[float, float], ratio: tuple[float, float]
+) -> INT64:
+    """Boxes, boxes_B4, of random area and shape, each inside its image.
+
+    The distribution of torchvision's `RandomResizedCrop.get_params`: up to 10 tries of an area uniform in `scale`
+    (shares of the image's) and a width / height log-uniform in `ratio`; when none fits, the largest middle box within
+    `ratio`.
+    N is RANDOM_RESIZED_CROP_NUMBERS: two numbers for each try, two for the corner.
+    """
+    areas_BT = np.prod(sizes_B2, axis=1, keepdims=True) * _between(uniforms_BN[:, :_TRIES], scale)
+    ratios_BT = np.exp(_between(uniforms_BN[:, _TRIES:-2], (np.log(ratio[0]), np.log(ratio[1]))))
+    tries_BT2 = np.round(np.sqrt(np.stack([areas_BT / ratios_BT, areas_BT * ratios_BT], axis=2))).astype(np.int64)
+    fits_BT = ((tries_BT2 > 0) & (tries_BT2 <= sizes_B2[:, None])).all(axis=2)
+    found_B1 = fits_BT.any(axis=1, keepdims=True)
+    first_fit_B2 = tries_BT2[np.arange(len(sizes_B2)), fits_BT.argmax(axis=1)]
+    extents_B2 = np.where(found_B1, first_fit_B2, _largest_within(sizes_B2, ratio))
+    room_B2 = sizes_B2 - extents_B2
+    corners_B2 = np.where(found_B1, np.floor(uniforms_BN[:, -2:] * (room_B2 + 1)).astype(np.int64), room_B2 // 2)
+    return np.concatenate([corners_B2, extents_B2], axis=1)
+
+
+def draw_angles(uniforms_B: FLOAT64, degrees: float) -> FLOAT64:
+    """Angles uniform in [-degrees, degrees), positive is counter-clockwise."""
+    return _between(uniforms_B, (-degrees, degrees))
+
+
+def draw_flips(uniforms_B: FLOAT64, p: float) -> BOOL:
+    """True with probability p."""
+    return uniforms_B < p
+
+
+def _between(uniforms: FLOAT64, limits: tuple[float, float]) -> FLOAT64:
+    return limits[0] + (limits[1] - limits[0]) * uniforms
+
+
+def _largest_within(sizes_B2: INT64, ratio: tuple[float, float]) -> INT64:
+    """Height and width of the largest box whose width / height is within `ratio`, at least one pixel."""
+    bounds_B2 = np.round(sizes_B2[:, ::-1] * np.array([1 / ratio[0], ratio[1]])).astype(np.int64)
+    largest_B2: INT64 = np.minimum(sizes_B2, np.maximum(bounds_B2, 1))
+    return largest_B2

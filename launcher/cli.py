@@ -1,0 +1,126 @@
+"""The command line. A bare recipe means: train."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+
+import launcher
+from launcher.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, DataError, LauncherError, UserError
+from launcher.recipe.parse import load_recipe
+from launcher.recipe.schema import Recipe
+from launcher.world import read_world
+from shards.manifest import ShardsError
+
+HOLD_BACK_S = 3.0
+"""A launcher ends all ranks when one ends: those that fail in the same words leave rank 0 the time to say them."""
+
+app = App(
+    name="launcher",
+    help="Train image classifiers from a YAML recipe on every device there is. `launcher RECIPE [key.path=value ...]` trains.",
+    version=launcher.__version__,
+)
+
+
+@app.default
+def train(
+    recipe: Path,
+    /,
+    *overrides: str,
+    debug: Annotated[bool, Parameter(negative=())] = False,
+    fresh: Annotated[bool, Parameter(negative=())] = False,
+    allow_change: tuple[str, ...] = (),
+) -> int:
+    """Train. The same command again continues the same run.
+
+    Parameters
+    ----------
+    recipe
+        A YAML file; see recipes/.
+    overrides
+        Values to change, as `key.path=value`.
+    debug
+        One CPU process, a handful of batches, every check on, no W&B.
+    fresh
+        Start anew even when an unfinished run of this recipe is there.
+    allow_change
+        Continue although this key of the recipe has changed; may be given several times.
+    """
+    from launcher.train import Options, main
+
+    return main(load_recipe(recipe, overrides), Options(debug, fresh, allow_change))
+
+
+@app.command
+def check(recipe: Path, /, *overrides: str, processes: int = 1) -> int:
+    """Read the recipe and the manifest of its shards, and print the plan. Trains nothing, downloads nothing.
+
+    Parameters
+    ----------
+    recipe
+        A YAML file.
+    overrides
+        Values to change, as `key.path=value`.
+    processes
+        How many processes will train.
+    """
+    from launcher.check import check as check_recipe
+
+    return check_recipe(load_recipe(recipe, overrides), processes)
+
+
+@app.command
+def schema() -> int:
+    """Print the JSON schema of recipes, for editors."""
+    print(json.dumps(Recipe.model_json_schema(), indent=1))
+    return EXIT_DONE
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command; errors become messages and exit codes here and nowhere else."""
+    try:
+        code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        return _explain(UserError(" ".join(str(error).split()) + " See launcher --help."))
+    except (LauncherError, ShardsError) as error:
+        return _explain(error)
+    except KeyboardInterrupt:
+        return 130
+    except Exception:
+        return _show_traceback()
+    return int(code or 0)
+
+
+def _explain(error: Exception) -> int:
+    """One line a problem, said by the first rank; a picture that one rank alone cannot read, by that rank."""
+    if _rank() == 0 or isinstance(error, DataError):
+        for line in str(error).splitlines():
+            print(f"launcher: {line}", file=sys.stderr, flush=True)
+    else:
+        time.sleep(HOLD_BACK_S)
+    return EXIT_USER_ERROR if isinstance(error, UserError | ShardsError) else EXIT_FAILED
+
+
+def _show_traceback() -> int:
+    """The rank's own failure, last of all it says."""
+    text = traceback.format_exc()
+    if "Connection closed by peer" in text and "gloo" in text:
+        print(f"launcher: rank {_rank()} lost another rank, which has failed", file=sys.stderr, flush=True)
+        time.sleep(HOLD_BACK_S)
+        return EXIT_FAILED
+    print(f"launcher: rank {_rank()} failed:\n{text}", file=sys.stderr, flush=True)
+    return EXIT_FAILED
+
+
+def _rank() -> int:
+    try:
+        return read_world(os.environ).rank
+    except UserError:
+        return 0

@@ -1,0 +1,139 @@
+"""The training loop. One step: read, augment, forward, backward, exchange, step. Every rank runs the same steps.
+
+B batch, O outputs of the network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from launcher import checkpoint
+from launcher.checkpoint import Best, Progress
+from launcher.data.loader import Batch
+from launcher.data.order import micro_batch_ids
+from launcher.errors import UserError
+from launcher.evaluate import evaluate
+from launcher.log.pictures import write_grid
+from launcher.metrics import Counts, Figures, is_better
+from launcher.models.freeze import set_training
+from launcher.optim.schedule import lr_factor
+from launcher.stop import StopRequest
+from launcher.training import Training
+
+Status = Literal["done", "stopped", "preempted"]
+
+
+def fit(t: Training, progress: Progress, stop: StopRequest) -> tuple[Progress, Status]:
+    """Train from `progress` to the end of the plan, to the end of patience, or until asked to stop.
+
+    Raise UserError when the loss is no longer a number.
+    """
+    plan, patience = t.plan, t.recipe.train.patience
+    if patience and progress.stale >= patience:
+        return progress, "stopped"
+    steps = range(progress.step + 1, plan.total_steps + 1)
+    rank, seed = t.strategy.world.rank, t.recipe.run.seed
+    batches = t.loaders["train"].batches(ids for step in steps for ids in micro_batch_ids(plan, seed, step, rank))
+    loss_sum = torch.zeros((), device=t.strategy.device)
+    summed_steps = 0
+    set_training(t.network, t.recipe.backbone)
+    t.watch.resume()
+    for step in steps:
+        loss, ids = _train_step(t, batches, step)
+        loss_sum += loss
+        summed_steps += 1
+        progress = replace(progress, step=step)
+        if plan.is_record(step):
+            _record(t, step, loss_sum / summed_steps, ids)
+            loss_sum, summed_steps = torch.zeros_like(loss_sum), 0
+        t.watch.pause()
+        if plan.is_evaluation(step):
+            progress = _judge(t, progress)
+        is_tired = bool(patience) and progress.stale >= (patience or 0)
+        is_asked = t.strategy.any_process(stop.wanted is not None)
+        is_best = progress.best is not None and progress.best.step == step
+        if plan.is_checkpoint(step) or is_best or is_tired or is_asked:
+            checkpoint.save(t.run.checkpoints, t.state, progress, t.recipe.checkpoint.keep)
+            t.journal.write("checkpoint", step, plan.epoch(step) + 1, name=checkpoint.step_name(step), is_best=is_best)
+        if is_tired:
+            return progress, "stopped"
+        if is_asked and step < plan.total_steps:
+            return progress, "preempted"
+        t.watch.resume()
+    return progress, "done"
+
+
+def _train_step(t: Training, batches: Iterator[Batch], step: int) -> tuple[Tensor, list[int]]:
+    """One optimizer step: this rank's mean loss over its images, and their ids."""
+    plan, seed, epoch = t.plan, t.recipe.run.seed, t.plan.epoch(step)
+    for group in t.optimizer.param_groups:
+        group["lr"] = t.recipe.optim.lr * lr_factor(t.recipe.schedule, plan, step)
+    losses: list[Tensor] = []
+    ids: list[int] = []
+    for i in range(plan.accumulation):
+        batch = next(batches)
+        images_BCHW = t.strategy.layout(t.augment_train(batch.canvas_BCHW, batch.sizes_B2, batch.ids_B, seed, epoch))
+        if step == 1 and i == 0 and t.strategy.world.is_first:
+            write_grid(images_BCHW, t.augment_train.mean, t.augment_train.std, t.run.pictures / "augmented.png")
+        with t.strategy.exchange_gradients(now=i == plan.accumulation - 1):
+            outputs_BO = t.wrapped(images_BCHW)
+            loss = t.loss_train(outputs_BO, batch.labels_B).mean()
+            t.strategy.backward(loss / plan.accumulation)
+        losses.append(loss.detach())
+        ids += batch.ids_B.tolist()
+    stepped = t.strategy.step(t.optimizer, t.recipe.optim.clip_norm, t.network.model.parameters())
+    if not stepped:
+        t.journal.write("event", step, epoch + 1, name="overflow", message="fp16 overflow: optimizer step left out")
+    if t.ema is not None:
+        t.ema.update_parameters(t.network.model)
+    t.watch.images += plan.global_batch
+    t.watch.wait_s = t.loaders["train"].wait_s
+    return torch.stack(losses).mean(), ids
+
+
+def _record(t: Training, step: int, rank_loss: Tensor, ids: list[int]) -> None:
+    """Journal, console and W&B: the mean loss, over all ranks, of the steps since the last record."""
+    loss = t.strategy.sum(rank_loss.clone()).item() / t.strategy.world.size
+    epoch = t.plan.epoch(step) + 1
+    figures: Figures = {"loss": loss, "lr": t.optimizer.param_groups[0]["lr"], **t.watch.lap()}
+    t.console.train(step, epoch, figures)
+    t.wandb.log(step, epoch, "train", figures)
+    if t.recipe.log.samples:
+        figures["samples"] = [i for rank_ids in t.strategy.gather(ids) for i in rank_ids]
+    t.journal.write("train", step, epoch, **figures)
+    for failure in t.wandb.take_failures():
+        t.journal.write("event", step, epoch, name="wandb_failed", message=failure)
+        t.console.say(failure)
+    if not math.isfinite(loss):
+        raise UserError(
+            f"loss is {loss} at step {step} (epoch {epoch}): lower optim.lr, add a warm-up or clip_norm, or use precision bf16"
+        )
+
+
+def _judge(t: Training, progress: Progress) -> Progress:
+    """Validate, and remember whether this is the best so far. Without a valid split the newest step is the best."""
+    step, epoch, metric = progress.step, t.plan.epoch(progress.step) + 1, t.recipe.train.best_metric
+    if "valid" not in t.plan.num_eval:
+        return replace(progress, best=Best(step, epoch, "step", float(step), {}))
+    figures = measure(t, "valid", step).figures(t.classes)
+    set_training(t.network, t.recipe.backbone)
+    improved = progress.best is None or is_better(metric, figures[metric], progress.best.value)
+    best = Best(step, epoch, metric, figures[metric], figures) if improved else progress.best
+    t.console.evaluation("valid", epoch, figures, improved)
+    return replace(progress, best=best, stale=0 if improved else progress.stale + 1, last_valid=figures)
+
+
+def measure(t: Training, split: str, step: int) -> Counts:
+    """Evaluate a split and write the result down."""
+    counts = evaluate(t.judged, split, t.loaders[split], t.augment_eval, t.loss_eval, t.plan, t.strategy)
+    epoch = t.plan.epoch(step) + 1
+    scalars = {key: value for key, value in counts.figures(t.classes).items() if key != "per_class"}
+    t.journal.write("eval", step, epoch, split=split, **scalars)
+    t.wandb.log(step, epoch, split, scalars)
+    return counts

@@ -1,0 +1,108 @@
+"""What rank 0 shows: a live line on a terminal, plain lines elsewhere, and a final table. The only importer of rich."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from launcher.metrics import Figures
+
+PLAIN_WIDTH = 120
+"""Columns of the final table where there is no terminal to ask."""
+
+Row = tuple[str, str]
+
+
+class _FiguresColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(str(task.fields.get("figures", "")))
+
+
+class Console:
+    """Speaks on stdout. `total_steps`: length of the run; `steps_per_epoch`: to name the epoch."""
+
+    def __init__(self, total_steps: int, steps_per_epoch: int) -> None:
+        self._console = RichConsole(highlight=False, soft_wrap=True)
+        if not self._console.is_terminal:
+            self._console.width = PLAIN_WIDTH
+        self._total_steps = total_steps
+        self._num_epochs = -(-total_steps // steps_per_epoch)
+        self._start: tuple[float, int] | None = None
+        self._progress: Progress | None = None
+        if self._console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), _FiguresColumn(), TimeRemainingColumn(),
+            )  # fmt: skip
+            self._progress = Progress(*columns, console=self._console, transient=True)
+            self._task = self._progress.add_task("epoch 0", total=total_steps)
+
+    def say(self, text: str) -> None:
+        self._console.print(text, markup=False)
+
+    def train(self, step: int, epoch: int, figures: Figures) -> None:
+        """One train record: `loss`, `lr`, `images_per_s`, `data_wait_frac`."""
+        if self._start is None:
+            self._start = time.monotonic(), step
+        words = (
+            f"loss {figures['loss']:.4f}  lr {figures['lr']:.2e}  {figures['images_per_s']:,.0f} images/s  "
+            f"data wait {figures['data_wait_frac']:.0%}"
+        )
+        title = f"epoch {epoch}/{self._num_epochs}"
+        if self._progress is None:
+            self.say(f"{title}  step {step}/{self._total_steps}  {words}  {self._eta(step)}")
+        else:
+            self._progress.start()
+            self._progress.update(self._task, completed=step, description=title, figures=words)
+
+    def evaluation(self, split: str, epoch: int, figures: Figures, is_best: bool) -> None:
+        self.say(
+            f"epoch {epoch}/{self._num_epochs}  {split}  loss {figures['loss']:.4f}  top-1 {figures['top1_frac']:.2%}  "
+            f"top-5 {figures['top5_frac']:.2%}  {figures['num_images']:,} images{'  best so far' if is_best else ''}"
+        )
+
+    def table(self, title: str, rows: Sequence[Row]) -> None:
+        self.close()
+        table = Table(title=title, show_header=False, title_justify="left")
+        for name, value in rows:
+            table.add_row(name, Text(value))
+        self._console.print(table)
+
+    def close(self) -> None:
+        """Take the live line away."""
+        if self._progress is not None:
+            self._progress.stop()
+
+    def _eta(self, step: int) -> str:
+        assert self._start is not None
+        since, first = self._start
+        if step <= first:
+            return ""
+        left_s = (time.monotonic() - since) / (step - first) * (self._total_steps - step)
+        return f"left {int(left_s // 3600)}:{int(left_s % 3600 // 60):02d}:{int(left_s % 60):02d}"
+
+
+class NoConsole(Console):
+    """For every rank but the first."""
+
+    def __init__(self) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
+
+    def train(self, step: int, epoch: int, figures: Figures) -> None:
+        pass
+
+    def evaluation(self, split: str, epoch: int, figures: Figures, is_best: bool) -> None:
+        pass
+
+    def table(self, title: str, rows: Sequence[Row]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

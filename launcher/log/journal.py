@@ -1,0 +1,75 @@
+"""`journal.jsonl`: the run's history, one JSON object a line, only ever appended to.
+
+Every record has `step` (optimizer steps done), `epoch` (from 1; 0 before the first) and `kind`: train, eval,
+checkpoint or event. After a resume the steps since the checkpoint appear again: the later record counts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+JOURNAL_NAME = "journal.jsonl"
+
+Kind = Literal["train", "eval", "checkpoint", "event"]
+Record = dict[str, Any]
+
+
+class Journal:
+    """Appends records; each is on disk, whole, when `write` returns, as far as the operating system is concerned."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / JOURNAL_NAME
+        _cut_torn_tail(path)
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def write(self, kind: Kind, step: int, epoch: int, **figures: Any) -> None:
+        record = {"step": step, "epoch": epoch, "kind": kind, "time_s": round(time.time(), 3), **figures}
+        os.write(self._file, (json.dumps(_finite(record), allow_nan=False) + "\n").encode())
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+class NoJournal(Journal):
+    """For every rank but the first."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, kind: Kind, step: int, epoch: int, **figures: Any) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def read_journal(folder: Path) -> list[Record]:
+    """All whole records; [] when there is no journal."""
+    try:
+        text = (folder / JOURNAL_NAME).read_bytes()
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in text.split(b"\n")[:-1]]
+
+
+def _cut_torn_tail(path: Path) -> None:
+    """A process killed while writing leaves a line without an end: it never became a record."""
+    if path.exists():
+        content = path.read_bytes()
+        os.truncate(path, content.rfind(b"\n") + 1)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN or infinity: they become the words."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,43 @@
+"""What is minimised. B batch, K classes, O outputs of the network: K, or 1 for bce."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from launcher.recipe.schema import Bce, Loss
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+"""(outputs_BO, labels_B) -> losses_B, one an image."""
+
+
+def count_outputs(loss: Loss, num_classes: int) -> int:
+    """Outputs that the network's last layer must have."""
+    return 1 if isinstance(loss, Bce) else num_classes
+
+
+def build_loss(loss: Loss, training: bool) -> LossFunction:
+    """Label smoothing belongs to training; evaluation measures the plain loss."""
+    if isinstance(loss, Bce):
+        return _bce
+    smoothing = loss.label_smoothing if training else 0.0
+
+    def cross_entropy(outputs_BO: Tensor, labels_B: Tensor) -> Tensor:
+        return F.cross_entropy(outputs_BO.float(), labels_B, label_smoothing=smoothing, reduction="none")
+
+    return cross_entropy
+
+
+def class_scores(outputs_BO: Tensor) -> Tensor:
+    """[B, K] scores whose largest is the prediction; a single logit is class 1's against 0 for class 0."""
+    if outputs_BO.shape[1] > 1:
+        return outputs_BO
+    return torch.cat([torch.zeros_like(outputs_BO), outputs_BO], dim=1)
+
+
+def _bce(outputs_BO: Tensor, labels_B: Tensor) -> Tensor:
+    outputs_B = outputs_BO.squeeze(1).float()
+    return F.binary_cross_entropy_with_logits(outputs_B, labels_B.to(outputs_B.dtype), reduction="none")

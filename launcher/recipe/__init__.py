@@ -1,0 +1,1 @@
+"""YAML text -> typed recipe -> plan of whole numbers. Nothing here imports torch."""

@@ -1,0 +1,128 @@
+"""What each key alone allows but the recipe as a whole does not: contradictions, and options without effect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from launcher.recipe.augment import EvalOp, TrainOp
+from launcher.recipe.schema import Bce, Recipe, Sgd
+from shards.manifest import ShardsError
+from shards.sources import check_source_name
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """`path`: the key to change, dotted. `paths`: every key involved, `path` among them."""
+
+    path: str
+    what: str
+    paths: tuple[str, ...]
+
+
+def find_contradictions(recipe: Recipe) -> list[Problem]:
+    """Every one of them, in the order of the sections."""
+    checks = (_in_backbone, _in_data, _in_augment, _in_loss_and_optim, _in_strategy, _in_train)
+    return [problem for check in checks for problem in check(recipe)]
+
+
+def _in_backbone(recipe: Recipe) -> Iterator[Problem]:
+    head = recipe.backbone.head
+    if not head.hidden and "activation" in head.model_fields_set:
+        yield _problem("has no effect without hidden layers", "backbone.head.activation", "backbone.head.hidden")
+    if recipe.backbone.freeze == "backbone" and recipe.strategy.sync_batchnorm:
+        yield _problem(
+            "has no effect while backbone.freeze holds every BatchNorm", "strategy.sync_batchnorm", "backbone.freeze"
+        )
+    if recipe.backbone.name == "lenet" and recipe.backbone.weights != "none":
+        yield _problem("lenet has no pretrained weights; write none", "backbone.weights", "backbone.name")
+
+
+def _in_data(recipe: Recipe) -> Iterator[Problem]:
+    data = recipe.data
+    if data.source is None:
+        if data.dir is None:
+            yield _problem("needed when there is no data.source to pack from", "data.dir", "data.source")
+        for key in ("root", "classes", "split", "split_seed", "max_side", "images_per_shard", "download"):
+            if key in data.model_fields_set:
+                yield _problem(
+                    "has no effect without data.source: shards in data.dir are packed already",
+                    f"data.{key}",
+                    "data.source",
+                )
+        return
+    try:
+        check_source_name(data.source)
+    except ShardsError as error:
+        yield _problem(str(error), "data.source")
+    if not data.source.startswith("torchvision:"):
+        for key in ("root", "download"):
+            if key in data.model_fields_set:
+                yield _problem(
+                    f"has no effect on {data.source}, only on torchvision sources", f"data.{key}", "data.source"
+                )
+    shares = list(data.split.values()) if data.split is not None else []
+    numbers = [share for share in shares if share != "rest"]
+    if shares.count("rest") > 1:
+        yield _problem("only one split can have the rest", "data.split")
+    if any(isinstance(n, int) for n in numbers) and any(isinstance(n, float) for n in numbers):
+        yield _problem("either images per class or fractions, not both", "data.split")
+    if (total := sum(n for n in numbers if isinstance(n, float))) > 1 + 1e-9:
+        yield _problem(f"fractions add up to {total:g}, more than 1", "data.split")
+    if data.split is not None and "train" not in data.split:
+        yield _problem("gives no images to train; add train: rest", "data.split")
+
+
+def _in_augment(recipe: Recipe) -> Iterator[Problem]:
+    ops_of: tuple[tuple[str, tuple[TrainOp, ...] | tuple[EvalOp, ...]], ...] = (
+        ("train", recipe.augment.train),
+        ("eval", recipe.augment.eval),
+    )
+    for name, ops in ops_of:
+        if not any(op.op.endswith("crop") or (op.op == "resize" and not isinstance(op.size, int)) for op in ops):
+            yield _problem(
+                "leaves images of different sizes; add a crop, or resize to [height, width]", f"augment.{name}"
+            )
+    for i, op in enumerate(recipe.augment.train):
+        if op.op == "random_resized_crop":
+            for key in ("scale", "ratio"):
+                low, high = getattr(op, key)
+                if low > high:
+                    yield _problem(f"smallest {low:g} is above largest {high:g}", f"augment.train.{i}.{key}")
+            if op.scale[1] > 1:
+                yield _problem("a window cannot be larger than the image: at most 1", f"augment.train.{i}.scale")
+
+
+def _in_loss_and_optim(recipe: Recipe) -> Iterator[Problem]:
+    if isinstance(recipe.loss, Bce) and recipe.data.classes is not None and len(recipe.data.classes) != 2:
+        yield _problem(
+            f"bce needs two classes, data.classes has {len(recipe.data.classes)}; use cross_entropy",
+            "loss.name",
+            "data.classes",
+        )
+    if isinstance(recipe.optim, Sgd) and recipe.optim.nesterov and recipe.optim.momentum == 0:
+        yield _problem("has no effect without momentum", "optim.nesterov", "optim.momentum")
+    warmup = getattr(recipe.schedule, "warmup", None)
+    if warmup is not None and warmup.unit == recipe.train.epochs.unit and warmup.value >= recipe.train.epochs.value:
+        yield _problem(
+            f"{warmup} is not shorter than the training, {recipe.train.epochs}", "schedule.warmup", "train.epochs"
+        )
+
+
+def _in_strategy(recipe: Recipe) -> Iterator[Problem]:
+    if recipe.strategy.precision == "fp16" and recipe.strategy.device == "cpu":
+        yield _problem("fp16 needs CUDA; use bf16 on the CPU", "strategy.precision", "strategy.device")
+
+
+def _in_train(recipe: Recipe) -> Iterator[Problem]:
+    train = recipe.train
+    if train.micro_batch is not None and train.global_batch % train.micro_batch:
+        yield _problem(
+            f"{train.micro_batch} does not divide train.global_batch {train.global_batch}",
+            "train.micro_batch",
+            "train.global_batch",
+        )
+
+
+def _problem(what: str, path: str, *others: str) -> Problem:
+    return Problem(path, what, (path, *others))

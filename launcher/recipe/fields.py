@@ -1,0 +1,74 @@
+"""Types that several sections of a recipe share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+
+from launcher.duration import Duration, parse_duration
+
+
+class Section(BaseModel):
+    """A frozen part of a recipe: unknown keys and wrong types are errors, and the text below a field describes it."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True, title=None
+    )
+
+
+def _positive_duration(value: object) -> Duration:
+    duration = parse_duration(value)
+    if duration.value <= 0:
+        raise ValueError("must be longer than 0")
+    return duration
+
+
+def _steps_or_duration(value: object) -> Duration:
+    duration = parse_duration(value, bare="st")
+    if duration.value <= 0:
+        raise ValueError("must be longer than 0")
+    return duration
+
+
+def _as_written(duration: Duration) -> str:
+    return str(duration)
+
+
+_DURATION_SCHEMA: dict[str, Any] = {
+    "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^\d+(\.\d+)?\s*(ep|st|im)$"}],
+    "examples": ["30ep", "5000st"],
+}
+
+Length = Annotated[
+    Duration,
+    BeforeValidator(parse_duration),
+    PlainSerializer(_as_written),
+    WithJsonSchema(_DURATION_SCHEMA),
+]
+"""`30ep` epochs, `5000st` optimizer steps, `1000000im` images; a bare number is epochs; 0 is none."""
+
+Interval = Annotated[
+    Duration,
+    BeforeValidator(_positive_duration),
+    PlainSerializer(_as_written),
+    WithJsonSchema(_DURATION_SCHEMA),
+]
+"""A Length above 0; a bare number is epochs."""
+
+StepInterval = Annotated[
+    Duration,
+    BeforeValidator(_steps_or_duration),
+    PlainSerializer(_as_written),
+    WithJsonSchema(_DURATION_SCHEMA),
+]
+"""A Length above 0; a bare number is optimizer steps."""
+
+Pixels = Annotated[int, Field(ge=1, le=4096)]
+Size = Pixels | tuple[Pixels, Pixels]
+"""Pixels: one number, or [height, width]."""
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+NotNegative = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=1)]

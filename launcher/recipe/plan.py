@@ -1,0 +1,176 @@
+"""Recipe x processes x image counts -> Plan: from here on every batch, step and interval is a whole number.
+
+Pure, and finished before a device is touched: every process computes the same plan, so every process runs the same
+number of steps, and none can wait for another at the end of an epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from launcher.duration import Duration
+from launcher.recipe.contradictions import Problem
+from launcher.recipe.schema import Bce, OneCycle, Recipe, Step
+
+ONECYCLE_WARMUP_FRAC = 0.3
+
+
+class PlanError(Exception):
+    """The recipe cannot be run on these processes with this data."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("; ".join(f"{p.path}: {p.what}" for p in problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All whole numbers of a run. Steps are optimizer steps and count from 1; epochs of samples count from 0."""
+
+    world_size: int
+    num_classes: int
+    num_train: int
+    """Training images."""
+    num_eval: Mapping[str, int]
+    """Images of each evaluated split that has any: valid, test."""
+    global_batch: int
+    """Images per step over all processes."""
+    rank_batch: int
+    """Images per step of one process."""
+    micro_batch: int
+    """Images per forward pass of one process."""
+    accumulation: int
+    """Forward passes per step."""
+    eval_batch: int
+    """Images per forward pass of one process in evaluation."""
+    steps_per_epoch: int
+    total_steps: int
+    dropped_per_epoch: int
+    """Images an epoch leaves out with its incomplete last batch; another random few every epoch."""
+    wrapped_per_epoch: int
+    """Images an epoch sees twice to fill its last batch."""
+    warmup_steps: int
+    drop_every_steps: int
+    """Steps between two drops of a step schedule; 0: no such schedule."""
+    evaluate_every_steps: int
+    checkpoint_every_steps: int
+    """0: only the best and the last."""
+    log_every_steps: int
+    notes: tuple[str, ...]
+    """What is allowed but will surprise; shown and logged."""
+
+    def epoch(self, step: int) -> int:
+        """The epoch, from 0, whose samples step `step` trains on."""
+        return (step - 1) // self.steps_per_epoch
+
+    def is_evaluation(self, step: int) -> bool:
+        return step % self.evaluate_every_steps == 0 or step == self.total_steps
+
+    def is_checkpoint(self, step: int) -> bool:
+        regular = self.checkpoint_every_steps > 0 and step % self.checkpoint_every_steps == 0
+        return regular or step == self.total_steps
+
+    def is_record(self, step: int) -> bool:
+        return step % self.log_every_steps == 0 or step == self.total_steps
+
+    def eval_steps(self, split: str) -> int:
+        """Forward passes of every process over `split`."""
+        return -(-self.num_eval[split] // (self.eval_batch * self.world_size))
+
+
+def make_plan(recipe: Recipe, world_size: int, num_images: Mapping[str, int], num_classes: int) -> Plan:
+    """Raise PlanError with every reason why this recipe cannot run on `world_size` processes with these images."""
+    train, num_train = recipe.train, num_images.get("train", 0)
+    problems = list(_find_problems(recipe, world_size, num_images, num_classes))
+    if problems:
+        raise PlanError(problems)
+    wrap = recipe.data.last_batch == "wrap"
+    rest = num_train % train.global_batch
+    steps_per_epoch = -(-num_train // train.global_batch) if wrap else num_train // train.global_batch
+
+    def steps(duration: Duration) -> int:
+        return duration.steps(steps_per_epoch, train.global_batch)
+
+    total_steps = steps(train.epochs)
+    warmup_steps = _warmup_steps(recipe, total_steps, steps_per_epoch)
+    if warmup_steps >= total_steps:
+        what = f"{warmup_steps} steps are not shorter than the training, {total_steps} steps"
+        raise PlanError([Problem("schedule.warmup", what, ("schedule.warmup",))])
+    rank_batch = train.global_batch // world_size
+    micro_batch = train.micro_batch or rank_batch
+    return Plan(
+        world_size=world_size,
+        num_classes=num_classes,
+        num_train=num_train,
+        num_eval={split: num_images[split] for split in ("valid", "test") if num_images.get(split, 0)},
+        global_batch=train.global_batch,
+        rank_batch=rank_batch,
+        micro_batch=micro_batch,
+        accumulation=rank_batch // micro_batch,
+        eval_batch=train.eval_batch or micro_batch,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+        dropped_per_epoch=0 if wrap else rest,
+        wrapped_per_epoch=train.global_batch - rest if wrap and rest else 0,
+        warmup_steps=warmup_steps,
+        drop_every_steps=steps(recipe.schedule.every) if isinstance(recipe.schedule, Step) else 0,
+        evaluate_every_steps=steps(train.evaluate_every),
+        checkpoint_every_steps=steps(recipe.checkpoint.every) if recipe.checkpoint.every else 0,
+        log_every_steps=1 if recipe.log.samples else steps(recipe.log.every),
+        notes=_notes(recipe, total_steps, steps_per_epoch, num_images),
+    )
+
+
+def _warmup_steps(recipe: Recipe, total_steps: int, steps_per_epoch: int) -> int:
+    if recipe.schedule.warmup is not None:
+        return recipe.schedule.warmup.steps(steps_per_epoch, recipe.train.global_batch)
+    return int(ONECYCLE_WARMUP_FRAC * total_steps)
+
+
+def _find_problems(recipe: Recipe, world_size: int, num_images: Mapping[str, int], num_classes: int) -> list[Problem]:
+    train, num_train = recipe.train, num_images.get("train", 0)
+    problems: list[Problem] = []
+
+    def add(path: str, what: str) -> None:
+        problems.append(Problem(path, what, (path,)))
+
+    if num_train == 0:
+        add("data.dir", f"has no train split; it has {', '.join(num_images) or 'no images'}")
+    elif train.global_batch > num_train and recipe.data.last_batch == "drop":
+        add(
+            "train.global_batch",
+            f"{train.global_batch} is more than the {num_train} training images; lower it or set data.last_batch=wrap",
+        )
+    if train.global_batch % world_size:
+        near = max(world_size, round(train.global_batch / world_size) * world_size)
+        add(
+            "train.global_batch", f"{train.global_batch} cannot be shared equally by {world_size} processes; try {near}"
+        )
+    elif train.micro_batch and (train.global_batch // world_size) % train.micro_batch:
+        rank_batch = train.global_batch // world_size
+        divisors = ", ".join(str(d) for d in range(1, rank_batch + 1) if rank_batch % d == 0)
+        what = f"{train.micro_batch} does not divide the {rank_batch} images of one of {world_size} processes; valid: {divisors}"
+        add("train.micro_batch", what)
+    if isinstance(recipe.loss, Bce) and num_classes != 2:
+        add("loss.name", f"bce needs two classes, the data has {num_classes}; use cross_entropy")
+    if train.best_metric == "top5_frac" and num_classes <= 5:
+        add("train.best_metric", f"top5_frac is always 1 with {num_classes} classes; use top1_frac or loss")
+    judged = "valid" in num_images and num_images["valid"] > 0
+    if train.patience and not judged:
+        add("train.patience", "has no effect: the data has no valid split; give data.split one")
+    return problems
+
+
+def _notes(recipe: Recipe, total_steps: int, steps_per_epoch: int, num_images: Mapping[str, int]) -> tuple[str, ...]:
+    notes = []
+    schedule = recipe.schedule
+    if isinstance(schedule, Step) and schedule.every.steps(steps_per_epoch, recipe.train.global_batch) >= total_steps:
+        notes.append(f"schedule.every {schedule.every} is not shorter than the training: the learning rate never drops")
+    if recipe.backbone.freeze == "backbone" and recipe.backbone.weights == "none":
+        notes.append("backbone.freeze holds random weights: backbone.weights is none")
+    if not num_images.get("valid"):
+        notes.append("no valid split: nothing is evaluated while training, and the last step counts as the best")
+    if isinstance(schedule, OneCycle) and recipe.train.patience:
+        notes.append("train.patience may end a onecycle schedule before its low learning rates")
+    return tuple(notes)

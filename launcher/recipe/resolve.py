@@ -1,0 +1,85 @@
+"""Fill in what a recipe leaves open, and shrink it for `--debug`. Recipe in, Recipe out."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+from launcher.duration import Duration
+from launcher.recipe.schema import Data, Recipe
+from shards.sources import PackOptions, describe
+
+DOWNLOADS = "data/downloads"
+
+DEBUG_STEPS = 4
+DEBUG_BATCH = 4
+DEBUG_EVAL_IMAGES = 16
+
+
+def resolve_recipe(recipe: Recipe, file_name: str) -> Recipe:
+    """Give `run.name` and `data.dir` their values where the recipe has null."""
+    name = recipe.run.name or re.sub(r"[^A-Za-z0-9._-]+", "-", Path(file_name).stem).lstrip("._-") or "run"
+    folder = recipe.data.dir or _default_folder(recipe.data)
+    return recipe.model_copy(
+        update={
+            "run": recipe.run.model_copy(update={"name": name}),
+            "data": recipe.data.model_copy(update={"dir": folder}),
+        }
+    )
+
+
+def pack_options(data: Data) -> PackOptions:
+    """How `data.source` is to be packed."""
+    return PackOptions(
+        root=Path(data.root or DOWNLOADS),
+        classes=data.classes,
+        split=data.split,
+        seed=data.split_seed,
+        max_side=data.max_side,
+        images_per_shard=data.images_per_shard,
+        download=data.download,
+    )
+
+
+def _default_folder(data: Data) -> str:
+    """`data/<source>-<hash>`: another way of packing gets another folder, so that two recipes never mix."""
+    source = str(data.source)
+    digest = hashlib.sha256(describe(source, pack_options(data)).encode()).hexdigest()[:8]
+    return f"data/{re.sub(r'[^A-Za-z0-9._]+', '-', source).strip('-.')[-60:]}-{digest}"
+
+
+def debug_recipe(recipe: Recipe, folder: Path) -> Recipe:
+    """The same recipe as one small CPU run in `folder`: a handful of batches, no threads, no W&B, random weights.
+
+    Shards that are there are used; otherwise synthetic ones with the recipe's number of classes are packed in `folder`.
+    """
+    num_classes = (
+        len(recipe.data.classes) if recipe.data.classes is not None else 2 if recipe.loss.name == "bce" else 10
+    )
+    data = recipe.data.model_copy(update={"workers": 0})
+    if not (Path(str(data.dir)) / "manifest.json").exists():
+        synthetic = {"source": f"synthetic:{num_classes}x8", "dir": str(folder / "shards"), "split": None, "root": None}
+        data = data.model_copy(update=synthetic)
+    batch = min(DEBUG_BATCH, recipe.train.global_batch)
+    return recipe.model_copy(
+        update={
+            "run": recipe.run.model_copy(update={"dir": str(folder)}),
+            "backbone": recipe.backbone.model_copy(update={"weights": "none"}),
+            "data": data.model_copy(update={"last_batch": "wrap"}),
+            "strategy": recipe.strategy.model_copy(update={"device": "cpu", "precision": "no"}),
+            "schedule": recipe.schedule.model_copy(update={"warmup": Duration(1, "st")}),
+            "train": recipe.train.model_copy(
+                update={
+                    "epochs": Duration(DEBUG_STEPS, "st"),
+                    "global_batch": batch,
+                    "micro_batch": None,
+                    "eval_batch": DEBUG_EVAL_IMAGES,
+                    "evaluate_every": Duration(DEBUG_STEPS // 2, "st"),
+                }
+            ),
+            "log": recipe.log.model_copy(
+                update={"every": Duration(1, "st"), "wandb": recipe.log.wandb.model_copy(update={"mode": "disabled"})}
+            ),
+        }
+    )

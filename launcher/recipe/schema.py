@@ -1,0 +1,281 @@
+"""The recipe: one frozen class per YAML section. The text below a field is its description in editors and in `launcher schema`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from launcher.duration import Duration
+from launcher.recipe.augment import Augment
+from launcher.recipe.fields import (
+    Count,
+    Fraction,
+    Interval,
+    Length,
+    NotNegative,
+    Positive,
+    Section,
+    StepInterval,
+)
+
+
+class Run(Section):
+    """Which run this is."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
+    """Letters, digits, `.`, `_`, `-`. null: the recipe file's name."""
+    dir: Annotated[str, Field(min_length=1)] | None = None
+    """The run folder. null: the newest unfinished run of this same recipe in `runs/<name>/`, or else a new folder there."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Decides initial weights, the order of samples and augmentation."""
+    deterministic: bool = False
+    """Use deterministic algorithms only; slower on CUDA."""
+
+
+class Head(Section):
+    """The layers that replace the backbone's classifier; the last one has an output per class."""
+
+    hidden: tuple[Count, ...] = ()
+    """Widths of hidden linear layers. []: one linear layer."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of values dropped before the last layer, and after each hidden one, in training."""
+    activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
+    """Follows each hidden layer."""
+
+
+class Backbone(Section):
+    """The network."""
+
+    name: str
+    """`lenet`, or any torchvision classification model: `resnet50`, `efficientnet_b0`, `vit_b_16`, ..."""
+    weights: str = "none"
+    """`none`: random. `DEFAULT`, or the name of a torchvision weights entry such as `IMAGENET1K_V2`: downloaded once."""
+    head: Head = Head()
+    """The new classifier."""
+    freeze: Literal["none", "backbone"] = "none"
+    """`backbone`: only the head trains; the rest is held exactly as it is, BatchNorm statistics included."""
+
+
+Split = Literal["train", "valid", "test"]
+Share = Count | Annotated[float, Field(gt=0.0, lt=1.0)] | Literal["rest"]
+
+
+class Data(Section):
+    """The pictures: WebDataset tar shards, and what to pack them from when they are not there yet."""
+
+    source: str | None = None
+    """`digits`, `imagefolder:PATH`, `torchvision:NAME` or `synthetic:KxN`. null: shards must be in `dir` already."""
+    dir: str | None = None
+    """Folder of shards with their manifest. null: `data/<source>-<hash of the packing options>`."""
+    root: str | None = None
+    """Where the torchvision dataset's files are or go. null: `data/downloads`."""
+    classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
+    """Only these classes, numbered in this order. null: all of the source's."""
+    split: dict[Split, Share] | None = None
+    """Images per class in file order ({train: 60, valid: 10, test: rest}), or fractions of each class drawn at random. null:
+    the source's own, or 0.7, 0.15 and the rest where it has none."""
+    split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Decides which images a fraction draws: apart from `run.seed`, so that seeds are compared on the same images."""
+    max_side: Annotated[int, Field(ge=16)] | None = None
+    """Pixels. Shrink larger pictures once, when packing. null: keep the original bytes."""
+    images_per_shard: Count = 1000
+    """Images in one tar."""
+    download: bool = True
+    """Fetch a torchvision dataset that is not in `root`."""
+    workers: Annotated[int, Field(ge=0, le=256)] | None = None
+    """Threads per process that read and decode. 0: none, decode in line. null: the CPU cores shared by this node's processes."""
+    last_batch: Literal["drop", "wrap"] = "drop"
+    """An epoch's incomplete last global batch: left out, or filled up from the epoch's beginning."""
+
+
+class CrossEntropy(Section):
+    """Softmax cross-entropy."""
+
+    name: Literal["cross_entropy"]
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the target spread evenly over all classes, in training."""
+
+
+class Bce(Section):
+    """Binary cross-entropy on one logit; the data must have two classes."""
+
+    name: Literal["bce"]
+
+
+Loss = Annotated[CrossEntropy | Bce, Field(discriminator="name")]
+
+
+class Optimizer(Section):
+    """What every optimizer has."""
+
+    lr: Positive
+    """Learning rate at the schedule's peak. Never scaled behind your back."""
+    weight_decay: NotNegative = 0.0
+    """Not applied to biases and normalisation layers."""
+    clip_norm: Positive | None = None
+    """Largest L2 norm of all gradients together. null: not clipped."""
+    ema_decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Keep a moving average of the weights with this decay per step, and evaluate that. null: none."""
+
+
+class Sgd(Optimizer):
+    """Stochastic gradient descent."""
+
+    name: Literal["sgd"]
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    """0: none."""
+    nesterov: bool = False
+    """Look ahead by the momentum."""
+
+
+class Adam(Optimizer):
+    """`adam` adds weight decay to the gradient; `adamw` decays the weights themselves."""
+
+    name: Literal["adam", "adamw"]
+    beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    """Decay of the gradient's mean."""
+    beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
+    """Decay of the gradient's square."""
+    eps: Positive = 1e-8
+    """Added to the denominator."""
+
+
+Optim = Annotated[Sgd | Adam, Field(discriminator="name")]
+
+
+class Constant(Section):
+    """One learning rate."""
+
+    name: Literal["constant"]
+    warmup: Length = Duration(0, "ep")
+    """Linear rise from 0 over this length."""
+
+
+class Step(Section):
+    """Multiply by `gamma` at regular intervals."""
+
+    name: Literal["step"]
+    every: Interval
+    """Length between two drops."""
+    gamma: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    """Factor at each drop."""
+    warmup: Length = Duration(0, "ep")
+    """Linear rise from 0 over this length."""
+
+
+class Cosine(Section):
+    """Fall along half a cosine to `end_factor`."""
+
+    name: Literal["cosine"]
+    end_factor: Fraction = 0.0
+    """Share of the learning rate at the end."""
+    warmup: Length = Duration(0, "ep")
+    """Linear rise from 0 over this length."""
+
+
+class OneCycle(Section):
+    """Rise along a cosine from lr / 25, then fall to lr / 250,000 (Smith, Topin 2018)."""
+
+    name: Literal["onecycle"]
+    warmup: Interval | None = None
+    """Length of the rise. null: 30 % of the training."""
+
+
+Schedule = Annotated[Constant | Step | Cosine | OneCycle, Field(discriminator="name")]
+
+
+class Strategy(Section):
+    """How the work is spread and in which precision."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto`: CUDA where it is, else the CPU."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Automatic mixed precision; fp16 scales the loss and needs CUDA."""
+    sync_batchnorm: bool = False
+    """BatchNorm statistics over all processes' images instead of each process's own."""
+    channels_last: bool = True
+    """Memory layout in which convolutions are fastest."""
+
+
+class Train(Section):
+    """How long, in which batches, judged how."""
+
+    epochs: Interval
+    """Length of the training: epochs, or `5000st`."""
+    global_batch: Count
+    """Images per optimizer step over all processes: the same training on any number of devices."""
+    micro_batch: Count | None = None
+    """Images per forward pass of one process; gradients accumulate. null: global batch / processes, in one pass."""
+    eval_batch: Count | None = None
+    """Images per forward pass of one process in evaluation. null: the micro batch."""
+    evaluate_every: Interval = Duration(1, "ep")
+    """Length between two validations; the last step always validates."""
+    best_metric: Literal["top1_frac", "top5_frac", "loss"] = "top1_frac"
+    """Which validation figure names the best checkpoint."""
+    patience: Count | None = None
+    """Stop after this many validations in a row that did not improve `best_metric`. null: never."""
+
+
+class Checkpoint(Section):
+    """What is saved, beside the best and the last."""
+
+    every: Interval | None = Duration(1, "ep")
+    """Length between two checkpoints. null: only the best and the last."""
+    keep: Count = 2
+    """How many of the newest are kept, beside the best."""
+
+
+class Wandb(Section):
+    """Weights & Biases mirrors the journal."""
+
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """`auto`: online where credentials are, else offline."""
+    project: Annotated[str, Field(min_length=1)] = "launcher"
+    """Project the run is filed under."""
+    entity: str | None = None
+    """User or team. null: your default."""
+    group: str | None = None
+    """Runs that belong together. null: the run's name."""
+    job_type: str = "train"
+    """Kind of run."""
+    tags: tuple[str, ...] = ()
+    """Labels to filter by."""
+
+
+class Log(Section):
+    """What is written down while training."""
+
+    every: StepInterval = Duration(50, "st")
+    """Length between two train records; a bare number is optimizer steps."""
+    samples: bool = False
+    """Write a train record at every step, with the ids of its samples."""
+    wandb: Wandb = Wandb()
+    """Weights & Biases."""
+
+
+class Recipe(Section):
+    """A training run, whole."""
+
+    run: Run = Run()
+    """Which run this is."""
+    backbone: Backbone
+    """The network."""
+    data: Data
+    """The pictures."""
+    augment: Augment
+    """From decoded image to network input."""
+    loss: Loss = CrossEntropy(name="cross_entropy")
+    """What is minimised."""
+    optim: Optim
+    """How the weights move."""
+    schedule: Schedule = Constant(name="constant")
+    """How the learning rate moves, per optimizer step."""
+    strategy: Strategy = Strategy()
+    """Devices and precision."""
+    train: Train
+    """How long, in which batches, judged how."""
+    checkpoint: Checkpoint = Checkpoint()
+    """What is saved."""
+    log: Log = Log()
+    """What is written down."""

@@ -1,0 +1,212 @@
+"""Processes, devices, precision and gradient exchange. The only importer of accelerate and torch.distributed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, TypeVar
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from launcher.errors import LauncherError, UserError
+from launcher.recipe.schema import Strategy as StrategySection
+from launcher.world import World
+
+T = TypeVar("T")
+
+
+class Strategy:
+    """This process among the others. With one process every exchange is a plain local operation."""
+
+    def __init__(self, section: StrategySection, world: World, device: torch.device, accelerator: Accelerator) -> None:
+        self.world = world
+        self.device = device
+        self.accelerator = accelerator
+        self._section = section
+        self._wrapped: nn.Module | None = None
+        # NCCL moves tensors of the training; words between processes go by gloo and never make a GPU wait.
+        self._talk = dist.new_group(backend="gloo") if world.size > 1 else None
+        self._vote: tuple[Any, Tensor] | None = None
+
+    def wrap(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
+        """The model as training calls it (DDP, autocast) and the optimizer that steps it."""
+        self._wrapped, prepared = self.accelerator.prepare(model, optimizer)
+        assert self._wrapped is not None
+        return self._wrapped, prepared
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Move to the device in the memory layout of the recipe; to be done before an optimizer holds the parameters."""
+        if self._section.sync_batchnorm and self.world.size > 1:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        layout = torch.channels_last if self._section.channels_last else torch.contiguous_format
+        return model.to(device=self.device, memory_format=layout)  # type: ignore[call-overload,no-any-return]
+
+    def layout(self, images_BCHW: Tensor) -> Tensor:
+        layout = torch.channels_last if self._section.channels_last else torch.contiguous_format
+        return images_BCHW.contiguous(memory_format=layout)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        return self.accelerator.autocast()  # type: ignore[no-any-return]
+
+    def exchange_gradients(self, now: bool) -> AbstractContextManager[None]:
+        """Around forward and backward: gradients are summed over processes only where `now`."""
+        return nullcontext() if now else self.accelerator.no_sync(self._wrapped)
+
+    def backward(self, loss: Tensor) -> None:
+        self.accelerator.backward(loss)
+
+    def step(self, optimizer: Optimizer, clip_norm: float | None, parameters: Iterable[nn.Parameter]) -> bool:
+        """Clip, step, clear gradients. False when the fp16 scaler found an overflow and left the step out."""
+        if clip_norm is not None:
+            self.accelerator.clip_grad_norm_(parameters, clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        return not self.accelerator.optimizer_step_was_skipped
+
+    @property
+    def scaler_state(self) -> dict[str, Any] | None:
+        """State of the fp16 loss scaler; None in other precisions."""
+        return None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
+
+    def restore_scaler(self, state: dict[str, Any] | None) -> None:
+        if self.accelerator.scaler is not None and state is not None:
+            self.accelerator.scaler.load_state_dict(state)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum over all processes, in place."""
+        if self.world.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, value: T) -> list[T]:
+        """Every process's value, in the order of ranks, on every process."""
+        if self.world.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world.size
+        dist.all_gather_object(values, value, group=self._talk)
+        return values
+
+    def on_first(self, work: Callable[[], T]) -> T:
+        """Let rank 0 do `work` while the others wait, and give everyone its result; everyone raises its LauncherError."""
+        if self.world.size == 1:
+            return work()
+        outcome: list[Any] = [None]
+        if self.world.is_first:
+            try:
+                outcome = [work()]
+            except LauncherError as error:
+                outcome = [error]
+        dist.broadcast_object_list(outcome, src=0, group=self._talk)
+        if isinstance(outcome[0], LauncherError):
+            raise outcome[0]
+        return outcome[0]  # type: ignore[no-any-return]
+
+    def first_on_node_first(self) -> AbstractContextManager[None]:
+        """The node's other processes enter after the first has left: for downloads into the node's cache."""
+        return self.accelerator.local_main_process_first()  # type: ignore[no-any-return]
+
+    def any_process(self, wish: bool) -> bool:
+        """Whether some process wished so at the previous call (at this one, when alone): agreed by all, waiting for none.
+
+        The exchange of this call runs beside the next step, so it costs the training nothing.
+        """
+        if self.world.size == 1:
+            return wish
+        agreed = self._finish_vote()
+        ballot = torch.tensor([int(wish)])
+        self._vote = dist.all_reduce(ballot, op=dist.ReduceOp.MAX, group=self._talk, async_op=True), ballot
+        return agreed
+
+    def _finish_vote(self) -> bool:
+        if self._vote is None:
+            return False
+        work, ballot = self._vote
+        work.wait()
+        self._vote = None
+        return bool(ballot.item())
+
+    def close(self) -> None:
+        """Leave the group of processes in order: every process must call this at the same point."""
+        if self.world.size > 1 and dist.is_initialized():
+            self._finish_vote()
+            dist.barrier(group=self._talk)
+            dist.destroy_process_group()
+
+
+def choose_device(
+    wanted: Literal["auto", "cpu", "cuda"], num_gpus: int, world: World, environment: Mapping[str, str]
+) -> Literal["cpu", "cuda"]:
+    """Raise UserError when this node has GPUs, or is asked to use them, but not one for each of its processes."""
+    if wanted == "cpu" or (
+        wanted == "auto" and environment.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    ):
+        return "cpu"
+    if num_gpus >= world.local_size:
+        return "cuda"
+    if wanted == "auto" and num_gpus == 0:
+        return "cpu"
+    raise UserError(
+        f"{world.local_size} processes on this node but {num_gpus} GPUs: start with --num_processes {max(num_gpus, 1)}, "
+        "or set strategy.device=cpu"
+    )
+
+
+def build_strategy(section: StrategySection, world: World, seed: int, deterministic: bool) -> Strategy:
+    """Join the other processes. Raise UserError when this process was started in a way that cannot work."""
+    environment = os.environ
+    device_type = choose_device(section.device, torch.cuda.device_count(), world, environment)
+    if section.precision == "fp16" and device_type == "cpu":
+        raise UserError("strategy.precision: fp16 needs CUDA and there is none here; use bf16 or no")
+    if world.size > 1:
+        _complete_environment(world, environment)
+    if deterministic:
+        environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.manual_seed(seed)
+    accelerator = Accelerator(
+        cpu=device_type == "cpu",
+        mixed_precision=section.precision,
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
+    return Strategy(section, world, accelerator.device, accelerator)
+
+
+def _complete_environment(world: World, environment: MutableMapping[str, str]) -> None:
+    """`srun` alone does not set what torch.distributed reads; a single node needs no address from outside."""
+    if world.num_nodes > 1 and "MASTER_ADDR" not in environment:
+        raise UserError("MASTER_ADDR is not set: export the first node's name and a free MASTER_PORT before srun")
+    defaults = {
+        "RANK": world.rank,
+        "WORLD_SIZE": world.size,
+        "LOCAL_RANK": world.local_rank,
+        "LOCAL_WORLD_SIZE": world.local_size,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": 20000 + int(environment.get("SLURM_JOB_ID", "0")) % 20000,
+    }
+    for name, value in defaults.items():
+        environment.setdefault(name, str(value))
+
+
+def seed_rank(seed: int, world: World, step: int = 0) -> None:
+    """Random numbers inside of the network (dropout), different on every process."""
+    torch.manual_seed((seed * 1_000_003 + step) * 1_000_003 + world.rank)
+
+
+def read_rng(device: torch.device) -> dict[str, Tensor]:
+    """State of torch's generators of this process."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def write_rng(state: Mapping[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)

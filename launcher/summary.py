@@ -1,0 +1,95 @@
+"""`summary.json` and the final table: what became of a run."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from typing import Any
+
+from launcher.checkpoint import Progress
+from launcher.log.console import Row
+from launcher.log.journal import read_journal
+from launcher.metrics import Figures
+from launcher.run import SUMMARY_NAME
+from launcher.training import Training
+from shards.manifest import write_atomically
+
+Summary = dict[str, Any]
+
+
+def write_summary(
+    t: Training, status: str, progress: Progress, test: Figures | None, frozen_sha256: str | None
+) -> Summary:
+    """Write and return it. `valid` is the best validation; `test` was measured with the same weights."""
+    best = progress.best
+    summary: Summary = {
+        "name": t.recipe.run.name,
+        "status": status,
+        "epochs_done": progress.step / t.plan.steps_per_epoch,
+        "steps_done": progress.step,
+        "world_size": t.plan.world_size,
+        "global_batch": t.plan.global_batch,
+        "valid": best.figures if best is not None and best.figures else None,
+        "valid_last": progress.last_valid,
+        "best": {k: v for k, v in asdict(best).items() if k != "figures"} if best is not None else None,
+        "train": {**t.watch.whole(), "steps": progress.step},
+        "wall_s": round(count_wall_s(t), 2),
+        "wandb": {"mode": t.wandb.mode, "id": t.run.id},
+        "device": str(t.strategy.device),
+        "precision": t.recipe.strategy.precision,
+        "frozen_sha256": frozen_sha256,
+        "dropped_per_epoch": t.plan.dropped_per_epoch,
+        "wrapped_per_epoch": t.plan.wrapped_per_epoch,
+    }
+    if test is not None:
+        summary["test"] = test
+    write_atomically(t.run.path / SUMMARY_NAME, (json.dumps(summary, indent=1) + "\n").encode())
+    return summary
+
+
+def count_wall_s(t: Training) -> float:
+    """Seconds this run has been worked on, over all its resumes: by the journal, without the pauses between."""
+    total, since, last = 0.0, time.time(), time.time()
+    for i, record in enumerate(read_journal(t.run.path)):
+        if i == 0 or record.get("name") in ("started", "resumed"):
+            total += last - since if i else 0.0
+            since = record["time_s"]
+        last = record["time_s"]
+    return total + time.time() - since
+
+
+def summary_rows(summary: Summary, folder: str) -> list[Row]:
+    """What a person wants to know first."""
+    rows = [
+        ("status", str(summary["status"])),
+        (
+            "epochs",
+            f"{summary['epochs_done']:g} ({summary['steps_done']:,} steps of {summary['global_batch']:,} images)",
+        ),
+    ]
+    if summary["best"] and summary["best"]["metric"] != "step":
+        best = summary["best"]
+        rows.append(("best epoch", f"{best['epoch']}, by valid {best['metric']} {best['value']:.4f}"))
+    for split in ("valid", "test"):
+        if figures := summary.get(split):
+            words = f"top-1 {figures['top1_frac']:.2%}  top-5 {figures['top5_frac']:.2%}  loss {figures['loss']:.4f}"
+            rows.append((split, f"{words}  ({figures['num_images']:,} images)"))
+            rows += _worst_classes(split, figures)
+    train = summary["train"]
+    rows += [
+        ("speed", f"{train['images_per_s']:,.0f} images/s, {train['data_wait_frac']:.0%} of the time waiting for data"),
+        (
+            "time",
+            f"{summary['wall_s']:,.1f} s on {summary['world_size']} x {summary['device']}, precision {summary['precision']}",
+        ),
+        ("W&B", f"{summary['wandb']['mode']} {summary['wandb']['id']}"),
+        ("folder", folder),
+    ]
+    return rows
+
+
+def _worst_classes(split: str, figures: Figures) -> list[Row]:
+    known = [(f["top1_frac"], name) for name, f in figures["per_class"].items() if f["top1_frac"] is not None]
+    worst = ", ".join(f"{name} {accuracy:.1%}" for accuracy, name in sorted(known)[:3])
+    return [(f"{split}, worst classes", worst)] if len(known) > 1 else []

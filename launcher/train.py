@@ -1,0 +1,222 @@
+"""`launcher RECIPE`: the whole journey of a recipe, one call a step."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import torch
+import torchvision
+
+import launcher
+from launcher import checkpoint
+from launcher.checkpoint import Progress
+from launcher.data.prepare import prepare_data
+from launcher.errors import EXIT_DONE, EXIT_RESUMABLE, UserError
+from launcher.fit import Status, fit, measure
+from launcher.log.console import Console
+from launcher.log.journal import read_journal
+from launcher.log.ranks import LOGGER, log_warnings, open_rank_log
+from launcher.metrics import Counts
+from launcher.models.freeze import frozen_sha256
+from launcher.models.zoo import check_backbone
+from launcher.recipe.lock import write_lock
+from launcher.recipe.parse import LoadedRecipe
+from launcher.recipe.plan import Plan, PlanError, make_plan
+from launcher.recipe.resolve import DEBUG_EVAL_IMAGES, debug_recipe
+from launcher.recipe.schema import Recipe
+from launcher.run import debug_folder, open_run, read_summary, remove_debug_run
+from launcher.stop import StopRequest
+from launcher.strategy import build_strategy
+from launcher.summary import summary_rows, write_summary
+from launcher.training import Training, build_training
+from launcher.world import World, read_world
+from shards.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says beside recipe and overrides."""
+
+    debug: bool = False
+    fresh: bool = False
+    allow_change: tuple[str, ...] = ()
+
+
+def main(loaded: LoadedRecipe, options: Options) -> int:
+    """Train, evaluate the best checkpoint, and return the exit code. Every rank runs this.
+
+    Raise LauncherError or ShardsError for what the user can mend.
+    """
+    stop = StopRequest()
+    world = read_world(os.environ)
+    log_warnings()
+    recipe = choose_recipe(loaded, options, world)
+    manifest = prepare_data(recipe.data, world)
+    plan = plan_run(loaded, recipe, world.size, manifest, options.debug)
+
+    strategy = build_strategy(recipe.strategy, world, recipe.run.seed, recipe.run.deterministic)
+    run = strategy.on_first(lambda: open_run(recipe, options.fresh or options.debug, options.allow_change))
+    open_rank_log(run.logs, world.rank)
+    if run.state == "finished":
+        return _show_finished(run.path, world)
+    recipe = recipe.model_copy(update={"run": recipe.run.model_copy(update={"dir": str(run.path)})})
+    t = build_training(recipe, plan, manifest, strategy, run)
+    try:
+        progress = _start(t, manifest)
+        frozen = frozen_sha256(t.network, recipe.backbone)
+        progress, status = fit(t, progress, stop)
+        assert frozen == frozen_sha256(t.network, recipe.backbone), "a frozen tensor has changed"
+        return _finish(t, progress, status, frozen)
+    except BaseException as error:
+        _fail(t, error)
+        raise
+    finally:
+        _close(t)
+
+
+def choose_recipe(loaded: LoadedRecipe, options: Options, world: World) -> Recipe:
+    """The recipe that will run: its names checked against the models there are; a small one for `--debug`."""
+    if problems := check_backbone(loaded.recipe.backbone):
+        raise loaded.error(problems)
+    if not options.debug:
+        return loaded.recipe
+    if world.size > 1:
+        raise UserError(f"--debug is a single process, not {world.size}: python -m launcher {loaded.file} --debug")
+    torch.autograd.set_detect_anomaly(True)
+    if loaded.recipe.run.dir is not None:
+        return debug_recipe(loaded.recipe, Path(loaded.recipe.run.dir))
+    folder = debug_folder(loaded.recipe)
+    remove_debug_run(folder)
+    return debug_recipe(loaded.recipe, folder)
+
+
+def plan_run(loaded: LoadedRecipe, recipe: Recipe, world_size: int, manifest: Manifest, debug: bool) -> Plan:
+    """Raise RecipeError, with places, when the recipe does not fit the processes or the data."""
+    num_images = {split: manifest.num_images(split) for split in manifest.splits}
+    if debug:
+        num_images |= {split: min(num, DEBUG_EVAL_IMAGES) for split, num in num_images.items() if split != "train"}
+    try:
+        return make_plan(recipe, world_size, num_images, len(manifest.classes))
+    except PlanError as error:
+        raise loaded.error(error.problems) from None
+
+
+def _start(t: Training, manifest: Manifest) -> Progress:
+    """Load the newest complete checkpoint, if any, and write down what begins or goes on here."""
+    skipped: list[str] = []
+    progress = checkpoint.restore(t.run.checkpoints, t.state, skipped.append)
+    epoch = t.plan.epoch(max(progress.step, 1)) + 1
+    is_first_start = not read_journal(t.run.path)
+    if t.strategy.world.is_first and (is_first_start or t.run.changes):
+        write_lock(t.run.path, t.recipe, f"run {t.run.id}, data {manifest.sha256}")
+    t.journal.write("event", progress.step, epoch if progress.step else 0, **_facts(t, manifest, is_first_start))
+    for message in skipped:
+        t.journal.write("event", progress.step, epoch, name="checkpoint_skipped", message=message)
+        t.console.say(message)
+    LOGGER.info("rank %d of %d starts at step %d", t.strategy.world.rank, t.plan.world_size, progress.step)
+    _say_start(t, progress)
+    return progress
+
+
+def _facts(t: Training, manifest: Manifest, is_first_start: bool) -> dict[str, Any]:
+    """The first record of a journal, and that of every resume: with what, on what, how."""
+    return {
+        "name": "started" if is_first_start else "resumed",
+        "wandb_id": t.run.id,
+        "changes": {key: list(values) for key, values in t.run.changes.items()},
+        "plan": {**asdict(t.plan)},
+        "data_sha256": manifest.sha256,
+        "device": str(t.strategy.device),
+        "versions": {
+            "launcher": launcher.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "accelerate": accelerate.__version__,
+        },
+        "command": sys.argv,
+    }
+
+
+def _say_start(t: Training, progress: Progress) -> None:
+    plan, strategy = t.plan, t.recipe.strategy
+    t.console.say(
+        f"{t.recipe.run.name}: {t.recipe.backbone.name} on {plan.num_train:,} images of {plan.num_classes} classes, "
+        f"{plan.world_size} x {t.strategy.device.type}, precision {strategy.precision}"
+    )
+    t.console.say(
+        f"{plan.total_steps:,} steps of {plan.global_batch:,} images ({plan.steps_per_epoch:,} an epoch), "
+        f"W&B {t.wandb.mode}, folder {t.run.path}"
+    )
+    for note in plan.notes:
+        t.console.say(f"note: {note}")
+        t.journal.write("event", progress.step, 0, name="note", message=note)
+    if progress.step:
+        t.console.say(f"goes on after step {progress.step:,}")
+
+
+def _finish(t: Training, progress: Progress, status: Status, frozen: str | None) -> int:
+    """Measure the best weights on the test split, write everything down, and leave."""
+    test: Counts | None = None
+    if status != "preempted":
+        checkpoint.load_weights(t.run.checkpoints / "best", t.judged, ema=t.ema is not None)
+        split = "test" if "test" in t.plan.num_eval else "valid" if "valid" in t.plan.num_eval else None
+        final = measure(t, split, progress.step) if split is not None else None
+        if final is not None and split is not None:
+            figures = final.figures(t.classes)
+            t.wandb.log_evaluation(progress.step, split, figures, t.classes, final.confusion_KK.tolist())
+            if split == "test":
+                test = final
+                t.console.evaluation(split, progress.best.epoch if progress.best else 0, figures, False)
+        grid = t.run.pictures / "augmented.png"
+        if grid.exists():
+            t.wandb.log_picture(progress.step, "augmented", grid)
+    code = EXIT_RESUMABLE if status == "preempted" else EXIT_DONE
+    _leave(t, progress, status, code)
+    if t.strategy.world.is_first:
+        summary = write_summary(t, status, progress, test.figures(t.classes) if test else None, frozen)
+        t.console.table(str(t.recipe.run.name), summary_rows(summary, str(t.run.path)))
+    t.strategy.close()
+    return code
+
+
+def _leave(t: Training, progress: Progress, status: str, code: int) -> None:
+    """Close W&B and write the last record."""
+    epoch = t.plan.epoch(max(progress.step, 1)) + 1
+    for failure in t.wandb.finish(code):
+        t.journal.write("event", progress.step, epoch, name="wandb_failed", message=failure)
+        t.console.say(failure)
+    t.journal.write("event", progress.step, epoch, name=status)
+
+
+def _fail(t: Training, error: BaseException) -> None:
+    """Say in the run folder that it failed; the error itself goes on to the user."""
+    LOGGER.error("failed", exc_info=error)
+    if t.strategy.world.is_first:
+        progress = checkpoint.read_progress(t.run.checkpoints / "last")
+        t.journal.write("event", progress.step, 0, name="failed", message=f"{type(error).__name__}: {error}")
+        _leave(t, progress, "failed", 1)
+        write_summary(t, "failed", progress, None, None)
+
+
+def _close(t: Training) -> None:
+    t.console.close()
+    t.journal.close()
+    for loader in t.loaders.values():
+        loader.close()
+    if t.strategy.world.is_first:
+        t.run.release()
+
+
+def _show_finished(path: Path, world: World) -> int:
+    if world.is_first:
+        console = Console(1, 1)
+        console.table(path.name, summary_rows(read_summary(path), str(path)))
+        console.say("this run is finished; --fresh starts anew")
+    return EXIT_DONE

@@ -1,0 +1,119 @@
+"""Everything that a run is made of, built once from the recipe and held together."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from launcher.augment.pipeline import Augment, build_augment
+from launcher.checkpoint import TrainState
+from launcher.data.loader import Loader, count_workers
+from launcher.data.reader import ShardReader
+from launcher.log.console import Console, NoConsole
+from launcher.log.journal import Journal, NoJournal
+from launcher.log.wandb import NoWandb, WandbMirror, choose_mode
+from launcher.loss import LossFunction, build_loss, count_outputs
+from launcher.metrics import Stopwatch
+from launcher.models.freeze import freeze
+from launcher.models.zoo import Network, build_model
+from launcher.optim.build import build_optimizer
+from launcher.recipe.plan import Plan
+from launcher.recipe.schema import Recipe
+from launcher.run import RunFolder
+from launcher.strategy import Strategy, seed_rank
+from shards.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything that a run is made of, built once by `train.main`."""
+
+    recipe: Recipe
+    plan: Plan
+    run: RunFolder
+    strategy: Strategy
+    network: Network
+    wrapped: nn.Module
+    """The network as training calls it."""
+    ema: AveragedModel | None
+    """Moving average of the network's weights, where the recipe keeps one."""
+    optimizer: Optimizer
+    state: TrainState
+    loaders: dict[str, Loader]
+    """For each split."""
+    augment_train: Augment
+    augment_eval: Augment
+    loss_train: LossFunction
+    loss_eval: LossFunction
+    classes: tuple[str, ...]
+    watch: Stopwatch
+    journal: Journal
+    console: Console
+    wandb: WandbMirror
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is evaluated, without DDP around it."""
+        judged: nn.Module = self.network.model if self.ema is None else self.ema.module
+        return judged
+
+
+def build_training(recipe: Recipe, plan: Plan, manifest: Manifest, strategy: Strategy, run: RunFolder) -> Training:
+    """Raise UserError when pretrained weights are not to be had."""
+    with strategy.first_on_node_first():
+        network = build_model(recipe.backbone, count_outputs(recipe.loss, plan.num_classes))
+    freeze(network, recipe.backbone)
+    network = Network(strategy.place(network.model), network.head_name)
+    ema = None
+    if recipe.optim.ema_decay is not None:
+        ema = AveragedModel(network.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.optim.ema_decay), use_buffers=True)
+    wrapped, optimizer = strategy.wrap(network.model, build_optimizer(recipe.optim, network.model))
+    seed_rank(recipe.run.seed, strategy.world)
+    mean = manifest.mean if recipe.augment.mean == "dataset" else recipe.augment.mean
+    std = manifest.std if recipe.augment.std == "dataset" else recipe.augment.std
+    is_first = strategy.world.is_first
+    return Training(
+        recipe=recipe,
+        plan=plan,
+        run=run,
+        strategy=strategy,
+        network=network,
+        wrapped=wrapped,
+        ema=ema,
+        optimizer=optimizer,
+        state=TrainState(network.model, ema, optimizer, strategy, recipe.run.seed, run.id, manifest.sha256),
+        loaders=_build_loaders(recipe, plan, manifest, strategy),
+        augment_train=build_augment(recipe.augment.train, mean, std),
+        augment_eval=build_augment(recipe.augment.eval, mean, std),
+        loss_train=build_loss(recipe.loss, training=True),
+        loss_eval=build_loss(recipe.loss, training=False),
+        classes=manifest.classes,
+        watch=Stopwatch(),
+        journal=Journal(run.path) if is_first else NoJournal(),
+        console=Console(plan.total_steps, plan.steps_per_epoch) if is_first else NoConsole(),
+        wandb=_build_wandb(recipe, run) if is_first else NoWandb(run.id),
+    )
+
+
+def _build_loaders(recipe: Recipe, plan: Plan, manifest: Manifest, strategy: Strategy) -> dict[str, Loader]:
+    workers = count_workers(recipe.data.workers, strategy.world)
+    folder = Path(str(recipe.data.dir))
+    return {
+        split: Loader(ShardReader(folder, manifest, split), workers, strategy.device)
+        for split in ("train", *plan.num_eval)
+    }
+
+
+def _build_wandb(recipe: Recipe, run: RunFolder) -> WandbMirror:
+    mode = choose_mode(recipe.log.wandb.mode, os.environ)
+    if mode == "disabled":
+        return NoWandb(run.id)
+    section = recipe.log.wandb
+    if section.group is None:
+        section = section.model_copy(update={"group": recipe.run.name})
+    return WandbMirror(section, mode, run.path, run.id, run.path.name, recipe.model_dump(mode="json"))

@@ -1,0 +1,76 @@
+"""Which process this is among all processes of the job, from the variables that launchers set. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from launcher.errors import UserError
+
+TORCHRUN = {
+    "rank": "RANK",
+    "size": "WORLD_SIZE",
+    "local_rank": "LOCAL_RANK",
+    "local_size": "LOCAL_WORLD_SIZE",
+    "node": "GROUP_RANK",
+    "num_nodes": "GROUP_WORLD_SIZE",
+}
+SRUN = {
+    "rank": "SLURM_PROCID",
+    "size": "SLURM_STEP_NUM_TASKS",
+    "local_rank": "SLURM_LOCALID",
+    "local_size": "SLURM_STEP_TASKS_PER_NODE",
+    "node": "SLURM_NODEID",
+    "num_nodes": "SLURM_STEP_NUM_NODES",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """`rank` of `size` processes; `local_rank` of `local_size` on this node; `node` of `num_nodes`."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    node: int = 0
+    num_nodes: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """The one process that talks to the console and to W&B."""
+        return self.rank == 0
+
+
+def read_world(environment: Mapping[str, str]) -> World:
+    """Read torchrun's variables (also set by `accelerate launch`), else those of an `srun` step, else one process.
+
+    A variable that a launcher leaves out keeps the default of a single node: `local_size` is then `size`.
+    Raise UserError when a variable is not a whole number or the numbers contradict each other.
+    """
+    table = next((t for t in (TORCHRUN, SRUN) if t["rank"] in environment and t["size"] in environment), None)
+    if table is None:
+        return World()
+    values: dict[str, int] = {}
+    for field in fields(World):
+        text = environment.get(table[field.name])
+        if text is not None:
+            values[field.name] = _whole_number(table[field.name], text)
+    values.setdefault("local_size", values["size"])
+    world = World(**values)
+    if not (0 <= world.rank < world.size and 0 <= world.local_rank < world.local_size <= world.size):
+        raise UserError(
+            f"{table['rank']}={world.rank} {table['size']}={world.size} {table['local_rank']}={world.local_rank} "
+            f"{table['local_size']}={world.local_size} contradict each other; start with accelerate launch, torchrun or srun"
+        )
+    return world
+
+
+def _whole_number(name: str, text: str) -> int:
+    """`text` may be SLURM's `4(x2)`: four tasks on each of two nodes."""
+    digits = text.split("(")[0].split(",")[0]
+    if not digits.isdigit():
+        raise UserError(
+            f"environment variable {name}={text} is not a whole number; start with accelerate launch or srun"
+        )
+    return int(digits)

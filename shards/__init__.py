@@ -1,0 +1,1 @@
+"""Image folders and torchvision datasets to WebDataset tar shards, and back: pack, index, check, info."""

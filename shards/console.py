@@ -1,0 +1,67 @@
+"""What the user sees; the only importer of rich here. Progress goes to stderr, tables to stdout."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from shards.manifest import Manifest
+from shards.progress import Progress
+
+
+class ConsoleProgress(Progress):
+    """A bar a task on a terminal; elsewhere one plain line each time a tenth of a task is done."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bars = Bars(*columns, console=console) if console.is_terminal else None
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> ConsoleProgress:
+        if self._bars:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    def update(self, task: str, done: int, total: int) -> None:
+        if self._bars:
+            if task not in self._tasks:
+                self._tasks[task] = self._bars.add_task(task, total=total)
+            self._bars.update(self._tasks[task], completed=done)
+        elif done * 10 // total != (done - 1) * 10 // total:
+            print(f"{task}: {done}/{total}", file=sys.stderr)
+
+    def note(self, line: str) -> None:
+        if self._bars:
+            self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(line, file=sys.stderr)
+
+
+def print_manifest(manifest: Manifest) -> None:
+    """A row a split, then where it came from and the channel statistics."""
+    table = Table("split")
+    for heading in ("shards", "images", "bytes", "classes"):
+        table.add_column(heading, justify="right")
+    for split in manifest.splits:
+        shards = manifest.shards_of(split)
+        num_classes = sum(count > 0 for count in manifest.class_counts[split])
+        cells = (len(shards), manifest.num_images(split), sum(shard.num_bytes for shard in shards), num_classes)
+        table.add_row(split, *(f"{cell:,}" for cell in cells))
+    console = Console(soft_wrap=True, markup=False, highlight=False)
+    console.print(table)
+    console.print(f"source  {manifest.source}")
+    console.print(f"classes {len(manifest.classes)}")
+    for name, values in (("mean", manifest.mean), ("std", manifest.std)):
+        console.print(f"{name:<7} {' '.join(f'{value:.4f}' for value in values)}")

@@ -1,0 +1,161 @@
+"""What a folder of shards holds: `manifest.json` for the whole, one `.index.npy` beside each tar.
+
+    data/digits/manifest.json          classes, shards, counts, hashes, channel statistics
+    data/digits/train-00000.tar        members KEY.png + KEY.cls, readable by any WebDataset reader
+    data/digits/train-00000.index.npy  offset, size and label of every image in that tar
+
+A reader finds image `i` of a split with the manifest and one index; it never scans a tar. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+MANIFEST_NAME = "manifest.json"
+FORMAT = 1
+
+INDEX_DTYPE = np.dtype([("offset", "<i8"), ("size", "<i8"), ("label", "<i4")])
+"""One row an image: byte offset of its data in the tar, its size in bytes, its class number."""
+
+IndexArray = npt.NDArray[np.void]
+
+
+class ShardsError(Exception):
+    """A user's mistake about shards: one line that says what is wrong and what to do next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One tar file of one split. `sha256` is the tar's."""
+
+    name: str
+    split: str
+    num_images: int
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything known about a folder of shards.
+
+    `class_counts[split][k]` is the number of images of class `k`; `mean` and `std` are per RGB channel over the train
+    split, of values in [0, 1]; `max_side` is the longest side in pixels that packing allowed (None: original bytes);
+    `label_field` is the JSON field that labels were read from (None: `.cls` or the usual fields).
+    """
+
+    source: str
+    classes: tuple[str, ...]
+    shards: tuple[Shard, ...]
+    class_counts: Mapping[str, tuple[int, ...]]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    max_side: int | None = None
+    label_field: str | None = None
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self.class_counts)
+
+    def num_images(self, split: str) -> int:
+        """Images in `split`; 0 when there is no such split."""
+        return sum(self.class_counts.get(split, ()))
+
+    def shards_of(self, split: str) -> tuple[Shard, ...]:
+        """The split's shards in the order that numbers its images: image 0 is the first of the first shard."""
+        return tuple(shard for shard in self.shards if shard.split == split)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the whole content: two folders with the same one train the same."""
+        return hashlib.sha256(render_manifest(self).encode()).hexdigest()
+
+
+def render_manifest(manifest: Manifest) -> str:
+    return json.dumps({"format": FORMAT, **asdict(manifest)}, indent=1) + "\n"
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest.json` last and whole: a folder that has one is complete."""
+    write_atomically(folder / MANIFEST_NAME, render_manifest(manifest).encode())
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Raise ShardsError when there is no manifest in `folder` or it is not one of ours."""
+    path = folder / MANIFEST_NAME
+    try:
+        raw: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ShardsError(f"{folder}: no {MANIFEST_NAME} here; run 'python -m shards pack' or 'index' first") from None
+    except (OSError, ValueError) as error:
+        raise ShardsError(f"{path}: cannot be read ({error}); run 'python -m shards index {folder}'") from None
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+        raise ShardsError(f"{path}: not a shards manifest of format {FORMAT}; run 'python -m shards index {folder}'")
+    try:
+        return Manifest(
+            source=raw["source"],
+            classes=tuple(raw["classes"]),
+            shards=tuple(Shard(**shard) for shard in raw["shards"]),
+            class_counts={split: tuple(counts) for split, counts in raw["class_counts"].items()},
+            mean=tuple(raw["mean"]),
+            std=tuple(raw["std"]),
+            max_side=raw["max_side"],
+            label_field=raw.get("label_field"),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ShardsError(f"{path}: damaged ({error!r}); run 'python -m shards index {folder}'") from None
+
+
+def index_path(tar: Path) -> Path:
+    return tar.with_suffix(".index.npy")
+
+
+def write_index(tar: Path, rows: IndexArray) -> None:
+    """`rows`: INDEX_DTYPE, one an image, in the tar's order."""
+    temporary = index_path(tar).with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        np.save(file, rows, allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(index_path(tar))
+
+
+def read_index(tar: Path) -> IndexArray:
+    """The memory-mapped index beside `tar`. Raise ShardsError when it is missing or not ours."""
+    path = index_path(tar)
+    try:
+        rows: IndexArray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ShardsError(f"{path}: cannot be read ({error}); run 'python -m shards index {tar.parent}'") from None
+    if rows.dtype != INDEX_DTYPE:
+        raise ShardsError(f"{path}: not a shard index; run 'python -m shards index {tar.parent}'")
+    return rows
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Temporary name, fsync, rename, fsync of the folder: the file is whole or not there."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    fsync_folder(path.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,172 @@
+"""Pack a source into tars, or wait for whoever is packing it.
+
+DEST.lock       held while packing: one process packs, the others wait
+DEST.partial/   everything is written here and fsynced, then renamed
+DEST/           whole, or not there
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from shards.images import ChannelSums, decode_rgb, shrink
+from shards.manifest import (
+    INDEX_DTYPE,
+    MANIFEST_NAME,
+    Manifest,
+    Shard,
+    ShardsError,
+    fsync_folder,
+    read_manifest,
+    write_index,
+    write_manifest,
+)
+from shards.progress import SILENT, Progress
+from shards.samples import hash_file, read_records
+from shards.sources import Item, PackOptions, check_source_name, describe, open_source
+from shards.splits import seeded_order
+
+MAX_MEASURED = 10_000
+"""Train images that mean and std are measured on, when there are more."""
+
+
+def pack(source_name: str, dest: Path, options: PackOptions, progress: Progress = SILENT) -> Manifest:
+    """Write `source_name` into DEST as tar shards; a DEST with the same source and options is returned as it is.
+
+    The same source, options and library versions give the same bytes. Channel mean and std are over the train
+    images as packed, or over MAX_MEASURED of them chosen by the seed. Raise ShardsError when DEST holds anything else.
+    """
+    description = _check_options(source_name, options)
+    dest = dest.resolve()
+    with _locked(dest):
+        manifest = _read_finished(dest)
+        if manifest is None:
+            return _pack(source_name, dest, options, progress)
+    if manifest.source != description:
+        raise ShardsError(f"{dest}: holds '{manifest.source}', not '{description}'; delete it or choose another folder")
+    progress.note(f"{dest}: already packed")
+    return manifest
+
+
+def prepare(source_name: str, dest: Path, options: PackOptions, progress: Progress = SILENT) -> Manifest:
+    """The manifest of DEST, whatever it was made from; packed first when there is none. Safe to call in every process.
+
+    Compare its `source` with `describe(source_name, options)` to know whether it is what would be packed now.
+    """
+    _check_options(source_name, options)
+    dest = dest.resolve()
+    if (dest / MANIFEST_NAME).exists():
+        return read_manifest(dest)
+    with _locked(dest):
+        return _read_finished(dest) or _pack(source_name, dest, options, progress)
+
+
+def _check_options(source_name: str, options: PackOptions) -> str:
+    check_source_name(source_name)
+    for name, value in (("max_side", options.max_side), ("images_per_shard", options.images_per_shard)):
+        if value is not None and value < 1:
+            raise ShardsError(f"{name} is {value}, must be 1 or more")
+    return describe(source_name, options)
+
+
+@contextmanager
+def _locked(dest: Path) -> Iterator[None]:
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    with dest.with_name(f"{dest.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _read_finished(dest: Path) -> Manifest | None:
+    """Ask under the lock: between two looks of an outsider the folder may appear."""
+    if (dest / MANIFEST_NAME).exists():
+        return read_manifest(dest)
+    if dest.exists() and not (dest.is_dir() and not any(dest.iterdir())):
+        raise ShardsError(f"{dest}: holds something else; choose another folder, or 'python -m shards index' its tars")
+    return None
+
+
+def _pack(source_name: str, dest: Path, options: PackOptions, progress: Progress) -> Manifest:
+    source = open_source(source_name, options)
+    for line in source.notes:
+        progress.note(line)
+    partial = dest.with_name(f"{dest.name}.partial")
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir()
+    sums = ChannelSums()
+    shards: list[Shard] = []
+    counts: dict[str, tuple[int, ...]] = {}
+    for split, listed in source.splits.items():
+        items: Sequence[Item] = listed
+        if split == "train":  # neighbours in a shard must not all be of one class
+            items = [listed[i] for i in seeded_order((item.key for item in listed), options.seed, "shuffle")]
+        shards += _write_split(partial, split, items, options, sums, progress)
+        per_class = Counter(item.label for item in items)
+        counts[split] = tuple(per_class[label] for label in range(len(source.classes)))
+    mean, std = sums.mean_std()
+    description = describe(source_name, options)
+    manifest = Manifest(description, source.classes, tuple(shards), counts, mean, std, options.max_side)
+    write_manifest(partial, manifest)
+    partial.rename(dest)
+    fsync_folder(dest.parent)
+    return manifest
+
+
+def _write_split(
+    folder: Path, split: str, items: Sequence[Item], options: PackOptions, sums: ChannelSums, progress: Progress
+) -> list[Shard]:
+    """Write the split's tars and indexes; measure its images when it is train."""
+    measured: set[int] = set()
+    if split == "train":
+        measured = set(seeded_order((item.key for item in items), options.seed, "measure")[:MAX_MEASURED])
+    shards: list[Shard] = []
+    for start in range(0, len(items), options.images_per_shard):
+        chunk = range(start, min(start + options.images_per_shard, len(items)))
+        tar = folder / f"{split}-{len(shards):05d}.tar"
+        _write_tar(tar, split, items, chunk, options.max_side, measured, sums, progress)
+        records, problems = read_records(tar, None)
+        assert len(records) == len(chunk), problems
+        rows = np.array([(record.offset, record.size, record.label) for record in records], INDEX_DTYPE)
+        write_index(tar, rows)
+        shards.append(Shard(tar.name, split, len(rows), tar.stat().st_size, hash_file(tar)))
+    return shards
+
+
+def _write_tar(
+    tar: Path,
+    split: str,
+    items: Sequence[Item],
+    chunk: range,
+    max_side: int | None,
+    measured: set[int],
+    sums: ChannelSums,
+    progress: Progress,
+) -> None:
+    from webdataset import TarWriter  # imports torch: seconds that only packing should cost
+
+    # Time, owner and mode are fixed, so that the same images give the same bytes.
+    with tar.open("wb") as file:
+        with TarWriter(file, encoder=False, mtime=0, user="", group="", mode=0o644) as writer:
+            for i in chunk:
+                item = items[i]
+                try:
+                    content = item.read()
+                    if max_side is not None:
+                        content = shrink(content, item.extension, max_side)
+                    if i in measured:
+                        sums.add(decode_rgb(content))
+                except (ShardsError, OSError) as error:
+                    raise ShardsError(f"{split}: {item.key}: {error}") from None
+                writer.write({"__key__": item.key, item.extension: content, "cls": str(item.label).encode()})
+                progress.update(f"pack {split}", i + 1, len(items))
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,97 @@
+"""Drawn parameters: torchvision's distributions, and no dependence on anything but the key."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms import RandomResizedCrop
+
+from launcher.augment import draw
+from launcher.augment.draw import FLOAT64
+from launcher.errors import UserError
+
+NUM = 4000
+IDS = np.arange(NUM, dtype=np.int64)
+
+
+def uniforms(num: int) -> FLOAT64:
+    return draw.draw_uniforms(7, 3, IDS, 0, num)
+
+
+def kolmogorov_smirnov(first_N: FLOAT64, second_N: FLOAT64) -> float:
+    """Largest distance of two empirical distribution functions, in units of sqrt(2 / N): 1.95 is p = 0.001."""
+    points = np.concatenate([first_N, second_N])
+    cumulated = [np.searchsorted(np.sort(x_N), points, side="right") / len(x_N) for x_N in (first_N, second_N)]
+    return float(np.abs(cumulated[0] - cumulated[1]).max() * np.sqrt(len(first_N) / 2))
+
+
+@pytest.mark.parametrize(
+    ("size", "scale", "ratio"),
+    [
+        ((375, 500), (0.8, 1.0), (0.75, 1.33)),
+        ((375, 500), (0.08, 1.0), (0.75, 4 / 3)),
+        ((60, 100), (0.3, 1.0), (0.9, 1.1)),  # about one in twelve falls back
+        ((40, 300), (0.5, 1.0), (0.75, 4 / 3)),  # all fall back
+        ((300, 40), (0.5, 1.0), (0.75, 4 / 3)),
+        ((7, 5), (0.01, 1.0), (0.5, 2.0)),
+    ],
+)
+def test_random_resized_crop_has_torchvisions_distribution(
+    size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]
+) -> None:
+    sizes_B2 = draw.exact_sizes(IDS[:, None], size)
+    boxes_B4 = draw.draw_random_resized_crop(uniforms(draw.RANDOM_RESIZED_CROP_NUMBERS), sizes_B2, scale, ratio)
+    assert (boxes_B4[:, :2] >= 0).all()
+    assert (boxes_B4[:, 2:] >= 1).all()
+    assert (boxes_B4[:, :2] + boxes_B4[:, 2:] <= size).all()
+    torch.manual_seed(0)
+    image = torch.empty(1, *size)
+    expected_B4 = np.array([RandomResizedCrop.get_params(image, list(scale), list(ratio)) for _ in IDS])
+    for ours_B, theirs_B in zip(boxes_B4.T, expected_B4.T, strict=True):
+        assert kolmogorov_smirnov(ours_B.astype(np.float64), theirs_B.astype(np.float64)) < 1.95
+
+
+def test_kolmogorov_smirnov_sees_a_difference() -> None:
+    assert kolmogorov_smirnov(uniforms(1)[:, 0], uniforms(1)[:, 0] * 0.9) > 1.95
+
+
+def test_random_resized_crop_of_one_pixel() -> None:
+    sizes_B2 = np.array([[1, 1], [1, 9], [9, 1]])
+    numbers_BN = draw.draw_uniforms(0, 0, IDS[:3], 0, draw.RANDOM_RESIZED_CROP_NUMBERS)
+    boxes_B4 = draw.draw_random_resized_crop(numbers_BN, sizes_B2, (1.0, 1.0), (3.0, 4.0))
+    assert boxes_B4.tolist() == [[0, 0, 1, 1], [0, 2, 1, 4], [4, 0, 1, 1]]
+
+
+def test_crop_offsets_cover_every_place_alike() -> None:
+    sizes_B2 = draw.exact_sizes(IDS[:, None], (10, 12))
+    offsets_B2 = draw.draw_crop_offsets(uniforms(2), sizes_B2, (8, 12), padding=1)
+    tops, counts = np.unique(offsets_B2[:, 0], return_counts=True)
+    assert tops.tolist() == [-1, 0, 1, 2, 3]
+    assert np.abs(counts / NUM - 1 / 5).max() < 0.03
+    assert np.unique(offsets_B2[:, 1]).tolist() == [-1, 0, 1]
+
+
+def test_a_crop_larger_than_an_image_is_the_users_error() -> None:
+    with pytest.raises(UserError, match="32x32 pixels do not fit in an image of 20x28 with padding 2"):
+        draw.draw_crop_offsets(uniforms(2)[:2], np.array([[64, 64], [20, 28]]), (32, 32), padding=2)
+
+
+def test_angles_and_flips() -> None:
+    angles_B = draw.draw_angles(uniforms(1)[:, 0], 15.0)
+    assert -15 <= angles_B.min() < -14.9 < 14.9 < angles_B.max() < 15
+    assert kolmogorov_smirnov(angles_B, np.linspace(-15, 15, NUM)) < 1.95
+    for p in (0.0, 0.25, 0.5, 1.0):
+        assert abs(draw.draw_flips(uniforms(1)[:, 0], p).mean() - p) <= 3.5 * np.sqrt(p * (1 - p) / NUM)
+
+
+def test_resized_sizes_round_as_torchvision_does() -> None:
+    sizes_B2 = np.array([[375, 500], [500, 375], [101, 299], [64, 64]])
+    assert draw.resized_sizes(sizes_B2, 256).tolist() == [[256, 341], [341, 256], [256, 757], [256, 256]]
+    assert draw.resized_sizes(sizes_B2, (8, 9)).tolist() == [[8, 9]] * 4
+
+
+def test_numbers_differ_in_every_part_of_the_key() -> None:
+    keys = [(7, 3, 5, 0), (3, 7, 5, 0), (7, 4, 5, 0), (7, 3, 6, 0), (7, 3, 5, 1)]
+    numbers = [draw.draw_uniforms(seed, epoch, np.array([i]), position, 4) for seed, epoch, i, position in keys]
+    assert len(np.unique(np.concatenate(numbers))) == 4 * len(keys)

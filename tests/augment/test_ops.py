@@ -1,0 +1,109 @@
+"""Each operation against torchvision (float and uint8) and Pillow, for one batch of photographs of six sizes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as reference
+
+from launcher.augment import draw, ops
+from launcher.augment.draw import INT64
+from tests.augment.photographs import load_photographs, pack, worst_difference
+
+PHOTOGRAPHS = load_photographs()
+CANVAS, SIZES = pack(PHOTOGRAPHS)
+FLOAT_LEVELS = 0.02
+"""Allowed difference from torchvision's float path, in levels of 255: both are float32, in a different order."""
+BYTE_LEVELS = 1.0
+"""Allowed difference from a uint8 path, which rounds (twice, in a separable resize)."""
+
+
+def resampled(boxes_B4: INT64, sizes_B2: INT64) -> Tensor:
+    height, width = sizes_B2.max(axis=0).tolist()
+    return ops.resample(CANVAS.float(), torch.tensor(boxes_B4), torch.tensor(sizes_B2), (height, width))
+
+
+@pytest.mark.parametrize("size", [256, 31, 700, (256, 256), (100, 333), (640, 24), (1, 1)])
+def test_resize_equals_torchvision(size: int | tuple[int, int]) -> None:
+    resized_BCHW = resampled(draw.whole_boxes(SIZES), draw.resized_sizes(SIZES, size))
+    target = [size] if isinstance(size, int) else list(size)
+    expected = [reference.resize(image.float(), target, antialias=True) for image in PHOTOGRAPHS]
+    assert worst_difference(resized_BCHW, expected) <= FLOAT_LEVELS
+    if size != (1, 1):  # torch 2.14 fails on uint8 there: an internal assertion in UpSampleKernelAVXAntialias.h
+        expected = [reference.resize(image, target, antialias=True) for image in PHOTOGRAPHS]
+        assert worst_difference(resized_BCHW.round(), expected) <= BYTE_LEVELS
+
+
+@pytest.mark.parametrize("size", [(224, 224), (30, 200), (300, 17)])
+def test_resize_equals_pillow(size: tuple[int, int]) -> None:
+    resized_BCHW = resampled(draw.whole_boxes(SIZES), draw.exact_sizes(SIZES, size))
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in PHOTOGRAPHS]
+    expected = [np.asarray(picture.resize(size[::-1], Image.Resampling.BILINEAR)) for picture in pictures]
+    assert worst_difference(resized_BCHW.round(), [torch.tensor(x).permute(2, 0, 1) for x in expected]) <= BYTE_LEVELS
+
+
+@pytest.mark.parametrize("size", [(256, 256), (48, 65), (9, 400)])
+def test_crop_and_resize_equals_torchvision(size: tuple[int, int]) -> None:
+    boxes_B4 = np.array(
+        [[10, 20, 333, 401], [0, 0, 427, 640], [119, 332, 1, 1], [3, 5, 61, 2], [100, 0, 101, 200], [0, 298, 300, 1]]
+    )
+    cut_BCHW = resampled(boxes_B4, draw.exact_sizes(SIZES, size))
+    for dtype, levels in ((torch.float32, FLOAT_LEVELS), (torch.uint8, BYTE_LEVELS)):
+        expected = [
+            reference.resized_crop(image.to(dtype), *box, size=list(size), antialias=True)
+            for image, box in zip(PHOTOGRAPHS, boxes_B4.tolist(), strict=True)
+        ]
+        result_BCHW = cut_BCHW if dtype.is_floating_point else cut_BCHW.round()
+        assert worst_difference(result_BCHW, expected) <= levels
+
+
+@pytest.mark.parametrize("first_angle", [0.0, 15.0, 90.0, -137.5])
+def test_rotate_equals_torchvision(first_angle: float) -> None:
+    angles = [first_angle + turn for turn in (0.0, -14.999, 3.3, 90.0, 180.0, -77.7)]
+    turned_BCHW = ops.rotate(CANVAS.float(), torch.tensor(angles), torch.tensor(SIZES))
+    for dtype, levels in ((torch.float32, FLOAT_LEVELS), (torch.uint8, BYTE_LEVELS)):
+        expected = [
+            reference.rotate(image.to(dtype), angle, InterpolationMode.BILINEAR)
+            for image, angle in zip(PHOTOGRAPHS, angles, strict=True)
+        ]
+        result_BCHW = turned_BCHW if dtype.is_floating_point else turned_BCHW.round()
+        assert worst_difference(result_BCHW, expected) <= levels
+
+
+def test_flips_equal_torchvision() -> None:
+    flips = [True, False, True, True, False, True]
+    inputs = CANVAS.float(), torch.tensor(flips), torch.tensor(SIZES)
+    expected = [reference.hflip(x) if flip else x for x, flip in zip(PHOTOGRAPHS, flips, strict=True)]
+    assert worst_difference(ops.flip_horizontal(*inputs), expected) == 0
+    expected = [reference.vflip(x) if flip else x for x, flip in zip(PHOTOGRAPHS, flips, strict=True)]
+    assert worst_difference(ops.flip_vertical(*inputs), expected) == 0
+
+
+@pytest.mark.parametrize("size", [(224, 224), (225, 224), (64, 48), (65, 49), (63, 47), (1, 1), (500, 701), (33, 641)])
+def test_center_crop_equals_torchvision(size: tuple[int, int]) -> None:
+    offsets_B2 = torch.tensor(draw.center_offsets(SIZES, size))
+    expected = [reference.center_crop(image, list(size)) for image in PHOTOGRAPHS]
+    assert worst_difference(ops.crop(CANVAS.float(), offsets_B2, size), expected) == 0
+
+
+@pytest.mark.parametrize(("size", "padding"), [((60, 40), 0), ((64, 48), 8), ((90, 70), 20)])
+def test_random_crop_equals_padding_and_cutting(size: tuple[int, int], padding: int) -> None:
+    uniforms_B2 = np.random.default_rng(0).random((len(SIZES), 2))
+    offsets_B2 = draw.draw_crop_offsets(uniforms_B2, SIZES, size, padding)
+    corners = (offsets_B2 + padding).tolist()
+    expected = [
+        reference.crop(reference.pad(image, [padding]), *corner, *size)
+        for image, corner in zip(PHOTOGRAPHS, corners, strict=True)
+    ]
+    assert worst_difference(ops.crop(CANVAS.float(), torch.tensor(offsets_B2), size), expected) == 0
+
+
+def test_normalize_equals_torchvision() -> None:
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    images_BCHW = CANVAS / 255
+    expected_BCHW = reference.normalize(images_BCHW, mean, std)
+    assert torch.equal(ops.normalize(images_BCHW, torch.tensor(mean), torch.tensor(std)), expected_BCHW)

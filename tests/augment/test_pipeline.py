@@ -1,0 +1,163 @@
+"""Whole lists of a recipe against torchvision, and what their parameters depend on."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as reference
+
+from launcher.augment.draw import INT64
+from launcher.augment.pipeline import KINDS, Op, build_augment, draw_parameters, output_size
+from launcher.errors import UserError
+from launcher.recipe.augment import (
+    CenterCrop,
+    HorizontalFlip,
+    RandomCrop,
+    RandomResizedCrop,
+    Resize,
+    Rotation,
+    TrainOp,
+    VerticalFlip,
+)
+from tests.augment.photographs import load_photographs, pack
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+TRAIN: tuple[Op, ...] = (
+    RandomResizedCrop(op="random_resized_crop", size=256, scale=(0.8, 1.0), ratio=(0.75, 1.33)),
+    Rotation(op="rotation", degrees=15.0),
+    HorizontalFlip(op="horizontal_flip"),
+    CenterCrop(op="center_crop", size=224),
+)
+EVAL: tuple[Op, ...] = (Resize(op="resize", size=256), CenterCrop(op="center_crop", size=224))
+EVERYTHING: tuple[Op, ...] = (
+    VerticalFlip(op="vertical_flip", p=0.3),
+    Rotation(op="rotation", degrees=40.0),
+    Resize(op="resize", size=40),
+    RandomCrop(op="random_crop", size=(38, 44), padding=4),
+    HorizontalFlip(op="horizontal_flip"),
+    RandomResizedCrop(op="random_resized_crop", size=(30, 31)),
+    RandomCrop(op="random_crop", size=28),
+)
+PHOTOGRAPHS = load_photographs()
+CANVAS, SIZES = pack(PHOTOGRAPHS)
+IDS = np.array([3, 1, 4, 15, 9, 26])
+
+
+def torchvision_train(image: Tensor, box: list[int], angle: float, flip: bool) -> Tensor:
+    """Job A's list for one uint8 image and the parameters drawn for it."""
+    x = reference.resized_crop(image / 255, *box, size=[256, 256], antialias=True)
+    x = reference.rotate(x, angle, InterpolationMode.BILINEAR)
+    x = reference.hflip(x) if flip else x
+    x = reference.normalize(reference.center_crop(x, [224, 224]), list(MEAN), list(STD))
+    assert isinstance(x, Tensor)
+    return x
+
+
+def test_train_list_equals_torchvision() -> None:
+    boxes, angles, flips, _ = (step.parameters.tolist() for step in draw_parameters(TRAIN, SIZES, IDS, 1, 2))
+    images_BCHW = build_augment(TRAIN, MEAN, STD)(CANVAS, SIZES, IDS, 1, 2)
+    expected_BCHW = torch.stack(list(map(torchvision_train, PHOTOGRAPHS, boxes, angles, flips)))
+    assert set(flips) == {True, False}
+    torch.testing.assert_close(images_BCHW, expected_BCHW, atol=1e-3, rtol=0)
+
+
+def test_eval_list_equals_torchvision_and_ignores_the_key() -> None:
+    augment = build_augment(EVAL, MEAN, STD)
+    images_BCHW = augment(CANVAS, SIZES, IDS, 0, 0)
+    for scale, levels in ((255, 0.02), (1, 1.0)):  # float, then uint8
+        inputs = [image / 255 if scale == 255 else image for image in PHOTOGRAPHS]
+        cut = [reference.center_crop(reference.resize(x, [256], antialias=True), [224, 224]) for x in inputs]
+        expected_BCHW = reference.normalize(torch.stack(cut) * scale / 255, list(MEAN), list(STD))
+        assert float((images_BCHW - expected_BCHW).abs().max()) <= levels / 255 / min(STD)
+    assert torch.equal(images_BCHW, augment(CANVAS, SIZES, IDS + 1, 5, 6))
+
+
+def test_every_operation_of_the_recipe_has_its_row() -> None:
+    classes = get_args(get_args(TrainOp)[0])
+    assert {get_args(model.model_fields["op"].annotation)[0] for model in classes} == set(KINDS)
+
+
+def test_everything_on_mixed_sizes_equals_one_image_at_a_time() -> None:
+    augment = build_augment(EVERYTHING, MEAN, STD)
+    images_BCHW = augment(CANVAS, SIZES, IDS, 1, 2)
+    assert images_BCHW.shape == (6, 3, 28, 28)
+    for row, image in enumerate(PHOTOGRAPHS):
+        alone_BCHW = augment(image[None], SIZES[row : row + 1], IDS[row : row + 1], 1, 2)
+        torch.testing.assert_close(alone_BCHW[0], images_BCHW[row], atol=1e-3, rtol=0)
+
+
+@given(data=st.data())
+def test_parameters_do_not_depend_on_the_rest_of_the_batch(data: st.DataObject) -> None:
+    ids: INT64 = np.array(data.draw(st.lists(st.integers(0, 2**62), min_size=1, max_size=12, unique=True)))
+    side = st.integers(1, 700)
+    sizes_B2: INT64 = np.array([data.draw(st.tuples(side, side)) for _ in ids])
+    rows = np.array(data.draw(st.lists(st.sampled_from(range(len(ids))), min_size=1, max_size=12)))
+    seed, epoch = data.draw(st.tuples(st.integers(0, 2**63 - 1), st.integers(0, 1000)))
+    whole = draw_parameters(EVERYTHING, sizes_B2, ids, seed, epoch)
+    part = draw_parameters(EVERYTHING, sizes_B2[rows], ids[rows], seed, epoch)
+    for whole_step, part_step in zip(whole, part, strict=True):
+        assert np.array_equal(whole_step.parameters[rows], part_step.parameters)
+        assert np.array_equal(whole_step.sizes[rows], part_step.sizes)
+
+
+def test_parameters_never_change() -> None:
+    boxes, angles, flips, corners = draw_parameters(TRAIN, SIZES[:2], IDS[:2], 1, 2)
+    assert boxes.parameters.tolist() == [[24, 41, 340, 447], [0, 36, 427, 568]]
+    assert angles.parameters.tolist() == [8.026241933754253, 8.218247253210894]
+    assert flips.parameters.tolist() == [True, False]
+    assert corners.parameters.tolist() == [[16, 16]] * 2
+
+
+@pytest.mark.parametrize(
+    ("entries", "size"),
+    [
+        (TRAIN, (224, 224)),
+        (EVAL, (224, 224)),
+        (EVERYTHING, (28, 28)),
+        (EVAL[:1], None),
+        (TRAIN[1:3], None),
+        ((), None),
+        (
+            (Resize(op="resize", size=(20, 30)), Resize(op="resize", size=10), Rotation(op="rotation", degrees=1.0)),
+            (10, 15),
+        ),
+    ],
+)
+def test_output_size(entries: tuple[Op, ...], size: tuple[int, int] | None) -> None:
+    assert output_size(entries) == size
+
+
+def test_different_sizes_at_the_end_are_the_users_error() -> None:
+    with pytest.raises(UserError, match="heights 256 to 341, widths 256 to 710: end the list with a crop"):
+        build_augment(EVAL[:1], MEAN, STD)(CANVAS, SIZES, IDS, 0, 0)
+
+
+def test_a_list_that_fixes_no_size_takes_images_of_one_size() -> None:
+    canvas_BCHW = torch.nn.functional.pad(PHOTOGRAPHS[0][None], [0, 12, 0, 5])
+    flip: tuple[Op, ...] = (HorizontalFlip(op="horizontal_flip", p=1.0),)
+    images_BCHW = build_augment(flip, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))(canvas_BCHW, SIZES[:1], IDS[:1], 0, 0)
+    assert torch.equal(images_BCHW[0], PHOTOGRAPHS[0].flip(2) / 255)
+
+
+def test_autocast_does_not_round_the_images() -> None:
+    augment = build_augment(EVAL, MEAN, STD)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        images_BCHW = augment(CANVAS, SIZES, IDS, 0, 0)
+    assert torch.equal(images_BCHW, augment(CANVAS, SIZES, IDS, 0, 0))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("entries", [TRAIN, EVAL, EVERYTHING])
+def test_a_gpu_gives_the_same_images(entries: tuple[Op, ...]) -> None:
+    augment = build_augment(entries, MEAN, STD)
+    images_BCHW = augment(CANVAS.cuda(), SIZES, IDS, 1, 2)
+    assert images_BCHW.is_cuda
+    torch.testing.assert_close(images_BCHW.cpu(), augment(CANVAS, SIZES, IDS, 1, 2), atol=1e-3, rtol=0)
