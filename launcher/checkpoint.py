@@ -37,7 +37,7 @@ READ_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The validation that `train.best_metric` ranks highest. `epoch` counts from 1; `figures`: all of that validation."""
+    """The validation that `train.best_metric` ranks highest. `epoch` is from 1; `figures`: all of it."""
 
     step: int
     epoch: int
@@ -76,7 +76,7 @@ def step_name(step: int) -> str:
 
 
 def save(folder: Path, state: TrainState, progress: Progress, keep: int) -> None:
-    """Write `folder/step-...`, point `last` (and `best`, when this step is the best) to it, prune. Called by every rank."""
+    """Write `folder/step-...`, point `last` (and `best`, when it is that) to it, prune. Called by every rank."""
     rngs = state.strategy.gather(read_rng(state.strategy.device))
     state.strategy.on_first(lambda: _write(folder, state, progress, rngs, keep))
 

@@ -24,7 +24,7 @@ HOLD_BACK_S = 3.0
 
 app = App(
     name="launcher",
-    help="Train image classifiers from a YAML recipe on every device there is. `launcher RECIPE [key.path=value ...]` trains.",
+    help="Train image classifiers on every device there is: `launcher RECIPE [key.path=value ...]`.",
     version=launcher.__version__,
 )
 

@@ -5,8 +5,7 @@
     │   ├── RecipeError    every problem of a recipe at once, a line each       exit 2
     │   ├── RunError       the run folder cannot be used as asked               exit 2
     │   └── DataError      an image cannot be read: names shard and image       exit 2
-    ├── CheckpointError    a checkpoint is incomplete or damaged: it is skipped, the next older one is tried
-    └── Stopped            asked to stop; state saved; the same command goes on exit 75
+    └── CheckpointError    a checkpoint is incomplete or damaged: it is skipped, the next older one is tried
 
 Anything else is our own mistake: its traceback is shown, exit 1. Shards raise `shards.manifest.ShardsError` (exit 2).
 """
@@ -48,10 +47,6 @@ class DataError(UserError):
 
 class CheckpointError(LauncherError):
     """A checkpoint is incomplete or damaged. The message names the file."""
-
-
-class Stopped(LauncherError):
-    """A signal asked to stop; the state is saved and the same command goes on from there."""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

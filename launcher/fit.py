@@ -49,7 +49,7 @@ def fit(t: Training, progress: Progress, stop: StopRequest) -> tuple[Progress, S
         loss_sum += loss
         summed_steps += 1
         progress = replace(progress, step=step)
-        if plan.is_record(step):
+        if plan.is_record(step) or t.recipe.log.samples:
             _record(t, step, loss_sum / summed_steps, ids)
             loss_sum, summed_steps = torch.zeros_like(loss_sum), 0
         t.watch.pause()
@@ -102,8 +102,9 @@ def _record(t: Training, step: int, rank_loss: Tensor, ids: list[int]) -> None:
     loss = t.strategy.sum(rank_loss.clone()).item() / t.strategy.world.size
     epoch = t.plan.epoch(step) + 1
     figures: Figures = {"loss": loss, "lr": t.optimizer.param_groups[0]["lr"], **t.watch.lap()}
-    t.console.train(step, epoch, figures)
-    t.wandb.log(step, epoch, "train", figures)
+    if t.plan.is_record(step):
+        t.console.train(step, epoch, figures)
+        t.wandb.log(step, epoch, "train", figures)
     if t.recipe.log.samples:
         figures["samples"] = [i for rank_ids in t.strategy.gather(ids) for i in rank_ids]
     t.journal.write("train", step, epoch, **figures)
@@ -112,7 +113,7 @@ def _record(t: Training, step: int, rank_loss: Tensor, ids: list[int]) -> None:
         t.console.say(failure)
     if not math.isfinite(loss):
         raise UserError(
-            f"loss is {loss} at step {step} (epoch {epoch}): lower optim.lr, add a warm-up or clip_norm, or use precision bf16"
+            f"loss is {loss} at step {step}, epoch {epoch}: lower optim.lr, or add schedule.warmup or optim.clip_norm"
         )
 
 

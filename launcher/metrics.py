@@ -67,7 +67,7 @@ def is_better(metric: str, value: float, best: float) -> bool:
 
 
 class Stopwatch:
-    """Time spent training, without evaluation and saving: images per second and the share of it spent waiting for data."""
+    """Time spent training, without evaluation and saving, and the part of it spent waiting for data."""
 
     def __init__(self) -> None:
         self.images = 0

@@ -30,7 +30,7 @@ class Strategy:
         self._section = section
         self._wrapped: nn.Module | None = None
         # NCCL moves tensors of the training; words between processes go by gloo and never make a GPU wait.
-        self._talk = dist.new_group(backend="gloo") if world.size > 1 else None
+        self._talk = _new_gloo_group() if world.size > 1 else None
         self._vote: tuple[Any, Tensor] | None = None
 
     def wrap(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
@@ -40,9 +40,9 @@ class Strategy:
         return self._wrapped, prepared
 
     def place(self, model: nn.Module) -> nn.Module:
-        """Move to the device in the memory layout of the recipe; to be done before an optimizer holds the parameters."""
+        """Move to the device in the recipe's memory layout; to be done before an optimizer holds the parameters."""
         if self._section.sync_batchnorm and self.world.size > 1:
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         layout = torch.channels_last if self._section.channels_last else torch.contiguous_format
         return model.to(device=self.device, memory_format=layout)  # type: ignore[call-overload,no-any-return]
 
@@ -92,7 +92,7 @@ class Strategy:
         return values
 
     def on_first(self, work: Callable[[], T]) -> T:
-        """Let rank 0 do `work` while the others wait, and give everyone its result; everyone raises its LauncherError."""
+        """Let rank 0 do `work` while the others wait; everyone returns its result or raises its LauncherError."""
         if self.world.size == 1:
             return work()
         outcome: list[Any] = [None]
@@ -111,7 +111,7 @@ class Strategy:
         return self.accelerator.local_main_process_first()  # type: ignore[no-any-return]
 
     def any_process(self, wish: bool) -> bool:
-        """Whether some process wished so at the previous call (at this one, when alone): agreed by all, waiting for none.
+        """Whether some process wished so at the previous call (at this one, when alone): agreed by all.
 
         The exchange of this call runs beside the next step, so it costs the training nothing.
         """
@@ -151,8 +151,8 @@ def choose_device(
     if wanted == "auto" and num_gpus == 0:
         return "cpu"
     raise UserError(
-        f"{world.local_size} processes on this node but {num_gpus} GPUs: start with --num_processes {max(num_gpus, 1)}, "
-        "or set strategy.device=cpu"
+        f"{world.local_size} processes on this node but {num_gpus} GPUs: start with "
+        f"--num_processes {max(num_gpus, 1)}, or set strategy.device=cpu"
     )
 
 
@@ -191,6 +191,12 @@ def _complete_environment(world: World, environment: MutableMapping[str, str]) -
     }
     for name, value in defaults.items():
         environment.setdefault(name, str(value))
+
+
+def _new_gloo_group() -> dist.ProcessGroup:
+    group = dist.new_group(backend="gloo")
+    assert isinstance(group, dist.ProcessGroup)
+    return group
 
 
 def seed_rank(seed: int, world: World, step: int = 0) -> None:

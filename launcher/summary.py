@@ -26,7 +26,7 @@ def write_summary(
     summary: Summary = {
         "name": t.recipe.run.name,
         "status": status,
-        "epochs_done": progress.step / t.plan.steps_per_epoch,
+        "epochs_done": progress.step // t.plan.steps_per_epoch,
         "steps_done": progress.step,
         "world_size": t.plan.world_size,
         "global_batch": t.plan.global_batch,
@@ -36,7 +36,7 @@ def write_summary(
         "train": {**t.watch.whole(), "steps": progress.step},
         "wall_s": round(count_wall_s(t), 2),
         "wandb": {"mode": t.wandb.mode, "id": t.run.id},
-        "device": str(t.strategy.device),
+        "device": t.strategy.device.type,
         "precision": t.recipe.strategy.precision,
         "frozen_sha256": frozen_sha256,
         "dropped_per_epoch": t.plan.dropped_per_epoch,
@@ -65,7 +65,7 @@ def summary_rows(summary: Summary, folder: str) -> list[Row]:
         ("status", str(summary["status"])),
         (
             "epochs",
-            f"{summary['epochs_done']:g} ({summary['steps_done']:,} steps of {summary['global_batch']:,} images)",
+            f"{summary['epochs_done']} ({summary['steps_done']:,} steps of {summary['global_batch']:,} images)",
         ),
     ]
     if summary["best"] and summary["best"]["metric"] != "step":
@@ -81,7 +81,7 @@ def summary_rows(summary: Summary, folder: str) -> list[Row]:
         ("speed", f"{train['images_per_s']:,.0f} images/s, {train['data_wait_frac']:.0%} of the time waiting for data"),
         (
             "time",
-            f"{summary['wall_s']:,.1f} s on {summary['world_size']} x {summary['device']}, precision {summary['precision']}",
+            f"{summary['wall_s']:,.1f} s on {summary['world_size']} x {summary['device']}, {summary['precision']} AMP",
         ),
         ("W&B", f"{summary['wandb']['mode']} {summary['wandb']['id']}"),
         ("folder", folder),

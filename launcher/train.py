@@ -130,9 +130,9 @@ def _facts(t: Training, manifest: Manifest, is_first_start: bool) -> dict[str, A
         "name": "started" if is_first_start else "resumed",
         "wandb_id": t.run.id,
         "changes": {key: list(values) for key, values in t.run.changes.items()},
-        "plan": {**asdict(t.plan)},
+        "plan": asdict(t.plan),
         "data_sha256": manifest.sha256,
-        "device": str(t.strategy.device),
+        "device": t.strategy.device.type,
         "versions": {
             "launcher": launcher.__version__,
             "python": platform.python_version(),

@@ -71,7 +71,8 @@ def build_training(recipe: Recipe, plan: Plan, manifest: Manifest, strategy: Str
     network = Network(strategy.place(network.model), network.head_name)
     ema = None
     if recipe.optim.ema_decay is not None:
-        ema = AveragedModel(network.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.optim.ema_decay), use_buffers=True)
+        average = get_ema_multi_avg_fn(recipe.optim.ema_decay)  # type: ignore[no-untyped-call]
+        ema = AveragedModel(network.model, multi_avg_fn=average, use_buffers=True)
     wrapped, optimizer = strategy.wrap(network.model, build_optimizer(recipe.optim, network.model))
     seed_rank(recipe.run.seed, strategy.world)
     mean = manifest.mean if recipe.augment.mean == "dataset" else recipe.augment.mean

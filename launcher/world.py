@@ -61,7 +61,8 @@ def read_world(environment: Mapping[str, str]) -> World:
     if not (0 <= world.rank < world.size and 0 <= world.local_rank < world.local_size <= world.size):
         raise UserError(
             f"{table['rank']}={world.rank} {table['size']}={world.size} {table['local_rank']}={world.local_rank} "
-            f"{table['local_size']}={world.local_size} contradict each other; start with accelerate launch, torchrun or srun"
+            f"{table['local_size']}={world.local_size} contradict each other; "
+            "start with accelerate launch, torchrun or srun"
         )
     return world
 

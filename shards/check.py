@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +21,7 @@ def check(folder: Path, progress: Progress = SILENT) -> list[str]:
     problems: list[str] = []
     shard_of: dict[tuple[str, str], str] = {}
     counts = {split: [0] * len(manifest.classes) for split in manifest.splits}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor() as pool:
         checked = pool.map(lambda shard: _check_shard(folder / shard.name, shard, manifest), manifest.shards)
         for done, (shard, (found, records)) in enumerate(zip(manifest.shards, checked, strict=True), start=1):
             problems += [f"{shard.name}: {problem}" for problem in found]

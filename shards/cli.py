@@ -65,14 +65,14 @@ def pack(
     source: digits, imagefolder:PATH, torchvision:NAME, synthetic:CLASSESxIMAGES or synthetic:CLASSESxIMAGESxSIDE.
     dest: Folder to write; it appears when it is whole.
     root: Where a torchvision dataset is, or is downloaded to.
-    classes: Names to keep, with commas; their order numbers them.
+    classes: Names to keep, with commas, or a file with one a line; their order numbers them.
     split: Images per class (train=60,valid=10,test=rest) or fractions (train=rest,valid=0.1).
     seed: Of the split and the order of train images.
     max_side: Longest side in pixels; larger images are re-encoded.
     images_per_shard: Images in every shard but a split's last.
     download: Whether a torchvision dataset may be downloaded.
     """
-    chosen = tuple(classes.split(",")) if classes is not None else None
+    chosen = None if classes is None else tuple(parse_classes(classes))
     options = PackOptions(
         root, chosen, None if split is None else parse_split(split), seed, max_side, images_per_shard, download
     )

@@ -77,7 +77,7 @@ def read_members(tar: Path) -> Iterator[Member]:
                     yield Member(name[1], name[2].lower(), info.offset_data, info.size)
             end = archive.offset
     except (tarfile.TarError, OSError, ValueError) as error:
-        raise ShardsError(f"{tar.name}: cannot be read to its end, {tar.stat().st_size} bytes: {error}") from None
+        raise ShardsError(f"{tar.name}: truncated or not a tar, {tar.stat().st_size} bytes: {error}") from None
     with tar.open("rb") as file:
         file.seek(end)
         last = file.read(_BLOCK)

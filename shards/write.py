@@ -8,10 +8,11 @@ DEST/           whole, or not there
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -124,49 +125,48 @@ def _pack(source_name: str, dest: Path, options: PackOptions, progress: Progress
 def _write_split(
     folder: Path, split: str, items: Sequence[Item], options: PackOptions, sums: ChannelSums, progress: Progress
 ) -> list[Shard]:
-    """Write the split's tars and indexes; measure its images when it is train."""
-    measured: set[int] = set()
-    if split == "train":
-        measured = set(seeded_order((item.key for item in items), options.seed, "measure")[:MAX_MEASURED])
+    """Write the split's tars and their indexes."""
+    samples = _read_samples(split, items, options, sums, progress)
     shards: list[Shard] = []
-    for start in range(0, len(items), options.images_per_shard):
-        chunk = range(start, min(start + options.images_per_shard, len(items)))
+    for _ in range(0, len(items), options.images_per_shard):
         tar = folder / f"{split}-{len(shards):05d}.tar"
-        _write_tar(tar, split, items, chunk, options.max_side, measured, sums, progress)
+        _write_tar(tar, itertools.islice(samples, options.images_per_shard))
         records, problems = read_records(tar, None)
-        assert len(records) == len(chunk), problems
+        assert not problems, problems
         rows = np.array([(record.offset, record.size, record.label) for record in records], INDEX_DTYPE)
         write_index(tar, rows)
         shards.append(Shard(tar.name, split, len(rows), tar.stat().st_size, hash_file(tar)))
+    assert sum(shard.num_images for shard in shards) == len(items)
     return shards
 
 
-def _write_tar(
-    tar: Path,
-    split: str,
-    items: Sequence[Item],
-    chunk: range,
-    max_side: int | None,
-    measured: set[int],
-    sums: ChannelSums,
-    progress: Progress,
-) -> None:
+def _read_samples(
+    split: str, items: Sequence[Item], options: PackOptions, sums: ChannelSums, progress: Progress
+) -> Iterator[dict[str, str | bytes]]:
+    """What webdataset writes of each image; train images are added to `sums` on the way."""
+    measured: set[int] = set()
+    if split == "train":
+        measured.update(seeded_order((item.key for item in items), options.seed, "measure")[:MAX_MEASURED])
+    for number, item in enumerate(items):
+        try:
+            content = item.read()
+            if options.max_side is not None:
+                content = shrink(content, item.extension, options.max_side)
+            if number in measured:
+                sums.add(decode_rgb(content))
+        except (ShardsError, OSError) as error:
+            raise ShardsError(f"{split}: {item.key}: {error}") from None
+        yield {"__key__": item.key, item.extension: content, "cls": str(item.label).encode()}
+        progress.update(f"pack {split}", number + 1, len(items))
+
+
+def _write_tar(tar: Path, samples: Iterable[dict[str, str | bytes]]) -> None:
     from webdataset import TarWriter  # imports torch: seconds that only packing should cost
 
     # Time, owner and mode are fixed, so that the same images give the same bytes.
     with tar.open("wb") as file:
         with TarWriter(file, encoder=False, mtime=0, user="", group="", mode=0o644) as writer:
-            for i in chunk:
-                item = items[i]
-                try:
-                    content = item.read()
-                    if max_side is not None:
-                        content = shrink(content, item.extension, max_side)
-                    if i in measured:
-                        sums.add(decode_rgb(content))
-                except (ShardsError, OSError) as error:
-                    raise ShardsError(f"{split}: {item.key}: {error}") from None
-                writer.write({"__key__": item.key, item.extension: content, "cls": str(item.label).encode()})
-                progress.update(f"pack {split}", i + 1, len(items))
+            for sample in samples:
+                writer.write(sample)
         file.flush()
         os.fsync(file.fileno())

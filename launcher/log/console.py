@@ -35,10 +35,13 @@ class Console:
         self._start: tuple[float, int] | None = None
         self._progress: Progress | None = None
         if self._console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), _FiguresColumn(), TimeRemainingColumn(),
-            )  # fmt: skip
-            self._progress = Progress(*columns, console=self._console, transient=True)
+            title, bar, steps, left = (
+                TextColumn("{task.description}"),
+                BarColumn(20),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
+            self._progress = Progress(title, bar, steps, _FiguresColumn(), left, console=self._console, transient=True)
             self._task = self._progress.add_task("epoch 0", total=total_steps)
 
     def say(self, text: str) -> None:

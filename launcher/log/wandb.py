@@ -81,7 +81,7 @@ class WandbMirror:
                     for p, n in zip(classes, row, strict=True)
                 ]
                 table = wandb.Table(["Actual", "Predicted", "nPredictions"], data=cells)
-                fields = {name: name for name in table.columns}
+                fields: dict[str, Any] = {name: name for name in table.columns}
                 tables[f"{split}/confusion"] = wandb.plot_table("wandb/confusion_matrix/v1", table, fields)
             run.log({**tables, "step": step}, step=step)
             run.summary.update({f"{split}_{k}": v for k, v in figures.items() if isinstance(v, int | float)})
@@ -105,7 +105,7 @@ class WandbMirror:
             failures.append(f"{self._dropped} rows were dropped: W&B took too long; the journal has them")
         if self._thread.is_alive():
             failures.append(
-                f"W&B did not finish within {FINISH_TIMEOUT_S} s; 'wandb sync {self._folder / 'wandb'}/*run-*' sends the rest"
+                f"W&B did not end in {FINISH_TIMEOUT_S} s; send the rest: wandb sync {self._folder / 'wandb'}/*run-*"
             )
         return failures
 
@@ -137,7 +137,7 @@ class WandbMirror:
 
         section = self._section
         run = wandb.init(
-            mode=self.mode,  # type: ignore[arg-type]
+            mode=self.mode,
             project=section.project,
             entity=section.entity,
             group=section.group,

@@ -98,11 +98,11 @@ def replace_head(model: nn.Module, head: Head, num_outputs: int) -> Network:
 
 def _build_head(head: Head, num_inputs: int, num_outputs: int, layer: Any) -> nn.Module:
     """One plain layer, or hidden layers each followed by activation and dropout."""
-    dropout = [nn.Dropout(head.dropout)] if head.dropout else []
+    dropout: list[nn.Module] = [nn.Dropout(head.dropout)] if head.dropout else []
     if not head.hidden and not dropout:
         last: nn.Module = layer(num_inputs, num_outputs)
         return last
-    modules: list[nn.Module] = [] if head.hidden else dropout
+    modules = [] if head.hidden else [*dropout]
     for width in head.hidden:
         modules += [layer(num_inputs, width), ACTIVATIONS[head.activation](), *dropout]
         num_inputs = width

@@ -1,4 +1,4 @@
-"""The learning rate of every optimizer step, as a function of the step. There is no scheduler state to save or to step."""
+"""The learning rate as a function of the optimizer step: there is no scheduler state to save."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def _path_in_data(detail: ErrorDetails, data: Any) -> list[str | int]:
     for i, key in enumerate(location):
         if (isinstance(data, dict) and key in data) or (isinstance(data, list) and isinstance(key, int)):
             path.append(key)
-            data = data[key]  # type: ignore[index,call-overload]
+            data = data[key]  # type: ignore[index]
         elif i == len(location) - 1 and detail["type"] == "missing":
             path.append(key)
     return path
@@ -165,8 +165,9 @@ def _describe(detail: ErrorDetails) -> str:
     if kind == "union_tag_not_found":
         return f"needs a key {context['discriminator']} that says which kind it is"
     if kind == "union_tag_invalid":
+        tag, discriminator = str(context["tag"]), str(context["discriminator"]).strip("'")
         valid = [name.strip(" '") for name in str(context["expected_tags"]).split(",")]
-        return f"no such {str(context['discriminator']).strip(chr(39))} '{context['tag']}'{nearest(str(context['tag']), valid)}"
+        return f"no such {discriminator} '{tag}'{nearest(tag, valid)}"
     if kind == "literal_error":
         valid = [name.strip(" '") for name in str(context["expected"]).replace(" or ", ", ").split(",")]
         return f"'{given}' is not one of these{nearest(str(given), valid)}"

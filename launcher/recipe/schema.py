@@ -1,4 +1,4 @@
-"""The recipe: one frozen class per YAML section. The text below a field is its description in editors and in `launcher schema`."""
+"""The recipe: one frozen class per YAML section; the text below a field is its description in editors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Run(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
     """Letters, digits, `.`, `_`, `-`. null: the recipe file's name."""
     dir: Annotated[str, Field(min_length=1)] | None = None
-    """The run folder. null: the newest unfinished run of this same recipe in `runs/<name>/`, or else a new folder there."""
+    """The run folder. null: this recipe's newest unfinished run in `runs/<name>/`, or else a new folder there."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Decides initial weights, the order of samples and augmentation."""
     deterministic: bool = False
@@ -50,7 +50,7 @@ class Backbone(Section):
     name: str
     """`lenet`, or any torchvision classification model: `resnet50`, `efficientnet_b0`, `vit_b_16`, ..."""
     weights: str = "none"
-    """`none`: random. `DEFAULT`, or the name of a torchvision weights entry such as `IMAGENET1K_V2`: downloaded once."""
+    """`none`: random. `DEFAULT`, or a torchvision weights entry such as `IMAGENET1K_V2`: downloaded once."""
     head: Head = Head()
     """The new classifier."""
     freeze: Literal["none", "backbone"] = "none"
@@ -73,8 +73,8 @@ class Data(Section):
     classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
     """Only these classes, numbered in this order. null: all of the source's."""
     split: dict[Split, Share] | None = None
-    """Images per class in file order ({train: 60, valid: 10, test: rest}), or fractions of each class drawn at random. null:
-    the source's own, or 0.7, 0.15 and the rest where it has none."""
+    """Images per class in file order ({train: 60, valid: 10, test: rest}), or fractions of each class, drawn. null: the
+    source's own, or 0.7, 0.15 and the rest where it has none."""
     split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Decides which images a fraction draws: apart from `run.seed`, so that seeds are compared on the same images."""
     max_side: Annotated[int, Field(ge=16)] | None = None
@@ -84,7 +84,7 @@ class Data(Section):
     download: bool = True
     """Fetch a torchvision dataset that is not in `root`."""
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
-    """Threads per process that read and decode. 0: none, decode in line. null: the CPU cores shared by this node's processes."""
+    """Threads per process that read and decode. 0: none, decode in line. null: this process's share of the node's cores."""
     last_batch: Literal["drop", "wrap"] = "drop"
     """An epoch's incomplete last global batch: left out, or filled up from the epoch's beginning."""
 

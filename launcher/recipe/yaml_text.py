@@ -72,7 +72,7 @@ def _read_node(loader: _Loader, node: yaml.Node, path: Path, lines: Lines) -> An
         return data
     if isinstance(node, yaml.SequenceNode):
         return [_read_node(loader, child, (*path, i), lines) for i, child in enumerate(node.value)]
-    return loader.construct_object(node)  # type: ignore[no-untyped-call]
+    return loader.construct_object(node)
 
 
 def render_yaml(data: Any) -> str:

@@ -43,7 +43,7 @@ class Source:
 
 
 def check_source_name(name: str) -> None:
-    """Raise ShardsError, with the nearest valid name, unless `name` can be opened. Cheap: imports and reads nothing."""
+    """Raise ShardsError, with the nearest valid name, unless `name` is one we know. Cheap: no heavy import, no data."""
     kind, _, argument = name.partition(":")
     if kind not in SOURCES:
         nearest = difflib.get_close_matches(kind.lower(), SOURCES, n=1, cutoff=0.4)
@@ -104,7 +104,7 @@ def _find_class(name: str, classes: Sequence[str], wanted: str) -> int:
     if wanted in short:
         raise ShardsError(f"{name}: several classes are called {wanted!r}; give the whole name")
     nearest = difflib.get_close_matches(wanted, [*short, *classes], n=1, cutoff=0.0)
-    raise ShardsError(f"{name}: no class {wanted!r}; did you mean {nearest[0]!r}?" if nearest else f"{name}: no class")
+    raise ShardsError(f"{name}: no class {wanted!r}" + (f"; did you mean {nearest[0]!r}?" if nearest else ""))
 
 
 def _without_number(folder: str) -> str:

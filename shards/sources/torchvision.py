@@ -165,7 +165,7 @@ def _paths(dataset: Dataset) -> list[Path]:
     """One path an image, empty where the dataset stores none."""
     for name in ("_image_files", "_images", "data"):
         found = getattr(dataset, name, None)
-        if isinstance(found, list) and len(found) == len(dataset) and isinstance(found[0], (str, Path)):
+        if isinstance(found, list) and found and len(found) == len(dataset) and isinstance(found[0], (str, Path)):
             return [Path(path) for path in found]
     return [Path(path) for path, _ in _pairs(dataset)]
 

@@ -71,7 +71,7 @@ def misnumber_classes(folder: Path) -> None:
 
 
 CORRUPTIONS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "truncated": (truncate, "train-1.tar: cannot be read to its end, 1200 bytes"),
+    "truncated": (truncate, "train-1.tar: truncated or not a tar, 1200 bytes"),
     "hash": (flip_a_byte, "train-1.tar: hash mismatch"),
     "missing shard": (lambda folder: (folder / "train-1.tar").unlink(), "train-1.tar: missing shard"),
     "extra shard": (lambda folder: make_tar(folder / "train-2.tar", labelled(9, 0)), "train-2.tar: extra shard"),

@@ -180,6 +180,21 @@ def test_mnist_is_read_from_its_raw_files(tmp_path: Path) -> None:
         assert item.label == number % 10
 
 
+def test_emnist_and_its_variant(tmp_path: Path) -> None:
+    """Its `split` is a variant of the labels; train and test are behind **kwargs."""
+    raw = tmp_path / "EMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for variant in datasets.EMNIST.splits:
+        for part, n in (("train", 6), ("test", 3)):
+            prefix = raw / f"emnist-{variant}-{part}"
+            Path(f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">4I", 0x803, n, 28, 28) + bytes(n * 784))
+            Path(f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 0x801, n) + bytes(range(40, 40 + n)))
+    source = open_source("torchvision:EMNIST", PackOptions(root=tmp_path, download=False))
+    assert sizes_of(source) == {"train": 6, "test": 3}
+    assert len(source.classes) == 47
+    assert [source.classes[item.label] for item in source.splits["test"]] == ["d", "e", "f"] or source.classes[40]
+
+
 def test_caltech256_counts_per_class_by_short_names(tmp_path: Path) -> None:
     folder = make_caltech256(tmp_path)
     options = PackOptions(

@@ -88,6 +88,20 @@ def test_manifest_says_what_is_in_the_tars(tmp_path: Path) -> None:
     np.testing.assert_allclose(manifest.std, pixels.std(0))
 
 
+def test_channel_statistics_may_be_of_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two images, black and white: with one measured, the mean is 0 or 1 and nothing deviates."""
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    for value in (0, 255):
+        Image.new("RGB", (2, 2), (value, value, value)).save(tmp_path / "in" / "a" / f"{value}.png")
+    options = PackOptions(split={"train": "rest"})
+    whole = pack(f"imagefolder:{tmp_path / 'in'}", tmp_path / "whole", options)
+    assert (whole.mean, whole.std) == ((0.5,) * 3, (0.5,) * 3)
+    monkeypatch.setattr("shards.write.MAX_MEASURED", 1)
+    sampled = pack(f"imagefolder:{tmp_path / 'in'}", tmp_path / "sampled", options)
+    assert sampled.mean[0] in (0, 1)
+    assert sampled.std == (0, 0, 0)
+
+
 def test_train_is_shuffled_by_the_seed_and_test_is_not(tmp_path: Path) -> None:
     orders = []
     for seed in (0, 1):
@@ -124,17 +138,17 @@ def test_max_side_shrinks_only_what_is_larger(tmp_path: Path) -> None:
 
 
 def test_packing_again_is_free_or_refused(tmp_path: Path) -> None:
-    class Notes(Progress):
-        lines: list[str] = []  # noqa: RUF012
+    lines: list[str] = []
 
+    class Notes(Progress):
         def note(self, line: str) -> None:
-            self.lines.append(line)
+            lines.append(line)
 
     dest = tmp_path / "out"
     first = pack("synthetic:2x10x16", dest, SMALL)
     before = {path: path.stat().st_mtime_ns for path in dest.iterdir()}
     assert pack("synthetic:2x10x16", dest, SMALL, Notes()) == first
-    assert Notes.lines == [f"{dest}: already packed"]
+    assert lines == [f"{dest}: already packed"]
     with pytest.raises(ShardsError, match="choose another folder"):
         pack("synthetic:2x11x16", dest, SMALL)
     with pytest.raises(ShardsError, match="choose another folder"):
