@@ -32,10 +32,10 @@ def index(
 ) -> Manifest:
     """Write the manifest of all tars in `folder`, and an index beside each; the tars are only read.
 
-    Labels come from `.cls` or a JSON member's `label_field`: a class number when it is all digits, else a class name. Classes are those given, else
-    the names found, sorted, else the numbers 0 to the highest found. The split comes from the tar's name, see
-    `split_of`. Mean and std are over MAX_MEASURED train images. Raise ShardsError on a damaged tar, a sample without
-    image or label, or a class that is not there.
+    Labels come from `.cls` or a JSON member's `label_field`: a class number when all digits, else a class name.
+    Classes are those given, else the names found, sorted, else the numbers 0 to the highest found. The split comes from
+    the tar's name, see `split_of`. Mean and std are over MAX_MEASURED train images. Raise ShardsError on a damaged tar,
+    a sample without image or label, or a class that is not there.
     """
     tars = sorted(folder.glob("*.tar"))
     if not tars:

@@ -132,7 +132,8 @@ def _write_split(
         tar = folder / f"{split}-{len(shards):05d}.tar"
         _write_tar(tar, itertools.islice(samples, options.images_per_shard))
         records, problems = read_records(tar, None)
-        assert not problems, problems
+        if problems:
+            raise ShardsError(f"{split}: {problems[0]}")
         rows = np.array([(record.offset, record.size, record.label) for record in records], INDEX_DTYPE)
         write_index(tar, rows)
         shards.append(Shard(tar.name, split, len(rows), tar.stat().st_size, hash_file(tar)))

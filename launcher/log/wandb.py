@@ -81,7 +81,7 @@ class WandbMirror:
                     for p, n in zip(classes, row, strict=True)
                 ]
                 table = wandb.Table(["Actual", "Predicted", "nPredictions"], data=cells)
-                fields: dict[str, Any] = {name: name for name in table.columns}
+                fields: dict[str, Any] = {str(name): name for name in table.columns}
                 tables[f"{split}/confusion"] = wandb.plot_table("wandb/confusion_matrix/v1", table, fields)
             run.log({**tables, "step": step}, step=step)
             run.summary.update({f"{split}_{k}": v for k, v in figures.items() if isinstance(v, int | float)})

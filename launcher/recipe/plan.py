@@ -150,7 +150,7 @@ def _find_problems(recipe: Recipe, world_size: int, num_images: Mapping[str, int
     elif train.micro_batch and (train.global_batch // world_size) % train.micro_batch:
         rank_batch = train.global_batch // world_size
         divisors = ", ".join(str(d) for d in range(1, rank_batch + 1) if rank_batch % d == 0)
-        what = f"{train.micro_batch} does not divide the {rank_batch} images of each of {world_size} processes; valid: {divisors}"
+        what = f"{train.micro_batch} does not divide the {rank_batch} images of one process; valid: {divisors}"
         add("train.micro_batch", what)
     if isinstance(recipe.loss, Bce) and num_classes != 2:
         add("loss.name", f"bce needs two classes, the data has {num_classes}; use cross_entropy")

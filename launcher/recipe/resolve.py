@@ -34,7 +34,7 @@ def pack_options(data: Data) -> PackOptions:
     return PackOptions(
         root=Path(data.root or DOWNLOADS),
         classes=data.classes,
-        split=dict(data.split) if data.split is not None else None,
+        split={str(name): share for name, share in data.split.items()} if data.split is not None else None,
         seed=data.split_seed,
         max_side=data.max_side,
         images_per_shard=data.images_per_shard,

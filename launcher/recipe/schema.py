@@ -84,7 +84,7 @@ class Data(Section):
     download: bool = True
     """Fetch a torchvision dataset that is not in `root`."""
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
-    """Threads per process that read and decode. 0: none, decode in line. null: this process's share of the node's cores."""
+    """Threads per process that read and decode. 0: decode in line. null: this process's share of the cores."""
     last_batch: Literal["drop", "wrap"] = "drop"
     """An epoch's incomplete last global batch: left out, or filled up from the epoch's beginning."""
 

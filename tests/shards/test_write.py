@@ -175,6 +175,10 @@ def test_what_cannot_be_packed_is_named(tmp_path: Path) -> None:
     with pytest.raises(ShardsError, match=r"train: a-broken-\d+: cannot be decoded"):
         pack(f"imagefolder:{folder}", tmp_path / "out", PackOptions(split={"train": "rest"}))
     assert not (tmp_path / "out").exists()
+    (folder / "a" / "broken.jpg").write_bytes(b"")
+    (folder / "a" / "zz.jpg").write_bytes(picture(9))
+    with pytest.raises(ShardsError, match=r"valid: a-broken-\d+: the image is empty"):
+        pack(f"imagefolder:{folder}", tmp_path / "out", PackOptions(split={"train": 3, "valid": 1, "test": 1}))
     with pytest.raises(ShardsError, match="images_per_shard is 0"):
         pack("digits", tmp_path / "out", PackOptions(images_per_shard=0))
 
