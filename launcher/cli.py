@@ -26,6 +26,7 @@ app = App(
     name="launcher",
     help="Train image classifiers on every device there is: `launcher RECIPE [key.path=value ...]`.",
     version=launcher.__version__,
+    suppress_keyboard_interrupt=False,
 )
 
 
@@ -86,7 +87,7 @@ def schema() -> int:
 def run(arguments: list[str] | None = None) -> int:
     """Run one command; errors become messages and exit codes here and nowhere else."""
     try:
-        code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        code = app(arguments, exit_on_error=False, print_error=False, verbose=False, result_action="return_value")
     except CycloptsError as error:
         return _explain(UserError(" ".join(str(error).split()) + " See launcher --help."))
     except (LauncherError, ShardsError) as error:

@@ -102,11 +102,6 @@ def _in_loss_and_optim(recipe: Recipe) -> Iterator[Problem]:
         )
     if isinstance(recipe.optim, Sgd) and recipe.optim.nesterov and recipe.optim.momentum == 0:
         yield _problem("has no effect without momentum", "optim.nesterov", "optim.momentum")
-    warmup = getattr(recipe.schedule, "warmup", None)
-    if warmup is not None and warmup.unit == recipe.train.epochs.unit and warmup.value >= recipe.train.epochs.value:
-        yield _problem(
-            f"{warmup} is not shorter than the training, {recipe.train.epochs}", "schedule.warmup", "train.epochs"
-        )
 
 
 def _in_strategy(recipe: Recipe) -> Iterator[Problem]:

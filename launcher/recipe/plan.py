@@ -94,9 +94,6 @@ def make_plan(recipe: Recipe, world_size: int, num_images: Mapping[str, int], nu
 
     total_steps = steps(train.epochs)
     warmup_steps = _warmup_steps(recipe, total_steps, steps_per_epoch)
-    if warmup_steps >= total_steps:
-        what = f"{warmup_steps} steps are not shorter than the training, {total_steps} steps"
-        raise PlanError([Problem("schedule.warmup", what, ("schedule.warmup",))])
     rank_batch = train.global_batch // world_size
     micro_batch = train.micro_batch or rank_batch
     return Plan(
@@ -167,6 +164,8 @@ def _notes(recipe: Recipe, total_steps: int, steps_per_epoch: int, num_images: M
     schedule = recipe.schedule
     if isinstance(schedule, Step) and schedule.every.steps(steps_per_epoch, recipe.train.global_batch) >= total_steps:
         notes.append(f"schedule.every {schedule.every} is not shorter than the training: the learning rate never drops")
+    if _warmup_steps(recipe, total_steps, steps_per_epoch) >= total_steps:
+        notes.append(f"schedule.warmup {schedule.warmup} is not shorter than the training: the peak is never passed")
     if recipe.backbone.freeze == "backbone" and recipe.backbone.weights == "none":
         notes.append("backbone.freeze holds random weights: backbone.weights is none")
     if not num_images.get("valid"):

@@ -68,7 +68,6 @@ def debug_recipe(recipe: Recipe, folder: Path) -> Recipe:
             "backbone": recipe.backbone.model_copy(update={"weights": "none"}),
             "data": data.model_copy(update={"last_batch": "wrap"}),
             "strategy": recipe.strategy.model_copy(update={"device": "cpu", "precision": "no"}),
-            "schedule": recipe.schedule.model_copy(update={"warmup": Duration(1, "st")}),
             "train": recipe.train.model_copy(
                 update={
                     "epochs": Duration(DEBUG_STEPS, "st"),
