@@ -5,16 +5,20 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
-from launcher.errors import EXIT_DONE
+from launcher.data.prepare import prepare_data
+from launcher.errors import EXIT_DONE, UserError
 from launcher.log.console import Console
 from launcher.models.zoo import check_backbone
 from launcher.recipe.parse import LoadedRecipe
 from launcher.recipe.plan import Plan, PlanError, make_plan
-from shards.manifest import MANIFEST_NAME, read_manifest
+from launcher.world import World
+from shards.manifest import MANIFEST_NAME
 
 
 def check(loaded: LoadedRecipe, processes: int) -> int:
     """Print the plan for this many processes. Raise RecipeError for whatever would stop the run."""
+    if processes < 1:
+        raise UserError(f"--processes {processes}: must be at least 1")
     console = Console(1, 1)
     recipe = loaded.recipe
     if problems := check_backbone(recipe.backbone):
@@ -25,7 +29,7 @@ def check(loaded: LoadedRecipe, processes: int) -> int:
             f"{loaded.file}: recipe is right; {folder} will be packed from {recipe.data.source} by the first run"
         )
         return EXIT_DONE
-    manifest = read_manifest(folder)
+    manifest = prepare_data(recipe.data, World())
     num_images = {split: manifest.num_images(split) for split in manifest.splits}
     try:
         plan = make_plan(recipe, processes, num_images, len(manifest.classes))

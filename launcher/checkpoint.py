@@ -11,12 +11,10 @@ checkpoints/last -> step-00001234,  checkpoints/best -> step-00000987
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +24,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
+from launcher.commit import check_file, check_folder, commit, find_newest, point, prune, read_hashes
 from launcher.errors import CheckpointError, RunError
 from launcher.metrics import Figures
 from launcher.strategy import Strategy, read_rng, seed_rank, write_rng
-from shards.manifest import fsync_folder, write_atomically
-
-HASHES = "hashes.json"
-READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,38 +92,34 @@ def _write(folder: Path, state: TrainState, progress: Progress, rngs: list[dict[
     )
     facts = {"wandb_id": state.wandb_id, "data_sha256": state.data_sha256, "world_size": len(rngs)}
     (temporary / "state.json").write_text(json.dumps({**asdict(progress), **facts}, indent=1))
-    hashes = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
-    for path in temporary.iterdir():
-        _fsync(path)
-    write_atomically(temporary / HASHES, json.dumps(hashes, indent=1).encode())
-    shutil.rmtree(folder / name, ignore_errors=True)  # only ever one that was found damaged
-    temporary.rename(folder / name)
-    fsync_folder(folder)
-    _point(folder, "last", name)
+    commit(temporary, folder / name)
+    point(folder, "last", name)
     if progress.best is not None and progress.best.step == progress.step:
-        _point(folder, "best", name)
-    _prune(folder, keep)
+        point(folder, "best", name)
+    prune(folder, name, keep)
 
 
 def restore(folder: Path, state: TrainState, report: Callable[[str], None]) -> Progress:
     """Load the newest complete checkpoint into `state`; Progress() when there is none. Called by every rank.
 
-    `report` is told of each checkpoint that is skipped, and why.
+    `report` is told of each checkpoint that is skipped, and why. Raise RunError when it is of other data or another
+    network or optimizer.
     """
-    path = state.strategy.on_first(lambda: find_newest(folder, report))
-    if path is None:
+    found = state.strategy.on_first(lambda: _find_start(folder, report))
+    if found is None:
         return Progress()
+    path, progress = found
     facts = _read_state(path)
     if facts["data_sha256"] != state.data_sha256:
         raise RunError(
             f"{path}: the shards have changed since this checkpoint; put them back, or start anew with --fresh"
         )
-    state.model.load_state_dict(load_file(path / "model.safetensors"))
+    _load_into(state.model, path / "model.safetensors")
     if state.ema is not None:
-        state.ema.module.load_state_dict(load_file(path / "ema.safetensors"))
-        state.ema.n_averaged.fill_(facts["step"])
+        _load_into(state.ema.module, _weights_file(path, ema=True))
+        state.ema.n_averaged.fill_(progress.step)
     saved = torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
-    state.optimizer.load_state_dict(saved["optimizer"])
+    _restore_optimizer(state.optimizer, saved["optimizer"], path)
     state.strategy.restore_scaler(saved["scaler"])
     world = state.strategy.world
     if facts["world_size"] == world.size:
@@ -136,34 +127,28 @@ def restore(folder: Path, state: TrainState, report: Callable[[str], None]) -> P
         mine = {key.partition(".")[2]: value for key, value in rng.items() if key.startswith(f"{world.rank}.")}
         write_rng(mine, state.strategy.device)
     else:
-        seed_rank(state.seed, world, facts["step"])
-    return read_progress(path)
+        seed_rank(state.seed, world, progress.step)
+    return progress
 
 
-def find_newest(folder: Path, report: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint whose files all have their hash."""
-    for path in _complete_or_not(folder):
-        try:
-            check_checkpoint(path)
-        except CheckpointError as error:
-            report(f"{error}; skipped, trying the one before")
-        else:
-            return path
-    return None
-
-
-def check_checkpoint(path: Path) -> None:
-    """Raise CheckpointError naming the first file that is missing or not what was written."""
+def _find_start(folder: Path, report: Callable[[str], None]) -> tuple[Path, Progress] | None:
+    """The newest complete checkpoint and its progress; `last` and `best` are made to agree with it."""
+    path = find_newest(folder, report)
+    if path is None:
+        for name in ("last", "best"):
+            (folder / name).unlink(missing_ok=True)
+        return None
+    point(folder, "last", path.name)
+    progress = read_progress(path)
     try:
-        hashes: dict[str, str] = json.loads((path / HASHES).read_text())
-    except (OSError, ValueError):
-        raise CheckpointError(f"{path}: no readable {HASHES}") from None
-    for name, sha256 in hashes.items():
-        file = path / name
-        if not file.is_file():
-            raise CheckpointError(f"{file}: missing")
-        if _sha256(file) != sha256:
-            raise CheckpointError(f"{file}: damaged: its hash is not the one written")
+        if progress.best is not None:
+            check_folder(folder / step_name(progress.best.step))
+            point(folder, "best", step_name(progress.best.step))
+    except CheckpointError as error:
+        report(f"{error}; it was the best, which is looked for anew")
+        point(folder, "best", path.name)
+        progress = replace(progress, best=None, stale=0)
+    return path, progress
 
 
 def read_progress(path: Path) -> Progress:
@@ -181,44 +166,35 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 
 def load_weights(path: Path, model: nn.Module, ema: bool) -> None:
-    """The weights to evaluate with: the averaged ones where they are kept."""
-    model.load_state_dict(load_file(path / ("ema.safetensors" if ema else "model.safetensors")))
+    """The weights to evaluate with: the averaged ones where they are kept.
+
+    Raise CheckpointError when they are not what was written, RunError when they are of another network.
+    """
+    file = _weights_file(path, ema)
+    check_file(file, read_hashes(path).get(file.name, ""))
+    _load_into(model, file)
 
 
-def _complete_or_not(folder: Path) -> Iterator[Path]:
-    """Step folders, newest first."""
-    yield from sorted(folder.glob("step-*"), reverse=True)
+def _weights_file(path: Path, ema: bool) -> Path:
+    """Where averaging began later than the checkpoint, the plain weights are its beginning."""
+    return path / ("ema.safetensors" if ema and "ema.safetensors" in read_hashes(path) else "model.safetensors")
 
 
-def _prune(folder: Path, keep: int) -> None:
-    best = (folder / "best").resolve()
-    for path in list(_complete_or_not(folder))[keep:]:
-        if path.resolve() != best:
-            # Renamed first: a deletion that is cut short leaves nothing that looks like a checkpoint.
-            doomed = path.with_name(f".{path.name}.old")
-            path.rename(doomed)
-            shutil.rmtree(doomed)
+def _load_into(model: nn.Module, file: Path) -> None:
+    try:
+        model.load_state_dict(load_file(file))
+    except RuntimeError:
+        raise RunError(f"{file}: its weights are not of the recipe's network; start anew with --fresh") from None
 
 
-def _point(folder: Path, name: str, target: str) -> None:
-    temporary = folder / f".{name}.tmp"
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target)
-    temporary.replace(folder / name)
+def _restore_optimizer(optimizer: Optimizer, saved: dict[str, Any], path: Path) -> None:
+    """Its state only: learning rate, weight decay and momentum are the recipe's, which may have been changed."""
+    groups = optimizer.state_dict()["param_groups"]
+    shapes = [[("betas" in group, group["params"]) for group in each] for each in (groups, saved["param_groups"])]
+    if shapes[0] != shapes[1]:
+        raise RunError(f"{path}: its optimizer is not the recipe's, or trained other weights; start anew with --fresh")
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
 
 
 def _plain(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(READ_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
 from typing import Literal
 
 Unit = Literal["ep", "st", "im"]
 
-_PATTERN = re.compile(r"(\d+(?:\.\d+)?)\s*(ep|st|im)")
+_PATTERN = re.compile(r"(\d+(?:\.\d+)?)\s*(ep|st|im)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,33 +22,32 @@ class Duration:
     unit: Unit
 
     def __str__(self) -> str:
-        return f"{self.value:g}{self.unit}" if self.value < 1e6 else f"{self.value:.0f}{self.unit}"
+        """As a recipe writes it, without loss: `parse_duration` reads the same length back."""
+        digits = format(Decimal(repr(self.value)), "f")
+        return f"{digits.removesuffix('.0')}{self.unit}"
 
     def steps(self, steps_per_epoch: int, global_batch: int) -> int:
         """Whole optimizer steps, rounded up; 0 only for a length of 0."""
-        per_unit = {"ep": float(steps_per_epoch), "st": 1.0, "im": 1.0 / global_batch}[self.unit]
-        # 1e-9: 0.1 epochs of 30 steps are 3 steps, not the 4 that 3.0000000000000004 would round up to.
-        return math.ceil(self.value * per_unit - 1e-9)
+        per_unit = {"ep": Fraction(steps_per_epoch), "st": Fraction(1), "im": Fraction(1, global_batch)}[self.unit]
+        # The decimal number that was written, exactly: as floats 0.1 epochs of 30 steps would round up to 4 steps.
+        return math.ceil(Fraction(repr(self.value)) * per_unit)
 
 
 def parse_duration(text: object, bare: Unit = "ep") -> Duration:
     """Read `30ep`, `5000st`, `1000000im` or a bare number, which is in the unit `bare`.
 
-    Raise ValueError with the reason when `text` is none of these.
+    Raise ValueError, which says what a duration should be, when `text` is none of these.
     """
     if isinstance(text, Duration):
         return text
-    if isinstance(text, bool) or not isinstance(text, int | float | str):
-        raise ValueError(f"not a duration: {text!r}; write 30ep, 5000st or 1000000im")
-    if isinstance(text, str):
-        match = _PATTERN.fullmatch(text.strip())
-        if match is None:
-            raise ValueError(f"not a duration: '{text}'; write 30ep, 5000st or 1000000im")
-        number, unit = float(match[1]), match[2]
-    else:
-        number, unit = float(text), bare
+    unit = bare
+    number = math.nan
+    if isinstance(text, str) and (match := _PATTERN.fullmatch(text.strip())) is not None:
+        number, unit = float(match[1]), match[2]  # type: ignore[assignment]
+    elif isinstance(text, int | float) and not isinstance(text, bool):
+        number = float(text) if abs(text) < 1e300 else math.inf
     if not math.isfinite(number) or number < 0:
-        raise ValueError(f"not a duration: {text!r} is not a finite length of 0 or more")
+        raise ValueError("should be a duration such as 30ep, 5000st or 1000000im")
     if unit != "ep" and number != int(number):
-        raise ValueError(f"not a duration: {text!r}; only epochs may have a fraction")
-    return Duration(number, unit)  # type: ignore[arg-type]
+        raise ValueError("should be a whole number of steps or images; only epochs may have a fraction")
+    return Duration(number, unit)

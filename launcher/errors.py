@@ -33,8 +33,8 @@ class RecipeError(UserError):
     """Every problem of a recipe. `lines`: one `file:line: path: what, nearest valid name` each."""
 
     def __init__(self, lines: list[str]) -> None:
-        super().__init__("\n".join(lines))
-        self.lines = lines
+        self.lines = [_on_one_line(line) for line in lines]
+        super().__init__("\n".join(self.lines))
 
 
 class RunError(UserError):
@@ -47,6 +47,11 @@ class DataError(UserError):
 
 class CheckpointError(LauncherError):
     """A checkpoint is incomplete or damaged. The message names the file."""
+
+
+def _on_one_line(text: str) -> str:
+    """Line ends and control characters, which a recipe's keys and values may hold, as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -102,12 +102,11 @@ def _record(t: Training, step: int, rank_loss: Tensor, ids: list[int]) -> None:
     loss = t.strategy.sum(rank_loss.clone()).item() / t.strategy.world.size
     epoch = t.plan.epoch(step) + 1
     figures: Figures = {"loss": loss, "lr": t.optimizer.param_groups[0]["lr"], **t.watch.lap()}
+    samples = {"samples": [i for part in t.strategy.gather(ids) for i in part]} if t.recipe.log.samples else {}
+    t.journal.write("train", step, epoch, **figures, **samples)
     if t.plan.is_record(step):
         t.console.train(step, epoch, figures)
         t.wandb.log(step, epoch, "train", figures)
-    if t.recipe.log.samples:
-        figures["samples"] = [i for rank_ids in t.strategy.gather(ids) for i in rank_ids]
-    t.journal.write("train", step, epoch, **figures)
     for failure in t.wandb.take_failures():
         t.journal.write("event", step, epoch, name="wandb_failed", message=failure)
         t.console.say(failure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -62,7 +63,9 @@ class Counts:
 
 
 def is_better(metric: str, value: float, best: float) -> bool:
-    """Losses fall, fractions rise."""
+    """Losses fall, fractions rise; anything is better than a loss that is not a number."""
+    if math.isnan(best):
+        return not math.isnan(value)
     return value < best if metric == "loss" else value > best
 
 

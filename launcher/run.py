@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launcher.errors import RunError
-from launcher.log.journal import read_journal
+from launcher.log.journal import JOURNAL_NAME, read_journal
 from launcher.recipe.lock import LOCK_NAME, find_differences, is_allowed, read_lock
 from launcher.recipe.schema import Recipe
 
 SUMMARY_NAME = "summary.json"
 IN_USE = ".in-use"
 FINISHED = ("done", "stopped")
+BEFORE_LOCK = {IN_USE, "logs", "checkpoints", "pictures", "wandb", JOURNAL_NAME, SUMMARY_NAME}
+ASIDE = ".before-"
+"""In the name of a folder that `--fresh` has moved out of the way."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,19 @@ def open_run(recipe: Recipe, fresh: bool = False, allowed: Iterable[str] = ()) -
     path = Path(recipe.run.dir)
     if (path / LOCK_NAME).exists():
         return _move_aside(path) if fresh else _continue(path, recipe, tuple(allowed))
-    if path.is_dir() and any(name.name not in (IN_USE, "logs") for name in path.iterdir()):
+    if not _is_free(path):
         raise RunError(f"{path}: is not a run folder and not empty; choose another run.dir")
     return _make(path)
+
+
+def _is_free(path: Path) -> bool:
+    """Whether nothing that counts is in it, only what a run leaves that failed before its recipe was locked."""
+    if not path.is_dir():
+        return True
+    checkpoints = path / "checkpoints"
+    return {each.name for each in path.iterdir()} <= BEFORE_LOCK and not (
+        checkpoints.exists() and any(checkpoints.iterdir())
+    )
 
 
 def read_summary(path: Path) -> dict[str, Any]:
@@ -78,22 +91,28 @@ def read_summary(path: Path) -> dict[str, Any]:
 
 def _continue(path: Path, recipe: Recipe, allowed: tuple[str, ...]) -> RunFolder:
     in_use = _claim(path)
-    if in_use is None:
-        raise RunError(f"{path}: another process is running it; wait for it, or choose another run.dir")
-    differences = find_differences(read_lock(path), recipe)
-    refused = {key: values for key, values in differences.items() if not is_allowed(key, allowed)}
-    if refused:
+    try:
+        differences = find_differences(read_lock(path), recipe)
+        _check_changes(path, differences, allowed)
+    except RunError:
         os.close(in_use)
-        shown = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in refused.items())
-        allow = " ".join(f"--allow-change {key}" for key in refused)
-        raise RunError(f"{path}: its recipe has changed: {shown}; add {allow} to go on, or --fresh to start anew")
+        raise
     finished = read_summary(path).get("status") in FINISHED and not differences
     return RunFolder(path, _read_id(path), "finished" if finished else "resumed", differences, in_use)
 
 
+def _check_changes(path: Path, differences: dict[str, tuple[Any, Any]], allowed: tuple[str, ...]) -> None:
+    refused = {key: values for key, values in differences.items() if not is_allowed(key, allowed)}
+    if refused:
+        shown = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in refused.items())
+        allow = " ".join(f"--allow-change {key}" for key in refused)
+        raise RunError(f"{path}: its recipe has changed: {shown}; add {allow} to go on, or --fresh to start anew")
+
+
 def _find_unfinished(recipe: Recipe) -> RunFolder | None:
     """The newest run of exactly this recipe that nobody is running and that has not finished."""
-    for path in sorted(_home(recipe).glob(f"*/{LOCK_NAME}"), reverse=True):
+    locks = [path for path in _home(recipe).glob(f"*/{LOCK_NAME}") if ASIDE not in path.parent.name]
+    for path in sorted(locks, key=lambda path: path.stat().st_mtime_ns, reverse=True):
         try:
             run = _continue(path.parent, recipe, ())
         except RunError:
@@ -110,8 +129,6 @@ def _make(path: Path) -> RunFolder:
     except OSError as error:
         raise RunError(f"{path}: cannot be made ({error.strerror}); choose another run.dir") from None
     in_use = _claim(path)
-    if in_use is None:
-        raise RunError(f"{path}: another process is running it; wait for it, or choose another run.dir")
     run = RunFolder(path, secrets.token_hex(4), "new", {}, in_use)
     for folder in (run.checkpoints, run.logs, run.pictures):
         folder.mkdir(exist_ok=True)
@@ -120,10 +137,14 @@ def _make(path: Path) -> RunFolder:
 
 def _move_aside(path: Path) -> RunFolder:
     in_use = _claim(path)
-    if in_use is None:
-        raise RunError(f"{path}: another process is running it; wait for it, or choose another run.dir")
-    path.rename(path.with_name(f"{path.name}.before-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"))
-    os.close(in_use)
+    path = path.absolute()
+    aside = path.with_name(f"{path.name}{ASIDE}{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
+    try:
+        path.rename(aside)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be moved aside ({error.strerror}); choose another run.dir") from None
+    finally:
+        os.close(in_use)
     return _make(path)
 
 
@@ -144,14 +165,20 @@ def _new_path(recipe: Recipe) -> Path:
     return _home(recipe) / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
 
 
-def _claim(path: Path) -> int | None:
-    """An open, locked file; None when another process has it."""
-    file = os.open(path / IN_USE, os.O_RDWR | os.O_CREAT, 0o644)
+def _claim(path: Path) -> int:
+    """An open, locked file. Raise RunError when another process has it."""
+    try:
+        file = os.open(path / IN_USE, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({error.strerror}); choose another run.dir") from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         os.close(file)
-        return None
+        raise RunError(f"{path}: another process is running it; wait for it, or choose another run.dir") from None
+    except OSError as error:
+        os.close(file)
+        raise RunError(f"{path}: cannot be locked ({error.strerror}); choose a run.dir on another disk") from None
     return file
 
 

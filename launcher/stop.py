@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import signal
+import time
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
+ECHO_S = 5.0
+"""SLURM signals torchrun and its workers alike, and torchrun passes it on: within this time it is the same signal."""
+
 
 class StopRequest:
-    """`wanted` is the name of the signal that came, or None. The same signal again ends the process at once."""
+    """`wanted` is the name of the signal that came, or None. The same signal again, later, ends the process at once."""
 
     def __init__(self) -> None:
         self.wanted: str | None = None
+        self._first_s: dict[int, float] = {}
         for number in SIGNALS:
             signal.signal(number, self._ask)
 
     def _ask(self, number: int, _frame: FrameType | None) -> None:
         self.wanted = signal.Signals(number).name
-        signal.signal(number, signal.SIG_DFL)
+        now_s = time.monotonic()
+        if now_s - self._first_s.setdefault(number, now_s) > ECHO_S:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)

@@ -22,7 +22,7 @@ from launcher.fit import Status, fit, measure
 from launcher.log.console import Console
 from launcher.log.journal import read_journal
 from launcher.log.ranks import LOGGER, log_warnings, open_rank_log
-from launcher.metrics import Counts
+from launcher.metrics import Figures
 from launcher.models.freeze import frozen_sha256
 from launcher.models.zoo import check_backbone
 from launcher.recipe.lock import write_lock
@@ -162,28 +162,33 @@ def _say_start(t: Training, progress: Progress) -> None:
 
 
 def _finish(t: Training, progress: Progress, status: Status, frozen: str | None) -> int:
-    """Measure the best weights on the test split, write everything down, and leave."""
-    test: Counts | None = None
-    if status != "preempted":
-        checkpoint.load_weights(t.run.checkpoints / "best", t.judged, ema=t.ema is not None)
-        split = "test" if "test" in t.plan.num_eval else "valid" if "valid" in t.plan.num_eval else None
-        final = measure(t, split, progress.step) if split is not None else None
-        if final is not None and split is not None:
-            figures = final.figures(t.classes)
-            t.wandb.log_evaluation(progress.step, split, figures, t.classes, final.confusion_KK.tolist())
-            if split == "test":
-                test = final
-                t.console.evaluation(split, progress.best.epoch if progress.best else 0, figures, False)
-        grid = t.run.pictures / "augmented.png"
-        if grid.exists():
-            t.wandb.log_picture(progress.step, "augmented", grid)
+    """Measure the best weights, write everything down, leave the other processes."""
     code = EXIT_RESUMABLE if status == "preempted" else EXIT_DONE
+    final = {} if status == "preempted" else _measure_best(t, progress)
     _leave(t, progress, status, code)
     if t.strategy.world.is_first:
-        summary = write_summary(t, status, progress, test.figures(t.classes) if test else None, frozen)
+        summary = write_summary(t, status, progress, final.get("test"), frozen)
         t.console.table(str(t.recipe.run.name), summary_rows(summary, str(t.run.path)))
+        if status == "preempted":
+            t.console.say("stopped as asked; the same command goes on from here")
     t.strategy.close()
     return code
+
+
+def _measure_best(t: Training, progress: Progress) -> dict[str, Figures]:
+    """Figures of the best checkpoint on the test split, or on valid where there is no test; shown and sent to W&B."""
+    checkpoint.load_weights(t.run.checkpoints / "best", t.judged, ema=t.ema is not None)
+    split = next((split for split in ("test", "valid") if split in t.plan.num_eval), None)
+    if split is None or progress.best is None:
+        return {}
+    counts = measure(t, split, progress.step)
+    figures = counts.figures(t.classes)
+    if split == "test":
+        t.console.evaluation(split, progress.best.epoch, figures, is_best=True)
+    t.wandb.log_evaluation(progress.step, split, figures, t.classes, counts.confusion_KK.tolist())
+    if (t.run.pictures / "augmented.png").exists():
+        t.wandb.log_picture(progress.step, "augmented", t.run.pictures / "augmented.png")
+    return {split: figures}
 
 
 def _leave(t: Training, progress: Progress, status: str, code: int) -> None:

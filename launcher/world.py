@@ -54,8 +54,10 @@ def read_world(environment: Mapping[str, str]) -> World:
     values: dict[str, int] = {}
     for field in fields(World):
         text = environment.get(table[field.name])
-        if text is not None:
+        if text is not None and field.name != "local_size":
             values[field.name] = _whole_number(table[field.name], text)
+    if (text := environment.get(table["local_size"])) is not None:
+        values["local_size"] = _tasks_on_node(table["local_size"], text, values.get("node", 0))
     values.setdefault("local_size", values["size"])
     world = World(**values)
     if not (0 <= world.rank < world.size and 0 <= world.local_rank < world.local_size <= world.size):
@@ -67,11 +69,18 @@ def read_world(environment: Mapping[str, str]) -> World:
     return world
 
 
+def _tasks_on_node(name: str, text: str, node: int) -> int:
+    """`text` is a number, or SLURM's list `4(x2),1`: four tasks on each of two nodes and one on the third."""
+    tasks: list[int] = []
+    for part in text.split(","):
+        number, _, times = part.removesuffix(")").partition("(x")
+        tasks += [_whole_number(name, number)] * min(_whole_number(name, times or "1"), node + 1)
+    return tasks[min(node, len(tasks) - 1)]
+
+
 def _whole_number(name: str, text: str) -> int:
-    """`text` may be SLURM's `4(x2)`: four tasks on each of two nodes."""
-    digits = text.split("(")[0].split(",")[0]
-    if not digits.isdigit():
+    if not (text.isascii() and text.isdigit()):
         raise UserError(
-            f"environment variable {name}={text} is not a whole number; start with accelerate launch or srun"
+            f"environment variable {name}: '{text}' is not a whole number; start with accelerate launch or srun"
         )
-    return int(digits)
+    return int(text)

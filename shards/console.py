@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from types import TracebackType
 
 from rich.console import Console
@@ -13,15 +14,18 @@ from rich.table import Table
 from shards.manifest import Manifest
 from shards.progress import Progress
 
+PLAIN_EVERY_S = 10.0
+
 
 class ConsoleProgress(Progress):
-    """A bar a task on a terminal; elsewhere one plain line each time a tenth of a task is done."""
+    """A bar a task on a terminal; elsewhere a plain line every PLAIN_EVERY_S and at the end of a task."""
 
     def __init__(self) -> None:
         console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bars = Bars(*columns, console=console) if console.is_terminal else None
         self._tasks: dict[str, TaskID] = {}
+        self._last_line_s = time.monotonic()
 
     def __enter__(self) -> ConsoleProgress:
         if self._bars:
@@ -39,8 +43,9 @@ class ConsoleProgress(Progress):
             if task not in self._tasks:
                 self._tasks[task] = self._bars.add_task(task, total=total)
             self._bars.update(self._tasks[task], completed=done)
-        elif done * 10 // total != (done - 1) * 10 // total:
-            print(f"{task}: {done}/{total}", file=sys.stderr)
+        elif done == total or time.monotonic() - self._last_line_s > PLAIN_EVERY_S:
+            self._last_line_s = time.monotonic()
+            print(f"{task}: {done:,} of {total:,}", file=sys.stderr)
 
     def note(self, line: str) -> None:
         if self._bars:

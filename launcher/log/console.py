@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
+import io
+import os
+import sys
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from launcher.metrics import Figures
+if TYPE_CHECKING:
+    from launcher.metrics import Figures
 
-PLAIN_WIDTH = 120
-"""Columns of the final table where there is no terminal to ask."""
+PLAIN_WIDTH = 1000
+"""Columns where there is no terminal to ask: nothing is wrapped, and a table takes only what it needs."""
 
 Row = tuple[str, str]
 
 
 class _FiguresColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(str(task.fields.get("figures", "")))
+        return Text(str(task.fields.get("figures", "")), no_wrap=True, overflow="ellipsis")
 
 
 class Console:
     """Speaks on stdout. `total_steps`: length of the run; `steps_per_epoch`: to name the epoch."""
 
     def __init__(self, total_steps: int, steps_per_epoch: int) -> None:
-        self._console = RichConsole(highlight=False, soft_wrap=True)
-        if not self._console.is_terminal:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # a class name that the terminal cannot show must not end a run
+        is_live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"  # rich would let FORCE_COLOR decide
+        self._console = RichConsole(highlight=False, markup=False, emoji=False, soft_wrap=True, force_terminal=is_live)
+        if not is_live:
             self._console.width = PLAIN_WIDTH
         self._total_steps = total_steps
         self._num_epochs = -(-total_steps // steps_per_epoch)
         self._start: tuple[float, int] | None = None
         self._progress: Progress | None = None
-        if self._console.is_terminal:
+        if is_live:
             title, bar, steps, left = (
                 TextColumn("{task.description}"),
                 BarColumn(20),
@@ -45,7 +53,7 @@ class Console:
             self._task = self._progress.add_task("epoch 0", total=total_steps)
 
     def say(self, text: str) -> None:
-        self._console.print(text, markup=False)
+        self._console.print(text)
 
     def train(self, step: int, epoch: int, figures: Figures) -> None:
         """One train record: `loss`, `lr`, `images_per_s`, `data_wait_frac`."""
@@ -57,7 +65,7 @@ class Console:
         )
         title = f"epoch {epoch}/{self._num_epochs}"
         if self._progress is None:
-            self.say(f"{title}  step {step}/{self._total_steps}  {words}  {self._eta(step)}")
+            self.say(f"{title}  step {step}/{self._total_steps}  {words}{self._eta(step)}")
         else:
             self._progress.start()
             self._progress.update(self._task, completed=step, description=title, figures=words)
@@ -65,15 +73,17 @@ class Console:
     def evaluation(self, split: str, epoch: int, figures: Figures, is_best: bool) -> None:
         self.say(
             f"epoch {epoch}/{self._num_epochs}  {split}  loss {figures['loss']:.4f}  top-1 {figures['top1_frac']:.2%}  "
-            f"top-5 {figures['top5_frac']:.2%}  {figures['num_images']:,} images{'  best so far' if is_best else ''}"
+            f"top-5 {figures['top5_frac']:.2%}  {figures['num_images']:,} images{'  best' if is_best else ''}"
         )
 
     def table(self, title: str, rows: Sequence[Row]) -> None:
         self.close()
         table = Table(title=title, show_header=False, title_justify="left")
+        table.add_column()
+        table.add_column(overflow="fold")
         for name, value in rows:
-            table.add_row(name, Text(value))
-        self._console.print(table)
+            table.add_row(name, value)
+        self._console.print(table, soft_wrap=False)
 
     def close(self) -> None:
         """Take the live line away."""
@@ -86,7 +96,7 @@ class Console:
         if step <= first:
             return ""
         left_s = (time.monotonic() - since) / (step - first) * (self._total_steps - step)
-        return f"left {int(left_s // 3600)}:{int(left_s % 3600 // 60):02d}:{int(left_s % 60):02d}"
+        return f"  left {int(left_s // 3600)}:{int(left_s % 3600 // 60):02d}:{int(left_s % 60):02d}"
 
 
 class NoConsole(Console):

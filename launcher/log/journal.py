@@ -6,6 +6,7 @@ checkpoint or event. After a resume the steps since the checkpoint appear again:
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -29,7 +30,11 @@ class Journal:
 
     def write(self, kind: Kind, step: int, epoch: int, **figures: Any) -> None:
         record = {"step": step, "epoch": epoch, "kind": kind, "time_s": round(time.time(), 3), **figures}
-        os.write(self._file, (json.dumps(_finite(record), allow_nan=False) + "\n").encode())
+        line = (json.dumps(_finite(record), allow_nan=False) + "\n").encode()
+        size = os.fstat(self._file).st_size
+        if os.write(self._file, line) < len(line):
+            os.ftruncate(self._file, size)  # or the next record would hang on to this half
+            raise OSError(errno.ENOSPC, "no space left for the journal")
 
     def close(self) -> None:
         os.close(self._file)
@@ -51,10 +56,10 @@ class NoJournal(Journal):
 def read_journal(folder: Path) -> list[Record]:
     """All whole records; [] when there is no journal."""
     try:
-        text = (folder / JOURNAL_NAME).read_bytes()
+        content = (folder / JOURNAL_NAME).read_bytes()
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in text.split(b"\n")[:-1]]
+    return [json.loads(line) for line in content.split(b"\n")[:-1]]
 
 
 def _cut_torn_tail(path: Path) -> None:

@@ -17,11 +17,14 @@ IMAGENET_CLASSES = 1000
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
-# Auxiliary classifiers are left out: their outputs are not trained here, and DDP would wait for their gradients.
-CONSTRUCTOR_OPTIONS: dict[str, dict[str, Any]] = {
-    "googlenet": {"aux_logits": False, "init_weights": True},
-    "inception_v3": {"aux_logits": False, "init_weights": True},
+RANDOM_OPTIONS: dict[str, dict[str, Any]] = {
+    "googlenet": {"init_weights": True},
+    "inception_v3": {"init_weights": True},
 }
+"""Without pretrained weights these warn unless they are told how to begin; with them they refuse to be told."""
+
+AUXILIARY = ("aux1", "aux2", "AuxLogits")
+"""Classifiers that googlenet and inception_v3 have beside the last one, for training only."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def check_backbone(backbone: Backbone) -> list[Problem]:
         return [Problem("backbone.name", what, ("backbone.name",))]
     if backbone.name == "lenet" or backbone.weights == "none":
         return []
-    entries = [*torchvision.models.get_model_weights(backbone.name).__members__, "DEFAULT"]
+    entries = list(torchvision.models.get_model_weights(backbone.name).__members__)
     if backbone.weights in entries:
         return []
     what = f"{backbone.name} has no weights '{backbone.weights}'{nearest(backbone.weights, [*entries, 'none'])}"
@@ -63,18 +66,34 @@ def build_model(backbone: Backbone, num_outputs: int) -> Network:
     """
     if backbone.name == "lenet":
         return replace_head(LeNet(IMAGENET_CLASSES), backbone.head, num_outputs)
-    options = CONSTRUCTOR_OPTIONS.get(backbone.name, {})
-    weights = (
-        None if backbone.weights == "none" else torchvision.models.get_model_weights(backbone.name)[backbone.weights]
-    )
+    model = _load_pretrained(backbone) if backbone.weights != "none" else _start_random(backbone.name)
+    _remove_auxiliary(model)
+    return replace_head(model, backbone.head, num_outputs)
+
+
+def _start_random(name: str) -> nn.Module:
+    model: nn.Module = torchvision.models.get_model(name, weights=None, **RANDOM_OPTIONS.get(name, {}))
+    return model
+
+
+def _load_pretrained(backbone: Backbone) -> nn.Module:
+    weights = torchvision.models.get_model_weights(backbone.name)[backbone.weights]
     try:
-        model = torchvision.models.get_model(backbone.name, weights=weights, **options)
-    except OSError as error:
+        model: nn.Module = torchvision.models.get_model(backbone.name, weights=weights)
+    except (OSError, RuntimeError) as error:  # RuntimeError: what came does not have the hash that torchvision expects
         raise UserError(
             f"backbone.weights: {backbone.name} {backbone.weights} cannot be downloaded ({error}); "
             "run once where there is a network, or set backbone.weights=none"
         ) from None
-    return replace_head(model, backbone.head, num_outputs)
+    return model
+
+
+def _remove_auxiliary(model: nn.Module) -> None:
+    """Their outputs are not trained here, and DDP would wait for their gradients."""
+    for name in AUXILIARY:
+        if hasattr(model, name):
+            setattr(model, name, None)
+            model.aux_logits = False  # type: ignore[assignment]
 
 
 def replace_head(model: nn.Module, head: Head, num_outputs: int) -> Network:
@@ -98,12 +117,15 @@ def replace_head(model: nn.Module, head: Head, num_outputs: int) -> Network:
 
 def _build_head(head: Head, num_inputs: int, num_outputs: int, layer: Any) -> nn.Module:
     """One plain layer, or hidden layers each followed by activation and dropout."""
-    dropout: list[nn.Module] = [nn.Dropout(head.dropout)] if head.dropout else []
-    if not head.hidden and not dropout:
+    if not head.hidden and not head.dropout:
         last: nn.Module = layer(num_inputs, num_outputs)
         return last
-    modules = [] if head.hidden else [*dropout]
+    modules: list[nn.Module] = []
     for width in head.hidden:
-        modules += [layer(num_inputs, width), ACTIVATIONS[head.activation](), *dropout]
+        modules += [layer(num_inputs, width), ACTIVATIONS[head.activation]()]
+        if head.dropout:
+            modules.append(nn.Dropout(head.dropout))
         num_inputs = width
+    if not head.hidden:
+        modules.append(nn.Dropout(head.dropout))
     return nn.Sequential(*modules, layer(num_inputs, num_outputs))

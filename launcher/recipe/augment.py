@@ -13,6 +13,7 @@ class Resize(Section):
     """Scale with antialiasing, bilinear."""
 
     op: Literal["resize"]
+    """Which operation."""
     size: Size
     """Pixels. One number: the shorter side, keeping the shape. [height, width]: exactly that."""
 
@@ -21,6 +22,7 @@ class CenterCrop(Section):
     """Cut out the middle; smaller images get a black border."""
 
     op: Literal["center_crop"]
+    """Which operation."""
     size: Size
     """Pixels."""
 
@@ -29,6 +31,7 @@ class RandomCrop(Section):
     """Cut out a random window."""
 
     op: Literal["random_crop"]
+    """Which operation."""
     size: Size
     """Pixels."""
     padding: Annotated[int, Field(ge=0, le=1024)] = 0
@@ -39,6 +42,7 @@ class RandomResizedCrop(Section):
     """Cut out a window of random area and shape and scale it, with antialiasing, to one size."""
 
     op: Literal["random_resized_crop"]
+    """Which operation."""
     size: Size
     """Pixels of the result."""
     scale: tuple[Positive, Positive] = (0.08, 1.0)
@@ -51,6 +55,7 @@ class Rotation(Section):
     """Turn about the middle by a random angle, bilinear; corners become black."""
 
     op: Literal["rotation"]
+    """Which operation."""
     degrees: Annotated[float, Field(gt=0.0, le=180.0)]
     """Angles are uniform in [-degrees, degrees]."""
 
@@ -59,6 +64,7 @@ class HorizontalFlip(Section):
     """Mirror left and right."""
 
     op: Literal["horizontal_flip"]
+    """Which operation."""
     p: Annotated[Fraction, Field(gt=0.0)] = 0.5
     """Share of the images that are flipped."""
 
@@ -67,6 +73,7 @@ class VerticalFlip(Section):
     """Mirror top and bottom."""
 
     op: Literal["vertical_flip"]
+    """Which operation."""
     p: Annotated[Fraction, Field(gt=0.0)] = 0.5
     """Share of the images that are flipped."""
 
@@ -76,6 +83,8 @@ TrainOp = Annotated[
     Resize | CenterCrop | RandomCrop | RandomResizedCrop | Rotation | HorizontalFlip | VerticalFlip,
     Field(discriminator="op"),
 ]
+RANDOM_OPS = ("random_crop", "random_resized_crop", "rotation", "horizontal_flip", "vertical_flip")
+"""What a TrainOp can be and an EvalOp cannot."""
 Channels = tuple[float, float, float]
 Spreads = tuple[Positive, Positive, Positive]
 

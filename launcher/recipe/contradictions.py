@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from launcher.recipe.augment import EvalOp, TrainOp
+from launcher.recipe.fields import Section
 from launcher.recipe.schema import Bce, Recipe, Sgd
 from shards.manifest import ShardsError
 from shards.sources import check_source_name
@@ -28,7 +29,7 @@ def find_contradictions(recipe: Recipe) -> list[Problem]:
 
 def _in_backbone(recipe: Recipe) -> Iterator[Problem]:
     head = recipe.backbone.head
-    if not head.hidden and "activation" in head.model_fields_set:
+    if not head.hidden and _is_set(head, "activation"):
         yield _problem("has no effect without hidden layers", "backbone.head.activation", "backbone.head.hidden")
     if recipe.backbone.freeze == "backbone" and recipe.strategy.sync_batchnorm:
         yield _problem(
@@ -44,7 +45,7 @@ def _in_data(recipe: Recipe) -> Iterator[Problem]:
         if data.dir is None:
             yield _problem("needed when there is no data.source to pack from", "data.dir", "data.source")
         for key in ("root", "classes", "split", "split_seed", "max_side", "images_per_shard", "download"):
-            if key in data.model_fields_set:
+            if _is_set(data, key):
                 yield _problem(
                     "has no effect without data.source: shards in data.dir are packed already",
                     f"data.{key}",
@@ -57,7 +58,7 @@ def _in_data(recipe: Recipe) -> Iterator[Problem]:
         yield _problem(str(error), "data.source")
     if not data.source.startswith("torchvision:"):
         for key in ("root", "download"):
-            if key in data.model_fields_set:
+            if _is_set(data, key):
                 yield _problem(
                     f"has no effect on {data.source}, only on torchvision sources", f"data.{key}", "data.source"
                 )
@@ -69,6 +70,8 @@ def _in_data(recipe: Recipe) -> Iterator[Problem]:
         yield _problem("either images per class or fractions, not both", "data.split")
     if (total := sum(n for n in numbers if isinstance(n, float))) > 1 + 1e-9:
         yield _problem(f"fractions add up to {total:g}, more than 1", "data.split")
+    elif "rest" in shares and total > 1 - 1e-9:
+        yield _problem("fractions add up to 1: nothing is left for the rest", "data.split")
     if data.split is not None and "train" not in data.split:
         yield _problem("gives no images to train; add train: rest", "data.split")
 
@@ -112,11 +115,17 @@ def _in_strategy(recipe: Recipe) -> Iterator[Problem]:
 def _in_train(recipe: Recipe) -> Iterator[Problem]:
     train = recipe.train
     if train.micro_batch is not None and train.global_batch % train.micro_batch:
+        near = max(d for d in range(1, min(train.micro_batch, train.global_batch) + 1) if train.global_batch % d == 0)
         yield _problem(
-            f"{train.micro_batch} does not divide train.global_batch {train.global_batch}",
+            f"{train.micro_batch} does not divide train.global_batch {train.global_batch}; try {near}",
             "train.micro_batch",
             "train.global_batch",
         )
+
+
+def _is_set(section: Section, key: str) -> bool:
+    """Whether `key` has another value than its default: a lock writes out every default."""
+    return bool(getattr(section, key) != type(section).model_fields[key].default)
 
 
 def _problem(what: str, path: str, *others: str) -> Problem:

@@ -5,8 +5,14 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic.json_schema import GenerateJsonSchema
 
 from launcher.duration import Duration, parse_duration
+
+
+class _Schema(GenerateJsonSchema):
+    def encode_default(self, dft: Any) -> Any:
+        return str(dft) if isinstance(dft, Duration) else super().encode_default(dft)
 
 
 class Section(BaseModel):
@@ -15,6 +21,11 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True, title=None
     )
+
+    @classmethod
+    def model_json_schema(cls, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """As pydantic's own, with durations as a recipe writes them."""
+        return super().model_json_schema(*arguments, **{"schema_generator": _Schema, **options})
 
 
 def _positive_duration(value: object) -> Duration:
@@ -35,16 +46,15 @@ def _as_written(duration: Duration) -> str:
     return str(duration)
 
 
-_DURATION_SCHEMA: dict[str, Any] = {
-    "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^\d+(\.\d+)?\s*(ep|st|im)$"}],
-    "examples": ["30ep", "5000st"],
-}
+_TEXT_SCHEMA: dict[str, Any] = {"type": "string", "pattern": r"^\d+(\.\d+)?\s*(ep|st|im)$"}
+_LENGTH_SCHEMA: dict[str, Any] = {"anyOf": [{"type": "number", "minimum": 0}, _TEXT_SCHEMA]}
+_INTERVAL_SCHEMA: dict[str, Any] = {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, _TEXT_SCHEMA]}
 
 Length = Annotated[
     Duration,
     BeforeValidator(parse_duration),
     PlainSerializer(_as_written),
-    WithJsonSchema(_DURATION_SCHEMA),
+    WithJsonSchema(_LENGTH_SCHEMA),
 ]
 """`30ep` epochs, `5000st` optimizer steps, `1000000im` images; a bare number is epochs; 0 is none."""
 
@@ -52,7 +62,7 @@ Interval = Annotated[
     Duration,
     BeforeValidator(_positive_duration),
     PlainSerializer(_as_written),
-    WithJsonSchema(_DURATION_SCHEMA),
+    WithJsonSchema(_INTERVAL_SCHEMA),
 ]
 """A Length above 0; a bare number is epochs."""
 
@@ -60,7 +70,7 @@ StepInterval = Annotated[
     Duration,
     BeforeValidator(_steps_or_duration),
     PlainSerializer(_as_written),
-    WithJsonSchema(_DURATION_SCHEMA),
+    WithJsonSchema(_INTERVAL_SCHEMA),
 ]
 """A Length above 0; a bare number is optimizer steps."""
 

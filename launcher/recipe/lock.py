@@ -27,7 +27,7 @@ def read_lock(folder: Path) -> dict[str, Any]:
     path = folder / LOCK_NAME
     try:
         data, _ = read_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, YamlError) as error:
+    except (OSError, UnicodeDecodeError, YamlError) as error:
         raise RunError(f"{path}: cannot be read ({error}); start anew with --fresh") from None
     if not isinstance(data, dict):
         raise RunError(f"{path}: not a recipe; start anew with --fresh")

@@ -133,7 +133,8 @@ def _find_problems(recipe: Recipe, world_size: int, num_images: Mapping[str, int
         problems.append(Problem(path, what, (path,)))
 
     if num_train == 0:
-        add("data.dir", f"has no train split; it has {', '.join(num_images) or 'no images'}")
+        there = ", ".join(split for split, num in num_images.items() if num) or "no images"
+        add("data.dir", f"has no train split; it has {there}")
     elif train.global_batch > num_train and recipe.data.last_batch == "drop":
         add(
             "train.global_batch",
@@ -146,9 +147,11 @@ def _find_problems(recipe: Recipe, world_size: int, num_images: Mapping[str, int
         )
     elif train.micro_batch and (train.global_batch // world_size) % train.micro_batch:
         rank_batch = train.global_batch // world_size
-        divisors = ", ".join(str(d) for d in range(1, rank_batch + 1) if rank_batch % d == 0)
-        what = f"{train.micro_batch} does not divide the {rank_batch} images of one process; valid: {divisors}"
-        add("train.micro_batch", what)
+        near = max(d for d in range(1, min(train.micro_batch, rank_batch) + 1) if rank_batch % d == 0)
+        add(
+            "train.micro_batch",
+            f"{train.micro_batch} does not divide the {rank_batch} images of one process; try {near}",
+        )
     if isinstance(recipe.loss, Bce) and num_classes != 2:
         add("loss.name", f"bce needs two classes, the data has {num_classes}; use cross_entropy")
     if train.best_metric == "top5_frac" and num_classes <= 5:

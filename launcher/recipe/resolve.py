@@ -52,15 +52,16 @@ def _default_folder(data: Data) -> str:
 def debug_recipe(recipe: Recipe, folder: Path) -> Recipe:
     """The same recipe as one small CPU run in `folder`: a handful of batches, no threads, no W&B, random weights.
 
-    Shards that are there are used; otherwise synthetic ones with the recipe's number of classes are packed in `folder`.
+    Shards that are there are used; otherwise synthetic ones, with the recipe's number of classes, are packed beside
+    `folder`.
     """
     num_classes = (
         len(recipe.data.classes) if recipe.data.classes is not None else 2 if recipe.loss.name == "bce" else 10
     )
     data = recipe.data.model_copy(update={"workers": 0})
     if not (Path(str(data.dir)) / "manifest.json").exists():
-        synthetic = {"source": f"synthetic:{num_classes}x8", "dir": str(folder / "shards"), "split": None, "root": None}
-        data = data.model_copy(update=synthetic)
+        synthetic = {"source": f"synthetic:{num_classes}x8", "dir": f"{folder}-shards", "split": None}
+        data = data.model_copy(update={**synthetic, "root": None, "download": True})
     batch = min(DEBUG_BATCH, recipe.train.global_batch)
     return recipe.model_copy(
         update={

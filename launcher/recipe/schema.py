@@ -93,6 +93,7 @@ class CrossEntropy(Section):
     """Softmax cross-entropy."""
 
     name: Literal["cross_entropy"]
+    """Which loss."""
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of the target spread evenly over all classes, in training."""
 
@@ -101,6 +102,7 @@ class Bce(Section):
     """Binary cross-entropy on one logit; the data must have two classes."""
 
     name: Literal["bce"]
+    """Which loss."""
 
 
 Loss = Annotated[CrossEntropy | Bce, Field(discriminator="name")]
@@ -123,6 +125,7 @@ class Sgd(Optimizer):
     """Stochastic gradient descent."""
 
     name: Literal["sgd"]
+    """Which optimizer."""
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     """0: none."""
     nesterov: bool = False
@@ -133,6 +136,7 @@ class Adam(Optimizer):
     """`adam` adds weight decay to the gradient; `adamw` decays the weights themselves."""
 
     name: Literal["adam", "adamw"]
+    """Which optimizer."""
     beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     """Decay of the gradient's mean."""
     beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
@@ -148,6 +152,7 @@ class Constant(Section):
     """One learning rate."""
 
     name: Literal["constant"]
+    """Which schedule."""
     warmup: Length = Duration(0, "ep")
     """Linear rise from 0 over this length."""
 
@@ -156,6 +161,7 @@ class Step(Section):
     """Multiply by `gamma` at regular intervals."""
 
     name: Literal["step"]
+    """Which schedule."""
     every: Interval
     """Length between two drops."""
     gamma: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
@@ -168,6 +174,7 @@ class Cosine(Section):
     """Fall along half a cosine to `end_factor`."""
 
     name: Literal["cosine"]
+    """Which schedule."""
     end_factor: Fraction = 0.0
     """Share of the learning rate at the end."""
     warmup: Length = Duration(0, "ep")
@@ -178,6 +185,7 @@ class OneCycle(Section):
     """Rise along a cosine from lr / 25, then fall to lr / 250,000 (Smith, Topin 2018)."""
 
     name: Literal["onecycle"]
+    """Which schedule."""
     warmup: Interval | None = None
     """Length of the rise. null: 30 % of the training."""
 

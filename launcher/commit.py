@@ -1,0 +1,105 @@
+"""Step folders that are whole or not there: hashed, renamed when complete, found again, pruned. Needs no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from launcher.errors import CheckpointError
+from shards.manifest import fsync_folder, write_atomically
+
+HASHES = "hashes.json"
+READ_BYTES = 1 << 20
+
+
+def commit(temporary: Path, final: Path) -> None:
+    """Write the hash of every file, bring all to the disk, and give the folder its name."""
+    hashes = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
+    for path in temporary.iterdir():
+        _fsync(path)
+    write_atomically(temporary / HASHES, json.dumps(hashes, indent=1).encode())
+    if final.exists():  # only ever one that was found damaged
+        shutil.rmtree(final)
+    temporary.rename(final)
+    fsync_folder(final.parent)
+
+
+def find_newest(folder: Path, report: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint whose files all have their hash."""
+    for path in _newest_first(folder):
+        try:
+            check_folder(path)
+        except CheckpointError as error:
+            report(f"{error}; skipped, trying the one before")
+        else:
+            return path
+    return None
+
+
+def check_folder(path: Path) -> None:
+    """Raise CheckpointError naming the first file that is missing or not what was written."""
+    for name, sha256 in read_hashes(path).items():
+        check_file(path / name, sha256)
+
+
+def check_file(file: Path, sha256: str) -> None:
+    try:
+        if _sha256(file) == sha256:
+            return
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from None
+    raise CheckpointError(f"{file}: damaged: its hash is not the one written")
+
+
+def read_hashes(path: Path) -> dict[str, str]:
+    try:
+        hashes = json.loads((path / HASHES).read_text())
+    except (OSError, ValueError):
+        hashes = None
+    if not isinstance(hashes, dict) or "model.safetensors" not in hashes:
+        raise CheckpointError(f"{path}: no readable {HASHES}")
+    return hashes
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    """Step folders, complete or not."""
+    return sorted(folder.glob("step-*"), reverse=True)
+
+
+def prune(folder: Path, newest: str, keep: int) -> None:
+    """Leave the `keep` newest and the best. What is newer than `newest` was found damaged when the run came back."""
+    for leftover in folder.glob(".step-*"):
+        shutil.rmtree(leftover)
+    best = (folder / "best").resolve()
+    steps = _newest_first(folder)
+    written = [path for path in steps if path.name <= newest]
+    for path in {*steps} - {*written[:keep]}:
+        if path.resolve() != best:
+            # Renamed first: a deletion that is cut short leaves nothing that looks like a checkpoint.
+            doomed = path.with_name(f".{path.name}.old")
+            path.rename(doomed)
+            shutil.rmtree(doomed)
+
+
+def point(folder: Path, name: str, target: str) -> None:
+    temporary = folder / f".{name}.tmp"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    temporary.replace(folder / name)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(READ_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,173 @@
+"""A W&B server on loopback: as much of GraphQL and file_stream as wandb 0.31 needs for a run that may resume."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any
+
+Variables = dict[str, Any]
+
+
+@dataclass
+class Run:
+    """What the server knows of a run; `files`: name -> line number -> line."""
+
+    name: str
+    project: str
+    fields: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, dict[int, str]] = field(default_factory=dict)
+    exit_code: int | None = None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {k: v["value"] for k, v in json.loads(self.fields["config"]).items() if k != "_wandb"}
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for _, line in sorted(self.files.get("wandb-history.jsonl", {}).items())]
+
+    def bucket(self) -> dict[str, Any]:
+        entity = {"id": "e1", "name": "someone"}
+        project = {"id": "p1", "internalId": "1", "name": self.project, "entity": entity}
+        return {"id": self.node, "name": self.name, "displayName": self.name, "sweepName": None, "project": project} | {
+            "historyLineCount": len(self.history),
+            "config": self.fields.get("config", "{}"),
+            "tags": self.fields.get("tags") or [],
+        }
+
+    def resume_status(self) -> dict[str, Any]:
+        def tail(name: str) -> str:
+            return json.dumps([line for _, line in sorted(self.files.get(name, {}).items())][-1:])
+
+        return self.bucket() | {
+            "summaryMetrics": "{}",
+            "logLineCount": 0,
+            "eventsLineCount": len(self.files.get("wandb-events.jsonl", {})),
+            "historyTail": tail("wandb-history.jsonl"),
+            "eventsTail": tail("wandb-events.jsonl"),
+            "wandbConfig": '{"t": {"1": []}}',
+        }
+
+    @property
+    def node(self) -> str:
+        return base64.b64encode(f"Run:v1:{self.name}".encode()).decode()
+
+
+class WandbServer:
+    """`with WandbServer() as server`: serves until the end of the block. `fault`: None, an HTTP status, or "hang"."""
+
+    def __init__(self, fault: int | str | None = None) -> None:
+        self.fault = fault
+        self.runs: dict[str, Run] = {}
+        self.unknown: list[str] = []
+        self._released = threading.Event()
+        handler = type("Handler", (_Handler,), {"state": self})
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+
+    def __enter__(self) -> WandbServer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self._released.set()
+        self._http.shutdown()
+        self._http.server_close()
+
+    def hang(self) -> None:
+        self._released.wait(60)
+
+    def answer(self, operation: str, v: Variables) -> dict[str, Any] | None:
+        """The `data` of a GraphQL reply; None for what it does not know."""
+        known: dict[str, Callable[[Variables], dict[str, Any]]] = {
+            "ServerFeaturesQuery": lambda v: {"serverInfo": {"features": []}},
+            "Viewer": lambda v: {"viewer": {"id": "u1", "entity": "someone", "username": "someone", "flags": "{}"}},
+            "UpsertBucket": self._upsert,
+            "RunResumeStatus": self._resume_status,
+            "RunStoppedStatus": lambda v: {"project": {"run": {"stopped": False}}},
+            "OrganizationCoreWeaveOrganizationID": lambda v: {"entity": None},
+            "CreateRunFiles": self._create_files,
+            "MarkRunFilesUploaded": lambda v: {"markRunFilesUploaded": {"success": True}},
+        }
+        if operation not in known:
+            self.unknown.append(operation)
+            return None
+        return known[operation](v)
+
+    def _upsert(self, v: Variables) -> dict[str, Any]:
+        inserted = v["name"] not in self.runs
+        run = self.runs.setdefault(v["name"], Run(v["name"], v["project"]))
+        run.fields |= {key: value for key, value in v.items() if value is not None}
+        return {"upsertBucket": {"bucket": run.bucket(), "inserted": inserted}}
+
+    def _resume_status(self, v: Variables) -> dict[str, Any]:
+        run = self.runs.get(v["name"])
+        bucket = run.resume_status() if run is not None else None
+        return {
+            "model": {"id": "m1", "name": v["project"], "entity": {"id": "e1", "name": "someone"}, "bucket": bucket}
+        }
+
+    def _create_files(self, v: Variables) -> dict[str, Any]:
+        files = [{"name": name, "uploadUrl": f"{self.url}/storage/{name}"} for name in v["files"]]
+        return {"createRunFiles": {"runID": "x", "uploadHeaders": [], "files": files}}
+
+    def stream(self, name: str, sent: dict[str, Any]) -> None:
+        run = self.runs[name]
+        for file, chunk in (sent.get("files") or {}).items():
+            lines = run.files.setdefault(file, {})
+            lines.update({chunk.get("offset", 0) + i: line for i, line in enumerate(chunk.get("content", []))})
+        if sent.get("complete"):
+            run.exit_code = sent.get("exitcode", 0)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    state: WandbServer
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the name in the standard library
+        pass
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.headers.get("Content-Encoding") == "gzip":
+            body = gzip.decompress(body)
+        if self.state.fault == "hang":
+            self.state.hang()
+        elif isinstance(self.state.fault, int):
+            self._reply({"errors": [{"message": "out of order"}]}, self.state.fault)
+        elif self.path == "/graphql":
+            self._graphql(json.loads(body))
+        elif found := re.fullmatch(r"/files/[^/]+/[^/]+/([^/]+)/file_stream", self.path):
+            self.state.stream(found[1], json.loads(body))
+            self._reply({"limits": {}})
+        else:
+            self.state.unknown.append(self.path)
+            self._reply({}, 404)
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self._reply({})
+
+    def _graphql(self, asked: dict[str, Any]) -> None:
+        found = re.search(r"(?:query|mutation)\s+(\w+)", asked["query"])
+        data = self.state.answer(found[1] if found else asked["query"], asked.get("variables") or {})
+        self._reply({"data": data} if data is not None else {"errors": [{"message": "unknown"}], "data": None})
+
+    def _reply(self, reply: dict[str, Any], status: int = 200) -> None:
+        data = json.dumps(reply).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)

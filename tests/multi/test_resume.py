@@ -1,0 +1,128 @@
+"""Killed or asked to stop, the same command goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import random
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.runs import DIGITS, events, finish, run, start, stop_after, summary, train, train_records, wait_until
+
+TOTAL_STEPS = 78
+
+
+def settings(digits: Path) -> list[str]:
+    return [f"data.dir={digits}", "log.samples=true", "train.epochs=2", "checkpoint.every=7st", "run.dir=run"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
+    """A run that nobody disturbed."""
+    cwd = tmp_path_factory.mktemp("whole")
+    train(DIGITS, *settings(digits), cwd=cwd)
+    return cwd / "run"
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "checkpoints" / "last" / "model.safetensors").read_bytes()
+
+
+def assert_same_training(found: Path, expected: Path) -> None:
+    records = train_records(found)
+    assert sorted(records) == list(range(1, TOTAL_STEPS + 1))
+    for step, record in train_records(expected).items():
+        assert records[step]["samples"] == record["samples"]
+        assert records[step]["loss"] == record["loss"]
+
+
+def test_killed_at_random_steps(tmp_path: Path, digits: Path, whole: Path) -> None:
+    folder = tmp_path / "run"
+    kills = sorted(random.sample(range(3, TOTAL_STEPS - 5), 2))
+    for step in kills:
+        ended = stop_after(start([DIGITS, *settings(digits)], tmp_path), folder, step, signal.SIGKILL)
+        assert ended.code == -signal.SIGKILL, f"kills at {kills}"
+    train(DIGITS, *settings(digits), cwd=tmp_path)
+    assert_same_training(folder, whole)
+    assert weights(folder) == weights(whole)
+    resumed = events(folder, "resumed")
+    assert len(resumed) == 2
+    assert {record["wandb_id"] for record in resumed} == {summary(folder)["wandb"]["id"]}
+    assert summary(folder)["test"] == summary(whole)["test"]
+
+
+def test_asked_to_stop_and_continued(tmp_path: Path, digits: Path, whole: Path) -> None:
+    folder = tmp_path / "run"
+    ended = stop_after(start([DIGITS, *settings(digits)], tmp_path), folder, 20, signal.SIGTERM)
+    assert ended.code == 75, ended.err
+    assert summary(folder)["status"] == "preempted"
+    stopped_at = summary(folder)["steps_done"]
+    assert 20 <= stopped_at < TOTAL_STEPS
+    train(DIGITS, *settings(digits), cwd=tmp_path)
+    assert [record["step"] for record in events(folder, "resumed")] == [stopped_at]
+    assert_same_training(folder, whole)
+    assert weights(folder) == weights(whole)
+
+
+def test_two_processes_continue_what_one_began(tmp_path: Path, digits: Path, whole: Path) -> None:
+    folder = tmp_path / "run"
+    stop_after(start([DIGITS, *settings(digits)], tmp_path), folder, 30, signal.SIGTERM)
+    train(DIGITS, *settings(digits), cwd=tmp_path, processes=2)
+    records = train_records(folder)
+    for step, record in train_records(whole).items():
+        assert records[step]["samples"] == record["samples"]
+        assert records[step]["loss"] == pytest.approx(record["loss"], rel=1e-3)
+
+
+def test_two_processes_stop_together(tmp_path: Path, digits: Path) -> None:
+    folder = tmp_path / "run"
+    stop_after(start([DIGITS, *settings(digits)], tmp_path, processes=2), folder, 10, signal.SIGTERM)
+    assert summary(folder)["status"] == "preempted"
+    train(DIGITS, *settings(digits), cwd=tmp_path, processes=2)
+    assert summary(folder)["status"] == "done"
+    assert sorted(train_records(folder)) == list(range(1, TOTAL_STEPS + 1))
+
+
+def test_finished_run_is_left_alone_and_fresh_starts_anew(tmp_path: Path, digits: Path) -> None:
+    short = [f"data.dir={digits}", "train.epochs=4st", "run.dir=run", "log.wandb.mode=disabled"]
+    train(DIGITS, *short, cwd=tmp_path)
+    before = (tmp_path / "run" / "journal.jsonl").read_bytes()
+    again = train(DIGITS, *short, cwd=tmp_path)
+    assert "this run is finished; --fresh starts anew" in again.out
+    assert (tmp_path / "run" / "journal.jsonl").read_bytes() == before
+    train(DIGITS, *short, "--fresh", cwd=tmp_path)
+    kept = [path for path in tmp_path.glob("run.before-*") if (path / "journal.jsonl").read_bytes() == before]
+    assert len(kept) == 1
+    assert len(events(tmp_path / "run", "started")) == 1
+
+
+def test_changed_recipe_is_refused_then_allowed(tmp_path: Path, digits: Path) -> None:
+    short: list[str | Path] = [DIGITS, f"data.dir={digits}", "run.dir=run", "log.wandb.mode=disabled"]
+    train(*short, "train.epochs=4st", cwd=tmp_path)
+    refused = run(*short, "train.epochs=8st", "optim.lr=0.01", cwd=tmp_path)
+    assert refused.code == 2
+    assert refused.err == (
+        "launcher: run: its recipe has changed: optim.lr 0.002 -> 0.01, train.epochs '4st' -> '8st'; "
+        "add --allow-change optim.lr --allow-change train.epochs to go on, or --fresh to start anew\n"
+    )
+    changes = ["--allow-change", "optim.lr", "--allow-change", "train.epochs"]
+    train(*short, "train.epochs=8st", "optim.lr=0.01", *changes, cwd=tmp_path)
+    assert summary(tmp_path / "run")["steps_done"] == 8
+    assert events(tmp_path / "run", "resumed")[0]["changes"] == {
+        "optim.lr": [0.002, 0.01],
+        "train.epochs": ["4st", "8st"],
+    }
+
+
+def test_two_runs_cannot_share_a_folder(tmp_path: Path, digits: Path) -> None:
+    words: list[str | Path] = [DIGITS, *settings(digits), "train.epochs=30"]
+    first = start(words, tmp_path)
+    try:
+        wait_until(lambda: bool(train_records(tmp_path / "run")), first)
+        second = run(*words, cwd=tmp_path)
+        assert second.code == 2
+        assert second.err == "launcher: run: another process is running it; wait for it, or choose another run.dir\n"
+    finally:
+        first.kill()
+        finish(first)

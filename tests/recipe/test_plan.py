@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from launcher.recipe.parse import PLAIN
+from launcher.recipe.plan import Plan, PlanError, make_plan
+from launcher.recipe.schema import Recipe
+from tests.recipe.right import QUICK
+
+SMALL = st.integers(1, 12)
+
+
+def recipe(**sections: dict[str, Any]) -> Recipe:
+    """A plain recipe; `name` in a section replaces it, other keys are added to it."""
+    changed = {name: keys if "name" in keys else {**PLAIN.get(name, {}), **keys} for name, keys in sections.items()}
+    return Recipe.model_validate_json(json.dumps({**PLAIN, **changed}))
+
+
+def plan_of(recipe: Recipe, world_size: int = 1, num_classes: int = 10, **num_images: int) -> Plan:
+    return make_plan(recipe, world_size, num_images or {"train": 100, "valid": 10, "test": 20}, num_classes)
+
+
+def problems_of(recipe: Recipe, world_size: int = 1, num_classes: int = 10, **num_images: int) -> list[str]:
+    with pytest.raises(PlanError) as raised:
+        plan_of(recipe, world_size, num_classes, **num_images)
+    return [problem.path for problem in raised.value.problems]
+
+
+@QUICK
+@given(world_size=SMALL, micro_batch=SMALL, accumulation=SMALL, num_train=st.integers(1, 5000), wraps=st.booleans())
+def test_numbers_of_a_plan_fit_together(
+    world_size: int, micro_batch: int, accumulation: int, num_train: int, wraps: bool
+) -> None:
+    global_batch = world_size * micro_batch * accumulation
+    wanted = recipe(
+        train={"global_batch": global_batch, "micro_batch": micro_batch},
+        data={"last_batch": "wrap" if wraps else "drop"},
+    )
+    if global_batch > num_train and not wraps:
+        assert problems_of(wanted, world_size, train=num_train) == ["train.global_batch"]
+        return
+    plan = plan_of(wanted, world_size, train=num_train)
+    assert plan.rank_batch * plan.world_size == plan.global_batch == global_batch
+    assert (plan.accumulation, plan.micro_batch) == (accumulation, micro_batch)
+    seen = plan.steps_per_epoch * global_batch
+    assert seen == num_train - plan.dropped_per_epoch + plan.wrapped_per_epoch
+    assert 0 <= plan.dropped_per_epoch < global_batch
+    assert 0 <= plan.wrapped_per_epoch < global_batch
+    assert plan.dropped_per_epoch == 0 or not wraps
+    assert plan.wrapped_per_epoch == 0 or wraps
+    assert plan.steps_per_epoch >= 1
+
+
+@QUICK
+@given(world_size=SMALL, global_batch=st.integers(1, 100))
+def test_every_process_has_the_same_share_or_there_is_no_plan(world_size: int, global_batch: int) -> None:
+    wanted = recipe(train={"global_batch": global_batch})
+    if global_batch % world_size:
+        assert problems_of(wanted, world_size) == ["train.global_batch"]
+    else:
+        plan = plan_of(wanted, world_size)
+        assert (plan.rank_batch, plan.micro_batch, plan.accumulation) == (global_batch // world_size,) * 2 + (1,)
+
+
+@QUICK
+@given(wrong=st.integers(1, 200), world_size=st.integers(1, 30))
+def test_global_batch_that_is_proposed_is_right(wrong: int, world_size: int) -> None:
+    try:
+        plan_of(recipe(train={"global_batch": wrong}), world_size, train=10_000)
+        proposed = wrong
+    except PlanError as error:
+        proposed = int(error.problems[0].what.rpartition(" ")[2])
+    assert proposed % world_size == 0
+    assert abs(proposed - wrong) <= max(world_size - wrong, world_size // 2)
+
+
+@QUICK
+@given(rank_batch=st.integers(1, 60), micro_batch=st.integers(1, 80))
+def test_micro_batch_that_is_proposed_is_right(rank_batch: int, micro_batch: int) -> None:
+    # Made by copying: the recipe's own check does not know how many processes there will be.
+    wanted = recipe(train={"global_batch": 2 * rank_batch})
+    wanted = wanted.model_copy(update={"train": wanted.train.model_copy(update={"micro_batch": micro_batch})})
+    try:
+        proposed = plan_of(wanted, 2, train=1000).micro_batch
+    except PlanError as error:
+        proposed = int(error.problems[0].what.rpartition(" ")[2])
+    assert rank_batch % proposed == 0
+    assert proposed <= micro_batch
+
+
+@QUICK
+@given(world_size=SMALL, eval_batch=SMALL, num_valid=st.integers(1, 500))
+def test_evaluation_covers_the_split_in_the_fewest_equal_steps(
+    world_size: int, eval_batch: int, num_valid: int
+) -> None:
+    wanted = recipe(train={"global_batch": world_size, "eval_batch": eval_batch})
+    plan = plan_of(wanted, world_size, train=100, valid=num_valid)
+    at_once = world_size * eval_batch
+    assert (plan.eval_steps("valid") - 1) * at_once < num_valid <= plan.eval_steps("valid") * at_once
+
+
+@QUICK
+@given(
+    epochs=st.floats(0.01, 20),
+    every=st.floats(0.01, 5),
+    global_batch=st.integers(1, 50),
+    num_train=st.integers(50, 400),
+)
+def test_every_interval_is_at_least_one_step(epochs: float, every: float, global_batch: int, num_train: int) -> None:
+    plan = plan_of(
+        recipe(
+            train={"epochs": epochs, "global_batch": global_batch, "evaluate_every": every},
+            checkpoint={"every": every},
+            schedule={"name": "step", "every": every},
+        ),
+        train=num_train,
+    )
+    assert plan.total_steps >= 1
+    assert min(plan.evaluate_every_steps, plan.checkpoint_every_steps, plan.drop_every_steps) >= 1
+    assert plan.is_evaluation(plan.total_steps)
+    assert plan.is_checkpoint(plan.total_steps)
+    assert plan.is_record(plan.total_steps)
+
+
+@QUICK
+@given(global_batch=st.integers(1, 60), num_train=st.integers(60, 300), epochs=st.integers(1, 5))
+def test_epochs_are_equally_long(global_batch: int, num_train: int, epochs: int) -> None:
+    plan = plan_of(recipe(train={"epochs": epochs, "global_batch": global_batch}), train=num_train)
+    of_steps = [plan.epoch(step) for step in range(1, plan.total_steps + 1)]
+    assert of_steps == [epoch for epoch in range(epochs) for _ in range(plan.steps_per_epoch)]
+
+
+def test_durations_become_steps() -> None:
+    plan = plan_of(
+        recipe(
+            train={"epochs": "3ep", "global_batch": 8, "evaluate_every": "0.5ep"},
+            schedule={"name": "cosine", "warmup": "40im"},
+            checkpoint={"every": "7st"},
+            log={"every": 5},
+        ),
+    )
+    assert (plan.steps_per_epoch, plan.total_steps, plan.dropped_per_epoch) == (12, 36, 4)
+    assert (plan.evaluate_every_steps, plan.warmup_steps) == (6, 5)
+    assert (plan.checkpoint_every_steps, plan.log_every_steps, plan.drop_every_steps) == (7, 5, 0)
+    assert [step for step in range(1, 37) if plan.is_checkpoint(step)] == [7, 14, 21, 28, 35, 36]
+    assert [step for step in range(1, 37) if plan.is_evaluation(step)] == [6, 12, 18, 24, 30, 36]
+    assert [step for step in range(1, 37) if plan.is_record(step)] == [5, 10, 15, 20, 25, 30, 35, 36]
+
+
+def test_wrapping_a_batch_larger_than_the_data() -> None:
+    plan = plan_of(recipe(train={"global_batch": 64}, data={"last_batch": "wrap"}), train=10)
+    assert (plan.steps_per_epoch, plan.wrapped_per_epoch, plan.dropped_per_epoch) == (1, 54, 0)
+
+
+def test_data_that_fits_is_neither_dropped_nor_wrapped() -> None:
+    for last_batch in ("drop", "wrap"):
+        plan = plan_of(recipe(train={"global_batch": 25}, data={"last_batch": last_batch}))
+        assert (plan.steps_per_epoch, plan.wrapped_per_epoch, plan.dropped_per_epoch) == (4, 0, 0)
+
+
+def test_no_regular_checkpoints() -> None:
+    plan = plan_of(recipe(checkpoint={"every": None}))
+    assert plan.checkpoint_every_steps == 0
+    assert [step for step in range(1, 101) if plan.is_checkpoint(step)] == [100]
+
+
+def test_onecycle_rises_for_three_tenths_unless_told() -> None:
+    assert plan_of(recipe(schedule={"name": "onecycle"})).warmup_steps == 30
+    assert plan_of(recipe(schedule={"name": "onecycle", "warmup": "7st"})).warmup_steps == 7
+
+
+def test_splits_without_images_are_not_evaluated() -> None:
+    assert plan_of(recipe(), train=10, valid=0, test=5).num_eval == {"test": 5}
+
+
+def test_eval_batch_is_the_micro_batch_unless_told() -> None:
+    assert plan_of(recipe(train={"global_batch": 8, "micro_batch": 2}), 2).eval_batch == 2
+    assert plan_of(recipe(train={"global_batch": 8, "eval_batch": 50}), 2).eval_batch == 50
+
+
+@pytest.mark.parametrize(
+    ("sections", "num_images", "note"),
+    [
+        ({"schedule": {"name": "step", "every": "9ep"}}, {}, "schedule.every 9ep is not shorter than the training"),
+        ({"schedule": {"name": "cosine", "warmup": "1ep"}}, {}, "schedule.warmup 1ep is not shorter than the training"),
+        ({"backbone": {"freeze": "backbone"}}, {}, "backbone.freeze holds random weights"),
+        ({}, {"train": 10, "test": 5}, "no valid split"),
+        (
+            {"schedule": {"name": "onecycle"}, "train": {"patience": 1}},
+            {},
+            "train.patience may end a onecycle schedule",
+        ),
+    ],
+)
+def test_what_surprises_is_noted(sections: dict[str, Any], num_images: dict[str, int], note: str) -> None:
+    if "backbone" in sections:
+        sections = {"backbone": {"name": "lenet", **sections["backbone"]}}
+    [found] = plan_of(recipe(**sections), **num_images).notes
+    assert found.startswith(note)
+
+
+def test_plain_plan_has_nothing_to_note() -> None:
+    assert plan_of(recipe()).notes == ()
+
+
+def test_plan_error_says_everything() -> None:
+    with pytest.raises(PlanError, match=r"data.dir: has no train split; it has no images"):
+        make_plan(recipe(), 1, {}, 10)

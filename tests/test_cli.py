@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launcher.cli import run
+from launcher.recipe.schema import Recipe
+from tests.runs import DIGITS
+
+
+def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["required"] == ["backbone", "data", "augment", "optim", "train"]
+
+
+def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    out = capsys.readouterr().out
+    for word in ("check", "schema", "--debug", "--fresh", "--allow-change"):
+        assert word in out
+
+
+def test_missing_recipe_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    missing = DIGITS.with_name("lenet_digit.yaml")
+    assert run([str(missing)]) == 2
+    assert capsys.readouterr().err == f"launcher: {missing}: no such recipe; did you mean '{DIGITS}'?\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--debgu", str(DIGITS)], ["check"], [str(DIGITS), "--fresh=maybe"]])
+def test_wrong_arguments_are_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("launcher: ")
+    assert len(captured.err.splitlines()) == 1
+
+
+def test_every_problem_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([str(DIGITS), "train.epohcs=3", "optim.lr=-1"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("launcher: command line: ") for line in lines)
+
+
+def test_check_prints_the_plan(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["check", str(DIGITS), f"data.dir={digits}", "--processes", "4"]) == 0
+    out = capsys.readouterr().out
+    for name, value in (("rank_batch", "8"), ("steps_per_epoch", "39"), ("total_steps", "1,170")):
+        assert any(name in line and value in line for line in out.splitlines())
+
+
+def test_check_names_what_will_not_run(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["check", str(DIGITS), f"data.dir={digits}", "--processes", "5"]) == 2
+    err = capsys.readouterr().err
+    assert "train.global_batch: 32 cannot be shared equally by 5 processes; try 30" in err
+    assert err.startswith(f"launcher: {DIGITS}:")
+
+
+def test_unknown_backbone_names_the_nearest(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["check", str(DIGITS), "backbone.name=resnet55"]) == 2
+    assert "command line: backbone.name: no such model 'resnet55'; did you mean 'resnet50'?" in capsys.readouterr().err
+
+
+def test_light_commands_do_not_load_torch() -> None:
+    code = "import sys, launcher.cli; launcher.cli.run(['schema']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_the_schema_of_a_recipe_is_that_of_the_class() -> None:
+    assert set(Recipe.model_fields) == {
+        "run", "backbone", "data", "augment", "loss", "optim", "schedule", "strategy", "train", "checkpoint", "log"
+    }  # fmt: skip

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import pytest
+
+from launcher.errors import CheckpointError, DataError, LauncherError, RecipeError, RunError, UserError, nearest
+
+
+def test_recipe_error_has_a_line_a_problem() -> None:
+    error = RecipeError(["a.yaml:1: x: wrong", "a.yaml:2: y: wrong"])
+    assert str(error) == "a.yaml:1: x: wrong\na.yaml:2: y: wrong"
+    assert error.lines == ["a.yaml:1: x: wrong", "a.yaml:2: y: wrong"]
+
+
+def test_a_line_of_a_recipe_error_stays_one_line() -> None:
+    error = RecipeError(["größe\n\x1b[31m\u2028\udcff"])
+    assert error.lines == ["größe\\n\\x1b[31m\\u2028\\udcff"]
+    assert str(error).splitlines() == error.lines
+
+
+@pytest.mark.parametrize("kind", [RecipeError, RunError, DataError])
+def test_what_the_user_can_mend_is_a_user_error(kind: type[Exception]) -> None:
+    assert issubclass(kind, UserError)
+
+
+def test_a_damaged_checkpoint_is_no_user_error() -> None:
+    assert issubclass(CheckpointError, LauncherError)
+    assert not issubclass(CheckpointError, UserError)
+
+
+@pytest.mark.parametrize(
+    ("name", "valid", "words"),
+    [
+        ("epoch", ["epochs", "patience"], "; did you mean 'epochs'?"),
+        ("zzz", ["b", "a"], "; valid: a, b"),
+        ("zzz", [], ""),
+        ("zzz", [f"n{i:02d}" for i in range(13)], f"; valid: {', '.join(f'n{i:02d}' for i in range(12))}, ..."),
+        ("zzz", [f"n{i:02d}" for i in range(12)], f"; valid: {', '.join(f'n{i:02d}' for i in range(12))}"),
+    ],
+)
+def test_nearest(name: str, valid: list[str], words: str) -> None:
+    assert nearest(name, valid) == words

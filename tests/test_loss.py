@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from launcher.loss import build_loss, class_scores, count_outputs
+from launcher.recipe.schema import Bce, CrossEntropy
+
+PLAIN = CrossEntropy(name="cross_entropy")
+SMOOTH = CrossEntropy(name="cross_entropy", label_smoothing=0.1)
+BCE = Bce(name="bce")
+
+
+OUTPUTS_BK = torch.randn(6, 5, generator=torch.Generator().manual_seed(0)) * 3
+LABELS_B = torch.tensor([0, 1, 2, 3, 4, 0])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_cross_entropy_is_minus_the_log_of_the_softmax(training: bool) -> None:
+    losses_B = build_loss(PLAIN, training)(OUTPUTS_BK, LABELS_B)
+    torch.testing.assert_close(losses_B, -OUTPUTS_BK.softmax(1)[range(6), LABELS_B].log())
+
+
+def test_smoothing_spreads_the_target_in_training_only() -> None:
+    target_BK = 0.9 * F.one_hot(LABELS_B, 5) + 0.1 / 5
+    smooth_B = -(target_BK * OUTPUTS_BK.log_softmax(1)).sum(1)
+    torch.testing.assert_close(build_loss(SMOOTH, training=True)(OUTPUTS_BK, LABELS_B), smooth_B)
+    plain_B = build_loss(PLAIN, training=False)(OUTPUTS_BK, LABELS_B)
+    torch.testing.assert_close(build_loss(SMOOTH, training=False)(OUTPUTS_BK, LABELS_B), plain_B)
+    assert not torch.allclose(smooth_B, plain_B)
+
+
+def test_bce_is_the_cross_entropy_of_two_classes_with_one_logit() -> None:
+    logits_B1 = torch.tensor([[-2.0], [0.5], [3.0], [40.0]])
+    labels_B = torch.tensor([0, 1, 0, 1])
+    losses_B = build_loss(BCE, training=True)(logits_B1, labels_B)
+    torch.testing.assert_close(losses_B, F.cross_entropy(class_scores(logits_B1), labels_B, reduction="none"))
+    torch.testing.assert_close(
+        losses_B, F.binary_cross_entropy_with_logits(logits_B1[:, 0], labels_B.float(), reduction="none")
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_losses_of_half_precision_are_computed_in_full(dtype: torch.dtype) -> None:
+    for section, outputs in ((PLAIN, OUTPUTS_BK.to(dtype)), (BCE, OUTPUTS_BK[:, :1].to(dtype))):
+        losses_B = build_loss(section, training=True)(outputs, LABELS_B % 2)
+        assert losses_B.dtype == torch.float32
+        torch.testing.assert_close(losses_B, build_loss(section, training=True)(outputs.float(), LABELS_B % 2))
+
+
+def test_scores_of_one_logit_predict_class_1_when_it_is_positive() -> None:
+    assert class_scores(torch.tensor([[-0.1], [0.1]])).argmax(1).tolist() == [0, 1]
+    scores_BK = torch.rand(2, 3)
+    assert class_scores(scores_BK) is scores_BK
+
+
+def test_outputs_are_one_a_class_or_one_in_all() -> None:
+    assert (count_outputs(PLAIN, 7), count_outputs(BCE, 2)) == (7, 1)

@@ -1,0 +1,189 @@
+"""The program as a user runs it, on one process: what it leaves behind, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+from sklearn.datasets import load_sample_images
+
+from launcher.recipe.parse import load_recipe
+from shards.sources import PackOptions
+from shards.write import pack
+from tests.runs import DIGITS, RECIPES, events, journal, run, summary, train, train_records
+
+ANIMALS = ("bear", "chimp", "giraffe", "gorilla", "llama", "ostrich", "porcupine", "skunk", "triceratops", "zebra")
+
+
+def quick(digits: Path, steps: int = 6) -> list[str]:
+    return [f"data.dir={digits}", "run.dir=run", f"train.epochs={steps}st", "log.every=1", "log.wandb.mode=disabled"]
+
+
+def without_source(recipe: Path) -> str:
+    """The recipe for shards that are there already."""
+    return re.sub(r"^  (source|split): .*\n", "", recipe.read_text(), flags=re.MULTILINE).replace("data:", "data: {}")
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder a class, 71 to 80 JPEG crops of real photographs in each."""
+    root = tmp_path_factory.mktemp("photographs")
+    pictures = [Image.fromarray(pixels) for pixels in load_sample_images().images]
+    random = np.random.default_rng(0)
+    for k, name in enumerate(ANIMALS):
+        (root / name).mkdir()
+        for i in range(71 + k):
+            width, height = (int(side) for side in random.integers(64, 160, 2))
+            left, top = int(random.integers(0, 640 - width)), int(random.integers(0, 427 - height))
+            crop = pictures[(i + k) % 2].crop((left, top, left + width, top + height))
+            crop.save(root / name / f"{i:03d}.jpg")
+    return root
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_debug_runs_every_recipe_to_the_end(tmp_path: Path, recipe: Path) -> None:
+    ended = train(recipe, "--debug", cwd=tmp_path)
+    folder = tmp_path / "runs" / recipe.stem / "debug"
+    found = summary(folder)
+    assert found["status"] == "done"
+    assert found["device"] == "cpu"
+    assert found["wandb"]["mode"] == "disabled"
+    assert found["test"]["num_images"] == found["valid"]["num_images"] > 0 or recipe.stem == "alexnet_hymenoptera"
+    assert (folder / "checkpoints" / "best" / "model.safetensors").exists()
+    assert "top-1" in ended.out
+
+
+def test_job_a_on_a_folder_of_pictures(tmp_path: Path, photographs: Path) -> None:
+    recipe = RECIPES / "resnet50_caltech.yaml"
+    train(recipe, f"data.source=imagefolder:{photographs}", "backbone.weights=none", "train.epochs=2st", "run.dir=run",
+          "log.every=1", "augment.train.0.size=64", "augment.train.3.size=56", "augment.eval.0.size=64",
+          "augment.eval.1.size=56", "log.wandb.mode=disabled", cwd=tmp_path)  # fmt: skip
+    found = summary(tmp_path / "run")
+    rest = sum(71 + k - 70 for k in range(10))
+    assert (found["valid"]["num_images"], found["test"]["num_images"]) == (100, rest)
+    assert list(found["test"]["per_class"]) == list(ANIMALS)
+    assert [figures["num_images"] for figures in found["valid"]["per_class"].values()] == [10] * 10
+    plan = events(tmp_path / "run", "started")[0]["plan"]
+    assert (plan["num_train"], plan["steps_per_epoch"], plan["wrapped_per_epoch"]) == (600, 19, 8)
+    assert found["frozen_sha256"] is not None
+
+
+def test_the_lock_is_the_recipe_of_an_equal_run(tmp_path: Path, digits: Path) -> None:
+    train(DIGITS, *quick(digits), "log.samples=true", cwd=tmp_path)
+    lock = tmp_path / "run" / "recipe.lock.yaml"
+    assert load_recipe(lock).recipe.train.global_batch == 32
+    train(lock, "run.dir=again", cwd=tmp_path)
+    first, again = train_records(tmp_path / "run"), train_records(tmp_path / "again")
+    assert [(r["samples"], r["loss"]) for r in first.values()] == [(r["samples"], r["loss"]) for r in again.values()]
+
+
+def test_default_folder_is_named_after_the_recipe(tmp_path: Path, digits: Path) -> None:
+    words = [word for word in quick(digits) if not word.startswith("run.dir")]
+    train(DIGITS, *words, cwd=tmp_path)
+    train(DIGITS, *words, cwd=tmp_path)
+    folders = list((tmp_path / "runs" / "lenet_digits").iterdir())
+    assert [summary(folder)["status"] for folder in folders] == ["done", "done"]
+
+
+def test_moving_average_is_what_is_evaluated(tmp_path: Path, digits: Path) -> None:
+    train(DIGITS, *quick(digits, 12), "optim.ema_decay=0.9", cwd=tmp_path)
+    best = tmp_path / "run" / "checkpoints" / "best"
+    average, weights = load_file(best / "ema.safetensors"), load_file(best / "model.safetensors")
+    assert average.keys() == weights.keys()
+    assert not average["fc3.weight"].equal(weights["fc3.weight"])
+
+
+def test_patience_ends_a_run_that_does_not_improve(tmp_path: Path, digits: Path) -> None:
+    train(DIGITS, *quick(digits, 60), "optim.lr=1e-12", "train.evaluate_every=2st", "train.patience=3", cwd=tmp_path)
+    found = summary(tmp_path / "run")
+    assert (found["status"], found["steps_done"], found["best"]["step"]) == ("stopped", 8, 2)
+    evaluations = [r for r in journal(tmp_path / "run") if r["kind"] == "eval" and r["split"] == "valid"]
+    assert [record["step"] for record in evaluations] == [2, 4, 6, 8]
+
+
+def test_one_logit(tmp_path: Path) -> None:
+    words = ["data.source=synthetic:2x30x32", "data.split=null", "loss={name: bce}", "train.global_batch=8"]
+    train(DIGITS, *words, "run.dir=run", "train.epochs=3", "log.wandb.mode=disabled", cwd=tmp_path)
+    weights = load_file(tmp_path / "run" / "checkpoints" / "best" / "model.safetensors")
+    assert weights["fc3.weight"].shape == (1, 84)
+    assert summary(tmp_path / "run")["test"]["num_images"] > 0
+
+
+def test_data_without_valid_and_test(tmp_path: Path) -> None:
+    ended = train(DIGITS, "data.split={train: rest}", "train.epochs=3st", "run.dir=run", "log.wandb.mode=disabled",
+                  cwd=tmp_path)  # fmt: skip
+    assert "note: no valid split" in ended.out
+    found = summary(tmp_path / "run")
+    assert found["valid"] is None
+    assert "test" not in found
+    assert (tmp_path / "run" / "checkpoints" / "best").resolve().name == "step-00000003"
+
+
+def test_tars_of_gnu_tar_are_trained_on(tmp_path: Path) -> None:
+    source = tmp_path / "files" / "deep.er"
+    source.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for i in range(48):
+        image = random.integers(0, 255, (40, 36, 3), dtype=np.uint8)
+        Image.fromarray(image).save(source / f"photo-{i:02d}.jpg")
+        (source / f"photo-{i:02d}.json").write_text(json.dumps({"label": "cat" if i % 2 else "dog"}))
+    (tmp_path / "tars").mkdir()
+    tar = ["tar", "cf", str(tmp_path / "tars" / "train-0.tar"), "--sort=name", "deep.er"]
+    subprocess.run(tar, cwd=source.parent, check=True)
+    index = [sys.executable, "-m", "shards", "index", "tars"]
+    subprocess.run(index, cwd=tmp_path, check=True, capture_output=True)
+    recipe = tmp_path / "foreign.yaml"
+    recipe.write_text(without_source(DIGITS))
+    words = ["data.dir=tars", "train.epochs=1", "train.global_batch=16", "run.dir=run", "log.wandb.mode=disabled"]
+    train(recipe, *words, cwd=tmp_path)
+    assert summary(tmp_path / "run")["steps_done"] == 3
+    assert events(tmp_path / "run", "started")[0]["plan"]["num_classes"] == 2
+
+
+def test_a_damaged_picture_is_one_line(tmp_path: Path, digits: Path) -> None:
+    pack("synthetic:2x20x32", tmp_path / "two", PackOptions())
+    tar = tmp_path / "two" / "train-00000.tar"
+    content = bytearray(tar.read_bytes())
+    start = content.find(b"\xff\xd8\xff")
+    content[start : start + 64] = bytes(64)
+    tar.write_bytes(content)
+    ended = run(DIGITS, "data.source=synthetic:2x20x32", "data.dir=two", "data.split=null", "train.global_batch=8",
+                "run.dir=run", "log.wandb.mode=disabled", cwd=tmp_path)  # fmt: skip
+    assert ended.code == 2
+    assert ended.err.startswith("launcher: two/train-00000.tar: image 0: cannot be decoded")
+    assert len(ended.err.splitlines()) == 1
+    assert summary(tmp_path / "run")["status"] == "failed"
+
+
+def test_a_loss_that_is_no_number_is_one_line(tmp_path: Path, digits: Path) -> None:
+    ended = run(DIGITS, *quick(digits, 40), "optim={name: sgd, lr: 1e12}", "schedule={name: constant}", cwd=tmp_path)
+    assert ended.code == 2
+    assert ended.err.startswith("launcher: loss is nan at step ")
+    assert summary(tmp_path / "run")["status"] == "failed"
+
+
+def test_a_gpu_that_is_not_there_is_one_line(tmp_path: Path, digits: Path) -> None:
+    ended = run(DIGITS, *quick(digits), "strategy.device=cuda", cwd=tmp_path)
+    assert ended.code == 2
+    assert ended.err == (
+        "launcher: 1 processes on this node but 0 GPUs: start with --num_processes 1, or set strategy.device=cpu\n"
+    )
+
+
+def test_debug_is_one_process(tmp_path: Path) -> None:
+    ended = run(DIGITS, "--debug", cwd=tmp_path, processes=2)
+    assert ended.code == 1  # torchrun's own
+    assert f"launcher: --debug is a single process, not 2: python -m launcher {DIGITS} --debug\n" in ended.err
+
+
+def test_bf16_trains(tmp_path: Path, digits: Path) -> None:
+    train(DIGITS, *quick(digits, 80), "strategy.precision=bf16", cwd=tmp_path)
+    records = train_records(tmp_path / "run")
+    assert records[80]["loss"] < 0.7 * records[1]["loss"]
