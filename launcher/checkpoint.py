@@ -73,7 +73,17 @@ def step_name(step: int) -> str:
 def save(folder: Path, state: TrainState, progress: Progress, keep: int) -> None:
     """Write `folder/step-...`, point `last` (and `best`, when it is that) to it, prune. Called by every rank."""
     rngs = state.strategy.gather(read_rng(state.strategy.device))
-    state.strategy.on_first(lambda: _write(folder, state, progress, rngs, keep))
+    state.strategy.on_first(lambda: _write_or_explain(folder, state, progress, rngs, keep))
+
+
+def _write_or_explain(
+    folder: Path, state: TrainState, progress: Progress, rngs: list[dict[str, Tensor]], keep: int
+) -> None:
+    try:
+        _write(folder, state, progress, rngs, keep)
+    except OSError as error:
+        name = step_name(progress.step)
+        raise RunError(f"{folder / name}: cannot be written ({error.strerror}); the one before it stands") from None
 
 
 def _write(folder: Path, state: TrainState, progress: Progress, rngs: list[dict[str, Tensor]], keep: int) -> None:

@@ -6,14 +6,12 @@ import os
 import platform
 import sys
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import accelerate
 import torch
-import torchvision
 
-import launcher
 from launcher import checkpoint
 from launcher.checkpoint import Progress
 from launcher.data.prepare import prepare_data
@@ -111,11 +109,11 @@ def _start(t: Training, manifest: Manifest) -> Progress:
     """Load the newest complete checkpoint, if any, and write down what begins or goes on here."""
     skipped: list[str] = []
     progress = checkpoint.restore(t.run.checkpoints, t.state, skipped.append)
-    epoch = t.plan.epoch(max(progress.step, 1)) + 1
+    epoch = t.plan.epoch(progress.step) + 1
     is_first_start = not read_journal(t.run.path)
-    if t.strategy.world.is_first and (is_first_start or t.run.changes):
+    if t.strategy.world.is_first and (t.run.state == "new" or t.run.changes):
         write_lock(t.run.path, t.recipe, f"run {t.run.id}, data {manifest.sha256}")
-    t.journal.write("event", progress.step, epoch if progress.step else 0, **_facts(t, manifest, is_first_start))
+    t.journal.write("event", progress.step, epoch, **_facts(t, manifest, is_first_start))
     for message in skipped:
         t.journal.write("event", progress.step, epoch, name="checkpoint_skipped", message=message)
         t.console.say(message)
@@ -133,13 +131,8 @@ def _facts(t: Training, manifest: Manifest, is_first_start: bool) -> dict[str, A
         "plan": asdict(t.plan),
         "data_sha256": manifest.sha256,
         "device": t.strategy.device.type,
-        "versions": {
-            "launcher": launcher.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "accelerate": accelerate.__version__,
-        },
+        "versions": {name: version(name) for name in ("launcher", "torch", "torchvision", "accelerate", "wandb")},
+        "python": platform.python_version(),
         "command": sys.argv,
     }
 
@@ -193,7 +186,7 @@ def _measure_best(t: Training, progress: Progress) -> dict[str, Figures]:
 
 def _leave(t: Training, progress: Progress, status: str, code: int) -> None:
     """Close W&B and write the last record."""
-    epoch = t.plan.epoch(max(progress.step, 1)) + 1
+    epoch = t.plan.epoch(progress.step) + 1
     for failure in t.wandb.finish(code):
         t.journal.write("event", progress.step, epoch, name="wandb_failed", message=failure)
         t.console.say(failure)

@@ -23,11 +23,14 @@ FORMATS = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
 
 RESIZABLE_MODES = {"JPEG": ("L", "RGB", "CMYK"), "PNG": ("L", "LA", "RGB", "RGBA"), "WEBP": ("RGB", "RGBA")}
 
+READABLE = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+"""What training can decode. Pillow knows many more, one of which runs a program."""
+
 
 def decode_rgb(content: bytes) -> Uint8Array:
     """Image file -> uint8 array HWC in RGB, EXIF orientation not applied. Raise ShardsError on damage."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=READABLE) as image:
             return np.asarray(_to_mode(image, "RGB"))
     except Exception as error:  # Pillow raises a dozen kinds on damaged bytes
         raise ShardsError(f"cannot be decoded ({error})") from None
@@ -50,7 +53,7 @@ def shrink(content: bytes, extension: str, max_side: int) -> bytes:
     """
     file_format = FORMATS[extension]
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=READABLE) as image:
             if max(image.size) <= max_side:
                 return content
             upright = ImageOps.exif_transpose(image)

@@ -135,7 +135,7 @@ def read_index(tar: Path) -> IndexArray:
     path = index_path(tar)
     try:
         rows: IndexArray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise ShardsError(f"{path}: cannot be read ({error}); run 'python -m shards index {tar.parent}'") from None
     if rows.dtype != INDEX_DTYPE:
         raise ShardsError(f"{path}: not a shard index; run 'python -m shards index {tar.parent}'")

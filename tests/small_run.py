@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from launcher.checkpoint import Best, Progress, TrainState, save
 from launcher.optim.build import build_optimizer
-from launcher.recipe.schema import Adam, Optim, Sgd
+from launcher.recipe.optim import Adam, Optim, Sgd
 from launcher.recipe.schema import Strategy as StrategySection
 from launcher.strategy import Strategy, build_strategy
 from launcher.world import World

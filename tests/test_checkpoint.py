@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from launcher import commit
 from launcher.checkpoint import Progress, TrainState, load_weights, restore, save, step_name
 from launcher.errors import CheckpointError, RunError
-from launcher.recipe.schema import Optim
+from launcher.recipe.optim import Optim
 from launcher.strategy import Strategy
 from launcher.world import World
 from tests.small_run import (

@@ -30,7 +30,7 @@ LAZY = {("launcher/cli.py", "launcher.train"), ("launcher/cli.py", "launcher.che
 """Imports of our own inside functions: `launcher schema` and `--help` must not wait for torch."""
 
 OWNERS: dict[str, set[str]] = {
-    "accelerate": {"launcher/strategy.py", "launcher/train.py"},  # train: its version only, tested below
+    "accelerate": {"launcher/strategy.py"},
     "torch.distributed": {"launcher/strategy.py"},
     "wandb": {"launcher/log/wandb.py"},
     "rich": {"launcher/log/console.py", "shards/console.py"},
@@ -165,17 +165,6 @@ def test_torch_distributed_is_not_reached_through_torch() -> None:
         and node.value.id == "torch"
     }
     assert reached <= OWNERS["torch.distributed"]
-
-
-def test_train_takes_only_the_version_of_accelerate() -> None:
-    tree = TREES["launcher/train.py"]
-    used = [
-        node.attr
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "accelerate"
-    ]
-    uses = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "accelerate"]
-    assert used == ["__version__"] * len(uses)
 
 
 def test_recipes_and_the_command_line_do_not_load_torch() -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from launcher.errors import EXIT_RESUMABLE
 from launcher.log.credentials import has_wandb_credentials
 from launcher.log.journal import read_journal
 from launcher.recipe.schema import Wandb
@@ -153,6 +154,8 @@ class WandbMirror:
 
     def _end(self, run: Any) -> None:
         try:
+            if self._exit_code == EXIT_RESUMABLE:
+                run.mark_preempting()
             run.finish(exit_code=self._exit_code)
         except BaseException as error:
             self._failures.put(f"W&B did not take everything ({_first_line(error)}); {self._how_to_sync()}")

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from launcher.recipe.schema import Adam as AdamSection
-from launcher.recipe.schema import Optim
+from launcher.recipe.optim import Adam as AdamSection
+from launcher.recipe.optim import Optim
 
 ADAMS: dict[str, type[Adam]] = {"adam": Adam, "adamw": AdamW}
 

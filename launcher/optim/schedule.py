@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from launcher.recipe.optim import Cosine, OneCycle, Schedule, Step
 from launcher.recipe.plan import Plan
-from launcher.recipe.schema import Cosine, OneCycle, Schedule, Step
 
 ONECYCLE_START = 25.0
 ONECYCLE_END = 25.0 * 1e4

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from launcher.recipe.augment import EvalOp, TrainOp
 from launcher.recipe.fields import Section
-from launcher.recipe.schema import Bce, Recipe, Sgd
+from launcher.recipe.optim import Sgd
+from launcher.recipe.schema import Bce, Recipe
 from shards.manifest import ShardsError
 from shards.sources import check_source_name
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from launcher.errors import RunError
 from launcher.recipe.schema import Recipe
@@ -35,10 +38,21 @@ def read_lock(folder: Path) -> dict[str, Any]:
 
 
 def find_differences(locked: dict[str, Any], recipe: Recipe) -> dict[str, tuple[Any, Any]]:
-    """Key -> (value in the lock, value now), for every key that differs; `run.dir` names the run and never counts."""
-    old, new = flatten(locked), flatten(recipe.model_dump(mode="json"))
+    """Key -> (value in the lock, value now), for every key that differs; `run.dir` names the run and never counts.
+
+    A key younger than the lock had its default then.
+    """
+    old, new = flatten(_with_defaults(locked)), flatten(recipe.model_dump(mode="json"))
     keys = [*old, *(key for key in new if key not in old)]
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key) and key != "run.dir"}
+
+
+def _with_defaults(locked: dict[str, Any]) -> dict[str, Any]:
+    """As locked where today's recipes do not read it: each of its keys then counts as it stands."""
+    try:
+        return Recipe.model_validate_json(json.dumps(locked)).model_dump(mode="json")
+    except ValidationError:
+        return locked
 
 
 def is_allowed(key: str, allowed: Iterable[str]) -> bool:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from launcher.duration import Duration
 from launcher.recipe.contradictions import Problem
-from launcher.recipe.schema import Bce, OneCycle, Recipe, Step
+from launcher.recipe.optim import OneCycle, Step
+from launcher.recipe.schema import Bce, Recipe
 
 ONECYCLE_WARMUP_FRAC = 0.3
 

@@ -14,7 +14,7 @@ DOWNLOADS = "data/downloads"
 
 DEBUG_STEPS = 4
 DEBUG_BATCH = 4
-DEBUG_EVAL_IMAGES = 16
+DEBUG_EVAL_IMAGES = 8
 
 
 def resolve_recipe(recipe: Recipe, file_name: str) -> Recipe:

@@ -8,16 +8,8 @@ from pydantic import Field
 
 from launcher.duration import Duration
 from launcher.recipe.augment import Augment
-from launcher.recipe.fields import (
-    Count,
-    Fraction,
-    Interval,
-    Length,
-    NotNegative,
-    Positive,
-    Section,
-    StepInterval,
-)
+from launcher.recipe.fields import Count, Interval, Section, StepInterval
+from launcher.recipe.optim import Constant, Optim, Schedule
 
 
 class Run(Section):
@@ -106,91 +98,6 @@ class Bce(Section):
 
 
 Loss = Annotated[CrossEntropy | Bce, Field(discriminator="name")]
-
-
-class Optimizer(Section):
-    """What every optimizer has."""
-
-    lr: Positive
-    """Learning rate at the schedule's peak. Never scaled behind your back."""
-    weight_decay: NotNegative = 0.0
-    """Not applied to biases and normalisation layers."""
-    clip_norm: Positive | None = None
-    """Largest L2 norm of all gradients together. null: not clipped."""
-    ema_decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
-    """Keep a moving average of the weights with this decay per step, and evaluate that. null: none."""
-
-
-class Sgd(Optimizer):
-    """Stochastic gradient descent."""
-
-    name: Literal["sgd"]
-    """Which optimizer."""
-    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
-    """0: none."""
-    nesterov: bool = False
-    """Look ahead by the momentum."""
-
-
-class Adam(Optimizer):
-    """`adam` adds weight decay to the gradient; `adamw` decays the weights themselves."""
-
-    name: Literal["adam", "adamw"]
-    """Which optimizer."""
-    beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
-    """Decay of the gradient's mean."""
-    beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
-    """Decay of the gradient's square."""
-    eps: Positive = 1e-8
-    """Added to the denominator."""
-
-
-Optim = Annotated[Sgd | Adam, Field(discriminator="name")]
-
-
-class Constant(Section):
-    """One learning rate."""
-
-    name: Literal["constant"]
-    """Which schedule."""
-    warmup: Length = Duration(0, "ep")
-    """Linear rise from 0 over this length."""
-
-
-class Step(Section):
-    """Multiply by `gamma` at regular intervals."""
-
-    name: Literal["step"]
-    """Which schedule."""
-    every: Interval
-    """Length between two drops."""
-    gamma: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
-    """Factor at each drop."""
-    warmup: Length = Duration(0, "ep")
-    """Linear rise from 0 over this length."""
-
-
-class Cosine(Section):
-    """Fall along half a cosine to `end_factor`."""
-
-    name: Literal["cosine"]
-    """Which schedule."""
-    end_factor: Fraction = 0.0
-    """Share of the learning rate at the end."""
-    warmup: Length = Duration(0, "ep")
-    """Linear rise from 0 over this length."""
-
-
-class OneCycle(Section):
-    """Rise along a cosine from lr / 25, then fall to lr / 250,000 (Smith, Topin 2018)."""
-
-    name: Literal["onecycle"]
-    """Which schedule."""
-    warmup: Interval | None = None
-    """Length of the rise. null: 30 % of the training."""
-
-
-Schedule = Annotated[Constant | Step | Cosine | OneCycle, Field(discriminator="name")]
 
 
 class Strategy(Section):

@@ -11,7 +11,8 @@ from torch.optim import Adam as TorchAdam
 
 from launcher.models.zoo import build_model
 from launcher.optim.build import build_optimizer, decay_groups
-from launcher.recipe.schema import Adam, Backbone, Optim, Sgd
+from launcher.recipe.optim import Adam, Optim, Sgd
+from launcher.recipe.schema import Backbone
 
 DECAY = 0.2
 

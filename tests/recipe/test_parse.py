@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from launcher.duration import Duration
 from launcher.errors import RecipeError
 from launcher.recipe.explain import explain
+from launcher.recipe.optim import Cosine, Sgd
 from launcher.recipe.parse import PLAIN, load_recipe
-from launcher.recipe.schema import Cosine, Recipe, Sgd
+from launcher.recipe.schema import Recipe
 from launcher.recipe.yaml_text import read_yaml
 from tests.recipe.right import QUICK, RIGHT, load, write
 

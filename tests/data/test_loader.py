@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from launcher.data.decode import decode_image
+from launcher.data.loader import READ_AHEAD, Loader, count_workers
+from launcher.data.order import Ids
+from launcher.data.reader import Sample, ShardReader
+from launcher.errors import DataError
+from launcher.world import World
+from shards.manifest import read_manifest
+from shards.sources import PackOptions
+from shards.write import pack
+
+CPU = torch.device("cpu")
+NUM_IMAGES = 14
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> ShardReader:
+    """14 photographs of different sizes, two classes."""
+    folder = tmp_path_factory.mktemp("loader") / "shards"
+    pack("synthetic:2x10", folder, PackOptions(images_per_shard=5))
+    return ShardReader(folder, read_manifest(folder), "train")
+
+
+@pytest.fixture(params=[0, 1, 4])
+def workers(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+class SlowReader(ShardReader):
+    """Waits at each read; fails at one id; counts."""
+
+    def __init__(self, reader: ShardReader, wait_s: float = 0.0, broken: int = -1) -> None:
+        self.__dict__.update(reader.__dict__)
+        self.each_wait_s, self.broken = wait_s, broken
+        self.reads = 0
+
+    def read(self, sample_id: int) -> Sample:
+        self.reads += 1
+        time.sleep(self.each_wait_s)
+        if sample_id == self.broken:
+            raise DataError(f"image {sample_id} is broken")
+        return super().read(sample_id)
+
+
+def batches_of(*batches: list[int]) -> list[Ids]:
+    return [np.array(batch, dtype=np.int64) for batch in batches]
+
+
+def loading_threads() -> int:
+    return sum(thread.name.startswith("load") for thread in threading.enumerate())
+
+
+def test_canvases_hold_each_image_in_the_top_left_corner(reader: ShardReader) -> None:
+    ids = batches_of([3, 0, 11, 7])
+    (batch,) = Loader(reader, 0, CPU).batches(ids)
+    images = [decode_image(reader.read(i).content, "x") for i in ids[0]]
+    assert len({image.shape for image in images}) > 1
+    assert batch.sizes_B2.tolist() == [list(image.shape[:2]) for image in images]
+    assert batch.canvas_BCHW.shape == (4, 3, *batch.sizes_B2.max(axis=0))
+    assert batch.canvas_BCHW.dtype == torch.uint8
+    for canvas_CHW, image_HWC in zip(batch.canvas_BCHW, images, strict=True):
+        height, width = image_HWC.shape[:2]
+        np.testing.assert_array_equal(canvas_CHW[:, :height, :width].permute(1, 2, 0), image_HWC)
+        assert canvas_CHW[:, height:].sum() == canvas_CHW[:, :, width:].sum() == 0
+
+
+def test_labels_ids_and_weights(reader: ShardReader) -> None:
+    (batch,) = Loader(reader, 0, CPU).batches(batches_of([5, 13, -1]))
+    assert batch.labels_B.tolist()[:2] == [reader.read(5).label, reader.read(13).label]
+    assert batch.labels_B.dtype == batch.weights_B.dtype == torch.int64
+    assert batch.weights_B.tolist() == [1, 1, 0]
+    assert batch.ids_B.tolist() == [5, 13, -1]
+
+
+def test_the_order_is_kept_with_any_number_of_workers(reader: ShardReader, workers: int) -> None:
+    wanted = np.random.default_rng(0).integers(0, NUM_IMAGES, (25, 2))
+    loader = Loader(reader, workers, CPU)
+    labels = [reader.read(i).label for i in wanted.ravel().tolist()]
+    batches = list(loader.batches(iter(wanted)))
+    loader.close()
+    assert [batch.ids_B.tolist() for batch in batches] == wanted.tolist()
+    assert [label for batch in batches for label in batch.labels_B.tolist()] == labels
+
+
+def test_an_error_reaches_the_caller_at_its_place_and_close_returns(reader: ShardReader, workers: int) -> None:
+    loader = Loader(SlowReader(reader, broken=4), workers, CPU)
+    found: list[int] = []
+    batches = loader.batches(batches_of(*([i] for i in range(10))))
+    with pytest.raises(DataError, match="image 4 is broken"):  # noqa: PT012 - those before must come
+        for batch in batches:
+            found.append(int(batch.ids_B[0]))
+    loader.close()
+    assert found == [0, 1, 2, 3]
+    assert loading_threads() == 0
+
+
+def test_a_loader_left_early_stops_reading(reader: ShardReader, workers: int) -> None:
+    slow = SlowReader(reader, wait_s=0.002)
+    loader = Loader(slow, workers, CPU)
+    batches = loader.batches(batches_of(*([0] for _ in range(1000))))
+    next(batches)
+    batches.close()  # type: ignore[attr-defined]
+    loader.close()
+    assert slow.reads <= 2 * (workers + READ_AHEAD)
+    assert loading_threads() == 0
+
+
+def test_a_loader_is_used_for_one_epoch_after_the_other(reader: ShardReader, workers: int) -> None:
+    loader = Loader(reader, workers, CPU)
+    for _ in range(2):
+        assert len(list(loader.batches(batches_of([0], [1])))) == 2
+    assert list(loader.batches([])) == []
+    loader.close()
+
+
+def test_ids_are_asked_for_no_further_ahead_than_needed(reader: ShardReader) -> None:
+    asked = 0
+
+    def ids() -> Iterator[Ids]:
+        nonlocal asked
+        while True:
+            asked += 1
+            yield np.array([0])
+
+    loader = Loader(reader, 2, CPU)
+    batches = loader.batches(ids())
+    next(batches)
+    assert asked == 2 + READ_AHEAD
+    loader.close()
+
+
+def test_waiting_is_measured(reader: ShardReader, workers: int) -> None:
+    waits = []
+    for wait_s in (0.0, 0.05):
+        loader = Loader(SlowReader(reader, wait_s), workers, CPU)
+        list(loader.batches(batches_of([0], [1], [2], [3])))
+        loader.close()
+        waits.append(loader.wait_s)
+    assert waits[1] > waits[0]
+    assert waits[1] >= 0.04
+
+
+def test_time_spent_training_is_not_waiting(reader: ShardReader) -> None:
+    loader = Loader(reader, 1, CPU)
+    for _ in loader.batches(batches_of([0], [1], [2])):
+        time.sleep(0.1)
+    loader.close()
+    assert loader.wait_s < 0.2
+
+
+def test_workers_are_as_wanted_or_a_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
+    assert count_workers(None, World(size=8, local_size=4)) == 4
+    assert count_workers(None, World(size=32, local_size=32)) == 1
+    assert count_workers(0, World()) == 0
