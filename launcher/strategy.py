@@ -166,7 +166,7 @@ def build_strategy(section: StrategySection, world: World, seed: int, determinis
         _complete_environment(world, environment)
     if deterministic:
         environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
+        torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = not deterministic
     torch.manual_seed(seed)
     accelerator = Accelerator(

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "recipes"
 DIGITS = RECIPES / "lenet_digits.yaml"
 
-TIMEOUT_S = 120
+TIMEOUT_S = 240
 
 Record = dict[str, Any]
 

@@ -39,7 +39,9 @@ OWNERS: dict[str, set[str]] = {
     "webdataset": {"shards/write.py"},
     "sklearn": {"shards/sources/digits.py"},
     "PIL": {"launcher/data/decode.py", "shards/images.py", "shards/sources/synthetic.py"},
-    "pydantic": {f"launcher/recipe/{name}.py" for name in ("augment", "explain", "fields", "parse", "schema")},
+    "pydantic": {
+        f"launcher/recipe/{name}.py" for name in ("augment", "explain", "fields", "lock", "optim", "parse", "schema")
+    },
 }
 
 WITHOUT_TORCH = (

@@ -38,6 +38,7 @@ def prepare_data(data: Data, world: World) -> Manifest:
     wanted = describe(data.source, options)
     if manifest.source != wanted:
         raise DataError(
-            f"{folder} holds '{manifest.source}', the recipe asks for '{wanted}': set another data.dir, or delete it"
+            f"{folder} holds '{manifest.source}', the recipe asks for '{wanted}': set another data.dir, or "
+            "data.source=null data.split=null data.classes=null to train on what is there"
         )
     return manifest

@@ -22,7 +22,7 @@ class Run(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Decides initial weights, the order of samples and augmentation."""
     deterministic: bool = False
-    """Use deterministic algorithms only; slower on CUDA."""
+    """Deterministic algorithms wherever there are any; the log of each rank names the others. Slower on CUDA."""
 
 
 class Head(Section):

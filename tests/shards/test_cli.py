@@ -20,7 +20,7 @@ def test_pack_check_info(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["pack", f"imagefolder:{tmp_path / 'in'}", dest, *options, "--seed", "3", "--max-side", "8"]) == 0
     output = capsys.readouterr()
     assert "train" in output.out
-    assert "pack train: 10/10" in output.err
+    assert "pack train: 10 of 10" in output.err
     manifest = read_manifest(tmp_path / "out")
     assert manifest.classes == ("cat", "bee")
     assert manifest.class_counts == {"train": (5, 5), "valid": (1, 1), "test": (1, 2)}
