@@ -23,6 +23,7 @@ def evaluate(
     `model`: without DDP around it, so that no process waits for another before the counts are summed.
     """
     model.eval()
+    strategy.share_buffers(model)
     counts = Counts(plan.num_classes, strategy.device)
     for batch in loader.batches(eval_batch_ids(plan, split, strategy.world.rank)):
         images_BCHW = strategy.layout(augment(batch.canvas_BCHW, batch.sizes_B2, batch.ids_B, 0, 0))

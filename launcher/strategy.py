@@ -83,6 +83,12 @@ class Strategy:
             dist.all_reduce(tensor)
         return tensor
 
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every process rank 0's buffers, which are those that are saved: BatchNorm counts on each its own."""
+        if self.world.size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
+
     def gather(self, value: T) -> list[T]:
         """Every process's value, in the order of ranks, on every process."""
         if self.world.size == 1:
@@ -162,6 +168,8 @@ def build_strategy(section: StrategySection, world: World, seed: int, determinis
     device_type = choose_device(section.device, torch.cuda.device_count(), world, environment)
     if section.precision == "fp16" and device_type == "cpu":
         raise UserError("strategy.precision: fp16 needs CUDA and there is none here; use bf16 or no")
+    if section.sync_batchnorm and device_type == "cpu":
+        raise UserError("strategy.sync_batchnorm: torch has it for CUDA only and there is none here; set it to false")
     if world.size > 1:
         _complete_environment(world, environment)
     if deterministic:

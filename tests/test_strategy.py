@@ -47,6 +47,11 @@ def test_fp16_without_cuda_is_refused() -> None:
         build_strategy(StrategySection(precision="fp16"), World(), seed=0, deterministic=False)
 
 
+def test_sync_batchnorm_without_cuda_is_refused() -> None:
+    with pytest.raises(UserError, match=r"strategy.sync_batchnorm: torch has it for CUDA only"):
+        build_strategy(StrategySection(device="cpu", sync_batchnorm=True), World(), seed=0, deterministic=False)
+
+
 def test_several_nodes_need_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(UserError, match="MASTER_ADDR is not set"):

@@ -106,7 +106,9 @@ def count_workers(wanted: int | None, world: World) -> int:
     """Threads for one process: as the recipe says, or this node's usable cores shared by its processes."""
     if wanted is not None:
         return wanted
-    return max(1, len(os.sched_getaffinity(0)) // world.local_size)
+    # macOS does not tell which cores a process may use.
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, num_cores // world.local_size)
 
 
 def _enter(device: torch.device) -> None:

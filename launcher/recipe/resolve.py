@@ -68,7 +68,9 @@ def debug_recipe(recipe: Recipe, folder: Path) -> Recipe:
             "run": recipe.run.model_copy(update={"dir": str(folder)}),
             "backbone": recipe.backbone.model_copy(update={"weights": "none"}),
             "data": data.model_copy(update={"last_batch": "wrap"}),
-            "strategy": recipe.strategy.model_copy(update={"device": "cpu", "precision": "no"}),
+            "strategy": recipe.strategy.model_copy(
+                update={"device": "cpu", "precision": "no", "sync_batchnorm": False}
+            ),
             "train": recipe.train.model_copy(
                 update={
                     "epochs": Duration(DEBUG_STEPS, "st"),

@@ -1,0 +1,48 @@
+"""BatchNorm counts statistics on every process: what is evaluated must be what is saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from launcher.augment.pipeline import build_augment
+from launcher.data.loader import Loader
+from launcher.data.reader import ShardReader
+from launcher.evaluate import evaluate
+from launcher.loss import build_loss
+from launcher.models.zoo import build_model
+from launcher.recipe.parse import load_recipe
+from launcher.recipe.plan import make_plan
+from launcher.strategy import build_strategy
+from launcher.world import World
+from shards.manifest import read_manifest
+from tests.runs import RECIPES, summary, train
+
+RECIPE = RECIPES / "resnet18_cifar10_finetune_sgd.yaml"
+
+
+@pytest.mark.parametrize("extra", ["strategy.sync_batchnorm=false", "optim.ema_decay=0.5"])
+def test_two_processes_evaluate_what_they_save(tmp_path: Path, extra: str) -> None:
+    overrides = ["data.source=synthetic:3x40x32", "data.split=null", "data.dir=shards", "backbone.weights=none",
+                 "train.global_batch=16", "train.epochs=3st", "optim.lr=0.05", "train.eval_batch=7", extra]  # fmt: skip
+    train(RECIPE, *overrides, "run.dir=run", "log.wandb.mode=disabled", cwd=tmp_path, processes=2)
+    recipe = load_recipe(RECIPE, overrides).recipe
+    manifest = read_manifest(tmp_path / "shards")
+    plan = make_plan(recipe, 1, {split: manifest.num_images(split) for split in manifest.splits}, 3)
+    model = build_model(recipe.backbone, 3).model
+    name = "ema" if recipe.optim.ema_decay else "model"
+    model.load_state_dict(load_file(tmp_path / "run" / "checkpoints" / "best" / f"{name}.safetensors"))
+    loader = Loader(ShardReader(tmp_path / "shards", manifest, "valid"), 0, torch.device("cpu"))
+    mean, std = recipe.augment.mean, recipe.augment.std
+    assert not isinstance(mean, str)
+    assert not isinstance(std, str)
+    augment = build_augment(recipe.augment.eval, mean, std)
+    strategy = build_strategy(recipe.strategy, World(), 0, False)
+    counts = evaluate(model, "valid", loader, augment, build_loss(recipe.loss, False), plan, strategy)
+    expected = counts.figures(manifest.classes)
+    found = summary(tmp_path / "run")["valid"]
+    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+    assert found["per_class"] == expected["per_class"]
