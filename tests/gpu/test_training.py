@@ -1,0 +1,48 @@
+"""The main job on CUDA. Skipped where there is none."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.runs import DIGITS, events, summary, train, train_records
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+def train_on_gpu(cwd: Path, *overrides: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "ACCELERATE_USE_CPU"}
+    words = [
+        sys.executable,
+        "-m",
+        "launcher",
+        str(DIGITS),
+        "strategy.device=cuda",
+        "log.wandb.mode=disabled",
+        *overrides,
+    ]
+    subprocess.run(words, cwd=cwd, env=environment, check=True)
+
+
+def test_the_gpu_trains_as_the_cpu_does(tmp_path: Path, digits: Path) -> None:
+    common = [f"data.dir={digits}", "train.epochs=20st", "log.samples=true"]
+    train(DIGITS, *common, "run.dir=cpu", "log.wandb.mode=disabled", cwd=tmp_path)
+    train_on_gpu(tmp_path, *common, "run.dir=gpu")
+    cpu, gpu = train_records(tmp_path / "cpu"), train_records(tmp_path / "gpu")
+    for step, record in cpu.items():
+        assert gpu[step]["samples"] == record["samples"]
+        assert gpu[step]["loss"] == pytest.approx(record["loss"], rel=2e-2)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
+def test_every_precision_learns_the_digits(tmp_path: Path, digits: Path, precision: str) -> None:
+    train_on_gpu(tmp_path, f"data.dir={digits}", f"strategy.precision={precision}", "run.dir=run")
+    found = summary(tmp_path / "run")
+    assert found["device"] == "cuda"
+    assert found["test"]["top1_frac"] >= 0.97
+    assert len(events(tmp_path / "run", "overflow")) < 10
