@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -26,6 +27,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from launcher.commit import check_file, check_folder, commit, find_newest, point, prune, read_hashes
 from launcher.errors import CheckpointError, RunError
+from launcher.log.journal import render_json
 from launcher.metrics import Figures
 from launcher.strategy import Strategy, read_rng, seed_rank, write_rng
 
@@ -81,9 +83,9 @@ def _write_or_explain(
 ) -> None:
     try:
         _write(folder, state, progress, rngs, keep)
-    except OSError as error:
-        name = step_name(progress.step)
-        raise RunError(f"{folder / name}: cannot be written ({error.strerror}); the one before it stands") from None
+    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk is each of these to somebody
+        name, reason = step_name(progress.step), " ".join(str(error).split())
+        raise RunError(f"{folder / name}: cannot be written ({reason}); the one before it stands") from None
 
 
 def _write(folder: Path, state: TrainState, progress: Progress, rngs: list[dict[str, Tensor]], keep: int) -> None:
@@ -101,7 +103,7 @@ def _write(folder: Path, state: TrainState, progress: Progress, rngs: list[dict[
         {f"{rank}.{k}": v for rank, rng in enumerate(rngs) for k, v in rng.items()}, temporary / "rng.safetensors"
     )
     facts = {"wandb_id": state.wandb_id, "data_sha256": state.data_sha256, "world_size": len(rngs)}
-    (temporary / "state.json").write_text(json.dumps({**asdict(progress), **facts}, indent=1))
+    (temporary / "state.json").write_text(render_json({**asdict(progress), **facts}, indent=1))
     commit(temporary, folder / name)
     point(folder, "last", name)
     if progress.best is not None and progress.best.step == progress.step:

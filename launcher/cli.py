@@ -13,14 +13,26 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Parameter
 
 import launcher
-from launcher.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, DataError, LauncherError, UserError
+from launcher.errors import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_RESUMABLE,
+    EXIT_USER_ERROR,
+    DataError,
+    LauncherError,
+    Stopped,
+    UserError,
+)
 from launcher.recipe.parse import load_recipe
 from launcher.recipe.schema import Recipe
-from launcher.world import read_world
+from launcher.world import World, read_world
 from shards.manifest import ShardsError
 
 HOLD_BACK_S = 3.0
 """A launcher ends all ranks when one ends: those that fail in the same words leave rank 0 the time to say them."""
+
+PEER_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "ncclRemoteError")
+"""What gloo and NCCL say on a rank when it is another that has failed."""
 
 app = App(
     name="launcher",
@@ -37,7 +49,7 @@ def train(
     *overrides: str,
     debug: Annotated[bool, Parameter(negative=())] = False,
     fresh: Annotated[bool, Parameter(negative=())] = False,
-    allow_change: tuple[str, ...] = (),
+    allow_change: Annotated[tuple[str, ...], Parameter(negative=())] = (),
 ) -> int:
     """Train. The same command again continues the same run.
 
@@ -90,18 +102,21 @@ def run(arguments: list[str] | None = None) -> int:
         code = app(arguments, exit_on_error=False, print_error=False, verbose=False, result_action="return_value")
     except CycloptsError as error:
         return _explain(UserError(" ".join(str(error).split()) + " See launcher --help."))
+    except Stopped as error:
+        print(f"launcher: {error}", file=sys.stderr, flush=True)
+        return EXIT_RESUMABLE
     except (LauncherError, ShardsError) as error:
         return _explain(error)
     except KeyboardInterrupt:
-        return 130
+        return EXIT_FAILED
     except Exception:
         return _show_traceback()
     return int(code or 0)
 
 
 def _explain(error: Exception) -> int:
-    """One line a problem, said by the first rank; a picture that one rank alone cannot read, by that rank."""
-    if _rank() == 0 or isinstance(error, DataError):
+    """One line a problem, said by the first rank of each node; a picture that one rank cannot read, by that rank."""
+    if _world().local_rank == 0 or isinstance(error, DataError):
         for line in str(error).splitlines():
             print(f"launcher: {line}", file=sys.stderr, flush=True)
     else:
@@ -111,17 +126,21 @@ def _explain(error: Exception) -> int:
 
 def _show_traceback() -> int:
     """The rank's own failure, last of all it says."""
-    text = traceback.format_exc()
-    if "Connection closed by peer" in text and "gloo" in text:
-        print(f"launcher: rank {_rank()} lost another rank, which has failed", file=sys.stderr, flush=True)
+    text, rank = traceback.format_exc(), _world().rank
+    if any(words in text for words in PEER_LOST):
+        print(
+            f"launcher: rank {rank} lost another rank, which has failed; the same command goes on",
+            file=sys.stderr,
+            flush=True,
+        )
         time.sleep(HOLD_BACK_S)
-        return EXIT_FAILED
-    print(f"launcher: rank {_rank()} failed:\n{text}", file=sys.stderr, flush=True)
+    else:
+        print(f"launcher: rank {rank} failed:\n{text}", file=sys.stderr, flush=True)
     return EXIT_FAILED
 
 
-def _rank() -> int:
+def _world() -> World:
     try:
-        return read_world(os.environ).rank
+        return read_world(os.environ)
     except UserError:
-        return 0
+        return World()

@@ -90,6 +90,7 @@ def point(folder: Path, name: str, target: str) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
     temporary.replace(folder / name)
+    fsync_folder(folder)
 
 
 def _sha256(path: Path) -> str:

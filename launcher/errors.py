@@ -5,6 +5,7 @@
     │   ├── RecipeError    every problem of a recipe at once, a line each       exit 2
     │   ├── RunError       the run folder cannot be used as asked               exit 2
     │   └── DataError      an image cannot be read: names shard and image       exit 2
+    ├── Stopped            asked to stop before training; the same command goes on     exit 75
     └── CheckpointError    a checkpoint is incomplete or damaged: it is skipped, the next older one is tried
 
 Anything else is our own mistake: its traceback is shown, exit 1. Shards raise `shards.manifest.ShardsError` (exit 2).
@@ -43,6 +44,10 @@ class RunError(UserError):
 
 class DataError(UserError):
     """An image is not there whole, cannot be decoded, or has a label that is no class."""
+
+
+class Stopped(LauncherError):  # noqa: N818  # nobody's mistake
+    """Asked to stop while there was nothing to save yet; the same command begins again."""
 
 
 class CheckpointError(LauncherError):

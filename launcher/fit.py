@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from launcher import checkpoint
 from launcher.checkpoint import Best, Progress
 from launcher.data.loader import Batch
-from launcher.data.order import micro_batch_ids
+from launcher.data.order import Ids, micro_batch_ids
 from launcher.errors import UserError
 from launcher.evaluate import evaluate
 from launcher.log.pictures import write_grid
@@ -35,7 +36,7 @@ def fit(t: Training, progress: Progress, stop: StopRequest) -> tuple[Progress, S
     Raise UserError when the loss is no longer a number.
     """
     plan, patience = t.plan, t.recipe.train.patience
-    if patience and progress.stale >= patience:
+    if patience is not None and progress.stale >= patience:
         return progress, "stopped"
     steps = range(progress.step + 1, plan.total_steps + 1)
     rank, seed = t.strategy.world.rank, t.recipe.run.seed
@@ -49,14 +50,21 @@ def fit(t: Training, progress: Progress, stop: StopRequest) -> tuple[Progress, S
         loss_sum += loss
         summed_steps += 1
         progress = replace(progress, step=step)
-        if plan.is_record(step) or t.recipe.log.samples:
+        is_asked = t.strategy.any_process(stop.wanted is not None)
+        # Before anything is judged or saved: a loss that is no number ends the run here.
+        if (
+            is_asked
+            or plan.is_record(step)
+            or plan.is_evaluation(step)
+            or plan.is_checkpoint(step)
+            or t.recipe.log.samples
+        ):
             _record(t, step, loss_sum / summed_steps, ids)
             loss_sum, summed_steps = torch.zeros_like(loss_sum), 0
         t.watch.pause()
         if plan.is_evaluation(step):
             progress = _judge(t, progress)
-        is_tired = bool(patience) and progress.stale >= (patience or 0)
-        is_asked = t.strategy.any_process(stop.wanted is not None)
+        is_tired = patience is not None and progress.stale >= patience
         is_best = progress.best is not None and progress.best.step == step
         if plan.is_checkpoint(step) or is_best or is_tired or is_asked:
             checkpoint.save(t.run.checkpoints, t.state, progress, t.recipe.checkpoint.keep)
@@ -69,13 +77,13 @@ def fit(t: Training, progress: Progress, stop: StopRequest) -> tuple[Progress, S
     return progress, "done"
 
 
-def _train_step(t: Training, batches: Iterator[Batch], step: int) -> tuple[Tensor, list[int]]:
+def _train_step(t: Training, batches: Iterator[Batch], step: int) -> tuple[Tensor, list[Ids]]:
     """One optimizer step: this rank's mean loss over its images, and their ids."""
     plan, seed, epoch = t.plan, t.recipe.run.seed, t.plan.epoch(step)
     for group in t.optimizer.param_groups:
         group["lr"] = t.recipe.optim.lr * lr_factor(t.recipe.schedule, plan, step)
     losses: list[Tensor] = []
-    ids: list[int] = []
+    ids: list[Ids] = []
     for i in range(plan.accumulation):
         batch = next(batches)
         images_BCHW = t.strategy.layout(t.augment_train(batch.canvas_BCHW, batch.sizes_B2, batch.ids_B, seed, epoch))
@@ -86,23 +94,25 @@ def _train_step(t: Training, batches: Iterator[Batch], step: int) -> tuple[Tenso
             loss = t.loss_train(outputs_BO, batch.labels_B).mean()
             t.strategy.backward(loss / plan.accumulation)
         losses.append(loss.detach())
-        ids += batch.ids_B.tolist()
+        ids.append(batch.ids_B)
     stepped = t.strategy.step(t.optimizer, t.recipe.optim.clip_norm, t.network.model.parameters())
     if not stepped:
         t.journal.write("event", step, epoch + 1, name="overflow", message="fp16 overflow: optimizer step left out")
-    if t.ema is not None:
+    elif t.ema is not None:
         t.ema.update_parameters(t.network.model)
     t.watch.images += plan.global_batch
     t.watch.wait_s = t.loaders["train"].wait_s
     return torch.stack(losses).mean(), ids
 
 
-def _record(t: Training, step: int, rank_loss: Tensor, ids: list[int]) -> None:
+def _record(t: Training, step: int, rank_loss: Tensor, ids: list[Ids]) -> None:
     """Journal, console and W&B: the mean loss, over all ranks, of the steps since the last record."""
-    loss = t.strategy.sum(rank_loss.clone()).item() / t.strategy.world.size
+    loss = t.strategy.sum(rank_loss).item() / t.strategy.world.size
     epoch = t.plan.epoch(step) + 1
     figures: Figures = {"loss": loss, "lr": t.optimizer.param_groups[0]["lr"], **t.watch.lap()}
-    samples = {"samples": [i for part in t.strategy.gather(ids) for i in part]} if t.recipe.log.samples else {}
+    samples = (
+        {"samples": np.concatenate(t.strategy.gather(np.concatenate(ids))).tolist()} if t.recipe.log.samples else {}
+    )
     t.journal.write("train", step, epoch, **figures, **samples)
     if t.plan.is_record(step):
         t.console.train(step, epoch, figures)
@@ -121,19 +131,19 @@ def _judge(t: Training, progress: Progress) -> Progress:
     step, epoch, metric = progress.step, t.plan.epoch(progress.step) + 1, t.recipe.train.best_metric
     if "valid" not in t.plan.num_eval:
         return replace(progress, best=Best(step, epoch, "step", float(step), {}))
-    figures = measure(t, "valid", step).figures(t.classes)
+    _, figures = evaluate_and_record(t, "valid", progress.step, progress.step)
     set_training(t.network, t.recipe.backbone)
-    improved = progress.best is None or is_better(metric, figures[metric], progress.best.value)
+    improved = is_better(metric, figures, progress.best.value if progress.best is not None else None)
     best = Best(step, epoch, metric, figures[metric], figures) if improved else progress.best
     t.console.evaluation("valid", epoch, figures, improved)
     return replace(progress, best=best, stale=0 if improved else progress.stale + 1, last_valid=figures)
 
 
-def measure(t: Training, split: str, step: int) -> Counts:
-    """Evaluate a split and write the result down."""
+def evaluate_and_record(t: Training, split: str, step: int, weights_step: int) -> tuple[Counts, Figures]:
+    """Evaluate the weights of step `weights_step` on a split, now that `step` steps are done, and write it down."""
     counts = evaluate(t.judged, split, t.loaders[split], t.augment_eval, t.loss_eval, t.plan, t.strategy)
+    figures = counts.figures(t.classes)
     epoch = t.plan.epoch(step) + 1
-    scalars = {key: value for key, value in counts.figures(t.classes).items() if key != "per_class"}
-    t.journal.write("eval", step, epoch, split=split, **scalars)
-    t.wandb.log(step, epoch, split, scalars)
-    return counts
+    t.journal.write("eval", step, epoch, split=split, weights_step=weights_step, **figures)
+    t.wandb.log(step, epoch, split, figures)
+    return counts, figures

@@ -13,6 +13,9 @@ from launcher.recipe.schema import Bce, Loss
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 """(outputs_BO, labels_B) -> losses_B, one an image."""
 
+Outputs = Tensor | tuple[Tensor, ...]
+"""outputs_BO, or in training (outputs_BO, auxiliary outputs_BO, ...)."""
+
 
 def count_outputs(loss: Loss, num_classes: int) -> int:
     """Outputs that the network's last layer must have."""
@@ -29,6 +32,18 @@ def build_loss(loss: Loss, training: bool) -> LossFunction:
         return F.cross_entropy(outputs_BO.float(), labels_B, label_smoothing=smoothing, reduction="none")
 
     return cross_entropy
+
+
+def with_auxiliary(loss: LossFunction, weight: float) -> Callable[[Outputs, Tensor], Tensor]:
+    """The loss of a network that in training has auxiliary classifiers: each adds `weight` times its own loss."""
+
+    def total(outputs: Outputs, labels_B: Tensor) -> Tensor:
+        if isinstance(outputs, Tensor):
+            return loss(outputs, labels_B)
+        main_BO, *others = outputs
+        return loss(main_BO, labels_B) + weight * torch.stack([loss(each, labels_B) for each in others]).sum(0)
+
+    return total
 
 
 def class_scores(outputs_BO: Tensor) -> Tensor:

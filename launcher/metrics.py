@@ -62,11 +62,12 @@ class Counts:
         }
 
 
-def is_better(metric: str, value: float, best: float) -> bool:
-    """Losses fall, fractions rise; anything is better than a loss that is not a number."""
-    if math.isnan(best):
-        return not math.isnan(value)
-    return value < best if metric == "loss" else value > best
+def is_better(metric: str, figures: Figures, best_value: float | None) -> bool:
+    """Losses fall, fractions rise; what has a loss that is not a number is never better."""
+    if not math.isfinite(figures["loss"]):
+        return False
+    value = figures[metric]
+    return best_value is None or (value < best_value if metric == "loss" else value > best_value)
 
 
 class Stopwatch:

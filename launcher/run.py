@@ -6,16 +6,14 @@ import fcntl
 import json
 import os
 import secrets
-import shutil
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from launcher.errors import RunError
-from launcher.log.journal import JOURNAL_NAME, read_journal
-from launcher.recipe.lock import LOCK_NAME, find_differences, is_allowed, read_lock
+from launcher.errors import RunError, nearest
+from launcher.log.journal import JOURNAL_NAME, read_first
+from launcher.recipe.lock import LOCK_NAME, find_differences, flatten, is_allowed, read_lock
 from launcher.recipe.schema import Recipe
 
 SUMMARY_NAME = "summary.json"
@@ -24,6 +22,21 @@ FINISHED = ("done", "stopped")
 BEFORE_LOCK = {IN_USE, "logs", "checkpoints", "pictures", "wandb", JOURNAL_NAME, SUMMARY_NAME}
 ASIDE = ".before-"
 """In the name of a folder that `--fresh` has moved out of the way."""
+DEBUG = "debug-"
+"""Begins the name of a debug run's folder."""
+
+
+class ChangedRecipeError(RunError):
+    """The run was begun with another recipe. `keys`: those that differ."""
+
+    def __init__(self, path: Path, refused: dict[str, tuple[Any, Any]]) -> None:
+        shown = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in refused.items())
+        allow = " ".join(f"--allow-change {key}" for key in refused)
+        super().__init__(f"{path}: its recipe has changed: {shown}; add {allow} to go on, or --fresh to start anew")
+        self.keys = tuple(refused)
+
+    def __reduce__(self) -> tuple[type[RunError], tuple[str]]:
+        return RunError, (str(self),)
 
 
 @dataclass(frozen=True)
@@ -54,17 +67,21 @@ class RunFolder:
         os.close(self.in_use)
 
 
-def open_run(recipe: Recipe, fresh: bool = False, allowed: Iterable[str] = ()) -> RunFolder:
+def open_run(recipe: Recipe, fresh: bool = False, allowed: tuple[str, ...] = ()) -> RunFolder:
     """Continue the recipe's run, or make a new folder. `fresh`: always new; what is in the way is moved aside.
 
     Raise RunError when the folder is in use, is no run, or its recipe differs by more than the keys in `allowed`.
     """
+    keys = flatten(recipe.model_dump(mode="json"))
+    for name in allowed:
+        if not any(is_allowed(key, [name]) for key in keys):
+            raise RunError(f"--allow-change {name}: a recipe has no such key{nearest(name, keys)}")
     if recipe.run.dir is None:
-        found = None if fresh else _find_unfinished(recipe)
+        found = None if fresh else _find_unfinished(recipe, allowed)
         return found or _make(_new_path(recipe))
     path = Path(recipe.run.dir)
     if (path / LOCK_NAME).exists():
-        return _move_aside(path) if fresh else _continue(path, recipe, tuple(allowed))
+        return _move_aside(path) if fresh else _continue(path, recipe, allowed)
     if not _is_free(path):
         raise RunError(f"{path}: is not a run folder and not empty; choose another run.dir")
     return _make(path)
@@ -104,23 +121,40 @@ def _continue(path: Path, recipe: Recipe, allowed: tuple[str, ...]) -> RunFolder
 def _check_changes(path: Path, differences: dict[str, tuple[Any, Any]], allowed: tuple[str, ...]) -> None:
     refused = {key: values for key, values in differences.items() if not is_allowed(key, allowed)}
     if refused:
-        shown = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in refused.items())
-        allow = " ".join(f"--allow-change {key}" for key in refused)
-        raise RunError(f"{path}: its recipe has changed: {shown}; add {allow} to go on, or --fresh to start anew")
+        raise ChangedRecipeError(path, refused)
 
 
-def _find_unfinished(recipe: Recipe) -> RunFolder | None:
-    """The newest run of exactly this recipe that nobody is running and that has not finished."""
-    locks = [path for path in _home(recipe).glob(f"*/{LOCK_NAME}") if ASIDE not in path.parent.name]
+def _find_unfinished(recipe: Recipe, allowed: tuple[str, ...]) -> RunFolder | None:
+    """The newest unfinished run of this recipe and seed that nobody is running.
+
+    Raise RunError when there are only such of a recipe that has changed by more than the keys in `allowed`.
+    """
+    refused: RunError | None = None
+    locks = [path for path in _home(recipe).glob(f"*/{LOCK_NAME}") if not _is_set_apart(path.parent.name)]
     for path in sorted(locks, key=lambda path: path.stat().st_mtime_ns, reverse=True):
-        try:
-            run = _continue(path.parent, recipe, ())
-        except RunError:
+        status = read_summary(path.parent).get("status")
+        if status in FINISHED and not allowed:
             continue
-        if run.state == "resumed":
-            return run
-        run.release()
+        try:
+            run = _continue(path.parent, recipe, allowed)
+        except ChangedRecipeError as error:
+            # Another seed is another run, and what failed was to be changed.
+            if "run.seed" not in error.keys and status not in ("failed", *FINISHED):
+                refused = refused or error
+        except RunError:  # in use, or not to be read
+            continue
+        else:
+            if run.state == "resumed":
+                return run
+            run.release()
+    if refused is not None:
+        raise refused
     return None
+
+
+def _is_set_apart(name: str) -> bool:
+    """Debug runs and what `--fresh` moved away are never gone on with."""
+    return ASIDE in name or name.startswith(DEBUG)
 
 
 def _make(path: Path) -> RunFolder:
@@ -148,21 +182,16 @@ def _move_aside(path: Path) -> RunFolder:
     return _make(path)
 
 
-def remove_debug_run(path: Path) -> None:
-    """A debug run is made anew every time, in a folder of its own."""
-    shutil.rmtree(path, ignore_errors=True)
-
-
 def debug_folder(recipe: Recipe) -> Path:
-    return _home(recipe) / "debug"
+    return _new_path(recipe, DEBUG)
 
 
 def _home(recipe: Recipe) -> Path:
     return Path("runs") / str(recipe.run.name)
 
 
-def _new_path(recipe: Recipe) -> Path:
-    return _home(recipe) / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+def _new_path(recipe: Recipe, prefix: str = "") -> Path:
+    return _home(recipe) / f"{prefix}{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
 
 
 def _claim(path: Path) -> int:
@@ -183,5 +212,4 @@ def _claim(path: Path) -> int:
 
 
 def _read_id(path: Path) -> str:
-    ids = [record["wandb_id"] for record in read_journal(path)[:1] if "wandb_id" in record]
-    return str(ids[0]) if ids else secrets.token_hex(4)
+    return str(read_first(path).get("wandb_id") or secrets.token_hex(4))

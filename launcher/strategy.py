@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from launcher import keyed
 from launcher.errors import LauncherError, UserError
 from launcher.recipe.schema import Strategy as StrategySection
 from launcher.world import World
 
 T = TypeVar("T")
+
+TALK_TIMEOUT = timedelta(hours=4)
+"""While one process downloads, packs or writes, the others wait here; training's own exchanges have a shorter one."""
 
 
 class Strategy:
@@ -112,9 +119,26 @@ class Strategy:
             raise outcome[0]
         return outcome[0]  # type: ignore[no-any-return]
 
-    def first_on_node_first(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def first_on_node_first(self) -> Iterator[None]:
         """The node's other processes enter after the first has left: for downloads into the node's cache."""
-        return self.accelerator.local_main_process_first()  # type: ignore[no-any-return]
+        is_first = self.world.local_rank == 0
+        if not is_first:
+            self._wait_for_all()
+        yield
+        if is_first:
+            self._wait_for_all()
+
+    def check_same(self, what: str, facts: list[str]) -> None:
+        """Raise UserError naming a rank whose facts are not rank 0's: it would train otherwise, or wait for ever."""
+        digests = self.gather(hashlib.sha256("\n".join(facts).encode()).hexdigest())
+        odd = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
+        if odd:
+            raise UserError(f"rank {odd[0]} sees other {what} than rank 0: put them on a disk that all nodes share")
+
+    def _wait_for_all(self) -> None:
+        if self.world.size > 1:
+            dist.barrier(group=self._talk)
 
     def any_process(self, wish: bool) -> bool:
         """Whether some process wished so at the previous call (at this one, when alone): agreed by all.
@@ -140,7 +164,7 @@ class Strategy:
         """Leave the group of processes in order: every process must call this at the same point."""
         if self.world.size > 1 and dist.is_initialized():
             self._finish_vote()
-            dist.barrier(group=self._talk)
+            self._wait_for_all()
             dist.destroy_process_group()
 
 
@@ -182,7 +206,23 @@ def build_strategy(section: StrategySection, world: World, seed: int, determinis
         mixed_precision=section.precision,
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
+    _check_accelerator(accelerator, device_type)
     return Strategy(section, world, accelerator.device, accelerator)
+
+
+def _check_accelerator(accelerator: Accelerator, device_type: str) -> None:
+    """`accelerate config` and ACCELERATE_ variables of the user's own can ask for what the recipe does not."""
+    kind = str(accelerator.distributed_type.value)
+    if kind not in ("NO", "MULTI_CPU", "MULTI_GPU"):
+        raise UserError(
+            f"accelerate is set to {kind}, which is not supported: use 'accelerate launch --config_file' of DDP"
+        )
+    if accelerator.gradient_accumulation_steps != 1:
+        raise UserError("unset ACCELERATE_GRADIENT_ACCUMULATION_STEPS: train.micro_batch says how gradients accumulate")
+    if accelerator.device.type != device_type:
+        raise UserError(
+            f"strategy.device is {device_type} but accelerate chose {accelerator.device.type}: see ACCELERATE_USE_CPU"
+        )
 
 
 def _complete_environment(world: World, environment: MutableMapping[str, str]) -> None:
@@ -202,14 +242,14 @@ def _complete_environment(world: World, environment: MutableMapping[str, str]) -
 
 
 def _new_gloo_group() -> dist.ProcessGroup:
-    group = dist.new_group(backend="gloo")
+    group = dist.new_group(backend="gloo", timeout=TALK_TIMEOUT)
     assert isinstance(group, dist.ProcessGroup)
     return group
 
 
 def seed_rank(seed: int, world: World, step: int = 0) -> None:
     """Random numbers inside of the network (dropout), different on every process."""
-    torch.manual_seed((seed * 1_000_003 + step) * 1_000_003 + world.rank)
+    torch.manual_seed(int(keyed.bits(seed, step, world.rank)[0] >> np.uint64(1)))
 
 
 def read_rng(device: torch.device) -> dict[str, Tensor]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict
 from typing import Any
 
 from launcher.checkpoint import Progress
 from launcher.log.console import Row
-from launcher.log.journal import read_journal
+from launcher.log.journal import read_journal, render_json
 from launcher.metrics import Figures
 from launcher.run import SUMMARY_NAME
 from launcher.training import Training
@@ -44,7 +43,7 @@ def write_summary(
     }
     if test is not None:
         summary["test"] = test
-    write_atomically(t.run.path / SUMMARY_NAME, (json.dumps(summary, indent=1) + "\n").encode())
+    write_atomically(t.run.path / SUMMARY_NAME, f"{render_json(summary, indent=1)}\n".encode())
     return summary
 
 

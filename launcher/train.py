@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,10 +16,10 @@ import torch
 from launcher import checkpoint
 from launcher.checkpoint import Progress
 from launcher.data.prepare import prepare_data
-from launcher.errors import EXIT_DONE, EXIT_RESUMABLE, UserError
-from launcher.fit import Status, fit, measure
+from launcher.errors import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE, UserError
+from launcher.fit import Status, evaluate_and_record, fit
 from launcher.log.console import Console
-from launcher.log.journal import read_journal
+from launcher.log.journal import read_first
 from launcher.log.ranks import LOGGER, log_warnings, open_rank_log
 from launcher.metrics import Figures
 from launcher.models.freeze import frozen_sha256
@@ -28,13 +29,13 @@ from launcher.recipe.parse import LoadedRecipe
 from launcher.recipe.plan import Plan, PlanError, make_plan
 from launcher.recipe.resolve import DEBUG_EVAL_IMAGES, debug_recipe
 from launcher.recipe.schema import Recipe
-from launcher.run import debug_folder, open_run, read_summary, remove_debug_run
-from launcher.stop import StopRequest
+from launcher.run import debug_folder, open_run, read_summary
+from launcher.stop import StopRequest, follow_accelerate
 from launcher.strategy import build_strategy
 from launcher.summary import summary_rows, write_summary
 from launcher.training import Training, build_training
 from launcher.world import World, read_world
-from shards.manifest import Manifest
+from shards.manifest import MANIFEST_NAME, Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +53,16 @@ def main(loaded: LoadedRecipe, options: Options) -> int:
     Raise LauncherError or ShardsError for what the user can mend.
     """
     stop = StopRequest()
+    follow_accelerate()
     world = read_world(os.environ)
     log_warnings()
+    torch.autograd.set_detect_anomaly(options.debug)
     recipe = choose_recipe(loaded, options, world)
-    manifest = prepare_data(recipe.data, world)
+    manifest = prepare_data(recipe.data, world, lambda: stop.wanted is not None)
     plan = plan_run(loaded, recipe, world.size, manifest, options.debug)
 
     strategy = build_strategy(recipe.strategy, world, recipe.run.seed, recipe.run.deterministic)
+    strategy.check_same("shards, recipe or number of images", [manifest.sha256, recipe.model_dump_json(), str(plan)])
     run = strategy.on_first(lambda: open_run(recipe, options.fresh or options.debug, options.allow_change))
     open_rank_log(run.logs, world.rank)
     if run.state == "finished":
@@ -69,7 +73,8 @@ def main(loaded: LoadedRecipe, options: Options) -> int:
         progress = _start(t, manifest)
         frozen = frozen_sha256(t.network, recipe.backbone)
         progress, status = fit(t, progress, stop)
-        assert frozen == frozen_sha256(t.network, recipe.backbone), "a frozen tensor has changed"
+        if any(strategy.gather(frozen != frozen_sha256(t.network, recipe.backbone))):
+            raise AssertionError("a frozen tensor has changed")
         return _finish(t, progress, status, frozen)
     except BaseException as error:
         _fail(t, error)
@@ -86,11 +91,7 @@ def choose_recipe(loaded: LoadedRecipe, options: Options, world: World) -> Recip
         return loaded.recipe
     if world.size > 1:
         raise UserError(f"--debug is a single process, not {world.size}: python -m launcher {loaded.file} --debug")
-    torch.autograd.set_detect_anomaly(True)
-    if loaded.recipe.run.dir is not None:
-        return debug_recipe(loaded.recipe, Path(loaded.recipe.run.dir))
-    folder = debug_folder(loaded.recipe)
-    remove_debug_run(folder)
+    folder = Path(loaded.recipe.run.dir) if loaded.recipe.run.dir is not None else debug_folder(loaded.recipe)
     return debug_recipe(loaded.recipe, folder)
 
 
@@ -110,10 +111,12 @@ def _start(t: Training, manifest: Manifest) -> Progress:
     skipped: list[str] = []
     progress = checkpoint.restore(t.run.checkpoints, t.state, skipped.append)
     epoch = t.plan.epoch(progress.step) + 1
-    is_first_start = not read_journal(t.run.path)
+    is_first_start = not read_first(t.run.path)
     if t.strategy.world.is_first and (t.run.state == "new" or t.run.changes):
         write_lock(t.run.path, t.recipe, f"run {t.run.id}, data {manifest.sha256}")
     t.journal.write("event", progress.step, epoch, **_facts(t, manifest, is_first_start))
+    if t.run.state == "resumed" and progress.step == 0:
+        skipped.append("no checkpoint to go on from: starts at step 0")
     for message in skipped:
         t.journal.write("event", progress.step, epoch, name="checkpoint_skipped", message=message)
         t.console.say(message)
@@ -147,6 +150,10 @@ def _say_start(t: Training, progress: Progress) -> None:
         f"{plan.total_steps:,} steps of {plan.global_batch:,} images ({plan.steps_per_epoch:,} an epoch), "
         f"W&B {t.wandb.mode}, folder {t.run.path}"
     )
+    packed = time.strftime(
+        "%Y-%m-%d %H:%M", time.localtime((Path(str(t.recipe.data.dir)) / MANIFEST_NAME).stat().st_mtime)
+    )
+    t.console.say(f"shards {t.recipe.data.dir} of {packed}; delete that folder to pack again")
     for note in plan.notes:
         t.console.say(f"note: {note}")
         t.journal.write("event", progress.step, 0, name="note", message=note)
@@ -170,17 +177,20 @@ def _finish(t: Training, progress: Progress, status: Status, frozen: str | None)
 
 def _measure_best(t: Training, progress: Progress) -> dict[str, Figures]:
     """Figures of the best checkpoint on the test split, or on valid where there is no test; shown and sent to W&B."""
-    checkpoint.load_weights(t.run.checkpoints / "best", t.judged, ema=t.ema is not None)
-    split = next((split for split in ("test", "valid") if split in t.plan.num_eval), None)
-    if split is None or progress.best is None:
-        return {}
-    counts = measure(t, split, progress.step)
-    figures = counts.figures(t.classes)
-    if split == "test":
-        t.console.evaluation(split, progress.best.epoch, figures, is_best=True)
-    t.wandb.log_evaluation(progress.step, split, figures, t.classes, counts.confusion_KK.tolist())
+    name, weights_step = ("best", progress.best.step) if progress.best is not None else ("last", progress.step)
+    checkpoint.load_weights(t.run.checkpoints / name, t.judged, ema=t.ema is not None)
     if (t.run.pictures / "augmented.png").exists():
         t.wandb.log_picture(progress.step, "augmented", t.run.pictures / "augmented.png")
+    split = next((split for split in ("test", "valid") if split in t.plan.num_eval), None)
+    if split is None:
+        return {}
+    counts, figures = evaluate_and_record(t, split, progress.step, weights_step)
+    confusion = counts.confusion_KK.tolist()
+    t.console.evaluation(split, t.plan.epoch(weights_step) + 1, figures, is_best=True)
+    t.journal.write(
+        "event", progress.step, t.plan.epoch(progress.step) + 1, name="confusion", split=split, rows=confusion
+    )
+    t.wandb.log_evaluation(progress.step, split, figures, t.classes, confusion)
     return {split: figures}
 
 
@@ -196,11 +206,15 @@ def _leave(t: Training, progress: Progress, status: str, code: int) -> None:
 def _fail(t: Training, error: BaseException) -> None:
     """Say in the run folder that it failed; the error itself goes on to the user."""
     LOGGER.error("failed", exc_info=error)
-    if t.strategy.world.is_first:
+    if not t.strategy.world.is_first:
+        return
+    try:
         progress = checkpoint.read_progress(t.run.checkpoints / "last")
         t.journal.write("event", progress.step, 0, name="failed", message=f"{type(error).__name__}: {error}")
-        _leave(t, progress, "failed", 1)
+        _leave(t, progress, "failed", EXIT_FAILED)
         write_summary(t, "failed", progress, None, None)
+    except OSError as second:  # a full disk fails here again, and must not hide what came first
+        LOGGER.error("could not be written down: %s", second)
 
 
 def _close(t: Training) -> None:

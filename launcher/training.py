@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -17,11 +17,12 @@ from launcher.data.reader import ShardReader
 from launcher.log.console import Console, NoConsole
 from launcher.log.journal import Journal, NoJournal
 from launcher.log.wandb import NoWandb, WandbMirror, choose_mode
-from launcher.loss import LossFunction, build_loss, count_outputs
+from launcher.loss import LossFunction, build_loss, count_outputs, with_auxiliary
 from launcher.metrics import Stopwatch
 from launcher.models.freeze import freeze
-from launcher.models.zoo import Network, build_model
+from launcher.models.zoo import Network, build_model, check_sizes
 from launcher.optim.build import build_optimizer
+from launcher.recipe.contradictions import final_size
 from launcher.recipe.plan import Plan
 from launcher.recipe.schema import Recipe
 from launcher.run import RunFolder
@@ -67,13 +68,16 @@ def build_training(recipe: Recipe, plan: Plan, manifest: Manifest, strategy: Str
     """Raise UserError when pretrained weights are not to be had."""
     with strategy.first_on_node_first():
         network = build_model(recipe.backbone, count_outputs(recipe.loss, plan.num_classes))
+    check_sizes(network, (final_size(recipe.augment.train), final_size(recipe.augment.eval)))
     freeze(network, recipe.backbone)
-    network = Network(strategy.place(network.model), network.head_name)
+    network = replace(network, model=strategy.place(network.model))
     ema = None
     if recipe.optim.ema_decay is not None:
         average = get_ema_multi_avg_fn(recipe.optim.ema_decay)  # type: ignore[no-untyped-call]
         ema = AveragedModel(network.model, multi_avg_fn=average, use_buffers=True)
-    wrapped, optimizer = strategy.wrap(network.model, build_optimizer(recipe.optim, network.model))
+    wrapped, optimizer = strategy.wrap(
+        network.model, build_optimizer(recipe.optim, network.model, recipe.strategy.precision)
+    )
     seed_rank(recipe.run.seed, strategy.world)
     mean = manifest.mean if recipe.augment.mean == "dataset" else recipe.augment.mean
     std = manifest.std if recipe.augment.std == "dataset" else recipe.augment.std
@@ -91,7 +95,7 @@ def build_training(recipe: Recipe, plan: Plan, manifest: Manifest, strategy: Str
         loaders=_build_loaders(recipe, plan, manifest, strategy),
         augment_train=build_augment(recipe.augment.train, mean, std),
         augment_eval=build_augment(recipe.augment.eval, mean, std),
-        loss_train=build_loss(recipe.loss, training=True),
+        loss_train=with_auxiliary(build_loss(recipe.loss, training=True), network.auxiliary_weight),
         loss_eval=build_loss(recipe.loss, training=False),
         classes=manifest.classes,
         watch=Stopwatch(),

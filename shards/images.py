@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from shards.manifest import ShardsError
 
@@ -33,7 +33,8 @@ def decode_rgb(content: bytes) -> Uint8Array:
         with Image.open(io.BytesIO(content), formats=READABLE) as image:
             return np.asarray(_to_mode(image, "RGB"))
     except Exception as error:  # Pillow raises a dozen kinds on damaged bytes
-        raise ShardsError(f"cannot be decoded ({error})") from None
+        what = "it is no JPEG, PNG, WebP, GIF or BMP" if isinstance(error, UnidentifiedImageError) else error
+        raise ShardsError(f"cannot be decoded ({what})") from None
 
 
 def encode_png(image: Image.Image | Uint8Array) -> bytes:

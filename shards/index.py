@@ -11,7 +11,17 @@ from pathlib import Path
 import numpy as np
 
 from shards.images import RGB, ChannelSums, decode_rgb
-from shards.manifest import INDEX_DTYPE, MANIFEST_NAME, Manifest, Shard, ShardsError, write_index, write_manifest
+from shards.manifest import (
+    INDEX_DTYPE,
+    MANIFEST_NAME,
+    IndexArray,
+    Manifest,
+    Shard,
+    ShardsError,
+    read_manifest,
+    write_index,
+    write_manifest,
+)
 from shards.progress import SILENT, Progress
 from shards.samples import Label, Record, hash_file, label_number, read_records
 from shards.splits import SPLITS, canonical_split, seeded_order
@@ -41,8 +51,13 @@ def index(
     if not tars:
         raise ShardsError(f"{folder}: no .tar files here (compressed ones must be unpacked to .tar first)")
     records = _read_all(tars, label_field, progress)
+    known = _read_known(folder, tars)
+    if known is not None and label_field is None and classes is None:
+        for tar in tars:
+            write_index(tar, _index_rows(tar, records[tar], known.classes))
+        return known
     names = _class_names([record.label for each in records.values() for record in each], classes)
-    labels = {tar: [_number(tar, record, names) for record in each] for tar, each in records.items()}
+    indexes = {tar: _index_rows(tar, each, names) for tar, each in records.items()}
     in_order = sorted(tars, key=lambda tar: (SPLITS.index(split_of(tar)), tar.name))
     measured = [tar for tar in tars if split_of(tar) == "train"] or tars
     mean, std = _measure({tar: records[tar] for tar in measured}, progress)
@@ -50,16 +65,32 @@ def index(
     counts: dict[str, Counter[int]] = {}
     shards: list[Shard] = []
     for tar in in_order:
-        rows = [(record.offset, record.size, label) for record, label in zip(records[tar], labels[tar], strict=True)]
-        write_index(tar, np.array(rows, INDEX_DTYPE))
+        rows = indexes[tar]
+        write_index(tar, rows)
         split = split_of(tar)
         shards.append(Shard(tar.name, split, len(rows), tar.stat().st_size, hash_file(tar)))
-        counts.setdefault(split, Counter()).update(labels[tar])
+        counts.setdefault(split, Counter()).update(rows["label"].tolist())
         progress.update("hash", len(shards), len(tars))
     class_counts = {split: tuple(each[k] for k in range(len(names))) for split, each in counts.items()}
     manifest = Manifest("index", names, tuple(shards), class_counts, mean, std, label_field=label_field)
     write_manifest(folder, manifest)
     return manifest
+
+
+def _read_known(folder: Path, tars: Sequence[Path]) -> Manifest | None:
+    """The folder's manifest where its tars are still those it lists: it stays as it is, and runs on it can go on."""
+    try:
+        manifest = read_manifest(folder)
+    except ShardsError:
+        return None
+    hashes = {shard.name: shard.sha256 for shard in manifest.shards}
+    is_same = hashes.keys() == {tar.name for tar in tars} and all(hash_file(tar) == hashes[tar.name] for tar in tars)
+    return manifest if is_same else None
+
+
+def _index_rows(tar: Path, records: Sequence[Record], classes: Sequence[str]) -> IndexArray:
+    rows = [(record.offset, record.size, _number(tar, record, classes)) for record in records]
+    return np.array(rows, INDEX_DTYPE)
 
 
 def split_of(tar: Path) -> str:

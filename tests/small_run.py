@@ -31,7 +31,7 @@ class SmallRun:
     def __init__(self, strategy: Strategy, optim: Optim = SGD, ema: bool = True, width: int = 4) -> None:
         model = nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width), nn.Dropout(0.5), nn.Linear(width, 2))
         average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True) if ema else None  # type: ignore[no-untyped-call]
-        self.wrapped, optimizer = strategy.wrap(model, build_optimizer(optim, model))
+        self.wrapped, optimizer = strategy.wrap(model, build_optimizer(optim, model, "no"))
         self.state = TrainState(model, average, optimizer, strategy, 0, "abc", "data 1")
 
     def train(self, steps: int) -> list[torch.Tensor]:

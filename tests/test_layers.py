@@ -38,6 +38,7 @@ OWNERS: dict[str, set[str]] = {
     "cyclopts": {"launcher/cli.py", "shards/cli.py"},
     "webdataset": {"shards/write.py"},
     "sklearn": {"shards/sources/digits.py"},
+    "timm": {"launcher/models/timm.py"},
     "PIL": {"launcher/data/decode.py", "shards/images.py", "shards/sources/synthetic.py"},
     "pydantic": {
         f"launcher/recipe/{name}.py" for name in ("augment", "explain", "fields", "lock", "optim", "parse", "schema")

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from launcher.loss import build_loss, class_scores, count_outputs
+from launcher.loss import build_loss, class_scores, count_outputs, with_auxiliary
 from launcher.recipe.schema import Bce, CrossEntropy
 
 PLAIN = CrossEntropy(name="cross_entropy")
@@ -57,3 +57,15 @@ def test_scores_of_one_logit_predict_class_1_when_it_is_positive() -> None:
 
 def test_outputs_are_one_a_class_or_one_in_all() -> None:
     assert (count_outputs(PLAIN, 7), count_outputs(BCE, 2)) == (7, 1)
+
+
+def test_each_auxiliary_loss_is_added_with_its_weight() -> None:
+    plain = build_loss(SMOOTH, training=True)
+    others = [OUTPUTS_BK.flip(0), OUTPUTS_BK.flip(1)]
+    expected_B = plain(OUTPUTS_BK, LABELS_B) + 0.3 * plain(others[0], LABELS_B) + 0.3 * plain(others[1], LABELS_B)
+    torch.testing.assert_close(with_auxiliary(plain, 0.3)((OUTPUTS_BK, *others), LABELS_B), expected_B)
+
+
+def test_a_network_without_auxiliary_classifiers_has_the_plain_loss() -> None:
+    plain = build_loss(PLAIN, training=True)
+    assert torch.equal(with_auxiliary(plain, 0.3)(OUTPUTS_BK, LABELS_B), plain(OUTPUTS_BK, LABELS_B))

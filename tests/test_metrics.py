@@ -130,13 +130,17 @@ def test_of_too_many_classes_no_confusion_matrix_is_kept(monkeypatch: pytest.Mon
         ("top1_frac", 0.6, 0.5, True),
         ("top1_frac", 0.5, 0.5, False),
         ("top5_frac", 0.5, 0.6, False),
-        ("loss", 5.0, math.nan, True),
+        ("loss", 5.0, None, True),
         ("loss", math.nan, 5.0, False),
-        ("loss", math.nan, math.nan, False),
+        ("loss", math.nan, None, False),
     ],
 )
-def test_losses_fall_and_fractions_rise(metric: str, value: float, best: float, better: bool) -> None:
-    assert is_better(metric, value, best) is better
+def test_losses_fall_and_fractions_rise(metric: str, value: float, best: float | None, better: bool) -> None:
+    assert is_better(metric, {"loss": 1.0, metric: value}, best) is better
+
+
+def test_what_has_no_loss_is_never_better() -> None:
+    assert not is_better("top1_frac", {"loss": math.nan, "top1_frac": 1.0}, 0.1)
 
 
 class Clock:

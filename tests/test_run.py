@@ -14,7 +14,7 @@ from launcher.errors import RunError
 from launcher.log.journal import Journal
 from launcher.recipe.lock import write_lock
 from launcher.recipe.schema import Recipe
-from launcher.run import RunFolder, debug_folder, open_run, read_summary, remove_debug_run
+from launcher.run import RunFolder, debug_folder, open_run, read_summary
 from tests.recipe.right import load
 
 HOLD = """
@@ -138,7 +138,7 @@ def test_named_folder_of_a_finished_run_is_finished(recipe: Recipe) -> None:
 def test_finished_run_goes_on_with_an_allowed_change(recipe: Recipe) -> None:
     start(in_folder(recipe, "here"), "done")
     changed = in_folder(seeded(recipe, 99), "here")
-    run = open_run(changed, allowed=["run.seed"])
+    run = open_run(changed, allowed=("run.seed",))
     assert (run.state, run.changes) == ("resumed", {"run.seed": (3, 99)})
     run.release()
 
@@ -151,10 +151,43 @@ def test_changed_recipe_is_refused_with_what_to_do(recipe: Recipe) -> None:
     assert str(raised.value) == (
         "here: its recipe has changed: run.seed 3 -> 99; add --allow-change run.seed to go on, or --fresh to start anew"
     )
-    with pytest.raises(RunError, match="its recipe has changed"):
-        open_run(changed, allowed=["run.see", "run.seed.x", "train"])
+    with pytest.raises(RunError, match="--allow-change run.see: a recipe has no such key"):
+        open_run(
+            changed,
+            allowed=(
+                "run.see",
+                "run.seed.x",
+                "train",
+            ),
+        )
     run = open_run(in_folder(recipe, "here"))
     assert run.changes == {}
+    run.release()
+
+
+def test_changed_recipe_is_refused_without_a_named_folder_too(recipe: Recipe) -> None:
+    begun = start(recipe)
+    changed = recipe.model_copy(update={"train": recipe.train.model_copy(update={"patience": 7})})
+    with pytest.raises(RunError, match=r"its recipe has changed: train\.patience None -> 7; add --allow-change"):
+        open_run(changed)
+    run = open_run(changed, allowed=("train.patience",))
+    assert (run.path, run.state) == (begun.path, "resumed")
+    run.release()
+
+
+def test_another_seed_is_another_run(recipe: Recipe) -> None:
+    begun = start(recipe)
+    run = open_run(seeded(recipe, 7))
+    assert run.state == "new"
+    assert run.path != begun.path
+    run.release()
+
+
+def test_what_failed_may_be_changed(recipe: Recipe) -> None:
+    start(recipe, "failed")
+    changed = recipe.model_copy(update={"train": recipe.train.model_copy(update={"patience": 7})})
+    run = open_run(changed)
+    assert run.state == "new"
     run.release()
 
 
@@ -252,10 +285,13 @@ def test_summary_that_is_missing_or_torn_is_empty(tmp_path: Path) -> None:
     assert read_summary(tmp_path) == {}
 
 
-def test_debug_run_is_removed(recipe: Recipe) -> None:
+def test_debug_runs_have_their_own_folders_and_are_not_gone_on_with(recipe: Recipe) -> None:
     folder = debug_folder(recipe)
-    assert folder == Path("runs/recipe/debug")
-    (folder / "checkpoints").mkdir(parents=True)
-    remove_debug_run(folder)
-    remove_debug_run(folder)
-    assert not folder.exists()
+    assert folder.parent == Path("runs/recipe")
+    assert folder.name.startswith("debug-")
+    assert debug_folder(recipe) != folder
+    folder.mkdir(parents=True)
+    write_lock(folder, recipe, "run")
+    run = open_run(recipe)
+    assert run.state == "new"
+    run.release()

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from launcher import keyed
-from launcher.errors import UserError
+from launcher.errors import DataError
 
 BOOL = npt.NDArray[np.bool_]
 FLOAT64 = npt.NDArray[np.float64]
@@ -64,7 +64,7 @@ def draw_crop_offsets(uniforms_B2: FLOAT64, sizes_B2: INT64, size: tuple[int, in
     room_B2: INT64 = sizes_B2 + 2 * padding - np.array(size, dtype=np.int64)
     if room_B2.min() < 0:
         height, width = sizes_B2[room_B2.min(axis=1).argmin()]
-        raise UserError(
+        raise DataError(
             f"random_crop: {size[0]}x{size[1]} pixels do not fit in an image of {height}x{width} with padding "
             f"{padding}; put a resize before it or give more padding"
         )

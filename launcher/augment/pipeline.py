@@ -20,7 +20,7 @@ from torch import Tensor
 
 from launcher.augment import draw, ops
 from launcher.augment.draw import FLOAT64, INT64
-from launcher.errors import UserError
+from launcher.errors import DataError
 
 Parameters = npt.NDArray[np.generic]
 
@@ -147,7 +147,7 @@ class Augment:
         """Normalised float32 images_BChw, on the device of the canvas, all of one size.
 
         `canvas_BCHW`: uint8, each image in its top left corner, zero elsewhere. `sizes_B2`, `ids_B`: int64, on the CPU.
-        Seed and epoch have no effect when nothing in the list is random. Raises UserError when sizes differ at the end.
+        Seed and epoch have no effect when nothing in the list is random. Raises DataError when sizes differ at the end.
         """
         steps = draw_parameters(self.entries, sizes_B2, ids_B, seed, epoch)
         _check_one_size(steps[-1].sizes if steps else sizes_B2)
@@ -165,7 +165,7 @@ def build_augment(entries: Sequence[Op], mean: Sequence[float], std: Sequence[fl
 def _check_one_size(sizes_B2: INT64) -> None:
     if (sizes_B2 != sizes_B2[0]).any():
         low, high = sizes_B2.min(axis=0), sizes_B2.max(axis=0)
-        raise UserError(
+        raise DataError(
             f"augment leaves images of different sizes, heights {low[0]} to {high[0]}, widths {low[1]} to {high[1]}: "
             "end the list with a crop, or with a resize to [height, width]"
         )

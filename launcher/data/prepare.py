@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
-from launcher.errors import DataError
+from launcher.errors import DataError, Stopped
 from launcher.recipe.resolve import pack_options
 from launcher.recipe.schema import Data
 from launcher.world import World
 from shards.console import ConsoleProgress
 from shards.manifest import MANIFEST_NAME, Manifest, read_manifest
-from shards.progress import SILENT
+from shards.progress import SILENT, Progress
 from shards.sources import describe
 from shards.write import prepare
 
@@ -20,8 +21,27 @@ HEAD_START_S = 1.0
 """Rank 0 comes to the lock first, so that the progress bar of a long packing is seen."""
 
 
-def prepare_data(data: Data, world: World) -> Manifest:
-    """Raise ShardsError when shards can be neither found nor packed, DataError when they are of another source."""
+class _Interruptible(Progress):
+    """Shows what `shown` shows, and ends the packing when asked to stop: what is half packed is packed anew."""
+
+    def __init__(self, shown: Progress, should_stop: Callable[[], bool]) -> None:
+        self._shown = shown
+        self._should_stop = should_stop
+
+    def update(self, task: str, done: int, total: int) -> None:
+        if self._should_stop():
+            raise Stopped("stopped while packing; the same command packs again")
+        self._shown.update(task, done, total)
+
+    def note(self, line: str) -> None:
+        self._shown.note(line)
+
+
+def prepare_data(data: Data, world: World, should_stop: Callable[[], bool] = lambda: False) -> Manifest:
+    """Raise ShardsError when shards can be neither found nor packed, DataError when they are of another source.
+
+    `should_stop` is asked while packing; Stopped is raised when it says so.
+    """
     folder = Path(str(data.dir))
     if data.source is None:
         return read_manifest(folder)
@@ -30,7 +50,7 @@ def prepare_data(data: Data, world: World) -> Manifest:
     options = pack_options(data)
     try:
         with ConsoleProgress() if world.is_first else nullcontext(SILENT) as progress:
-            manifest = prepare(data.source, folder, options, progress)
+            manifest = prepare(data.source, folder, options, _Interruptible(progress, should_stop))
     except OSError as error:
         raise DataError(
             f"{folder}: packing {data.source} failed: {error}; set data.dir to a folder with room"

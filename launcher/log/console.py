@@ -28,6 +28,15 @@ class _FiguresColumn(ProgressColumn):
         return Text(str(task.fields.get("figures", "")), no_wrap=True, overflow="ellipsis")
 
 
+class _LastingConsole(RichConsole):
+    def on_broken_pipe(self) -> None:
+        """Nobody reads any more, as after `| head`: the training goes on, and says no more."""
+        self.quiet = True
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        os.close(nothing)
+
+
 class Console:
     """Speaks on stdout. `total_steps`: length of the run; `steps_per_epoch`: to name the epoch."""
 
@@ -35,7 +44,9 @@ class Console:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # a class name that the terminal cannot show must not end a run
         is_live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"  # rich would let FORCE_COLOR decide
-        self._console = RichConsole(highlight=False, markup=False, emoji=False, soft_wrap=True, force_terminal=is_live)
+        self._console = _LastingConsole(
+            highlight=False, markup=False, emoji=False, soft_wrap=True, force_terminal=is_live
+        )
         if not is_live:
             self._console.width = PLAIN_WIDTH
         self._total_steps = total_steps

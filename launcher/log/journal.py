@@ -16,6 +16,8 @@ from typing import Any, Literal
 
 JOURNAL_NAME = "journal.jsonl"
 
+TAIL_BYTES = 1 << 16
+
 Kind = Literal["train", "eval", "checkpoint", "event"]
 Record = dict[str, Any]
 
@@ -30,7 +32,7 @@ class Journal:
 
     def write(self, kind: Kind, step: int, epoch: int, **figures: Any) -> None:
         record = {"step": step, "epoch": epoch, "kind": kind, "time_s": round(time.time(), 3), **figures}
-        line = (json.dumps(_finite(record), allow_nan=False) + "\n").encode()
+        line = f"{render_json(record)}\n".encode()
         size = os.fstat(self._file).st_size
         if os.write(self._file, line) < len(line):
             os.ftruncate(self._file, size)  # or the next record would hang on to this half
@@ -62,15 +64,39 @@ def read_journal(folder: Path) -> list[Record]:
     return [json.loads(line) for line in content.split(b"\n")[:-1]]
 
 
+def read_first(folder: Path) -> Record:
+    """The first record, without reading the rest; {} when there is none."""
+    try:
+        with (folder / JOURNAL_NAME).open("rb") as file:
+            line = file.readline()
+        return dict(json.loads(line)) if line.endswith(b"\n") else {}
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def render_json(value: Any, indent: int | None = None) -> str:
+    """JSON has no NaN or infinity: they become the words."""
+    return json.dumps(_finite(value), allow_nan=False, indent=indent)
+
+
 def _cut_torn_tail(path: Path) -> None:
     """A process killed while writing leaves a line without an end: it never became a record."""
-    if path.exists():
-        content = path.read_bytes()
-        os.truncate(path, content.rfind(b"\n") + 1)
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - TAIL_BYTES)
+            file.seek(start)
+            line_end = file.read(end - start).rfind(b"\n")
+            if line_end >= 0:
+                file.truncate(start + line_end + 1)
+                return
+            end = start
+        file.truncate(0)
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN or infinity: they become the words."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):

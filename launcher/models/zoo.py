@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 from launcher.errors import UserError, nearest
+from launcher.models import timm
+from launcher.models.auxiliary import AUXILIARY, remove_auxiliary
+from launcher.models.avatar_cnn import AvatarCnn
+from launcher.models.head import find_classifiers, replace_layer
 from launcher.models.lenet import LeNet
+from launcher.models.weights import load_weights, read_weights
 from launcher.recipe.contradictions import Problem
 from launcher.recipe.schema import Backbone, Head
 
 IMAGENET_CLASSES = 1000
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
+OWN: dict[str, tuple[Callable[[int], nn.Module], int]] = {"avatar_cnn": (AvatarCnn, 1), "lenet": (LeNet, 10)}
+"""Networks of this package, and how many outputs each has where it comes from."""
 
 RANDOM_OPTIONS: dict[str, dict[str, Any]] = {
     "googlenet": {"init_weights": True},
@@ -23,109 +33,150 @@ RANDOM_OPTIONS: dict[str, dict[str, Any]] = {
 }
 """Without pretrained weights these warn unless they are told how to begin; with them they refuse to be told."""
 
-AUXILIARY = ("aux1", "aux2", "AuxLogits")
-"""Classifiers that googlenet and inception_v3 have beside the last one, for training only."""
-
 
 @dataclass(frozen=True)
 class Network:
-    """A model and the name of the module in it that is the new head."""
+    """A model and the name of the module in it that is the head."""
 
     model: nn.Module
     head_name: str
+    twin_names: tuple[str, ...] = ()
+    """Further heads of the same form, of networks that average several."""
+    auxiliary_weight: float = 0.0
+    """In training the model returns (outputs, auxiliary outputs, ...): this is the weight of each of their losses."""
 
     @property
     def head(self) -> nn.Module:
         return self.model.get_submodule(self.head_name)
 
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """The head and its twins."""
+        return (self.head_name, *self.twin_names)
+
 
 def model_names() -> list[str]:
-    """Every name that `backbone.name` may be."""
-    return ["lenet", *torchvision.models.list_models(module=torchvision.models)]
+    """Every name that `backbone.name` may be, but for timm's."""
+    return [*OWN, *torchvision.models.list_models(module=torchvision.models)]
 
 
 def check_backbone(backbone: Backbone) -> list[Problem]:
-    """Names that do not exist. Downloads nothing."""
-    names = model_names()
-    if backbone.name not in names:
-        what = f"no such model '{backbone.name}'{nearest(backbone.name, names)}"
-        return [Problem("backbone.name", what, ("backbone.name",))]
-    if backbone.name == "lenet" or backbone.weights == "none":
+    """Names and files that do not exist. Downloads and builds nothing."""
+    wrong = _check_name(backbone) or _check_weights(backbone)
+    if wrong is None:
         return []
-    entries = list(torchvision.models.get_model_weights(backbone.name).__members__)
-    if backbone.weights in entries:
-        return []
-    what = f"{backbone.name} has no weights '{backbone.weights}'{nearest(backbone.weights, [*entries, 'none'])}"
-    return [Problem("backbone.weights", what, ("backbone.weights",))]
+    key, what = wrong
+    return [Problem(f"backbone.{key}", what, (f"backbone.{key}",))]
+
+
+def _check_name(backbone: Backbone) -> tuple[str, str] | None:
+    name, names = backbone.name, model_names()
+    if name.startswith(timm.PREFIX):
+        return timm.check_timm(name, backbone.weights if backbone.weights_file is None else None)
+    if name in names:
+        return None
+    hint = f"; did you mean '{timm.PREFIX}{name}'?" if timm.is_timm_model(name) else nearest(name, names)
+    return "name", f"no such model '{name}'{hint}"
+
+
+def _check_weights(backbone: Backbone) -> tuple[str, str] | None:
+    name, weights, file = backbone.name, backbone.weights, backbone.weights_file
+    if file is not None:
+        return None if Path(file).is_file() else ("weights", f"no such file: {file}")
+    if name in OWN or name.startswith(timm.PREFIX) or weights == "none":
+        return None
+    entries = list(torchvision.models.get_model_weights(name).__members__)
+    if weights in entries:
+        return None
+    return "weights", f"{name} has no weights '{weights}'{nearest(weights, [*entries, 'none'])}"
 
 
 def build_model(backbone: Backbone, num_outputs: int) -> Network:
-    """The named network with a new head of `num_outputs`, on the CPU.
+    """The named network with `num_outputs` outputs, on the CPU.
 
-    Raise UserError when pretrained weights can be neither found nor downloaded.
+    Raise UserError when weights can be neither found nor downloaded, or do not fit.
     """
-    if backbone.name == "lenet":
-        return replace_head(LeNet(IMAGENET_CLASSES), backbone.head, num_outputs)
-    model = _load_pretrained(backbone) if backbone.weights != "none" else _start_random(backbone.name)
-    _remove_auxiliary(model)
-    return replace_head(model, backbone.head, num_outputs)
+    model, num_original = _build_original(backbone)
+    auxiliary = AUXILIARY.get(backbone.name)
+    if auxiliary is not None and backbone.freeze == "backbone":
+        remove_auxiliary(model, auxiliary)
+        auxiliary = None
+    last_names = auxiliary.last_names if auxiliary is not None else ()
+    names = find_classifiers(model, num_original, but=last_names)
+    if not names:
+        raise UserError(f"backbone.name: {backbone.name} has no classifier that could be replaced")
+    file = None if backbone.weights_file is None else Path(backbone.weights_file)
+    tensors = {} if file is None else read_weights(file, model.state_dict())
+    head = backbone.head
+    if head == "keep":
+        kept = tensors.get(f"{names[-1]}.weight")
+        num_kept = num_original if kept is None else len(kept)
+        _check_kept(num_kept, num_outputs)
+    if head != "keep" or num_kept != num_original:
+        for name in names:
+            replace_layer(model, name, Head() if head == "keep" else head, num_outputs)
+        for name in last_names:
+            replace_layer(model, name, Head(), num_outputs)
+    if file is not None:
+        new = [] if head == "keep" else [*names, *last_names]
+        load_weights(model, tensors, [*new, *_one_sided(backbone.name, model, tensors)], file)
+    return Network(model, names[-1], tuple(names[:-1]), auxiliary.weight if auxiliary is not None else 0.0)
 
 
-def _start_random(name: str) -> nn.Module:
-    model: nn.Module = torchvision.models.get_model(name, weights=None, **RANDOM_OPTIONS.get(name, {}))
-    return model
+def check_sizes(network: Network, sizes: Iterable[tuple[int, int] | None]) -> None:
+    """Raise UserError when the network, on the CPU, cannot take an image of one of these (height, width)."""
+    network.model.eval()
+    for height, width in {size for size in sizes if size is not None}:
+        try:
+            with torch.inference_mode():
+                network.model(torch.zeros(1, 3, height, width))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"augment: the backbone does not take {height} x {width} pixels ({reason}); crop or resize to others"
+            ) from None
+
+
+def _check_kept(num_kept: int, num_outputs: int) -> None:
+    if num_kept != num_outputs:
+        raise UserError(
+            f"backbone.head: keep has {num_kept} outputs, data and loss need {num_outputs}; "
+            "leave backbone.head out for a new one"
+        )
+
+
+def _one_sided(name: str, model: nn.Module, tensors: dict[str, Tensor]) -> list[str]:
+    """Auxiliary classifiers that only the file has or only the network."""
+    if name not in AUXILIARY:
+        return []
+    found = {key.partition(".")[0] for key in tensors} & {key.partition(".")[0] for key in model.state_dict()}
+    return [auxiliary for auxiliary in AUXILIARY[name].names if auxiliary not in found]
+
+
+def _build_original(backbone: Backbone) -> tuple[nn.Module, int]:
+    """The network as its authors made it, and how many outputs it has."""
+    name, is_named = backbone.name, backbone.weights != "none" and backbone.weights_file is None
+    if name in OWN:
+        build, num_outputs = OWN[name]
+        return build(num_outputs), num_outputs
+    if name.startswith(timm.PREFIX):
+        return timm.build_timm(name, pretrained=is_named, keep=backbone.head == "keep")
+    if is_named:
+        return _load_pretrained(backbone), IMAGENET_CLASSES
+    return torchvision.models.get_model(name, weights=None, **RANDOM_OPTIONS.get(name, {})), IMAGENET_CLASSES
 
 
 def _load_pretrained(backbone: Backbone) -> nn.Module:
     weights = torchvision.models.get_model_weights(backbone.name)[backbone.weights]
+    options = {"aux_logits": True} if backbone.name in AUXILIARY else {}
     try:
-        model: nn.Module = torchvision.models.get_model(backbone.name, weights=weights)
+        with warnings.catch_warnings():
+            # Of GoogLeNet's auxiliary classifiers, which train here: "NOT pretrained, so make sure to train them".
+            warnings.filterwarnings("ignore", message="auxiliary heads", category=UserWarning)
+            model: nn.Module = torchvision.models.get_model(backbone.name, weights=weights, **options)
     except (OSError, RuntimeError) as error:  # RuntimeError: what came does not have the hash that torchvision expects
         raise UserError(
             f"backbone.weights: {backbone.name} {backbone.weights} cannot be downloaded ({error}); "
             "run once where there is a network, or set backbone.weights=none"
         ) from None
     return model
-
-
-def _remove_auxiliary(model: nn.Module) -> None:
-    """Their outputs are not trained here, and DDP would wait for their gradients."""
-    for name in AUXILIARY:
-        if hasattr(model, name):
-            setattr(model, name, None)
-            model.aux_logits = False  # type: ignore[assignment]
-
-
-def replace_head(model: nn.Module, head: Head, num_outputs: int) -> Network:
-    """Put the recipe's head where the last layer with ImageNet's 1,000 outputs is."""
-    name, last = next(
-        (name, module)
-        for name, module in reversed(list(model.named_modules()))
-        if getattr(module, "out_features", getattr(module, "out_channels", None)) == IMAGENET_CLASSES
-    )
-    new: nn.Module
-    if isinstance(last, nn.Conv2d):
-        # SqueezeNet classifies with a 1 x 1 convolution and averages afterwards: the head does the same at every pixel.
-        new = _build_head(head, last.in_channels, num_outputs, lambda i, o: nn.Conv2d(i, o, 1))
-    else:
-        assert isinstance(last, nn.Linear)
-        new = _build_head(head, last.in_features, num_outputs, nn.Linear)
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, new)
-    return Network(model, name)
-
-
-def _build_head(head: Head, num_inputs: int, num_outputs: int, layer: Any) -> nn.Module:
-    """One plain layer, or hidden layers each followed by activation and dropout."""
-    if not head.hidden and not head.dropout:
-        last: nn.Module = layer(num_inputs, num_outputs)
-        return last
-    modules: list[nn.Module] = []
-    for width in head.hidden:
-        modules += [layer(num_inputs, width), ACTIVATIONS[head.activation]()]
-        if head.dropout:
-            modules.append(nn.Dropout(head.dropout))
-        num_inputs = width
-    if not head.hidden:
-        modules.append(nn.Dropout(head.dropout))
-    return nn.Sequential(*modules, layer(num_inputs, num_outputs))

@@ -12,13 +12,17 @@ from launcher.recipe.optim import Optim
 ADAMS: dict[str, type[Adam]] = {"adam": Adam, "adamw": AdamW}
 
 
-def build_optimizer(optim: Optim, model: nn.Module) -> Optimizer:
-    """Of the parameters that train. Fused: one kernel for all tensors, on CUDA and on the CPU."""
+def build_optimizer(optim: Optim, model: nn.Module, precision: str) -> Optimizer:
+    """Of the parameters that train. Fused: one kernel for all tensors, on CUDA and on the CPU.
+
+    Not in fp16: a fused optimizer leaves a step out by itself, and nobody would hear of the overflow.
+    """
+    fused = precision != "fp16"
     groups = decay_groups(model, optim.weight_decay)
     if isinstance(optim, AdamSection):
         betas = (optim.beta1, optim.beta2)
-        return ADAMS[optim.name](groups, lr=optim.lr, betas=betas, eps=optim.eps, fused=True)
-    return SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=optim.nesterov, fused=True)
+        return ADAMS[optim.name](groups, lr=optim.lr, betas=betas, eps=optim.eps, fused=fused)
+    return SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=optim.nesterov, fused=fused)
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:

@@ -22,6 +22,10 @@ class Problem:
     paths: tuple[str, ...]
 
 
+SIDES = {"avatar_cnn": 64, "inception_v3": 299, "lenet": 32}
+"""Pixels of networks whose layers fit one size of image only."""
+
+
 def find_contradictions(recipe: Recipe) -> list[Problem]:
     """Every one of them, in the order of the sections."""
     checks = (_in_backbone, _in_data, _in_augment, _in_loss_and_optim, _in_strategy, _in_train)
@@ -30,14 +34,30 @@ def find_contradictions(recipe: Recipe) -> list[Problem]:
 
 def _in_backbone(recipe: Recipe) -> Iterator[Problem]:
     head = recipe.backbone.head
-    if not head.hidden and _is_set(head, "activation"):
+    if head != "keep" and not head.hidden and _is_set(head, "activation"):
         yield _problem("has no effect without hidden layers", "backbone.head.activation", "backbone.head.hidden")
     if recipe.backbone.freeze == "backbone" and recipe.strategy.sync_batchnorm:
         yield _problem(
             "has no effect while backbone.freeze holds every BatchNorm", "strategy.sync_batchnorm", "backbone.freeze"
         )
-    if recipe.backbone.name == "lenet" and recipe.backbone.weights != "none":
-        yield _problem("lenet has no pretrained weights; write none", "backbone.weights", "backbone.name")
+    name, weights = recipe.backbone.name, recipe.backbone.weights
+    if name in ("lenet", "avatar_cnn") and weights != "none" and recipe.backbone.weights_file is None:
+        yield _problem(f"{name} has no pretrained weights; write none", "backbone.weights", "backbone.name")
+    for part, size in (("train", final_size(recipe.augment.train)), ("eval", final_size(recipe.augment.eval))):
+        if (side := SIDES.get(name)) and size is not None and size != (side, side):
+            what = f"{name} takes {side} x {side} pixels, not {size[0]} x {size[1]}; crop or resize to {side}"
+            yield _problem(what, f"augment.{part}", "backbone.name")
+
+
+def final_size(ops: tuple[TrainOp, ...] | tuple[EvalOp, ...]) -> tuple[int, int] | None:
+    """Height and width of what comes out, where that is one size for all images."""
+    size = None
+    for op in ops:
+        if op.op == "resize" and isinstance(op.size, int):
+            size = None
+        elif op.op in ("resize", "center_crop", "random_crop", "random_resized_crop"):
+            size = (op.size, op.size) if isinstance(op.size, int) else op.size
+    return size
 
 
 def _in_data(recipe: Recipe) -> Iterator[Problem]:

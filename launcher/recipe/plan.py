@@ -153,7 +153,9 @@ def _find_problems(recipe: Recipe, world_size: int, num_images: Mapping[str, int
             "train.micro_batch",
             f"{train.micro_batch} does not divide the {rank_batch} images of one process; try {near}",
         )
-    if isinstance(recipe.loss, Bce) and num_classes != 2:
+    if num_classes < 2:
+        add("data.source", f"the data has {num_classes} class; telling pictures apart takes two or more")
+    if isinstance(recipe.loss, Bce) and num_classes > 2:
         add("loss.name", f"bce needs two classes, the data has {num_classes}; use cross_entropy")
     if train.best_metric == "top5_frac" and num_classes <= 5:
         add("train.best_metric", f"top5_frac is always 1 with {num_classes} classes; use top1_frac or loss")

@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 from launcher.duration import Duration
-from launcher.recipe.schema import Data, Recipe
+from launcher.recipe.schema import Data, Head, Recipe
+from shards.manifest import MANIFEST_NAME
 from shards.sources import PackOptions, describe
 
 DOWNLOADS = "data/downloads"
@@ -52,21 +53,23 @@ def _default_folder(data: Data) -> str:
 def debug_recipe(recipe: Recipe, folder: Path) -> Recipe:
     """The same recipe as one small CPU run in `folder`: a handful of batches, no threads, no W&B, random weights.
 
-    Shards that are there are used; otherwise synthetic ones, with the recipe's number of classes, are packed beside
-    `folder`.
+    Shards that are there are used; otherwise synthetic ones, with the recipe's number of classes, are packed.
     """
     num_classes = (
         len(recipe.data.classes) if recipe.data.classes is not None else 2 if recipe.loss.name == "bce" else 10
     )
     data = recipe.data.model_copy(update={"workers": 0})
-    if not (Path(str(data.dir)) / "manifest.json").exists():
-        synthetic = {"source": f"synthetic:{num_classes}x8", "dir": f"{folder}-shards", "split": None}
+    if not (Path(str(data.dir)) / MANIFEST_NAME).exists():
+        synthetic = {"source": f"synthetic:{num_classes}x8", "dir": None, "split": None}
         data = data.model_copy(update={**synthetic, "root": None, "download": True})
+        data = data.model_copy(update={"dir": _default_folder(data)})
     batch = min(DEBUG_BATCH, recipe.train.global_batch)
     return recipe.model_copy(
         update={
             "run": recipe.run.model_copy(update={"dir": str(folder)}),
-            "backbone": recipe.backbone.model_copy(update={"weights": "none"}),
+            "backbone": recipe.backbone.model_copy(
+                update={"weights": "none", "head": Head() if recipe.backbone.head == "keep" else recipe.backbone.head}
+            ),
             "data": data.model_copy(update={"last_batch": "wrap"}),
             "strategy": recipe.strategy.model_copy(
                 update={"device": "cpu", "precision": "no", "sync_batchnorm": False}

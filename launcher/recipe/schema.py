@@ -40,13 +40,20 @@ class Backbone(Section):
     """The network."""
 
     name: str
-    """`lenet`, or any torchvision classification model: `resnet50`, `efficientnet_b0`, `vit_b_16`, ..."""
+    """Any torchvision classification model (`resnet50`, `vit_b_16`, ...), `timm/<name>`, `lenet` or `avatar_cnn`."""
     weights: str = "none"
-    """`none`: random. `DEFAULT`, or a torchvision weights entry such as `IMAGENET1K_V2`: downloaded once."""
-    head: Head = Head()
-    """The new classifier."""
+    """`none`: random. `DEFAULT`, or a torchvision weights entry such as `IMAGENET1K_V2`: downloaded once. A path with a
+    `/` in it, or one that ends in .safetensors, .pt or .pth: weights of that file."""
+    head: Head | Literal["keep"] = Head()
+    """The new classifier. `keep`: the original one, for data of as many classes as it has outputs."""
     freeze: Literal["none", "backbone"] = "none"
     """`backbone`: only the head trains; the rest is held exactly as it is, BatchNorm statistics included."""
+
+    @property
+    def weights_file(self) -> str | None:
+        """`weights` where that is a file."""
+        is_file = "/" in self.weights or self.weights.endswith((".safetensors", ".pt", ".pth"))
+        return self.weights if is_file else None
 
 
 Split = Literal["train", "valid", "test"]

@@ -11,6 +11,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from launcher.errors import UserError
+from launcher.models.avatar_cnn import AvatarCnn
+from launcher.models.lenet import LeNet
 from launcher.models.zoo import IMAGENET_CLASSES, Network, build_model, check_backbone, model_names
 from launcher.recipe.schema import Backbone, Head
 
@@ -43,6 +45,8 @@ FAMILIES = [
     "wide_resnet50_2",
 ]
 SIDES = {"inception_v3": 299}
+LAST_AUXILIARY = {"googlenet": ("aux1.fc2", "aux2.fc2"), "inception_v3": ("AuxLogits.fc",)}
+KINDS = ("weight", "bias")
 
 
 def family(name: str) -> str:
@@ -67,6 +71,10 @@ def output_shape(network: Network, side: int) -> tuple[int, ...]:
     return tuple(network.model(torch.empty(2, 3, side, side, device="meta")).shape)
 
 
+def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
 def last_wide_layer(model: nn.Module) -> str:
     """By weights' shapes alone: the last with ImageNet's 1,000 rows."""
     return [
@@ -77,7 +85,7 @@ def last_wide_layer(model: nn.Module) -> str:
 
 
 def test_every_classification_model_of_torchvision_can_be_named() -> None:
-    assert model_names() == ["lenet", *NAMES]
+    assert model_names() == ["avatar_cnn", "lenet", *NAMES]
     assert len(NAMES) >= 80
 
 
@@ -94,8 +102,13 @@ def test_every_model_gets_its_head_where_the_1000_classes_were(monkeypatch: pyte
     monkeypatch.setattr(torchvision.models, "get_model", watched)
     network = build_meta(name, 7)
     assert [network.head_name] == before
+    assert network.twin_names == ()
     assert [weight.shape[0] for weight in network.head.parameters()] == [7, 7]
-    assert all(tensor.shape[:1] != (IMAGENET_CLASSES,) for tensor in network.model.state_dict().values())
+    options = {"init_weights": False} if name in LAST_AUXILIARY else {}
+    with NoMemory():
+        reference: nn.Module = get_model(name, num_classes=7, **options)
+    # A new layer has a bias, MaxVit's own has none.
+    assert shapes(network.model) == {**shapes(reference), f"{network.head_name}.bias": (7,)}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -107,21 +120,32 @@ def test_no_family_is_forgotten() -> None:
     assert {family(name) for name in FAMILIES} == {family(name) for name in NAMES}
 
 
-@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
-def test_auxiliary_classifiers_are_gone(name: str) -> None:
-    network = build_meta(name, 7)
-    network.model.train()
-    outputs = network.model(torch.empty(2, 3, 299, 299, device="meta"))
-    assert isinstance(outputs, torch.Tensor)
-    assert not [parameter for parameter, _ in network.model.named_parameters() if "aux" in parameter.lower()]
-
-
 @pytest.mark.parametrize("name", ["lenet", "resnet18", "vgg11", "squeezenet1_1", "vit_b_32"])
 @pytest.mark.parametrize("head", [Head(), Head(hidden=(64, 16), dropout=0.5, activation="gelu"), Head(dropout=0.2)])
 @pytest.mark.parametrize("num_outputs", [1, 257])
 def test_heads_of_all_forms(name: str, head: Head, num_outputs: int) -> None:
     network = build_meta(name, num_outputs, head)
     assert output_shape(network, 32 if name == "lenet" else 224) == (2, num_outputs)
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "num_outputs"), [("resnet18", 64, 1000), ("lenet", 32, 10), ("avatar_cnn", 64, 1)]
+)
+def test_keep_is_the_original_network(name: str, side: int, num_outputs: int) -> None:
+    torch.manual_seed(0)
+    own: dict[str, type[LeNet] | type[AvatarCnn]] = {"lenet": LeNet, "avatar_cnn": AvatarCnn}
+    original = own[name](num_outputs) if name in own else torchvision.models.get_model(name)
+    torch.manual_seed(0)
+    network = build_model(Backbone(name=name, head="keep"), num_outputs)
+    images_BCHW = torch.rand(2, 3, side, side)
+    assert torch.equal(network.model.eval()(images_BCHW), original.eval()(images_BCHW))
+    assert network.head is list(network.model.modules())[-1]
+
+
+@pytest.mark.parametrize(("name", "num_kept"), [("resnet18", 1000), ("lenet", 10), ("avatar_cnn", 1)])
+def test_keep_needs_data_of_as_many_classes(name: str, num_kept: int) -> None:
+    with pytest.raises(UserError, match=f"^backbone.head: keep has {num_kept} outputs, data and loss need 3; "):
+        build_model(Backbone(name=name, head="keep"), 3)
 
 
 def kinds(module: nn.Module) -> list[str]:
@@ -156,6 +180,8 @@ def test_the_seed_decides_the_weights() -> None:
     [
         (Backbone(name="resnet5O"), "backbone.name", "no such model 'resnet5O'; did you mean 'resnet50'?"),
         (Backbone(name="Lenet"), "backbone.name", "did you mean 'lenet'?"),
+        (Backbone(name="resnet18", weights="no/such.pt"), "backbone.weights", "no such file: no/such.pt"),
+        (Backbone(name="lenet", weights="mine.safetensors"), "backbone.weights", "no such file: mine.safetensors"),
         (
             Backbone(name="resnet50", weights="IMAGENET1K_V3"),
             "backbone.weights",
@@ -211,6 +237,7 @@ def test_pretrained_weights_are_loaded_outside_of_the_head(monkeypatch: pytest.M
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: saved)
     network = build_model(Backbone(name=name, weights="DEFAULT"), 3)
     loaded = network.model.state_dict()
-    same = [key for key in loaded if key in saved and torch.equal(loaded[key], saved[key])]
-    assert {key for key in loaded if not key.startswith(f"{network.head_name}.")} == set(same)
-    assert not [key for key in loaded if "aux" in key.lower()]
+    same = {key for key in loaded if torch.equal(loaded[key], saved[key])}
+    new = {f"{layer}.{kind}" for layer in (network.head_name, *LAST_AUXILIARY.get(name, ())) for kind in KINDS}
+    assert set(loaded) == set(saved)
+    assert set(loaded) - same == new

@@ -59,7 +59,7 @@ CASES: list[tuple[Optim, Callable[[Groups], Optimizer]]] = [
 @pytest.mark.parametrize(("section", "reference"), CASES, ids=["nesterov", "sgd", "adam", "adamw"])
 def test_five_steps_are_those_of_torchs_optimizer(section: Optim, reference: Callable[[Groups], Optimizer]) -> None:
     net, other = make_net(), make_net()
-    ours = train_five_steps(net, build_optimizer(section, net))
+    ours = train_five_steps(net, build_optimizer(section, net, "no"))
     theirs = train_five_steps(other, reference(grouped_by_hand(other)))
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
     assert not torch.allclose(ours[2], list(make_net().parameters())[2])
@@ -82,5 +82,17 @@ def test_frozen_parameters_are_not_in_the_optimizer() -> None:
     net = make_net()
     net.requires_grad_(False)
     net[3].weight.requires_grad_(True)
-    (group,) = build_optimizer(Sgd(name="sgd", lr=0.1), net).param_groups
+    (group,) = build_optimizer(Sgd(name="sgd", lr=0.1), net, "no").param_groups
     assert [id(parameter) for parameter in group["params"]] == [id(net[3].weight)]
+
+
+def test_an_overflow_is_seen_in_fp16() -> None:
+    """By a real gradient scaler: a fused optimizer would leave the step out in silence."""
+    net = make_net()
+    scaler = torch.amp.GradScaler("cpu")
+    optimizer = build_optimizer(Sgd(name="sgd", lr=0.1), net, "fp16")
+    scaler.scale(net(torch.full((4, 3, 8, 8), torch.inf)).sum()).backward()
+    stepped: list[bool] = []
+    optimizer.register_step_post_hook(lambda *_: stepped.append(True))
+    scaler.step(optimizer)
+    assert stepped == []

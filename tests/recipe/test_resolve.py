@@ -85,7 +85,7 @@ def test_debug_recipe_of_a_shipped_recipe_is_right(path: Path, tmp_path: Path) -
     recipe = debug_recipe(load_recipe(path, [f"data.dir={tmp_path / 'none'}"]).recipe, tmp_path / "debug")
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
     assert find_contradictions(recipe) == []
-    num_classes = len(recipe.data.classes or range(10))
+    num_classes = len(recipe.data.classes or range(2 if recipe.loss.name == "bce" else 10))
     assert recipe.data.source == f"synthetic:{num_classes}x8"
     assert not str(recipe.data.dir).startswith(f"{tmp_path / 'debug'}/")
     plan = make_plan(recipe, 1, {"train": 5 * num_classes, "valid": num_classes, "test": num_classes}, num_classes)
