@@ -19,8 +19,8 @@ def test_plan_is_shown(digits: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert code == 0
     assert "lenet_digits.yaml on 4 processes" in " ".join(out.split())
     rows = {row[1].strip(): row[2].strip() for row in (line.split("│") for line in out.splitlines()) if len(row) == 4}
-    assert (rows["num_train"], rows["rank_batch"], rows["total_steps"]) == ("1,258", "8", "1,170")
-    assert rows["num_test"] == "270"
+    assert (rows["num_train"], rows["rank_batch"], rows["total_steps"]) == ("1,078", "8", "990")
+    assert rows["num_test"] == "359"
 
 
 def test_shards_that_are_not_there_are_announced_and_not_packed(
@@ -41,7 +41,7 @@ def test_plan_error_has_its_place(digits: Path, tmp_path: Path) -> None:
     loaded = load(
         tmp_path,
         WEIGHTLESS,
-        ("{train: 0.8, valid: rest}", "{train: 0.7, valid: 0.15, test: rest}"),
+        ("{train: 0.8, valid: rest}", "{train: 0.6, valid: 0.2, test: rest}"),
         overrides=(f"data.dir={digits}",),
     )
     with pytest.raises(RecipeError, match=r"recipe.yaml:24: train.global_batch: 32 cannot be shared .* try 33"):

@@ -59,7 +59,7 @@ def test_ranks_with_other_shards_are_refused(tmp_path: Path, digits: Path) -> No
     text = (
         DIGITS.read_text()
         .replace("  source: digits\n", "")
-        .replace("  split: {train: 0.7, valid: 0.15, test: rest}\n", "")
+        .replace("  split: {train: 0.6, valid: 0.2, test: rest}\n", "")
     )
     recipe.write_text(text.replace("data:\n", "data:\n  dir: shards\n"))
     (tmp_path / "a").mkdir()

@@ -10,7 +10,7 @@ import pytest
 
 from tests.runs import DIGITS, events, finish, run, start, stop_after, summary, train, train_records, wait_until
 
-TOTAL_STEPS = 78
+TOTAL_STEPS = 66
 
 
 def settings(digits: Path) -> list[str]:
