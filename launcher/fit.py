@@ -41,8 +41,7 @@ def fit(t: Training, progress: Progress, stop: StopRequest) -> tuple[Progress, S
     steps = range(progress.step + 1, plan.total_steps + 1)
     rank, seed = t.strategy.world.rank, t.recipe.run.seed
     batches = t.loaders["train"].batches(ids for step in steps for ids in micro_batch_ids(plan, seed, step, rank))
-    loss_sum = torch.zeros((), device=t.strategy.device)
-    summed_steps = 0
+    loss_sum, summed_steps = torch.zeros((), device=t.strategy.device), 0
     set_training(t.network, t.recipe.backbone)
     t.watch.resume()
     for step in steps:
@@ -52,13 +51,8 @@ def fit(t: Training, progress: Progress, stop: StopRequest) -> tuple[Progress, S
         progress = replace(progress, step=step)
         is_asked = t.strategy.any_process(stop.wanted is not None)
         # Before anything is judged or saved: a loss that is no number ends the run here.
-        if (
-            is_asked
-            or plan.is_record(step)
-            or plan.is_evaluation(step)
-            or plan.is_checkpoint(step)
-            or t.recipe.log.samples
-        ):
+        is_due = any(due(step) for due in (plan.is_record, plan.is_evaluation, plan.is_checkpoint))
+        if is_due or is_asked or t.recipe.log.samples:
             _record(t, step, loss_sum / summed_steps, ids)
             loss_sum, summed_steps = torch.zeros_like(loss_sum), 0
         t.watch.pause()

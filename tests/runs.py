@@ -34,13 +34,13 @@ class Ended:
 
 def command(processes: int = 1, launcher: str = "torchrun") -> list[str]:
     """How a user starts the program as so many CPU processes."""
-    if processes == 1:
+    if processes == 1 and launcher == "torchrun":
         return [sys.executable, "-m", "launcher"]
     module, number, port = {
         "torchrun": ("torch.distributed.run", "--nproc-per-node", "--master-port"),
         "accelerate": ("accelerate.commands.accelerate_cli", "--num_processes", "--main_process_port"),
     }[launcher]
-    mode = ["launch", "--multi_gpu"] if launcher == "accelerate" else []
+    mode = {"torchrun": [], "accelerate": ["launch", "--multi_gpu"][: min(processes, 2)]}[launcher]
     start = [sys.executable, "-m", module, *mode, number, str(processes), port, str(free_port())]
     return [*start, "-m", "launcher"]
 

@@ -151,7 +151,7 @@ def test_changed_recipe_is_refused_with_what_to_do(recipe: Recipe) -> None:
     assert str(raised.value) == (
         "here: its recipe has changed: run.seed 3 -> 99; add --allow-change run.seed to go on, or --fresh to start anew"
     )
-    with pytest.raises(RunError, match="--allow-change run.see: a recipe has no such key"):
+    with pytest.raises(RunError, match=r"--allow-change run\.see: a recipe has no such key"):
         open_run(
             changed,
             allowed=(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,29 @@ def test_asked_to_stop_and_continued(tmp_path: Path, digits: Path, whole: Path) 
     assert [record["step"] for record in events(folder, "resumed")] == [stopped_at]
     assert_same_training(folder, whole)
     assert weights(folder) == weights(whole)
+
+
+def test_accelerate_launch_of_one_process_passes_the_wish_on(tmp_path: Path, digits: Path) -> None:
+    """It ends at once and by itself leaves its process running."""
+    folder = tmp_path / "run"
+    process = start([DIGITS, *settings(digits), "train.epochs=30"], tmp_path, launcher="accelerate")
+    stop_after(process, folder, 10, signal.SIGTERM)
+    end = time.monotonic() + 30
+    while not (folder / "summary.json").exists():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert summary(folder)["status"] == "preempted"
+
+
+def test_nobody_reads_the_output(tmp_path: Path, digits: Path) -> None:
+    """As after `| head`."""
+    process = start([DIGITS, *settings(digits)], tmp_path)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    process.stdout = None
+    assert finish(process).code == 0
+    assert summary(tmp_path / "run")["status"] == "done"
 
 
 def test_two_processes_continue_what_one_began(tmp_path: Path, digits: Path, whole: Path) -> None:
