@@ -11,8 +11,9 @@ from launcher.log.console import Console
 from launcher.models.zoo import check_backbone
 from launcher.recipe.parse import LoadedRecipe
 from launcher.recipe.plan import Plan, PlanError, make_plan
+from launcher.recipe.schema import Recipe
 from launcher.world import World
-from shards.manifest import MANIFEST_NAME
+from shards.manifest import MANIFEST_NAME, Manifest
 
 
 def check(loaded: LoadedRecipe, processes: int) -> int:
@@ -29,16 +30,27 @@ def check(loaded: LoadedRecipe, processes: int) -> int:
             f"{loaded.file}: recipe is right; {folder} will be packed from {recipe.data.source} by the first run"
         )
         return EXIT_DONE
-    manifest = prepare_data(recipe.data, World())
-    num_images = {split: manifest.num_images(split) for split in manifest.splits}
-    try:
-        plan = make_plan(recipe, processes, num_images, len(manifest.classes))
-    except PlanError as error:
-        raise loaded.error(error.problems) from None
+    plan = plan_run(loaded, recipe, processes, prepare_data(recipe.data, World()))
     console.table(f"{loaded.file} on {processes} processes", _rows(plan))
     for note in plan.notes:
         console.say(f"note: {note}")
     return EXIT_DONE
+
+
+def plan_run(
+    loaded: LoadedRecipe, recipe: Recipe, processes: int, manifest: Manifest, max_eval_images: int | None = None
+) -> Plan:
+    """The plan of `recipe`, made from `loaded`. `max_eval_images`: of each split that is evaluated; None: all.
+
+    Raise RecipeError, with places, when the recipe does not fit the processes or the data.
+    """
+    num_images = {split: manifest.num_images(split) for split in manifest.splits}
+    if max_eval_images is not None:
+        num_images |= {split: min(num, max_eval_images) for split, num in num_images.items() if split != "train"}
+    try:
+        return make_plan(recipe, processes, num_images, len(manifest.classes))
+    except PlanError as error:
+        raise loaded.error(error.problems) from None
 
 
 def _rows(plan: Plan) -> list[tuple[str, str]]:

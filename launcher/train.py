@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from launcher import checkpoint
+from launcher.check import plan_run
 from launcher.checkpoint import Progress
 from launcher.data.prepare import prepare_data
 from launcher.errors import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE, UserError
@@ -26,7 +27,6 @@ from launcher.models.freeze import frozen_sha256
 from launcher.models.zoo import check_backbone
 from launcher.recipe.lock import write_lock
 from launcher.recipe.parse import LoadedRecipe
-from launcher.recipe.plan import Plan, PlanError, make_plan
 from launcher.recipe.resolve import DEBUG_EVAL_IMAGES, debug_recipe
 from launcher.recipe.schema import Recipe
 from launcher.run import debug_folder, open_run, read_summary
@@ -59,7 +59,7 @@ def main(loaded: LoadedRecipe, options: Options) -> int:
     torch.autograd.set_detect_anomaly(options.debug)
     recipe = choose_recipe(loaded, options, world)
     manifest = prepare_data(recipe.data, world, lambda: stop.wanted is not None)
-    plan = plan_run(loaded, recipe, world.size, manifest, options.debug)
+    plan = plan_run(loaded, recipe, world.size, manifest, DEBUG_EVAL_IMAGES if options.debug else None)
 
     strategy = build_strategy(recipe.strategy, world, recipe.run.seed, recipe.run.deterministic)
     strategy.check_same("shards, recipe or number of images", [manifest.sha256, recipe.model_dump_json(), str(plan)])
@@ -93,17 +93,6 @@ def choose_recipe(loaded: LoadedRecipe, options: Options, world: World) -> Recip
         raise UserError(f"--debug is a single process, not {world.size}: python -m launcher {loaded.file} --debug")
     folder = Path(loaded.recipe.run.dir) if loaded.recipe.run.dir is not None else debug_folder(loaded.recipe)
     return debug_recipe(loaded.recipe, folder)
-
-
-def plan_run(loaded: LoadedRecipe, recipe: Recipe, world_size: int, manifest: Manifest, debug: bool) -> Plan:
-    """Raise RecipeError, with places, when the recipe does not fit the processes or the data."""
-    num_images = {split: manifest.num_images(split) for split in manifest.splits}
-    if debug:
-        num_images |= {split: min(num, DEBUG_EVAL_IMAGES) for split, num in num_images.items() if split != "train"}
-    try:
-        return make_plan(recipe, world_size, num_images, len(manifest.classes))
-    except PlanError as error:
-        raise loaded.error(error.problems) from None
 
 
 def _start(t: Training, manifest: Manifest) -> Progress:

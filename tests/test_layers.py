@@ -20,7 +20,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("checkpoint", "run", "evaluate"),
     ("training",),
     ("fit", "summary"),
-    ("train", "check"),
+    ("check",),
+    ("train",),
     ("cli",),
     ("__main__",),
 )
