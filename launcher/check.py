@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
 from launcher.data.prepare import prepare_data
 from launcher.errors import EXIT_DONE, UserError
 from launcher.log.console import Console
+from launcher.models.transform import fill_from_weights
 from launcher.models.zoo import check_backbone
+from launcher.recipe.augment import Augment
+from launcher.recipe.contradictions import find_contradictions
 from launcher.recipe.parse import LoadedRecipe
 from launcher.recipe.plan import Plan, PlanError, make_plan
 from launcher.recipe.schema import Recipe
@@ -21,9 +25,8 @@ def check(loaded: LoadedRecipe, processes: int) -> int:
     if processes < 1:
         raise UserError(f"--processes {processes}: must be at least 1")
     console = Console(1, 1)
-    recipe = loaded.recipe
-    if problems := check_backbone(recipe.backbone):
-        raise loaded.error(problems)
+    recipe = complete_recipe(loaded, console.say)
+    console.say(_describe_eval(recipe.augment))
     folder = Path(str(recipe.data.dir))
     if recipe.data.source is not None and not (folder / MANIFEST_NAME).exists():
         console.say(
@@ -35,6 +38,32 @@ def check(loaded: LoadedRecipe, processes: int) -> int:
     for note in plan.notes:
         console.say(f"note: {note}")
     return EXIT_DONE
+
+
+def complete_recipe(loaded: LoadedRecipe, say: Callable[[str], None]) -> Recipe:
+    """The recipe with what its pretrained weights were made with written out. Downloads nothing.
+
+    `say` is told where that cannot be had exactly. Raise RecipeError when there are no such models, weights or files.
+    """
+    if problems := check_backbone(loaded.recipe.backbone):
+        raise loaded.error(problems)
+    recipe = fill_from_weights(loaded.recipe, lambda note: say(f"note: {note}"))
+    if problems := find_contradictions(recipe):
+        raise loaded.error(problems)
+    return recipe
+
+
+def _describe_eval(augment: Augment) -> str:
+    """`eval: resize 256 bilinear, center_crop 224; mean 0.485 0.456 0.406; std dataset`."""
+    ops = []
+    for op in augment.eval_ops:
+        size = str(op.size) if isinstance(op.size, int) else f"{op.size[0]} x {op.size[1]}"
+        ops.append(f"{op.op} {size} {op.interpolation}" if op.op == "resize" else f"{op.op} {size}")
+    numbers = [
+        value if isinstance(value, str) else " ".join(f"{channel:.4g}" for channel in value or ())
+        for value in (augment.mean, augment.std)
+    ]
+    return f"eval: {', '.join(ops)}; mean {numbers[0]}; std {numbers[1]}"
 
 
 def plan_run(

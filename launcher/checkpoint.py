@@ -55,6 +55,14 @@ class Progress:
     """Figures of the newest validation."""
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a run begins, or goes on. `path`: the checkpoint; None at the beginning."""
+
+    path: Path | None
+    progress: Progress
+
+
 @dataclass(frozen=True)
 class TrainState:
     """Everything of a run that changes while it trains, but for its Progress."""
@@ -111,45 +119,53 @@ def _write(folder: Path, state: TrainState, progress: Progress, rngs: list[dict[
     prune(folder, name, keep)
 
 
-def restore(folder: Path, state: TrainState, report: Callable[[str], None]) -> Progress:
-    """Load the newest complete checkpoint into `state`; Progress() when there is none. Called by every rank.
+def find_start(folder: Path, state: TrainState, report: Callable[[str], None]) -> Start:
+    """The newest complete checkpoint, for `restore_weights` and then `restore_optimizer`. Called by every rank.
 
-    `report` is told of each checkpoint that is skipped, and why. Raise RunError when it is of other data or another
-    network or optimizer.
+    `report` is told of each checkpoint that is skipped, and why. Raise RunError when it is of other data.
     """
-    found = state.strategy.on_first(lambda: _find_start(folder, report))
-    if found is None:
-        return Progress()
-    path, progress = found
-    facts = _read_state(path)
-    if facts["data_sha256"] != state.data_sha256:
+    start = state.strategy.on_first(lambda: _find_start(folder, report))
+    if start.path is not None and _read_state(start.path)["data_sha256"] != state.data_sha256:
         raise RunError(
-            f"{path}: the shards have changed since this checkpoint; put them back, or start anew with --fresh"
+            f"{start.path}: the shards have changed since this checkpoint; put them back, or start anew with --fresh"
         )
-    _load_into(state.model, path / "model.safetensors")
+    return start
+
+
+def restore_weights(start: Start, state: TrainState) -> None:
+    """Raise RunError when they are of another network."""
+    if start.path is None:
+        return
+    _load_into(state.model, start.path / "model.safetensors")
     if state.ema is not None:
-        _load_into(state.ema.module, _weights_file(path, ema=True))
-        state.ema.n_averaged.fill_(progress.step)
+        _load_into(state.ema.module, _weights_file(start.path, ema=True))
+        state.ema.n_averaged.fill_(start.progress.step)
+
+
+def restore_optimizer(start: Start, state: TrainState) -> None:
+    """Optimizer, fp16 scaler and random generators. Raise RunError when they are of another optimizer."""
+    path = start.path
+    if path is None:
+        return
     saved = torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
     _restore_optimizer(state.optimizer, saved["optimizer"], path)
     state.strategy.restore_scaler(saved["scaler"])
     world = state.strategy.world
-    if facts["world_size"] == world.size:
+    if _read_state(path)["world_size"] == world.size:
         rng = load_file(path / "rng.safetensors")
         mine = {key.partition(".")[2]: value for key, value in rng.items() if key.startswith(f"{world.rank}.")}
         write_rng(mine, state.strategy.device)
     else:
-        seed_rank(state.seed, world, progress.step)
-    return progress
+        seed_rank(state.seed, world, start.progress.step)
 
 
-def _find_start(folder: Path, report: Callable[[str], None]) -> tuple[Path, Progress] | None:
+def _find_start(folder: Path, report: Callable[[str], None]) -> Start:
     """The newest complete checkpoint and its progress; `last` and `best` are made to agree with it."""
     path = find_newest(folder, report)
     if path is None:
         for name in ("last", "best"):
             (folder / name).unlink(missing_ok=True)
-        return None
+        return Start(None, Progress())
     point(folder, "last", path.name)
     progress = read_progress(path)
     try:
@@ -160,7 +176,7 @@ def _find_start(folder: Path, report: Callable[[str], None]) -> tuple[Path, Prog
         report(f"{error}; it was the best, which is looked for anew")
         point(folder, "best", path.name)
         progress = replace(progress, best=None, stale=0)
-    return path, progress
+    return Start(path, progress)
 
 
 def read_progress(path: Path) -> Progress:

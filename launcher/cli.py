@@ -90,6 +90,22 @@ def check(recipe: Path, /, *overrides: str, processes: int = 1) -> int:
 
 
 @app.command
+def fetch(recipe: Path, /, *overrides: str) -> int:
+    """Download and pack what the recipe needs, on a machine that has a network, for others that have none.
+
+    Parameters
+    ----------
+    recipe
+        A YAML file.
+    overrides
+        Values to change, as `key.path=value`.
+    """
+    from launcher.fetch import fetch as fetch_recipe
+
+    return fetch_recipe(load_recipe(recipe, overrides))
+
+
+@app.command
 def schema() -> int:
     """Print the JSON schema of recipes, for editors."""
     print(json.dumps(Recipe.model_json_schema(), indent=1))

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from launcher import checkpoint
 from launcher.checkpoint import Best, Progress
-from launcher.data.loader import Batch
 from launcher.data.order import Ids, micro_batch_ids
 from launcher.errors import UserError
 from launcher.evaluate import evaluate
+from launcher.feed import Examples
+from launcher.learner import Learner, enter_stage
 from launcher.log.pictures import write_grid
 from launcher.metrics import Counts, Figures, is_better
-from launcher.models.freeze import set_training
+from launcher.models.freeze import frozen_sha256, set_training
 from launcher.optim.schedule import lr_factor
 from launcher.stop import StopRequest
 from launcher.training import Training
@@ -30,22 +31,42 @@ from launcher.training import Training
 Status = Literal["done", "stopped", "preempted"]
 
 
-def fit(t: Training, progress: Progress, stop: StopRequest) -> tuple[Progress, Status]:
+def fit(t: Training, learner: Learner, progress: Progress, stop: StopRequest) -> tuple[Learner, Progress, Status]:
     """Train from `progress` to the end of the plan, to the end of patience, or until asked to stop.
 
+    `learner`: of the stage that `progress` is in; what comes back is of the last stage that was reached.
     Raise UserError when the loss is no longer a number.
     """
-    plan, patience = t.plan, t.recipe.train.patience
+    patience = t.recipe.train.patience
     if patience is not None and progress.stale >= patience:
-        return progress, "stopped"
-    steps = range(progress.step + 1, plan.total_steps + 1)
-    rank, seed = t.strategy.world.rank, t.recipe.run.seed
-    batches = t.loaders["train"].batches(ids for step in steps for ids in micro_batch_ids(plan, seed, step, rank))
+        return learner, progress, "stopped"
+    for stage, steps in t.plan.steps_by_stage(progress.step + 1):
+        if stage != learner.stage:
+            check_frozen(t, learner)
+            learner = enter_stage(t, stage, progress.step, lambda: stop.wanted is not None)
+        progress, status = _fit_stage(t, learner, steps, progress, stop)
+        if status != "done":
+            return learner, progress, status
+    return learner, progress, "done"
+
+
+def check_frozen(t: Training, learner: Learner) -> None:
+    """Raise AssertionError on every process when a frozen tensor is not what it was as the stage began."""
+    if any(t.strategy.gather(learner.frozen_sha256 != frozen_sha256(t.network.model))):
+        raise AssertionError("a frozen tensor has changed")
+
+
+def _fit_stage(
+    t: Training, learner: Learner, steps: range, progress: Progress, stop: StopRequest
+) -> tuple[Progress, Status]:
+    """Train `steps`, in which the same part of the network learns."""
+    plan, patience = t.plan, t.recipe.train.patience
+    batches = learner.feeds["train"].batches(_train_work(t, steps))
     loss_sum, summed_steps = torch.zeros((), device=t.strategy.device), 0
-    set_training(t.network, t.recipe.backbone)
+    set_training(t.network.model)
     t.watch.resume()
     for step in steps:
-        loss, ids = _train_step(t, batches, step)
+        loss, ids = _train_step(t, learner, batches, step)
         loss_sum += loss
         summed_steps += 1
         progress = replace(progress, step=step)
@@ -57,7 +78,7 @@ def fit(t: Training, progress: Progress, stop: StopRequest) -> tuple[Progress, S
             loss_sum, summed_steps = torch.zeros_like(loss_sum), 0
         t.watch.pause()
         if plan.is_evaluation(step):
-            progress = _judge(t, progress)
+            progress = _judge(t, learner, progress)
         is_tired = patience is not None and progress.stale >= patience
         is_best = progress.best is not None and progress.best.step == step
         if plan.is_checkpoint(step) or is_best or is_tired or is_asked:
@@ -71,24 +92,31 @@ def fit(t: Training, progress: Progress, stop: StopRequest) -> tuple[Progress, S
     return progress, "done"
 
 
-def _train_step(t: Training, batches: Iterator[Batch], step: int) -> tuple[Tensor, list[Ids]]:
+def _train_work(t: Training, steps: range) -> Iterator[tuple[int, Ids]]:
+    """Epoch and ids of every micro batch of this process."""
+    for step in steps:
+        for ids_B in micro_batch_ids(t.plan, t.recipe.run.seed, step, t.strategy.world.rank):
+            yield t.plan.epoch(step), ids_B
+
+
+def _train_step(t: Training, learner: Learner, batches: Iterator[Examples], step: int) -> tuple[Tensor, list[Ids]]:
     """One optimizer step: this rank's mean loss over its images, and their ids."""
-    plan, seed, epoch = t.plan, t.recipe.run.seed, t.plan.epoch(step)
+    plan, epoch = t.plan, t.plan.epoch(step)
     for group in t.optimizer.param_groups:
-        group["lr"] = t.recipe.optim.lr * lr_factor(t.recipe.schedule, plan, step)
+        group["lr"] = _lr(t, step) * group["lr_scale"]
     losses: list[Tensor] = []
     ids: list[Ids] = []
     for i in range(plan.accumulation):
-        batch = next(batches)
-        images_BCHW = t.strategy.layout(t.augment_train(batch.canvas_BCHW, batch.sizes_B2, batch.ids_B, seed, epoch))
-        if step == 1 and i == 0 and t.strategy.world.is_first:
-            write_grid(images_BCHW, t.augment_train.mean, t.augment_train.std, t.run.pictures / "augmented.png")
+        examples = next(batches)
+        if step == 1 and i == 0 and t.strategy.world.is_first and examples.images_BCHW is not None:
+            picture = t.run.pictures / "augmented.png"
+            write_grid(examples.images_BCHW, t.augment_train.mean, t.augment_train.std, picture)
         with t.strategy.exchange_gradients(now=i == plan.accumulation - 1):
-            outputs_BO = t.wrapped(images_BCHW)
-            loss = t.loss_train(outputs_BO, batch.labels_B).mean()
+            outputs_BO = learner.wrapped(*examples.inputs)
+            loss = t.loss_train(outputs_BO, examples.labels_B).mean()
             t.strategy.backward(loss / plan.accumulation)
         losses.append(loss.detach())
-        ids.append(batch.ids_B)
+        ids.append(examples.ids_B)
     stepped = t.strategy.step(t.optimizer, t.recipe.optim.clip_norm, t.network.model.parameters())
     if not stepped:
         t.journal.write("event", step, epoch + 1, name="overflow", message="fp16 overflow: optimizer step left out")
@@ -99,11 +127,16 @@ def _train_step(t: Training, batches: Iterator[Batch], step: int) -> tuple[Tenso
     return torch.stack(losses).mean(), ids
 
 
+def _lr(t: Training, step: int) -> float:
+    """The head's learning rate; those of other parts are in proportion."""
+    return t.recipe.optim.lr * lr_factor(t.recipe.schedule, t.plan, step)
+
+
 def _record(t: Training, step: int, rank_loss: Tensor, ids: list[Ids]) -> None:
     """Journal, console and W&B: the mean loss, over all ranks, of the steps since the last record."""
     loss = t.strategy.sum(rank_loss).item() / t.strategy.world.size
     epoch = t.plan.epoch(step) + 1
-    figures: Figures = {"loss": loss, "lr": t.optimizer.param_groups[0]["lr"], **t.watch.lap()}
+    figures: Figures = {"loss": loss, "lr": _lr(t, step), **t.watch.lap()}
     samples = (
         {"samples": np.concatenate(t.strategy.gather(np.concatenate(ids))).tolist()} if t.recipe.log.samples else {}
     )
@@ -120,22 +153,24 @@ def _record(t: Training, step: int, rank_loss: Tensor, ids: list[Ids]) -> None:
         )
 
 
-def _judge(t: Training, progress: Progress) -> Progress:
+def _judge(t: Training, learner: Learner, progress: Progress) -> Progress:
     """Validate, and remember whether this is the best so far. Without a valid split the newest step is the best."""
     step, epoch, metric = progress.step, t.plan.epoch(progress.step) + 1, t.recipe.train.best_metric
     if "valid" not in t.plan.num_eval:
         return replace(progress, best=Best(step, epoch, "step", float(step), {}))
-    _, figures = evaluate_and_record(t, "valid", progress.step, progress.step)
-    set_training(t.network, t.recipe.backbone)
+    _, figures = evaluate_and_record(t, learner, "valid", progress.step, progress.step)
+    set_training(t.network.model)
     improved = is_better(metric, figures, progress.best.value if progress.best is not None else None)
     best = Best(step, epoch, metric, figures[metric], figures) if improved else progress.best
     t.console.evaluation("valid", epoch, figures, improved)
     return replace(progress, best=best, stale=0 if improved else progress.stale + 1, last_valid=figures)
 
 
-def evaluate_and_record(t: Training, split: str, step: int, weights_step: int) -> tuple[Counts, Figures]:
+def evaluate_and_record(
+    t: Training, learner: Learner, split: str, step: int, weights_step: int
+) -> tuple[Counts, Figures]:
     """Evaluate the weights of step `weights_step` on a split, now that `step` steps are done, and write it down."""
-    counts = evaluate(t.judged, split, t.loaders[split], t.augment_eval, t.loss_eval, t.plan, t.strategy)
+    counts = evaluate(learner.judged, split, learner.feeds[split], t.loss_eval, t.plan, t.strategy)
     figures = counts.figures(t.classes)
     epoch = t.plan.epoch(step) + 1
     t.journal.write("eval", step, epoch, split=split, weights_step=weights_step, **figures)

@@ -41,11 +41,25 @@ class Strategy:
         self._talk = _new_gloo_group() if world.size > 1 else None
         self._vote: tuple[Any, Tensor] | None = None
 
-    def wrap(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
-        """The model as training calls it (DDP, autocast) and the optimizer that steps it."""
-        self._wrapped, prepared = self.accelerator.prepare(model, optimizer)
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model as training calls it (DDP, autocast). What was wrapped before is plain again."""
+        if self._wrapped is not None:
+            # DDP's hooks go with it; without this the new one's gradients would be exchanged twice.
+            self.accelerator.unwrap_model(self._wrapped, keep_fp32_wrapper=False)
+            self.accelerator._models.clear()
+            self._wrapped = None
+        self._wrapped = self.accelerator.prepare_model(model)
         assert self._wrapped is not None
-        return self._wrapped, prepared
+        return self._wrapped
+
+    def adopt(self, optimizer: Optimizer) -> Optimizer:
+        """The optimizer as `step` takes it: with the fp16 scaler, where there is one."""
+        return self.accelerator.prepare_optimizer(optimizer)  # type: ignore[no-any-return]
+
+    @property
+    def amp_dtype(self) -> torch.dtype | None:
+        """What AMP computes convolutions and products in; None without AMP."""
+        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move to the device in the recipe's memory layout; to be done before an optimizer holds the parameters."""

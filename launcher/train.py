@@ -14,17 +14,16 @@ from typing import Any
 import torch
 
 from launcher import checkpoint
-from launcher.check import plan_run
+from launcher.check import complete_recipe, plan_run
 from launcher.checkpoint import Progress
 from launcher.data.prepare import prepare_data
-from launcher.errors import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE, UserError
-from launcher.fit import Status, evaluate_and_record, fit
+from launcher.errors import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE, Stopped, UserError
+from launcher.fit import Status, check_frozen, evaluate_and_record, fit
+from launcher.learner import Learner, enter_stage
 from launcher.log.console import Console
 from launcher.log.journal import read_first
 from launcher.log.ranks import LOGGER, log_warnings, open_rank_log
 from launcher.metrics import Figures
-from launcher.models.freeze import frozen_sha256
-from launcher.models.zoo import check_backbone
 from launcher.recipe.lock import write_lock
 from launcher.recipe.parse import LoadedRecipe
 from launcher.recipe.resolve import DEBUG_EVAL_IMAGES, debug_recipe
@@ -70,12 +69,10 @@ def main(loaded: LoadedRecipe, options: Options) -> int:
     recipe = recipe.model_copy(update={"run": recipe.run.model_copy(update={"dir": str(run.path)})})
     t = build_training(recipe, plan, manifest, strategy, run)
     try:
-        progress = _start(t, manifest)
-        frozen = frozen_sha256(t.network, recipe.backbone)
-        progress, status = fit(t, progress, stop)
-        if any(strategy.gather(frozen != frozen_sha256(t.network, recipe.backbone))):
-            raise AssertionError("a frozen tensor has changed")
-        return _finish(t, progress, status, frozen)
+        learner, progress = _start(t, manifest, stop)
+        learner, progress, status = fit(t, learner, progress, stop)
+        check_frozen(t, learner)
+        return _finish(t, learner, progress, status)
     except BaseException as error:
         _fail(t, error)
         raise
@@ -85,20 +82,20 @@ def main(loaded: LoadedRecipe, options: Options) -> int:
 
 def choose_recipe(loaded: LoadedRecipe, options: Options, world: World) -> Recipe:
     """The recipe that will run: its names checked against the models there are; a small one for `--debug`."""
-    if problems := check_backbone(loaded.recipe.backbone):
-        raise loaded.error(problems)
+    recipe = complete_recipe(loaded, Console(1, 1).say if world.is_first else lambda note: None)
     if not options.debug:
-        return loaded.recipe
+        return recipe
     if world.size > 1:
         raise UserError(f"--debug is a single process, not {world.size}: python -m launcher {loaded.file} --debug")
-    folder = Path(loaded.recipe.run.dir) if loaded.recipe.run.dir is not None else debug_folder(loaded.recipe)
-    return debug_recipe(loaded.recipe, folder)
+    return debug_recipe(recipe, Path(recipe.run.dir) if recipe.run.dir is not None else debug_folder(recipe))
 
 
-def _start(t: Training, manifest: Manifest) -> Progress:
+def _start(t: Training, manifest: Manifest, stop: StopRequest) -> tuple[Learner, Progress]:
     """Load the newest complete checkpoint, if any, and write down what begins or goes on here."""
     skipped: list[str] = []
-    progress = checkpoint.restore(t.run.checkpoints, t.state, skipped.append)
+    start = checkpoint.find_start(t.run.checkpoints, t.state, skipped.append)
+    checkpoint.restore_weights(start, t.state)
+    progress = start.progress
     epoch = t.plan.epoch(progress.step) + 1
     is_first_start = not read_first(t.run.path)
     if t.strategy.world.is_first and (t.run.state == "new" or t.run.changes):
@@ -111,7 +108,9 @@ def _start(t: Training, manifest: Manifest) -> Progress:
         t.console.say(message)
     LOGGER.info("rank %d of %d starts at step %d", t.strategy.world.rank, t.plan.world_size, progress.step)
     _say_start(t, progress)
-    return progress
+    learner = enter_stage(t, t.plan.stage(progress.step + 1), progress.step, lambda: stop.wanted is not None)
+    checkpoint.restore_optimizer(start, t.state)
+    return learner, progress
 
 
 def _facts(t: Training, manifest: Manifest, is_first_start: bool) -> dict[str, Any]:
@@ -150,13 +149,13 @@ def _say_start(t: Training, progress: Progress) -> None:
         t.console.say(f"goes on after step {progress.step:,}")
 
 
-def _finish(t: Training, progress: Progress, status: Status, frozen: str | None) -> int:
+def _finish(t: Training, learner: Learner, progress: Progress, status: Status) -> int:
     """Measure the best weights, write everything down, leave the other processes."""
     code = EXIT_RESUMABLE if status == "preempted" else EXIT_DONE
-    final = {} if status == "preempted" else _measure_best(t, progress)
+    final = {} if status == "preempted" else _measure_best(t, learner, progress)
     _leave(t, progress, status, code)
     if t.strategy.world.is_first:
-        summary = write_summary(t, status, progress, final.get("test"), frozen)
+        summary = write_summary(t, status, progress, final.get("test"), learner.frozen_sha256)
         t.console.table(str(t.recipe.run.name), summary_rows(summary, str(t.run.path)))
         if status == "preempted":
             t.console.say("stopped as asked; the same command goes on from here")
@@ -164,16 +163,16 @@ def _finish(t: Training, progress: Progress, status: Status, frozen: str | None)
     return code
 
 
-def _measure_best(t: Training, progress: Progress) -> dict[str, Figures]:
+def _measure_best(t: Training, learner: Learner, progress: Progress) -> dict[str, Figures]:
     """Figures of the best checkpoint on the test split, or on valid where there is no test; shown and sent to W&B."""
     name, weights_step = ("best", progress.best.step) if progress.best is not None else ("last", progress.step)
-    checkpoint.load_weights(t.run.checkpoints / name, t.judged, ema=t.ema is not None)
+    checkpoint.load_weights(t.run.checkpoints / name, t.whole, ema=t.ema is not None)
     if (t.run.pictures / "augmented.png").exists():
         t.wandb.log_picture(progress.step, "augmented", t.run.pictures / "augmented.png")
     split = next((split for split in ("test", "valid") if split in t.plan.num_eval), None)
     if split is None:
         return {}
-    counts, figures = evaluate_and_record(t, split, progress.step, weights_step)
+    counts, figures = evaluate_and_record(t, learner, split, progress.step, weights_step)
     confusion = counts.confusion_KK.tolist()
     t.console.evaluation(split, t.plan.epoch(weights_step) + 1, figures, is_best=True)
     t.journal.write(
@@ -193,15 +192,16 @@ def _leave(t: Training, progress: Progress, status: str, code: int) -> None:
 
 
 def _fail(t: Training, error: BaseException) -> None:
-    """Say in the run folder that it failed; the error itself goes on to the user."""
-    LOGGER.error("failed", exc_info=error)
+    """Say in the run folder how it ended; the error itself goes on to the user."""
+    status, code = ("preempted", EXIT_RESUMABLE) if isinstance(error, Stopped) else ("failed", EXIT_FAILED)
+    LOGGER.error(status, exc_info=error)
     if not t.strategy.world.is_first:
         return
     try:
         progress = checkpoint.read_progress(t.run.checkpoints / "last")
-        t.journal.write("event", progress.step, 0, name="failed", message=f"{type(error).__name__}: {error}")
-        _leave(t, progress, "failed", EXIT_FAILED)
-        write_summary(t, "failed", progress, None, None)
+        t.journal.write("event", progress.step, 0, name="error", message=f"{type(error).__name__}: {error}")
+        _leave(t, progress, status, code)
+        write_summary(t, status, progress, None, None)
     except OSError as second:  # a full disk fails here again, and must not hide what came first
         LOGGER.error("could not be written down: %s", second)
 

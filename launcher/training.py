@@ -19,9 +19,9 @@ from launcher.log.journal import Journal, NoJournal
 from launcher.log.wandb import NoWandb, WandbMirror, choose_mode
 from launcher.loss import LossFunction, build_loss, count_outputs, with_auxiliary
 from launcher.metrics import Stopwatch
-from launcher.models.freeze import freeze
+from launcher.models.freeze import find_blocks, freeze, frozen_names
 from launcher.models.zoo import Network, build_model, check_sizes
-from launcher.optim.build import build_optimizer
+from launcher.optim.build import build_groups, build_optimizer
 from launcher.recipe.contradictions import final_size
 from launcher.recipe.plan import Plan
 from launcher.recipe.schema import Recipe
@@ -39,8 +39,6 @@ class Training:
     run: RunFolder
     strategy: Strategy
     network: Network
-    wrapped: nn.Module
-    """The network as training calls it."""
     ema: AveragedModel | None
     """Moving average of the network's weights, where the recipe keeps one."""
     optimizer: Optimizer
@@ -58,29 +56,27 @@ class Training:
     wandb: WandbMirror
 
     @property
-    def judged(self) -> nn.Module:
-        """The network that is evaluated, without DDP around it."""
-        judged: nn.Module = self.network.model if self.ema is None else self.ema.module
-        return judged
+    def whole(self) -> nn.Module:
+        """The network as it is evaluated: with averaged weights, where the recipe keeps them."""
+        whole: nn.Module = self.network.model if self.ema is None else self.ema.module
+        return whole
 
 
 def build_training(recipe: Recipe, plan: Plan, manifest: Manifest, strategy: Strategy, run: RunFolder) -> Training:
     """Raise UserError when pretrained weights are not to be had."""
     with strategy.first_on_node_first():
         network = build_model(recipe.backbone, count_outputs(recipe.loss, plan.num_classes))
-    check_sizes(network, (final_size(recipe.augment.train), final_size(recipe.augment.eval)))
-    freeze(network, recipe.backbone)
+    check_sizes(network, (final_size(recipe.augment.train), final_size(recipe.augment.eval_ops)))
+    freeze(network, frozen_names(network, recipe.backbone.stages[0].freeze))
     network = replace(network, model=strategy.place(network.model))
     ema = None
     if recipe.optim.ema_decay is not None:
         average = get_ema_multi_avg_fn(recipe.optim.ema_decay)  # type: ignore[no-untyped-call]
         ema = AveragedModel(network.model, multi_avg_fn=average, use_buffers=True)
-    wrapped, optimizer = strategy.wrap(
-        network.model, build_optimizer(recipe.optim, network.model, recipe.strategy.precision)
-    )
+    groups = build_groups(recipe.optim, network.model, network.head_names, find_blocks(network))
+    optimizer = strategy.adopt(build_optimizer(recipe.optim, groups, recipe.strategy.precision))
     seed_rank(recipe.run.seed, strategy.world)
-    mean = manifest.mean if recipe.augment.mean == "dataset" else recipe.augment.mean
-    std = manifest.std if recipe.augment.std == "dataset" else recipe.augment.std
+    mean, std = recipe.augment.normalisation(manifest.mean, manifest.std)
     is_first = strategy.world.is_first
     return Training(
         recipe=recipe,
@@ -88,13 +84,12 @@ def build_training(recipe: Recipe, plan: Plan, manifest: Manifest, strategy: Str
         run=run,
         strategy=strategy,
         network=network,
-        wrapped=wrapped,
         ema=ema,
         optimizer=optimizer,
         state=TrainState(network.model, ema, optimizer, strategy, recipe.run.seed, run.id, manifest.sha256),
         loaders=_build_loaders(recipe, plan, manifest, strategy),
         augment_train=build_augment(recipe.augment.train, mean, std),
-        augment_eval=build_augment(recipe.augment.eval, mean, std),
+        augment_eval=build_augment(recipe.augment.eval_ops, mean, std),
         loss_train=with_auxiliary(build_loss(recipe.loss, training=True), network.auxiliary_weight),
         loss_eval=build_loss(recipe.loss, training=False),
         classes=manifest.classes,

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from launcher.check import check
+from launcher.check import check, complete_recipe
 from launcher.cli import run
 from launcher.errors import DataError, RecipeError, UserError
+from launcher.models.transform import Transform
+from launcher.recipe.augment import CenterCrop
 from tests.recipe.right import load
 
 WEIGHTLESS = ("weights: DEFAULT", "weights: none")
@@ -30,6 +32,45 @@ def test_shards_that_are_not_there_are_announced_and_not_packed(
     assert check(loaded, 2) == 0
     assert "recipe is right" in capsys.readouterr().out
     assert not (tmp_path / "shards").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (
+            [("    - {op: resize, size: [32, 32]}\n  mean: [0.5, 0.5, 0.5]\n", "")],
+            "eval: resize 256 bilinear, center_crop 224; mean 0.485 0.456 0.406; std 0.229 0.224 0.225",
+        ),
+        (
+            [("name: resnet18", "name: efficientnet_b1"), ("    - {op: resize, size: [32, 32]}\n  mean", "  mean")],
+            "eval: resize 255 bilinear, center_crop 240; mean 0.5 0.5 0.5; std 0.229 0.224 0.225",
+        ),
+        ([WEIGHTLESS], "eval: resize 32 x 32 bilinear; mean 0.5 0.5 0.5; std dataset"),
+    ],
+)
+def test_eval_transform_is_shown(
+    changes: list[tuple[str, str]], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(load(tmp_path, *changes, overrides=(f"data.dir={tmp_path / 'shards'}",)), 1) == 0
+    assert capsys.readouterr().out.splitlines()[0] == line
+
+
+def test_transform_that_does_not_fit_has_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Transform((CenterCrop(op="center_crop", size=224),), (0, 0, 0), (1, 1, 1), ("near",))
+    monkeypatch.setattr("launcher.models.transform.read_transform", lambda backbone: small)
+    sizes = (
+        "    - {op: resize, size: [32, 32]}\n    - {op: rot",
+        "    - {op: resize, size: [299, 299]}\n    - {op: rot",
+    )
+    loaded = load(
+        tmp_path, ("resnet18", "inception_v3"), sizes, ("    - {op: resize, size: [32, 32]}\n  mean", "  mean")
+    )
+    told: list[str] = []
+    with pytest.raises(
+        RecipeError, match=r"recipe.yaml:13: augment.eval: inception_v3 takes 299 x 299 pixels, not 224"
+    ):
+        complete_recipe(loaded, told.append)
+    assert told == ["note: near"]
 
 
 def test_names_that_do_not_exist_have_their_place(tmp_path: Path) -> None:

@@ -21,13 +21,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training",),
     ("fit", "summary"),
     ("check",),
-    ("train",),
+    ("train", "fetch"),
     ("cli",),
     ("__main__",),
 )
 """Modules and packages of `launcher`. Each imports lower rows only; modules of one package also each other."""
 
-LAZY = {("launcher/cli.py", "launcher.train"), ("launcher/cli.py", "launcher.check")}
+LAZY = {("launcher/cli.py", f"launcher.{name}") for name in ("train", "check", "fetch")}
 """Imports of our own inside functions: `launcher schema` and `--help` must not wait for torch."""
 
 OWNERS: dict[str, set[str]] = {
@@ -40,9 +40,11 @@ OWNERS: dict[str, set[str]] = {
     "webdataset": {"shards/write.py"},
     "sklearn": {"shards/sources/digits.py"},
     "timm": {"launcher/models/timm.py"},
+    "huggingface_hub": {"launcher/models/timm.py"},
     "PIL": {"launcher/data/decode.py", "shards/images.py", "shards/sources/synthetic.py"},
     "pydantic": {
-        f"launcher/recipe/{name}.py" for name in ("augment", "explain", "fields", "lock", "optim", "parse", "schema")
+        f"launcher/recipe/{name}.py"
+        for name in ("augment", "backbone", "explain", "fields", "lock", "optim", "parse", "schema")
     },
 }
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torchvision
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_sample_images
@@ -84,6 +86,26 @@ def test_the_lock_is_the_recipe_of_an_equal_run(tmp_path: Path, digits: Path) ->
     train(lock, "run.dir=again", cwd=tmp_path)
     first, again = train_records(tmp_path / "run"), train_records(tmp_path / "again")
     assert [(r["samples"], r["loss"]) for r in first.values()] == [(r["samples"], r["loss"]) for r in again.values()]
+
+
+def test_eval_of_the_weights_is_locked_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "shufflenet_v2_x0_5"
+    entry = torchvision.models.get_model_weights(name)["DEFAULT"]
+    cache = tmp_path / "torch" / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    torch.save(torchvision.models.get_model(name, weights=None).state_dict(), cache / Path(entry.url).name)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    words = [f"backbone={{name: {name}, weights: DEFAULT}}", "data={source: 'synthetic:3x8x16', dir: shards}",
+             "augment={train: [{op: resize, size: [32, 32]}]}", "train={epochs: 2st, global_batch: 4}"]  # fmt: skip
+    quiet = ["log.wandb.mode=disabled", "run.dir=run"]
+    train(DIGITS, *words, *quiet, cwd=tmp_path)
+    locked = load_recipe(tmp_path / "run" / "recipe.lock.yaml").recipe.augment
+    assert [op.size for op in locked.eval_ops] == [256, 224]
+    assert locked.normalisation((0, 0, 0), (1, 1, 1)) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert "this run is finished" in train(DIGITS, *words, *quiet, cwd=tmp_path).out
+    train(DIGITS, *words, "--debug", cwd=tmp_path)
+    [folder] = (tmp_path / "runs" / "lenet_digits").glob("debug-*")
+    assert load_recipe(folder / "recipe.lock.yaml").recipe.augment == locked
 
 
 def test_default_folder_is_named_after_the_recipe(tmp_path: Path, digits: Path) -> None:

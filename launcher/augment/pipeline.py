@@ -1,7 +1,7 @@
 """The recipe's `augment` lists at work: every parameter of a batch is drawn first, then its pixels are moved.
 
 Sizes after an operation follow from the sizes before it, so `draw_parameters` needs no pixel. What it returns is what a
-resume check compares, and all that is needed to melt neighbouring operations into one.
+resume check compares, and all that `passes` needs to melt neighbouring operations into one.
 
 Shapes: as in `ops` and `draw`.
 """
@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from launcher.augment import draw, ops
+from launcher.augment.cpu import in_pieces, resample_bytes
 from launcher.augment.draw import FLOAT64, INT64
+from launcher.augment.passes import Pass, Step, melt_steps
 from launcher.errors import DataError
 
 Parameters = npt.NDArray[np.generic]
@@ -33,24 +35,11 @@ class Op(Protocol):
 
 
 @dataclass(frozen=True)
-class Step:
-    """One operation on one batch, its randomness resolved."""
-
-    op: str
-    parameters: Parameters
-    """boxes_B4, offsets_B2, angles_B (degrees, float64) or flips_B (bool), as the operation needs."""
-    sizes: INT64
-    """sizes_B2 of the images after it."""
-
-
-@dataclass(frozen=True)
 class Kind:
     """What an operation is: a row of the table."""
 
     draw: Callable[[Any, Callable[[int], FLOAT64], INT64], Parameters]
     """(recipe entry, numbers per sample -> uniforms_BN, sizes_B2 before) -> parameters."""
-    apply: Callable[[Tensor, Tensor, Tensor, tuple[int, int]], Tensor]
-    """(images_BCHW, parameters, sizes_B2 after, canvas after) -> images_BChw."""
     sizes: Callable[[Any, INT64], INT64] = lambda op, sizes_B2: sizes_B2
     """(recipe entry, sizes_B2 before) -> sizes_B2 after."""
 
@@ -58,41 +47,37 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "resize": Kind(
         draw=lambda op, uniforms, sizes_B2: draw.whole_boxes(sizes_B2),
-        apply=ops.resample,
         sizes=lambda op, sizes_B2: draw.resized_sizes(sizes_B2, op.size),
     ),
     "center_crop": Kind(
         draw=lambda op, uniforms, sizes_B2: draw.center_offsets(sizes_B2, draw.exact_size(op.size)),
-        apply=lambda images, offsets_B2, sizes_B2, canvas: ops.crop(images, offsets_B2, canvas),
         sizes=lambda op, sizes_B2: draw.exact_sizes(sizes_B2, op.size),
     ),
     "random_crop": Kind(
         draw=lambda op, uniforms, sizes_B2: draw.draw_crop_offsets(
             uniforms(2), sizes_B2, draw.exact_size(op.size), op.padding
         ),
-        apply=lambda images, offsets_B2, sizes_B2, canvas: ops.crop(images, offsets_B2, canvas),
         sizes=lambda op, sizes_B2: draw.exact_sizes(sizes_B2, op.size),
     ),
     "random_resized_crop": Kind(
         draw=lambda op, uniforms, sizes_B2: draw.draw_random_resized_crop(
             uniforms(draw.RANDOM_RESIZED_CROP_NUMBERS), sizes_B2, op.scale, op.ratio
         ),
-        apply=ops.resample,
         sizes=lambda op, sizes_B2: draw.exact_sizes(sizes_B2, op.size),
     ),
     "rotation": Kind(
         draw=lambda op, uniforms, sizes_B2: draw.draw_angles(uniforms(1)[:, 0], op.degrees),
-        apply=lambda images, angles_B, sizes_B2, canvas: ops.rotate(images, angles_B, sizes_B2),
     ),
     "horizontal_flip": Kind(
         draw=lambda op, uniforms, sizes_B2: draw.draw_flips(uniforms(1)[:, 0], op.p),
-        apply=lambda images, flips_B, sizes_B2, canvas: ops.flip_horizontal(images, flips_B, sizes_B2),
     ),
     "vertical_flip": Kind(
         draw=lambda op, uniforms, sizes_B2: draw.draw_flips(uniforms(1)[:, 0], op.p),
-        apply=lambda images, flips_B, sizes_B2, canvas: ops.flip_vertical(images, flips_B, sizes_B2),
     ),
 }
+
+SCALING = ("resize", "random_resized_crop")
+"""Operations that have an interpolation."""
 
 
 def draw_parameters(entries: Sequence[Op], sizes_B2: INT64, ids_B: INT64, seed: int, epoch: int) -> list[Step]:
@@ -103,7 +88,7 @@ def draw_parameters(entries: Sequence[Op], sizes_B2: INT64, ids_B: INT64, seed: 
         uniforms = partial(draw.draw_uniforms, seed, epoch, ids_B, position)
         parameters = kind.draw(entry, uniforms, sizes_B2)
         sizes_B2 = kind.sizes(entry, sizes_B2)
-        steps.append(Step(entry.op, parameters, sizes_B2))
+        steps.append(Step(entry.op, parameters, sizes_B2, getattr(entry, "interpolation", "bilinear")))
     return steps
 
 
@@ -119,17 +104,37 @@ def output_size(entries: Sequence[Op]) -> tuple[int, int] | None:
     return (height, width) if (sizes_B2 == sizes_B2[0]).all() else None
 
 
-def apply_steps(canvas_BCHW: Tensor, sizes_B2: INT64, steps: Sequence[Step]) -> Tensor:
-    """The images after all steps, float32 on the scale of the canvas, on the smallest canvas that holds them."""
-    height, width = sizes_B2.max(axis=0).tolist()
-    images_BCHW = canvas_BCHW[:, :, :height, :width].float()
-    device = images_BCHW.device
-    for step in steps:
-        height, width = step.sizes.max(axis=0).tolist()
-        parameters = torch.tensor(step.parameters).to(device, non_blocking=True)
-        after_B2 = torch.tensor(step.sizes).to(device, non_blocking=True)
-        images_BCHW = KINDS[step.op].apply(images_BCHW, parameters, after_B2, (height, width))
+def apply_passes(images_BCHW: Tensor, passes: Sequence[Pass]) -> Tensor:
+    """The images after all passes, on the scale they had, on the smallest canvas that holds those of the whole batch.
+
+    uint8 where nothing computed finer levels: after crops and flips, and on a CPU after a resize.
+    """
+    for one_pass in passes:
+        images_BCHW = _apply_pass(images_BCHW, one_pass)
     return images_BCHW
+
+
+def _apply_pass(images_BCHW: Tensor, one_pass: Pass) -> Tensor:
+    step, window = one_pass.step, one_pass.window
+    in_bytes_on_cpu = images_BCHW.dtype == torch.uint8 and images_BCHW.device.type == "cpu"
+    if in_bytes_on_cpu and step is not None and step.op in SCALING:
+        return resample_bytes(images_BCHW, step.parameters.astype(np.int64), step.sizes, window, step.interpolation)
+
+    def on_device(values: Parameters) -> Tensor:
+        return torch.tensor(values).to(images_BCHW.device, non_blocking=True)
+
+    rows_Bh, cols_Bw = on_device(window.rows_Bh), on_device(window.cols_Bw)
+    wanted = rows_Bh.clamp(min=0), cols_Bw.clamp(min=0)
+    if step is None:
+        results_BChw = ops.take(images_BCHW, *wanted)
+    else:
+        parameters, sizes_B2 = on_device(step.parameters), on_device(step.sizes)
+        if step.op in SCALING:
+            results_BChw = ops.resample(images_BCHW.float(), parameters, sizes_B2, *wanted, step.interpolation)
+        else:
+            results_BChw = ops.rotate(images_BCHW.float(), parameters, sizes_B2, *wanted)
+    # Asked of the window on the CPU, so that a GPU waits for no answer.
+    return ops.blacken(results_BChw, rows_Bh >= 0, cols_Bw >= 0) if window.has_black else results_BChw
 
 
 @dataclass(frozen=True)
@@ -151,10 +156,29 @@ class Augment:
         """
         steps = draw_parameters(self.entries, sizes_B2, ids_B, seed, epoch)
         _check_one_size(steps[-1].sizes if steps else sizes_B2)
+        passes = melt_steps(sizes_B2, steps)
+        height, width = sizes_B2.max(axis=0).tolist()
+        images_BCHW = canvas_BCHW[:, :, :height, :width]
         # Under autocast the products of `resample` would be rounded to bfloat16.
         with torch.autocast(canvas_BCHW.device.type, enabled=False):
-            images_BChw = apply_steps(canvas_BCHW, sizes_B2, steps) / 255
-            return ops.normalize(images_BChw, self.mean, self.std)
+            if canvas_BCHW.device.type != "cpu":
+                return ops.normalize(apply_passes(images_BCHW, passes).float(), self.mean, self.std)
+            return self._in_pieces(images_BCHW, passes)
+
+    def _in_pieces(self, images_BCHW: Tensor, passes: Sequence[Pass]) -> Tensor:
+        (batch, channels), (height, width) = images_BCHW.shape[:2], images_BCHW.shape[2:]
+        if passes:
+            h, w = passes[-1].window.rows_Bh.shape[1], passes[-1].window.cols_Bw.shape[1]
+        else:
+            h, w = height, width
+        results_BChw = torch.empty(batch, channels, h, w, memory_format=torch.channels_last)
+
+        def work(piece: slice) -> None:
+            images_PChw = apply_passes(images_BCHW[piece], [one_pass.part(piece) for one_pass in passes])
+            results_BChw[piece] = ops.normalize(images_PChw.float(), self.mean, self.std)
+
+        in_pieces(work, batch, max(height * width, h * w))
+        return results_BChw
 
 
 def build_augment(entries: Sequence[Op], mean: Sequence[float], std: Sequence[float]) -> Augment:

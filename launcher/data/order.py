@@ -41,6 +41,18 @@ def micro_batch_ids(plan: Plan, seed: int, step: int, rank: int) -> Ids:
     return mine.reshape(plan.accumulation, plan.micro_batch)
 
 
+def portion_ids(num_images: int, world_size: int, batch: int, rank: int) -> Ids:
+    """The ids of one of `world_size` equal portions in order, shape [steps, batch]; -1 is padding at the end.
+
+    Every rank gets the same number of steps.
+    """
+    portion = -(-num_images // world_size)
+    mine = np.arange(min(rank * portion, num_images), min((rank + 1) * portion, num_images), dtype=np.int64)
+    ids = np.full((-(-portion // batch), batch), -1, dtype=np.int64)
+    ids.reshape(-1)[: len(mine)] = mine
+    return ids
+
+
 def eval_batch_ids(plan: Plan, split: str, rank: int) -> Ids:
     """What `rank` evaluates, shape [steps, eval_batch]: each image of `split` once over all ranks; -1 is padding.
 

@@ -30,7 +30,7 @@ AUXILIARY: dict[str, Auxiliary] = {
 
 
 def remove_auxiliary(model: nn.Module, auxiliary: Auxiliary) -> None:
-    """Leave them out: of a frozen backbone only the head trains."""
+    """Leave them out: their gradients are for the layers below them, and those are frozen, or were at the start."""
     for name in auxiliary.names:
         setattr(model, name, None)
     model.aux_logits = False  # type: ignore[assignment]

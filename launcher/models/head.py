@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 
 from torch import nn
 
-from launcher.recipe.schema import Head
+from launcher.recipe.backbone import Head
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
+from typing import Any
+from urllib.parse import urlparse
 
+import torch
 from torch import nn
 
 from launcher.errors import UserError, nearest
@@ -48,6 +53,43 @@ def is_timm_model(bare: str) -> bool:
         return False
 
 
+def read_timm_data(name: str) -> dict[str, Any]:
+    """How the pretrained weights want an image: input_size (channels, height, width), crop_pct, crop_mode, ..."""
+    timm = _import_timm()
+    config = timm.get_pretrained_cfg(name.removeprefix(PREFIX), allow_unregistered=False)
+    data: dict[str, Any] = timm.data.resolve_data_config({}, pretrained_cfg=config.to_dict())
+    return data
+
+
+def find_weights(name: str) -> Path | None:
+    """The file of the pretrained weights in the caches of Hugging Face or PyTorch, null while it is not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = _import_timm().get_pretrained_cfg(name.removeprefix(PREFIX))
+    if not config.hf_hub_id:
+        path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(config.url).path).name
+        return path if path.exists() else None
+    repository, _, revision = config.hf_hub_id.partition("@")
+    named = config.hf_hub_filename or "pytorch_model.bin"
+    for file in ("model.safetensors", named.removesuffix(".bin") + ".safetensors", named):
+        found = try_to_load_from_cache(repository, file, revision=revision or None)
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def download_weights(name: str) -> Path:
+    """Have timm load the pretrained weights once. Raise UserError when they are not to be had."""
+    build_timm(name, pretrained=True, keep=False)
+    return find_weights(name) or Path(torch.hub.get_dir())
+
+
+def tracing_leaves() -> tuple[tuple[type[nn.Module], ...], tuple[Callable[..., object], ...]]:
+    """Modules and functions of timm that torch.fx cannot look into, and takes whole."""
+    timm = _import_timm()
+    return tuple(timm.models.get_notrace_modules()), tuple(timm.models.get_notrace_functions())
+
+
 def build_timm(name: str, pretrained: bool, keep: bool) -> tuple[nn.Module, int]:
     """The network, and how many outputs it has: the weights' own when these are to be kept, else ImageNet's 1,000.
 
@@ -67,6 +109,6 @@ def build_timm(name: str, pretrained: bool, keep: bool) -> tuple[nn.Module, int]
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"backbone.weights: {name} DEFAULT cannot be loaded ({reason}); "
-            "run once where there is a network, or set backbone.weights=none"
+            "run launcher fetch where there is a network, or set backbone.weights=none"
         ) from None
     return model, num_outputs

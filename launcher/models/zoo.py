@@ -19,8 +19,8 @@ from launcher.models.avatar_cnn import AvatarCnn
 from launcher.models.head import find_classifiers, replace_layer
 from launcher.models.lenet import LeNet
 from launcher.models.weights import load_weights, read_weights
+from launcher.recipe.backbone import Backbone, Head
 from launcher.recipe.contradictions import Problem
-from launcher.recipe.schema import Backbone, Head
 
 IMAGENET_CLASSES = 1000
 
@@ -42,6 +42,8 @@ class Network:
     head_name: str
     twin_names: tuple[str, ...] = ()
     """Further heads of the same form, of networks that average several."""
+    auxiliary_names: tuple[str, ...] = ()
+    """Classifiers halfway, where they train."""
     auxiliary_weight: float = 0.0
     """In training the model returns (outputs, auxiliary outputs, ...): this is the weight of each of their losses."""
 
@@ -51,8 +53,8 @@ class Network:
 
     @property
     def head_names(self) -> tuple[str, ...]:
-        """The head and its twins."""
-        return (self.head_name, *self.twin_names)
+        """Everything that classifies: the head, its twins, auxiliary classifiers."""
+        return (self.head_name, *self.twin_names, *self.auxiliary_names)
 
 
 def model_names() -> list[str]:
@@ -98,7 +100,7 @@ def build_model(backbone: Backbone, num_outputs: int) -> Network:
     """
     model, num_original = _build_original(backbone)
     auxiliary = AUXILIARY.get(backbone.name)
-    if auxiliary is not None and backbone.freeze == "backbone":
+    if auxiliary is not None and backbone.freeze != "none":
         remove_auxiliary(model, auxiliary)
         auxiliary = None
     last_names = auxiliary.last_names if auxiliary is not None else ()
@@ -120,7 +122,9 @@ def build_model(backbone: Backbone, num_outputs: int) -> Network:
     if file is not None:
         new = [] if head == "keep" else [*names, *last_names]
         load_weights(model, tensors, [*new, *_one_sided(backbone.name, model, tensors)], file)
-    return Network(model, names[-1], tuple(names[:-1]), auxiliary.weight if auxiliary is not None else 0.0)
+    if auxiliary is None:
+        return Network(model, names[-1], tuple(names[:-1]))
+    return Network(model, names[-1], tuple(names[:-1]), auxiliary.names, auxiliary.weight)
 
 
 def check_sizes(network: Network, sizes: Iterable[tuple[int, int] | None]) -> None:
@@ -177,6 +181,6 @@ def _load_pretrained(backbone: Backbone) -> nn.Module:
     except (OSError, RuntimeError) as error:  # RuntimeError: what came does not have the hash that torchvision expects
         raise UserError(
             f"backbone.weights: {backbone.name} {backbone.weights} cannot be downloaded ({error}); "
-            "run once where there is a network, or set backbone.weights=none"
+            "run launcher fetch where there is a network, or set backbone.weights=none"
         ) from None
     return model

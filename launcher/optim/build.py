@@ -1,8 +1,10 @@
-"""Recipe section -> optimizer."""
+"""Recipe section -> optimizer, and the groups of parameters that it steps."""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Collection, Sequence
+from typing import Any
+
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
@@ -11,25 +13,54 @@ from launcher.recipe.optim import Optim
 
 ADAMS: dict[str, type[Adam]] = {"adam": Adam, "adamw": AdamW}
 
+Group = dict[str, Any]
 
-def build_optimizer(optim: Optim, model: nn.Module, precision: str) -> Optimizer:
-    """Of the parameters that train. Fused: one kernel for all tensors, on CUDA and on the CPU.
+
+def build_optimizer(optim: Optim, groups: list[Group], precision: str) -> Optimizer:
+    """Fused: one kernel for all tensors, on CUDA and on the CPU.
 
     Not in fp16: a fused optimizer leaves a step out by itself, and nobody would hear of the overflow.
     """
     fused = precision != "fp16"
-    groups = decay_groups(model, optim.weight_decay)
     if isinstance(optim, AdamSection):
         betas = (optim.beta1, optim.beta2)
         return ADAMS[optim.name](groups, lr=optim.lr, betas=betas, eps=optim.eps, fused=fused)
     return SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=optim.nesterov, fused=fused)
 
 
-def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Weights decay; biases and normalisation layers, which have one dimension, do not."""
-    trainable: list[torch.nn.Parameter] = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict[str, object]] = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+def build_groups(
+    optim: Optim,
+    model: nn.Module,
+    head_names: Collection[str],
+    blocks: Sequence[Collection[str]],
+    but: Collection[str] = (),
+) -> list[Group]:
+    """Parameters that train, but for those named in `but`; one group for each `lr_scale` and weight decay.
+
+    `lr_scale`: the group's learning rate over the recipe's. `blocks`: of the backbone, in order, for `layer_decay`.
+    Weights decay; biases and normalisation layers, which have one dimension, do not.
+    """
+    groups: dict[tuple[float, float], Group] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and name not in but:
+            scale = _lr_scale(optim, name, head_names, blocks)
+            decay = optim.weight_decay if parameter.ndim > 1 else 0.0
+            group = groups.setdefault((scale, decay), {"params": [], "weight_decay": decay, "lr_scale": scale})
+            group["params"].append(parameter)
+    return list(groups.values())
+
+
+def _lr_scale(optim: Optim, name: str, head_names: Collection[str], blocks: Sequence[Collection[str]]) -> float:
+    if _is_in(name, head_names):
+        return 1.0
+    if optim.backbone_lr is not None:
+        return optim.backbone_lr / optim.lr
+    if optim.layer_decay is not None:
+        # Parameters outside of all blocks, such as ViT's class token, lie before the first.
+        behind = [len(blocks) - i for i, block in enumerate(blocks) if _is_in(name, block)]
+        return float(optim.layer_decay ** (behind[0] if behind else len(blocks) + 1))
+    return 1.0
+
+
+def _is_in(name: str, modules: Collection[str]) -> bool:
+    return any(name.startswith(f"{module}.") for module in modules)

@@ -6,16 +6,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from launcher.recipe.fields import Fraction, Positive, Section, Size
+from launcher.recipe.fields import Count, Fraction, Positive, Section, Size
 
 
 class Resize(Section):
-    """Scale with antialiasing, bilinear."""
+    """Scale with antialiasing."""
 
     op: Literal["resize"]
     """Which operation."""
     size: Size
     """Pixels. One number: the shorter side, keeping the shape. [height, width]: exactly that."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """How pixels are weighed: `bicubic` is sharper, overshoots at edges and is cut to [0, 255]; both antialias."""
 
 
 class CenterCrop(Section):
@@ -49,6 +51,8 @@ class RandomResizedCrop(Section):
     """Smallest and largest area of the window, as fractions of the image's."""
     ratio: tuple[Positive, Positive] = (0.75, 4 / 3)
     """Smallest and largest width / height of the window."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """How pixels are weighed: `bicubic` is sharper, overshoots at edges and is cut to [0, 255]; both antialias."""
 
 
 class Rotation(Section):
@@ -94,9 +98,28 @@ class Augment(Section):
 
     train: Annotated[tuple[TrainOp, ...], Field(min_length=1)]
     """Operations on training images, in order. Together they must give every image one size."""
-    eval: Annotated[tuple[EvalOp, ...], Field(min_length=1)]
-    """Operations on validation and test images, in order; nothing random."""
-    mean: Channels | Literal["dataset"] = "dataset"
-    """Red, green, blue values in [0, 1] subtracted last; `dataset`: the training split's, from the manifest."""
-    std: Spreads | Literal["dataset"] = "dataset"
-    """Red, green, blue values in [0, 1] divided by last; `dataset`: the training split's, from the manifest."""
+    views: Count | None = None
+    """How many augmented views of each training image there are: epoch e uses view e modulo this. null: a new one every
+    epoch. With a number, what a frozen backbone makes of them is computed once: see strategy.feature_cache_gib."""
+    eval: Annotated[tuple[EvalOp, ...], Field(min_length=1)] | None = None
+    """Operations on validation and test images, in order; nothing random. null: those that the pretrained weights named
+    by backbone.weights were made with. Required without such weights."""
+    mean: Channels | Literal["dataset"] | None = None
+    """Red, green, blue values in [0, 1] subtracted last; `dataset`: the training split's, from the manifest. null: what
+    the pretrained weights named by backbone.weights were made with; without such weights, `dataset`."""
+    std: Spreads | Literal["dataset"] | None = None
+    """Red, green, blue values in [0, 1] divided by last; `dataset`: the training split's, from the manifest. null: as
+    for mean."""
+
+    @property
+    def eval_ops(self) -> tuple[EvalOp, ...]:
+        """`eval`, which has been filled in wherever this is asked."""
+        assert self.eval is not None
+        return self.eval
+
+    def normalisation(self, dataset_mean: Channels, dataset_std: Channels) -> tuple[Channels, Channels]:
+        """Mean and standard deviation of each channel on [0, 1], where null has been filled in."""
+        assert self.mean is not None
+        assert self.std is not None
+        mean = dataset_mean if self.mean == "dataset" else self.mean
+        return mean, dataset_std if self.std == "dataset" else self.std

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from launcher.recipe.augment import EvalOp, TrainOp
+from launcher.recipe.backbone import Backbone, Stages
 from launcher.recipe.fields import Section
 from launcher.recipe.optim import Sgd
 from launcher.recipe.schema import Bce, Recipe
@@ -22,8 +24,14 @@ class Problem:
     paths: tuple[str, ...]
 
 
+OWN_NETWORKS = ("avatar_cnn", "lenet")
+"""Networks that have no pretrained weights."""
+
 SIDES = {"avatar_cnn": 64, "inception_v3": 299, "lenet": 32}
 """Pixels of networks whose layers fit one size of image only."""
+
+USUAL_EVAL = "{op: resize, size: 256}, {op: center_crop, size: 224}"
+"""What most weights are evaluated with."""
 
 
 def find_contradictions(recipe: Recipe) -> list[Problem]:
@@ -36,17 +44,43 @@ def _in_backbone(recipe: Recipe) -> Iterator[Problem]:
     head = recipe.backbone.head
     if head != "keep" and not head.hidden and _is_set(head, "activation"):
         yield _problem("has no effect without hidden layers", "backbone.head.activation", "backbone.head.hidden")
+    yield from _in_freeze(recipe)
     if recipe.backbone.freeze == "backbone" and recipe.strategy.sync_batchnorm:
         yield _problem(
             "has no effect while backbone.freeze holds every BatchNorm", "strategy.sync_batchnorm", "backbone.freeze"
         )
     name, weights = recipe.backbone.name, recipe.backbone.weights
-    if name in ("lenet", "avatar_cnn") and weights != "none" and recipe.backbone.weights_file is None:
+    if name in OWN_NETWORKS and weights != "none" and recipe.backbone.weights_file is None:
         yield _problem(f"{name} has no pretrained weights; write none", "backbone.weights", "backbone.name")
-    for part, size in (("train", final_size(recipe.augment.train)), ("eval", final_size(recipe.augment.eval))):
+    for part, size in (("train", final_size(recipe.augment.train)), ("eval", final_size(recipe.augment.eval or ()))):
         if (side := SIDES.get(name)) and size is not None and size != (side, side):
             what = f"{name} takes {side} x {side} pixels, not {size[0]} x {size[1]}; crop or resize to {side}"
             yield _problem(what, f"augment.{part}", "backbone.name")
+
+
+def _in_freeze(recipe: Recipe) -> Iterator[Problem]:
+    freeze = recipe.backbone.freeze
+    if isinstance(freeze, Stages):
+        lengths = [stage.at for stage in freeze.schedule]
+        if lengths[0].value:
+            what = f"the first stage is at {lengths[0]}, but training begins at 0"
+            yield _problem(what, "backbone.freeze.schedule.0.at")
+        for i, (before, at) in enumerate(pairwise(lengths), start=1):
+            if before.value and before.unit != at.unit:
+                what = f"{at} after {before}: give all stages in one unit"
+                yield _problem(what, f"backbone.freeze.schedule.{i}.at")
+            elif at.value <= before.value:
+                what = f"{at} is not after the stage before it, at {before}"
+                yield _problem(what, f"backbone.freeze.schedule.{i}.at")
+    if freeze == "backbone":
+        for key in ("backbone_lr", "layer_decay"):
+            if getattr(recipe.optim, key) is not None:
+                yield _problem("has no effect while only the head trains", f"optim.{key}", "backbone.freeze")
+
+
+def has_transform(backbone: Backbone) -> bool:
+    """Whether its weights say how they want an image: pretrained ones that are named do."""
+    return backbone.weights_name is not None and backbone.name not in OWN_NETWORKS
 
 
 def final_size(ops: tuple[TrainOp, ...] | tuple[EvalOp, ...]) -> tuple[int, int] | None:
@@ -98,11 +132,15 @@ def _in_data(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _in_augment(recipe: Recipe) -> Iterator[Problem]:
-    ops_of: tuple[tuple[str, tuple[TrainOp, ...] | tuple[EvalOp, ...]], ...] = (
-        ("train", recipe.augment.train),
-        ("eval", recipe.augment.eval),
-    )
-    for name, ops in ops_of:
+    ops_of: dict[str, tuple[TrainOp, ...] | tuple[EvalOp, ...]] = {"train": recipe.augment.train}
+    if recipe.augment.eval is not None:
+        ops_of["eval"] = recipe.augment.eval
+    elif not has_transform(recipe.backbone):
+        side = SIDES.get(recipe.backbone.name)
+        example = f"{{op: resize, size: [{side}, {side}]}}" if side else USUAL_EVAL
+        what = f"required without pretrained weights that bring their own; for example [{example}]"
+        yield _problem(what, "augment.eval", "backbone.weights", "backbone.name")
+    for name, ops in ops_of.items():
         if not any(op.op.endswith("crop") or (op.op == "resize" and not isinstance(op.size, int)) for op in ops):
             yield _problem(
                 "leaves images of different sizes; add a crop, or resize to [height, width]", f"augment.{name}"
@@ -124,6 +162,9 @@ def _in_loss_and_optim(recipe: Recipe) -> Iterator[Problem]:
             "loss.name",
             "data.classes",
         )
+    if recipe.optim.backbone_lr is not None and recipe.optim.layer_decay is not None:
+        what = "give optim.backbone_lr or optim.layer_decay, not both"
+        yield _problem(what, "optim.layer_decay", "optim.backbone_lr")
     if isinstance(recipe.optim, Sgd) and recipe.optim.nesterov and recipe.optim.momentum == 0:
         yield _problem("has no effect without momentum", "optim.nesterov", "optim.momentum")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from types import UnionType
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from launcher.errors import nearest
@@ -221,6 +221,9 @@ def _inside(annotation: Any, key: str | int) -> Any:
     if origin is tuple:
         return arguments[0]
     if origin is typing.Union or origin is UnionType:
+        chosen = [member for member in arguments if Tag(str(key)) in getattr(member, "__metadata__", ())]
+        if chosen:
+            return typing.get_args(chosen[0])[0]
         tagged = [
             member
             for member in arguments

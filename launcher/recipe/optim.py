@@ -15,6 +15,10 @@ class Optimizer(Section):
 
     lr: Positive
     """Learning rate at the schedule's peak. Never scaled behind your back."""
+    backbone_lr: Positive | None = None
+    """Learning rate of everything but the head. null: lr."""
+    layer_decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Each block's learning rate is this times that of the block after it; the head has lr. null: one rate for all."""
     weight_decay: NotNegative = 0.0
     """Not applied to biases and normalisation layers."""
     clip_norm: Positive | None = None

@@ -6,7 +6,7 @@ number of steps, and none can wait for another at the end of an epoch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from launcher.duration import Duration
@@ -58,6 +58,8 @@ class Plan:
     checkpoint_every_steps: int
     """0: only the best and the last."""
     log_every_steps: int
+    stage_starts: tuple[int, ...]
+    """Steps done when each stage of backbone.freeze begins; the first is 0."""
     notes: tuple[str, ...]
     """What is allowed but will surprise; shown and logged."""
 
@@ -74,6 +76,18 @@ class Plan:
 
     def is_record(self, step: int) -> bool:
         return step % self.log_every_steps == 0 or step == self.total_steps
+
+    def stage(self, step: int) -> int:
+        """The stage of freezing, from 0, that step `step` trains in."""
+        return sum(step > start for start in self.stage_starts) - 1
+
+    def steps_by_stage(self, first: int) -> Iterator[tuple[int, range]]:
+        """Each stage of freezing that has steps from `first` on, and these."""
+        ends = (*self.stage_starts[1:], self.total_steps)
+        for stage, (start, end) in enumerate(zip(self.stage_starts, ends, strict=True)):
+            steps = range(max(start + 1, first), min(end, self.total_steps) + 1)
+            if steps:
+                yield stage, steps
 
     def eval_steps(self, split: str) -> int:
         """Forward passes of every process over `split`."""
@@ -116,6 +130,7 @@ def make_plan(recipe: Recipe, world_size: int, num_images: Mapping[str, int], nu
         evaluate_every_steps=steps(train.evaluate_every),
         checkpoint_every_steps=steps(recipe.checkpoint.every) if recipe.checkpoint.every else 0,
         log_every_steps=steps(recipe.log.every),
+        stage_starts=tuple(steps(stage.at) for stage in recipe.backbone.stages),
         notes=_notes(recipe, total_steps, steps_per_epoch, num_images),
     )
 
@@ -172,8 +187,12 @@ def _notes(recipe: Recipe, total_steps: int, steps_per_epoch: int, num_images: M
         notes.append(f"schedule.every {schedule.every} is not shorter than the training: the learning rate never drops")
     if _warmup_steps(recipe, total_steps, steps_per_epoch) >= total_steps:
         notes.append(f"schedule.warmup {schedule.warmup} is not shorter than the training: the peak is never passed")
-    if recipe.backbone.freeze == "backbone" and recipe.backbone.weights == "none":
+    stages = recipe.backbone.stages
+    if stages[0].freeze != "none" and recipe.backbone.weights == "none":
         notes.append("backbone.freeze holds random weights: backbone.weights is none")
+    for stage in stages:
+        if stage.at.steps(steps_per_epoch, recipe.train.global_batch) >= total_steps:
+            notes.append(f"backbone.freeze: the stage at {stage.at} is never reached")
     if not num_images.get("valid"):
         notes.append("no valid split: nothing is evaluated while training, and the last step counts as the best")
     if isinstance(schedule, OneCycle) and recipe.train.patience:

@@ -7,7 +7,9 @@ import re
 from pathlib import Path
 
 from launcher.duration import Duration
-from launcher.recipe.schema import Data, Head, Recipe
+from launcher.recipe.backbone import Head
+from launcher.recipe.contradictions import has_transform
+from launcher.recipe.schema import Data, Recipe
 from shards.manifest import MANIFEST_NAME
 from shards.sources import PackOptions, describe
 
@@ -19,13 +21,17 @@ DEBUG_EVAL_IMAGES = 8
 
 
 def resolve_recipe(recipe: Recipe, file_name: str) -> Recipe:
-    """Give `run.name` and `data.dir` their values where the recipe has null."""
+    """Give `run.name`, `data.dir` and normalisation their values where the recipe has null and no weights decide."""
     name = recipe.run.name or re.sub(r"[^A-Za-z0-9._-]+", "-", Path(file_name).stem).lstrip("._-") or "run"
     folder = recipe.data.dir or _default_folder(recipe.data)
+    augment = recipe.augment
+    if not has_transform(recipe.backbone):
+        augment = augment.model_copy(update={"mean": augment.mean or "dataset", "std": augment.std or "dataset"})
     return recipe.model_copy(
         update={
             "run": recipe.run.model_copy(update={"name": name}),
             "data": recipe.data.model_copy(update={"dir": folder}),
+            "augment": augment,
         }
     )
 
@@ -72,7 +78,13 @@ def debug_recipe(recipe: Recipe, folder: Path) -> Recipe:
             ),
             "data": data.model_copy(update={"last_batch": "wrap"}),
             "strategy": recipe.strategy.model_copy(
-                update={"device": "cpu", "precision": "no", "sync_batchnorm": False}
+                update={
+                    "device": "cpu",
+                    "precision": "no",
+                    "sync_batchnorm": False,
+                    "compile": "off",
+                    "feature_cache_gib": 0.0,
+                }
             ),
             "train": recipe.train.model_copy(
                 update={

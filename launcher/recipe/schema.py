@@ -8,7 +8,8 @@ from pydantic import Field
 
 from launcher.duration import Duration
 from launcher.recipe.augment import Augment
-from launcher.recipe.fields import Count, Interval, Section, StepInterval
+from launcher.recipe.backbone import Backbone
+from launcher.recipe.fields import Count, Interval, NotNegative, Section, StepInterval
 from launcher.recipe.optim import Constant, Optim, Schedule
 
 
@@ -23,37 +24,6 @@ class Run(Section):
     """Decides initial weights, the order of samples and augmentation."""
     deterministic: bool = False
     """Deterministic algorithms wherever there are any; the log of each rank names the others. Slower on CUDA."""
-
-
-class Head(Section):
-    """The layers that replace the backbone's classifier; the last one has an output per class."""
-
-    hidden: tuple[Count, ...] = ()
-    """Widths of hidden linear layers. []: one linear layer."""
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """Share of values dropped before the last layer, and after each hidden one, in training."""
-    activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
-    """Follows each hidden layer."""
-
-
-class Backbone(Section):
-    """The network."""
-
-    name: str
-    """Any torchvision classification model (`resnet50`, `vit_b_16`, ...), `timm/<name>`, `lenet` or `avatar_cnn`."""
-    weights: str = "none"
-    """`none`: random. `DEFAULT`, or a torchvision weights entry such as `IMAGENET1K_V2`: downloaded once. A path with a
-    `/` in it, or one that ends in .safetensors, .pt or .pth: weights of that file."""
-    head: Head | Literal["keep"] = Head()
-    """The new classifier. `keep`: the original one, for data of as many classes as it has outputs."""
-    freeze: Literal["none", "backbone"] = "none"
-    """`backbone`: only the head trains; the rest is held exactly as it is, BatchNorm statistics included."""
-
-    @property
-    def weights_file(self) -> str | None:
-        """`weights` where that is a file."""
-        is_file = "/" in self.weights or self.weights.endswith((".safetensors", ".pt", ".pth"))
-        return self.weights if is_file else None
 
 
 Split = Literal["train", "valid", "test"]
@@ -118,6 +88,11 @@ class Strategy(Section):
     """BatchNorm statistics over all processes' images instead of each process's own."""
     channels_last: bool = True
     """Memory layout in which convolutions are fastest."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the frozen part of the network. `auto`: when so many images will pass through it that this repays."""
+    feature_cache_gib: NotNegative = 20.0
+    """Largest size on disk of what the frozen part gives for the images of this run. Kept where nothing random comes
+    before the end of that part, so that it runs once for each image instead of once an epoch. 0: not kept."""
 
 
 class Train(Section):

@@ -14,6 +14,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
 from launcher.augment.draw import INT64
+from launcher.augment.ops import Interpolation
 from launcher.augment.pipeline import KINDS, Op, build_augment, draw_parameters, output_size
 from launcher.errors import UserError
 from launcher.recipe.augment import (
@@ -45,6 +46,11 @@ EVERYTHING: tuple[Op, ...] = (
     RandomResizedCrop(op="random_resized_crop", size=(30, 31)),
     RandomCrop(op="random_crop", size=28),
 )
+LENET: tuple[Op, ...] = (
+    Resize(op="resize", size=(32, 32)),
+    Rotation(op="rotation", degrees=10.0),
+    RandomCrop(op="random_crop", size=32, padding=2),
+)
 PHOTOGRAPHS = load_photographs()
 CANVAS, SIZES = pack(PHOTOGRAPHS)
 IDS = np.array([3, 1, 4, 15, 9, 26])
@@ -65,13 +71,36 @@ def test_train_list_equals_torchvision() -> None:
     images_BCHW = build_augment(TRAIN, MEAN, STD)(CANVAS, SIZES, IDS, 1, 2)
     expected_BCHW = torch.stack(list(map(torchvision_train, PHOTOGRAPHS, boxes, angles, flips)))
     assert set(flips) == {True, False}
-    torch.testing.assert_close(images_BCHW, expected_BCHW, atol=1e-3, rtol=0)
+    levels_BCHW = (images_BCHW - expected_BCHW).abs() * torch.tensor(STD)[:, None, None] * 255
+    assert float(levels_BCHW.max()) <= 1.0
+    assert float(levels_BCHW.mean()) < 0.3
+
+
+@pytest.mark.parametrize("photographs", [PHOTOGRAPHS, [image[:, :8, :8] for image in PHOTOGRAPHS], PHOTOGRAPHS[3:4]])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("number", range(4))
+def test_bytes_and_floats_give_the_same_images(
+    photographs: list[Tensor], interpolation: Interpolation, number: int
+) -> None:
+    """A float canvas takes the way of a GPU: batch operations only."""
+    entries = tuple(
+        entry.model_copy(update={"interpolation": interpolation})
+        if isinstance(entry, Resize | RandomResizedCrop)
+        else entry
+        for entry in (TRAIN, EVAL, LENET, EVERYTHING)[number]
+    )
+    canvas_BCHW, sizes_B2 = pack(photographs)
+    augment, ids = build_augment(entries, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), IDS[: len(sizes_B2)]
+    bytes_BCHW = augment(canvas_BCHW, sizes_B2, ids, 1, 2)
+    floats_BCHW = augment(canvas_BCHW.float(), sizes_B2, ids, 1, 2)
+    assert float((bytes_BCHW - floats_BCHW).abs().max()) * 255 <= (1.01 if interpolation == "bilinear" else 1.2)
 
 
 def test_eval_list_equals_torchvision_and_ignores_the_key() -> None:
     augment = build_augment(EVAL, MEAN, STD)
     images_BCHW = augment(CANVAS, SIZES, IDS, 0, 0)
-    for scale, levels in ((255, 0.02), (1, 1.0)):  # float, then uint8
+    for scale, levels in ((255, 1.0), (1, 0.0)):  # float, then uint8
+        levels += 1e-3
         inputs = [image / 255 if scale == 255 else image for image in PHOTOGRAPHS]
         cut = [reference.center_crop(reference.resize(x, [256], antialias=True), [224, 224]) for x in inputs]
         expected_BCHW = reference.normalize(torch.stack(cut) * scale / 255, list(MEAN), list(STD))
@@ -143,7 +172,7 @@ def test_a_list_that_fixes_no_size_takes_images_of_one_size() -> None:
     canvas_BCHW = torch.nn.functional.pad(PHOTOGRAPHS[0][None], [0, 12, 0, 5])
     flip: tuple[Op, ...] = (HorizontalFlip(op="horizontal_flip", p=1.0),)
     images_BCHW = build_augment(flip, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))(canvas_BCHW, SIZES[:1], IDS[:1], 0, 0)
-    assert torch.equal(images_BCHW[0], PHOTOGRAPHS[0].flip(2) / 255)
+    torch.testing.assert_close(images_BCHW[0], PHOTOGRAPHS[0].flip(2) / 255, atol=1e-6, rtol=0)
 
 
 def test_autocast_does_not_round_the_images() -> None:
@@ -160,4 +189,5 @@ def test_a_gpu_gives_the_same_images(entries: tuple[Op, ...]) -> None:
     augment = build_augment(entries, MEAN, STD)
     images_BCHW = augment(CANVAS.cuda(), SIZES, IDS, 1, 2)
     assert images_BCHW.is_cuda
-    torch.testing.assert_close(images_BCHW.cpu(), augment(CANVAS, SIZES, IDS, 1, 2), atol=1e-3, rtol=0)
+    difference_BCHW = (images_BCHW.cpu() - augment(CANVAS, SIZES, IDS, 1, 2)).abs()
+    assert float(difference_BCHW.max()) <= 1.3 / 255 / min(STD)  # a level, and TF32

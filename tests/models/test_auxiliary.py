@@ -11,7 +11,8 @@ from torch import Tensor
 from launcher.loss import build_loss, with_auxiliary
 from launcher.models.freeze import freeze, set_training
 from launcher.models.zoo import Network, build_model
-from launcher.recipe.schema import Backbone, Bce, CrossEntropy, Head
+from launcher.recipe.backbone import Backbone, Head
+from launcher.recipe.schema import Bce, CrossEntropy
 
 CASES = [("googlenet", 64, 0.3), ("inception_v3", 299, 0.4)]
 NUM_AUXILIARY = {"googlenet": 2, "inception_v3": 1}

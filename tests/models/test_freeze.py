@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from launcher.models.freeze import freeze, frozen_sha256, set_training
 from launcher.models.zoo import Network, build_model
-from launcher.recipe.schema import Backbone, Head
+from launcher.recipe.backbone import Backbone, Head
 
 FROZEN = Backbone(name="resnet18", freeze="backbone", head=Head(dropout=0.5))
 FREE = Backbone(name="resnet18")

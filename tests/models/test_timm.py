@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from launcher.errors import UserError
 from launcher.models.freeze import freeze, frozen_sha256, set_training
 from launcher.models.zoo import Network, build_model, check_backbone
-from launcher.recipe.schema import Backbone, Head
+from launcher.recipe.backbone import Backbone, Head
 
 timm = pytest.importorskip("timm")
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from launcher.errors import UserError
 from launcher.models.weights import load_weights, read_weights
 from launcher.models.zoo import build_model
-from launcher.recipe.schema import Backbone, Head
+from launcher.recipe.backbone import Backbone, Head
 
 State = dict[str, Tensor]
 

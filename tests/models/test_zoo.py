@@ -14,7 +14,7 @@ from launcher.errors import UserError
 from launcher.models.avatar_cnn import AvatarCnn
 from launcher.models.lenet import LeNet
 from launcher.models.zoo import IMAGENET_CLASSES, Network, build_model, check_backbone, model_names
-from launcher.recipe.schema import Backbone, Head
+from launcher.recipe.backbone import Backbone, Head
 
 NAMES = torchvision.models.list_models(module=torchvision.models)
 FAMILIES = [

@@ -36,10 +36,8 @@ def test_two_processes_evaluate_what_they_save(tmp_path: Path, extra: str) -> No
     name = "ema" if recipe.optim.ema_decay else "model"
     model.load_state_dict(load_file(tmp_path / "run" / "checkpoints" / "best" / f"{name}.safetensors"))
     loader = Loader(ShardReader(tmp_path / "shards", manifest, "valid"), 0, torch.device("cpu"))
-    mean, std = recipe.augment.mean, recipe.augment.std
-    assert not isinstance(mean, str)
-    assert not isinstance(std, str)
-    augment = build_augment(recipe.augment.eval, mean, std)
+    mean, std = recipe.augment.normalisation(manifest.mean, manifest.std)
+    augment = build_augment(recipe.augment.eval_ops, mean, std)
     strategy = build_strategy(recipe.strategy, World(), 0, False)
     counts = evaluate(model, "valid", loader, augment, build_loss(recipe.loss, False), plan, strategy)
     expected = counts.figures(manifest.classes)

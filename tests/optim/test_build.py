@@ -12,7 +12,7 @@ from torch.optim import Adam as TorchAdam
 from launcher.models.zoo import build_model
 from launcher.optim.build import build_optimizer, decay_groups
 from launcher.recipe.optim import Adam, Optim, Sgd
-from launcher.recipe.schema import Backbone
+from launcher.recipe.backbone import Backbone
 
 DECAY = 0.2
 

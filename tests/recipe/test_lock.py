@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from launcher.errors import RunError
+from launcher.models.transform import fill_from_weights
 from launcher.recipe.lock import LOCK_NAME, find_differences, flatten, is_allowed, read_lock, write_lock
 from launcher.recipe.parse import load_recipe
 from launcher.recipe.schema import Recipe
@@ -41,6 +42,21 @@ def test_lock_is_the_same_recipe(overrides: tuple[str, ...], tmp_path: Path) -> 
     assert load_recipe(path).recipe == recipe
     assert find_differences(read_lock(tmp_path), recipe) == {}
     assert locked(tmp_path, load_recipe(path).recipe).read_text() == path.read_text()
+
+
+def test_lock_has_what_the_weights_were_made_with(tmp_path: Path) -> None:
+    eval_and_mean = ("  eval:\n    - {op: resize, size: [32, 32]}\n  mean: [0.5, 0.5, 0.5]\n", "")
+    recipe = fill_from_weights(load(tmp_path, eval_and_mean).recipe)
+    path = locked(tmp_path, recipe)
+    augment = read_lock(tmp_path)["augment"]
+    assert augment["eval"] == [
+        {"op": "resize", "size": 256, "interpolation": "bilinear"},
+        {"op": "center_crop", "size": 224},
+    ]
+    assert (augment["mean"], augment["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    again = fill_from_weights(load(tmp_path, eval_and_mean).recipe)
+    assert find_differences(read_lock(tmp_path), again) == {}
+    assert fill_from_weights(load_recipe(path).recipe) == recipe
 
 
 def test_lock_writes_everything_out_below_its_header(tmp_path: Path) -> None:

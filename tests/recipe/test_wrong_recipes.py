@@ -210,6 +210,48 @@ def test_right_recipe_is_right(tmp_path: Path) -> None:
     assert errors_of(write(tmp_path)) == []
 
 
+WITHOUT_EVAL = ("  eval:\n    - {op: resize, size: [32, 32]}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("network", "example"),
+    [
+        ("  name: resnet18\n  weights: none", "{op: resize, size: 256}, {op: center_crop, size: 224}"),
+        ("  name: resnet18\n  weights: my.pt", "{op: resize, size: 256}, {op: center_crop, size: 224}"),
+        ("  name: timm/resnet18\n  weights: a/b", "{op: resize, size: 256}, {op: center_crop, size: 224}"),
+        ("  name: lenet\n  weights: none", "{op: resize, size: [32, 32]}"),
+        ("  name: inception_v3\n  weights: none", "{op: resize, size: [299, 299]}"),
+    ],
+)
+@pytest.mark.parametrize(("eval_change", "line"), [(WITHOUT_EVAL, 9), ((WITHOUT_EVAL[0], "  eval:\n"), 13)])
+def test_eval_that_no_weights_bring(
+    network: str, example: str, eval_change: tuple[str, str], line: int, tmp_path: Path
+) -> None:
+    found = errors_of(write(tmp_path, ("  name: resnet18\n  weights: DEFAULT", network), eval_change))
+    what = "required without pretrained weights that bring their own"
+    assert f"recipe.yaml:{line}: augment.eval: {what}; for example [{example}]" in found
+    assert [each for each in found if "pixels, not 32 x 32" not in each] == [found[-1]]
+
+
+def test_eval_of_a_network_that_has_no_weights(tmp_path: Path) -> None:
+    what = "required without pretrained weights that bring their own; for example [{op: resize, size: [32, 32]}]"
+    assert errors_of(write(tmp_path, ("resnet18", "lenet"), WITHOUT_EVAL)) == [
+        "recipe.yaml:4: backbone.weights: lenet has no pretrained weights; write none",
+        f"recipe.yaml:9: augment.eval: {what}",
+    ]
+
+
+def test_eval_that_the_weights_bring(tmp_path: Path) -> None:
+    assert errors_of(write(tmp_path, WITHOUT_EVAL)) == []
+
+
+def test_wrong_eval_is_not_missed_too(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, ("weights: DEFAULT", "weights: none"), ("  eval:\n    - {op: resize, ", "  eval:\n    - {op: x, ")
+    )
+    assert errors_of(path) == ['recipe.yaml:14: augment.eval.0.op: no such op: "x"; valid: center_crop, resize']
+
+
 def test_bce_with_three_classes(tmp_path: Path) -> None:
     path = write(tmp_path, ("source: digits", "source: digits\n  classes: ['1', '2', '3']"), BCE)
     assert errors_of(path) == [

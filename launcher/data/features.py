@@ -1,0 +1,145 @@
+"""What a frozen part gives for every image of a split, kept on the disk and mapped into memory.
+
+data/features/<key>/ features.json   what it was made of; written last
+                     part-0000.bin   one record an image: the values at the boundary, then the label; a part a process
+
+The key is a hash of everything that the values follow from, so that what is found under it is never wrong. Needs no
+torch: values are bytes here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from launcher.data.order import Ids
+from shards.manifest import fsync_folder, write_atomically
+
+ROOT = Path("data/features")
+FACTS = "features.json"
+LABEL_BYTES = 8
+
+Records = npt.NDArray[np.uint8]
+DtypeName = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A value at the boundary, for one image. `dtype`: torch's name of it."""
+
+    dtype: DtypeName
+    shape: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        return prod(self.shape) * (4 if self.dtype == "float32" else 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the records of one split lie on the disk."""
+
+    values: tuple[Value, ...]
+    num_images: int
+    num_parts: int
+
+    @property
+    def record_bytes(self) -> int:
+        return sum(value.num_bytes for value in self.values) + LABEL_BYTES
+
+    @property
+    def num_bytes(self) -> int:
+        return self.record_bytes * self.num_images
+
+    def first_ids(self) -> Ids:
+        """The first id of each part, and the number of images."""
+        return part_bounds(self.num_images, self.num_parts)
+
+
+def part_bounds(num_images: int, num_parts: int) -> Ids:
+    """Equal parts, the last ones smaller: shape [num_parts + 1]."""
+    return np.minimum(np.arange(num_parts + 1, dtype=np.int64) * -(-num_images // num_parts), num_images)
+
+
+def key_of(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+class Features:
+    """The records of one split, mapped: read from the disk as they are asked for."""
+
+    def __init__(self, folder: Path, layout: Layout) -> None:
+        self.layout = layout
+        self._bounds = layout.first_ids()
+        shape = (-1, layout.record_bytes)
+        self._parts = [
+            np.memmap(_part(folder, i), np.uint8, "r").reshape(shape) if self._bounds[i] < self._bounds[i + 1] else None
+            for i in range(layout.num_parts)
+        ]
+
+    def read(self, ids_B: Ids) -> tuple[list[Records], npt.NDArray[np.int64]]:
+        """Bytes of each value, [B, bytes], and labels_B. An id of -1 gives the first image's."""
+        ids_B = np.maximum(ids_B, 0)
+        records = np.empty((len(ids_B), self.layout.record_bytes), dtype=np.uint8)
+        parts_B = np.searchsorted(self._bounds, ids_B, side="right") - 1
+        for i in np.unique(parts_B):
+            part = self._parts[i]
+            assert part is not None
+            records[parts_B == i] = part[ids_B[parts_B == i] - self._bounds[i]]
+        ends = np.cumsum([value.num_bytes for value in self.layout.values])
+        values = np.split(records, ends, axis=1)
+        return values[:-1], np.ascontiguousarray(values[-1]).view(np.int64)[:, 0]
+
+
+def open_features(root: Path, key: str) -> Features | None:
+    """None when they are not there, or not whole: they are then to be computed again."""
+    folder = root / key
+    try:
+        facts = json.loads((folder / FACTS).read_text())
+        values = tuple(Value(value["dtype"], tuple(value["shape"])) for value in facts["layout"]["values"])
+        layout = Layout(values, facts["layout"]["num_images"], facts["layout"]["num_parts"])
+        bounds = layout.first_ids()
+        sizes = [int(bounds[i + 1] - bounds[i]) * layout.record_bytes for i in range(layout.num_parts)]
+        if [_part(folder, i).stat().st_size for i in range(layout.num_parts)] != sizes:
+            return None
+        return Features(folder, layout)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_part(folder: Path, number: int, records: Iterable[Records]) -> None:
+    """One process's part, into a folder that `commit_features` then gives its name."""
+    with _part(folder, number).open("wb") as file:
+        for rows in records:
+            file.write(np.ascontiguousarray(rows).data)
+        file.flush()
+
+
+def commit_features(temporary: Path, root: Path, key: str, facts: dict[str, Any], layout: Layout) -> None:
+    """Give the folder its name once every part is in it. What another run has put there meanwhile is as good."""
+    for path in temporary.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    write_atomically(
+        temporary / FACTS, json.dumps({**facts, "layout": asdict(layout), "bytes": layout.num_bytes}, indent=1).encode()
+    )
+    if open_features(root, key) is not None:
+        shutil.rmtree(temporary)
+        return
+    shutil.rmtree(root / key, ignore_errors=True)
+    temporary.rename(root / key)
+    fsync_folder(root)
+
+
+def _part(folder: Path, number: int) -> Path:
+    return folder / f"part-{number:04d}.bin"

@@ -1,0 +1,105 @@
+"""Ids -> what the trained part of the network takes: from the pictures, or from features computed before.
+
+B batch, C channels, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from launcher.augment.pipeline import Augment
+from launcher.data.features import Features
+from launcher.data.loader import Loader
+from launcher.data.order import Ids
+from launcher.models.engine import Engine
+from launcher.strategy import Strategy
+
+Work = Iterable[tuple[int, Ids]]
+"""(epoch, ids_B) of each batch; id -1 is padding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """A batch on the device. `inputs`: images_BCHW, or the values at the boundary of a frozen part.
+
+    `weights_B`: 1 counts, 0 is padding. `images_BCHW`: as augmented; None where features were read.
+    """
+
+    inputs: tuple[Tensor, ...]
+    labels_B: Tensor
+    weights_B: Tensor
+    ids_B: Ids
+    images_BCHW: Tensor | None
+
+
+class Feed(Protocol):
+    """The examples of one split."""
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds that the training waited for data so far."""
+
+    def batches(self, work: Work) -> Iterator[Examples]: ...
+
+
+@dataclass(frozen=True)
+class ImageFeed:
+    """Reads, augments, and where a part of the network is frozen, sends the images through it."""
+
+    loader: Loader
+    augment: Augment
+    strategy: Strategy
+    seed: int
+    views: int | None
+    """Augmented views of each image, used in turn by the epochs; None: a new one every epoch."""
+    engine: Engine | None
+
+    @property
+    def wait_s(self) -> float:
+        return self.loader.wait_s
+
+    def batches(self, work: Work) -> Iterator[Examples]:
+        """Raise DataError when an image cannot be read or decoded."""
+        epochs: deque[int] = deque()
+
+        def ids() -> Iterator[Ids]:
+            for epoch, ids_B in work:
+                epochs.append(epoch)
+                yield ids_B
+
+        for batch in self.loader.batches(ids()):
+            epoch = epochs.popleft()
+            view = epoch if self.views is None else epoch % self.views
+            augmented_BCHW = self.augment(batch.canvas_BCHW, batch.sizes_B2, batch.ids_B, self.seed, view)
+            images_BCHW = self.strategy.layout(augmented_BCHW)
+            inputs = (images_BCHW,) if self.engine is None else self.engine(images_BCHW)
+            yield Examples(inputs, batch.labels_B, batch.weights_B, batch.ids_B, images_BCHW)
+
+
+@dataclass(frozen=True)
+class FeatureFeed:
+    """Reads what the frozen part gives for each view of each image."""
+
+    views: tuple[Features, ...]
+    device: torch.device
+    wait_s: float = 0.0
+
+    def batches(self, work: Work) -> Iterator[Examples]:
+        for epoch, ids_B in work:
+            features = self.views[epoch % len(self.views)]
+            records, labels_B = features.read(ids_B)
+            inputs = tuple(
+                torch.from_numpy(bytes_BN.copy()).view(getattr(torch, value.dtype)).view(len(ids_B), *value.shape)
+                for bytes_BN, value in zip(records, features.layout.values, strict=True)
+            )
+            labels, weights = torch.from_numpy(labels_B), torch.from_numpy((ids_B >= 0).astype("int64"))
+            yield Examples(tuple(map(self._send, inputs)), self._send(labels), self._send(weights), ids_B, None)
+
+    def _send(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=True)

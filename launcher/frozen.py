@@ -1,0 +1,162 @@
+"""The frozen part of a run: cut off, run as inference, and where nothing random comes before its end, run once only."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from launcher.data.features import (
+    ROOT,
+    DtypeName,
+    Features,
+    Layout,
+    Records,
+    Value,
+    commit_features,
+    key_of,
+    open_features,
+    part_bounds,
+    write_part,
+)
+from launcher.data.order import portion_ids
+from launcher.errors import DataError, Stopped
+from launcher.feed import FeatureFeed, Feed, ImageFeed
+from launcher.models.cut import Cut
+from launcher.strategy import Strategy
+
+Say = Callable[[str], None]
+
+NAMES: dict[torch.dtype, DtypeName] = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One split. `transform`: what its images go through, as plain data; `views`: how many of them the run needs."""
+
+    split: str
+    feed: ImageFeed
+    transform: dict[str, Any]
+    is_random: bool
+    num_images: int
+    views: int
+
+
+def prefix_sha256(cut: Cut) -> str:
+    """Hash of what the frozen part computes: its graph and every tensor in it."""
+    digest = hashlib.sha256(cut.text.encode())
+    for name, tensor in cut.prefix.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().contiguous().cpu().view(-1).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class FeatureStore:
+    """Where features are kept, and what all of this run's have in common. `room_bytes`: for all that it keeps."""
+
+    strategy: Strategy
+    eval_batch: int
+    facts: dict[str, Any]
+    values: tuple[Value, ...]
+    room_bytes: float
+    should_stop: Callable[[], bool]
+    say: Say
+    root: Path = ROOT
+
+    def choose(self, sources: list[Source]) -> list[Source]:
+        """Those that there is room for, the smallest first."""
+        room, chosen = self.room_bytes, []
+        for source in sorted(sources, key=lambda source: source.num_images * source.views):
+            num_bytes = Layout(self.values, source.num_images, 1).num_bytes * source.views
+            if num_bytes <= room:
+                room -= num_bytes
+                chosen.append(source)
+            else:
+                size = f"{num_bytes / 2**30:.1f} GiB are over strategy.feature_cache_gib"
+                self.say(f"features of {source.split}: not kept, {size}")
+        return chosen
+
+    def count_missing(self, source: Source) -> int:
+        """Images whose features are still to be computed, all views together. Asked of rank 0 alone."""
+        return self.strategy.on_first(
+            lambda: sum(
+                source.num_images
+                for view in range(source.views)
+                if open_features(self.root, self._key(source, view)) is None
+            )
+        )
+
+    def open(self, source: Source) -> Feed:
+        """A feed that reads them. Computes what is missing; called by every process."""
+        views = tuple(self._open_or_compute(source, view) for view in range(source.views))
+        return FeatureFeed(views, self.strategy.device)
+
+    def _facts_of(self, source: Source, view: int) -> dict[str, Any]:
+        drawn = {"seed": source.feed.seed, "view": view} if source.is_random else None
+        return {**self.facts, "split": source.split, "transform": source.transform, "drawn": drawn}
+
+    def _key(self, source: Source, view: int) -> str:
+        return key_of(self._facts_of(source, view))
+
+    def _open_or_compute(self, source: Source, view: int) -> Features:
+        key = self._key(source, view)
+        # Asked of rank 0 alone, so that all read or all compute.
+        if self.strategy.on_first(lambda: open_features(self.root, key) is not None):
+            self.say(f"features of {source.split}: read from {self.root / key}")
+        else:
+            self._compute(source, view, key)
+        features = open_features(self.root, key)
+        if features is None:
+            raise DataError(f"{self.root / key}: not seen by every process; put it on a disk that all nodes share")
+        return features
+
+    def _compute(self, source: Source, view: int, key: str) -> None:
+        strategy, world = self.strategy, self.strategy.world
+        temporary = strategy.on_first(lambda: self._make_temporary(key))
+        layout = Layout(self.values, source.num_images, world.size)
+        self.say(f"features of {source.split}: computing {source.num_images:,} images, view {view + 1}")
+        mine = part_bounds(source.num_images, world.size)[world.rank : world.rank + 2]
+        ids = portion_ids(source.num_images, world.size, self.eval_batch, world.rank)
+        write_part(temporary, world.rank, self._records(source.feed, view, ids))
+        assert (temporary / f"part-{world.rank:04d}.bin").stat().st_size == (mine[1] - mine[0]) * layout.record_bytes
+        strategy.gather(None)
+        strategy.on_first(lambda: commit_features(temporary, self.root, key, self._facts_of(source, view), layout))
+        self.say(f"features of {source.split}: {layout.num_bytes / 2**20:,.1f} MiB in {self.root / key}")
+
+    def _records(self, feed: ImageFeed, view: int, ids: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[Records]:
+        for examples in feed.batches((view, ids_B) for ids_B in ids):
+            if self.strategy.any_process(self.should_stop()):
+                raise Stopped("stopped while computing features; the same command computes them anew")
+            columns = [*map(_bytes_of, examples.inputs), _bytes_of(examples.labels_B[:, None])]
+            yield np.concatenate(columns, axis=1)[examples.ids_B >= 0]
+
+    def _make_temporary(self, key: str) -> Path:
+        temporary = self.root / f".{key}-{secrets.token_hex(4)}"
+        try:
+            temporary.mkdir(parents=True)
+        except OSError as error:
+            raise DataError(
+                f"{temporary}: cannot be made ({error.strerror}); or set strategy.feature_cache_gib=0"
+            ) from None
+        return temporary
+
+
+def values_of(inputs: tuple[Tensor, ...]) -> tuple[Value, ...]:
+    return tuple(Value(NAMES[value.dtype], tuple(value.shape[1:])) for value in inputs)
+
+
+def _bytes_of(values: Tensor) -> Records:
+    flat = values.detach().contiguous().cpu().flatten(1)
+    return flat.view(torch.uint8).numpy()

@@ -1,0 +1,47 @@
+"""Pretrained weights on this machine's disk: where they lie, and getting them there without training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlparse
+
+import torch
+import torchvision
+
+from launcher.errors import UserError
+from launcher.models import timm
+from launcher.recipe.backbone import Backbone
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """`is_new`: downloaded just now, not found there."""
+
+    path: Path
+    is_new: bool
+
+
+def fetch_weights(backbone: Backbone) -> Fetched:
+    """The named weights, in the cache where training looks for them. Names must have been checked.
+
+    Raise UserError when they cannot be downloaded.
+    """
+    if backbone.name.startswith(timm.PREFIX):
+        found = timm.find_weights(backbone.name)
+        return Fetched(found or timm.download_weights(backbone.name), is_new=found is None)
+    url = torchvision.models.get_model_weights(backbone.name)[backbone.weights].url
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    if path.exists():
+        return Fetched(path, is_new=False)
+    # torchvision's names end in the first digits of the SHA-256.
+    digits = path.stem.rpartition("-")[2]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=digits)
+    except (OSError, RuntimeError) as error:  # RuntimeError: another hash
+        raise UserError(
+            f"backbone.weights: {backbone.name} {backbone.weights} cannot be downloaded to {path.parent} ({error}); "
+            "run launcher fetch where there is a network, or set backbone.weights=none"
+        ) from None
+    return Fetched(path, is_new=True)

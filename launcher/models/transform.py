@@ -1,0 +1,97 @@
+"""What pretrained weights say about the images they were made with, written into the recipe. Downloads nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torchvision
+
+from launcher.models import timm
+from launcher.recipe.augment import CenterCrop, Channels, EvalOp, Resize
+from launcher.recipe.backbone import Backbone
+from launcher.recipe.contradictions import has_transform
+from launcher.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Transform:
+    """From a decoded image to the network. `notes`: where our operations differ from those of the weights."""
+
+    ops: tuple[EvalOp, ...]
+    mean: Channels
+    std: Channels
+    notes: tuple[str, ...] = ()
+
+
+def fill_from_weights(recipe: Recipe, say: Callable[[str], None] = lambda note: None) -> Recipe:
+    """The recipe with `augment.eval`, `mean` and `std` of its pretrained weights where it has null.
+
+    `say` is told where these are only near to what the weights were made with. Names must have been checked.
+    """
+    augment = recipe.augment
+    if not has_transform(recipe.backbone) or None not in (augment.eval, augment.mean, augment.std):
+        return recipe
+    transform = read_transform(recipe.backbone)
+    if augment.eval is None:
+        for note in transform.notes:
+            say(note)
+    filled = augment.model_copy(
+        update={
+            "eval": augment.eval or transform.ops,
+            "mean": augment.mean or transform.mean,
+            "std": augment.std or transform.std,
+        }
+    )
+    return recipe.model_copy(update={"augment": filled})
+
+
+def read_transform(backbone: Backbone) -> Transform:
+    """What the pretrained weights that `backbone` names were made with."""
+    if backbone.name.startswith(timm.PREFIX):
+        return _read_timm(backbone.name)
+    preset = torchvision.models.get_model_weights(backbone.name)[backbone.weights].transforms()
+    interpolation, notes = _nearest_interpolation(preset.interpolation.value)
+    ops = (
+        Resize(op="resize", size=_size(preset.resize_size), interpolation=interpolation),
+        CenterCrop(op="center_crop", size=_size(preset.crop_size)),
+    )
+    return Transform(ops, _channels(preset.mean), _channels(preset.std), notes)
+
+
+def _read_timm(name: str) -> Transform:
+    """As timm.data.transforms_imagenet_eval builds it."""
+    data = timm.read_timm_data(name)
+    _, height, width = data["input_size"]
+    scaled = (math.floor(height / data["crop_pct"]), math.floor(width / data["crop_pct"]))
+    interpolation, notes = _nearest_interpolation(data["interpolation"])
+    if data["crop_mode"] == "border":
+        notes += (f"{name} was made with whole images on a border; augment.eval cuts out their middle instead",)
+    is_side = scaled[0] == scaled[1] and data["crop_mode"] != "squash"
+    ops = (
+        Resize(op="resize", size=scaled[0] if is_side else scaled, interpolation=interpolation),
+        CenterCrop(op="center_crop", size=height if height == width else (height, width)),
+    )
+    return Transform(ops, _channels(data["mean"]), _channels(data["std"]), notes)
+
+
+def _nearest_interpolation(name: str) -> tuple[Literal["bilinear", "bicubic"], tuple[str, ...]]:
+    if name == "bilinear":
+        return "bilinear", ()
+    if name == "bicubic":
+        return "bicubic", ()
+    return "bicubic", (f"the weights were made with {name} interpolation; augment.eval has bicubic instead",)
+
+
+def _size(sides: Any) -> int | tuple[int, int]:
+    """torchvision's 224, [224] or [224, 224]."""
+    if isinstance(sides, int):
+        return sides
+    return (int(sides[0]), int(sides[1])) if len(sides) == 2 else int(sides[0])
+
+
+def _channels(values: Any) -> Channels:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
