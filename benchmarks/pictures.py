@@ -126,3 +126,9 @@ def _by_timm_names(stored: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor
             raise ValueError(f"{old} {tuple(tensor.shape)} does not fit {LITE0}'s {new} {tuple(like.shape)}")
         renamed[new] = tensor.contiguous()
     return renamed
+
+
+if __name__ == "__main__":
+    [home] = sys.argv[1:]
+    print(assemble_pictures(Path(home) / "food"))
+    print(fetch_lite0(Path(home) / "lite0.safetensors"))

@@ -9,6 +9,7 @@ from pathlib import Path
 from launcher.data.prepare import prepare_data
 from launcher.errors import EXIT_DONE, UserError
 from launcher.log.console import Console
+from launcher.models.freeze import check_freeze
 from launcher.models.transform import fill_from_weights
 from launcher.models.zoo import check_backbone
 from launcher.recipe.augment import Augment
@@ -45,7 +46,7 @@ def complete_recipe(loaded: LoadedRecipe, say: Callable[[str], None]) -> Recipe:
 
     `say` is told where that cannot be had exactly. Raise RecipeError when there are no such models, weights or files.
     """
-    if problems := check_backbone(loaded.recipe.backbone):
+    if problems := check_backbone(loaded.recipe.backbone) or check_freeze(loaded.recipe.backbone):
         raise loaded.error(problems)
     recipe = fill_from_weights(loaded.recipe, lambda note: say(f"note: {note}"))
     if problems := find_contradictions(recipe):

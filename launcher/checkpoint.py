@@ -86,6 +86,21 @@ def save(folder: Path, state: TrainState, progress: Progress, keep: int) -> None
     state.strategy.on_first(lambda: _write_or_explain(folder, state, progress, rngs, keep))
 
 
+def save_weights(folder: Path, state: TrainState) -> None:
+    """Write the network alone, as step 0, `last` and `best`: of what was fitted in no steps. Called by rank 0 alone."""
+    name = step_name(0)
+    temporary = folder / f".{name}.tmp"
+    try:
+        temporary.mkdir(parents=True)
+        save_file(_plain(state.model), temporary / "model.safetensors", metadata={"format": "pt"})
+        (temporary / "state.json").write_text(render_json({**asdict(Progress()), **_facts(state, 1)}, indent=1))
+        commit(temporary, folder / name)
+        for link in ("last", "best"):
+            point(folder, link, name)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise RunError(f"{folder / name}: cannot be written ({' '.join(str(error).split())})") from None
+
+
 def _write_or_explain(
     folder: Path, state: TrainState, progress: Progress, rngs: list[dict[str, Tensor]], keep: int
 ) -> None:
@@ -110,13 +125,16 @@ def _write(folder: Path, state: TrainState, progress: Progress, rngs: list[dict[
     save_file(
         {f"{rank}.{k}": v for rank, rng in enumerate(rngs) for k, v in rng.items()}, temporary / "rng.safetensors"
     )
-    facts = {"wandb_id": state.wandb_id, "data_sha256": state.data_sha256, "world_size": len(rngs)}
-    (temporary / "state.json").write_text(render_json({**asdict(progress), **facts}, indent=1))
+    (temporary / "state.json").write_text(render_json({**asdict(progress), **_facts(state, len(rngs))}, indent=1))
     commit(temporary, folder / name)
     point(folder, "last", name)
     if progress.best is not None and progress.best.step == progress.step:
         point(folder, "best", name)
     prune(folder, name, keep)
+
+
+def _facts(state: TrainState, world_size: int) -> dict[str, Any]:
+    return {"wandb_id": state.wandb_id, "data_sha256": state.data_sha256, "world_size": world_size}
 
 
 def find_start(folder: Path, state: TrainState, report: Callable[[str], None]) -> Start:
@@ -218,7 +236,9 @@ def _load_into(model: nn.Module, file: Path) -> None:
 def _restore_optimizer(optimizer: Optimizer, saved: dict[str, Any], path: Path) -> None:
     """Its state only: learning rate, weight decay and momentum are the recipe's, which may have been changed."""
     groups = optimizer.state_dict()["param_groups"]
-    shapes = [[("betas" in group, group["params"]) for group in each] for each in (groups, saved["param_groups"])]
+    # A stage of freezing that begins right here has added groups behind those that were saved.
+    begun = groups[: len(saved["param_groups"])]
+    shapes = [[("betas" in group, group["params"]) for group in each] for each in (begun, saved["param_groups"])]
     if shapes[0] != shapes[1]:
         raise RunError(f"{path}: its optimizer is not the recipe's, or trained other weights; start anew with --fresh")
     optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})

@@ -13,6 +13,7 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Parameter
 
 import launcher
+from launcher.cache import list_features, remove_features
 from launcher.errors import (
     EXIT_DONE,
     EXIT_FAILED,
@@ -103,6 +104,46 @@ def fetch(recipe: Path, /, *overrides: str) -> int:
     from launcher.fetch import fetch as fetch_recipe
 
     return fetch_recipe(load_recipe(recipe, overrides))
+
+
+@app.command
+def probe(recipe: Path, /, *overrides: str) -> int:
+    """Logistic regression on what the recipe's backbone, all of it frozen, makes of the images. Trains no network.
+
+    Parameters
+    ----------
+    recipe
+        A YAML file. What it says about head, freezing and training does not matter here.
+    overrides
+        Values to change, as `key.path=value`.
+    """
+    from launcher.probe import probe as probe_recipe
+
+    return probe_recipe(load_recipe(recipe, overrides))
+
+
+cache = App(name="cache", help="What frozen backbones have made of images, kept in data/features.")
+app.command(cache)
+
+
+@cache.command
+def ls() -> int:
+    """List them: what each was made of, its size and its age."""
+    return list_features()
+
+
+@cache.command
+def rm(key: str | None = None, /, *, everything: Annotated[bool, Parameter(name="--all", negative=())] = False) -> int:
+    """Remove features, and what computations that did not end have left. A run that needs them computes them anew.
+
+    Parameters
+    ----------
+    key
+        Which: the beginning of a key of `launcher cache ls`.
+    everything
+        All of them.
+    """
+    return remove_features(key, everything)
 
 
 @app.command

@@ -13,7 +13,7 @@ from launcher.recipe.plan import Plan
 from launcher.strategy import Strategy
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def evaluate(model: nn.Module, split: str, feed: Feed, loss: LossFunction, plan: Plan, strategy: Strategy) -> Counts:
     """Counts over the whole of `split`, the same on every process.
 

@@ -5,6 +5,7 @@ B batch, C channels, H x W pixels.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -82,24 +83,33 @@ class ImageFeed:
             yield Examples(inputs, batch.labels_B, batch.weights_B, batch.ids_B, images_BCHW)
 
 
-@dataclass(frozen=True)
+@dataclass
 class FeatureFeed:
-    """Reads what the frozen part gives for each view of each image."""
+    """Reads what the frozen part gives for each view of each image.
 
-    views: tuple[Features, ...]
+    `views`: of `num_views` in all, those that the epochs to come use.
+    """
+
+    views: dict[int, Features]
+    num_views: int
     device: torch.device
     wait_s: float = 0.0
 
     def batches(self, work: Work) -> Iterator[Examples]:
         for epoch, ids_B in work:
-            features = self.views[epoch % len(self.views)]
-            records, labels_B = features.read(ids_B)
-            inputs = tuple(
-                torch.from_numpy(bytes_BN.copy()).view(getattr(torch, value.dtype)).view(len(ids_B), *value.shape)
-                for bytes_BN, value in zip(records, features.layout.values, strict=True)
-            )
-            labels, weights = torch.from_numpy(labels_B), torch.from_numpy((ids_B >= 0).astype("int64"))
-            yield Examples(tuple(map(self._send, inputs)), self._send(labels), self._send(weights), ids_B, None)
+            start = time.perf_counter()
+            examples = self._read(self.views[epoch % self.num_views], ids_B)
+            self.wait_s += time.perf_counter() - start
+            yield examples
+
+    def _read(self, features: Features, ids_B: Ids) -> Examples:
+        records, labels_B = features.read(ids_B)
+        inputs = tuple(
+            torch.from_numpy(bytes_BN.copy()).view(getattr(torch, value.dtype)).view(len(ids_B), *value.shape)
+            for bytes_BN, value in zip(records, features.layout.values, strict=True)
+        )
+        labels, weights = torch.from_numpy(labels_B), torch.from_numpy((ids_B >= 0).astype("int64"))
+        return Examples(tuple(map(self._send, inputs)), self._send(labels), self._send(weights), ids_B, None)
 
     def _send(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=True)

@@ -61,12 +61,12 @@ def _fit_stage(
 ) -> tuple[Progress, Status]:
     """Train `steps`, in which the same part of the network learns."""
     plan, patience = t.plan, t.recipe.train.patience
-    batches = learner.feeds["train"].batches(_train_work(t, steps))
+    batches = learner.feeds["train"].batches(train_work(t, steps))
     loss_sum, summed_steps = torch.zeros((), device=t.strategy.device), 0
     set_training(t.network.model)
     t.watch.resume()
     for step in steps:
-        loss, ids = _train_step(t, learner, batches, step)
+        loss, ids = train_step(t, learner, batches, step)
         loss_sum += loss
         summed_steps += 1
         progress = replace(progress, step=step)
@@ -81,7 +81,9 @@ def _fit_stage(
             progress = _judge(t, learner, progress)
         is_tired = patience is not None and progress.stale >= patience
         is_best = progress.best is not None and progress.best.step == step
-        if plan.is_checkpoint(step) or is_best or is_tired or is_asked:
+        # Entering the next stage may be asked to stop, and then loses nothing.
+        is_end = step == steps[-1]
+        if plan.is_checkpoint(step) or is_best or is_tired or is_asked or is_end:
             checkpoint.save(t.run.checkpoints, t.state, progress, t.recipe.checkpoint.keep)
             t.journal.write("checkpoint", step, plan.epoch(step) + 1, name=checkpoint.step_name(step), is_best=is_best)
         if is_tired:
@@ -92,20 +94,22 @@ def _fit_stage(
     return progress, "done"
 
 
-def _train_work(t: Training, steps: range) -> Iterator[tuple[int, Ids]]:
+def train_work(t: Training, steps: range) -> Iterator[tuple[int, Ids]]:
     """Epoch and ids of every micro batch of this process."""
     for step in steps:
         for ids_B in micro_batch_ids(t.plan, t.recipe.run.seed, step, t.strategy.world.rank):
             yield t.plan.epoch(step), ids_B
 
 
-def _train_step(t: Training, learner: Learner, batches: Iterator[Examples], step: int) -> tuple[Tensor, list[Ids]]:
+def train_step(t: Training, learner: Learner, batches: Iterator[Examples], step: int) -> tuple[Tensor, list[Ids]]:
     """One optimizer step: this rank's mean loss over its images, and their ids."""
     plan, epoch = t.plan, t.plan.epoch(step)
     for group in t.optimizer.param_groups:
         group["lr"] = _lr(t, step) * group["lr_scale"]
     losses: list[Tensor] = []
     ids: list[Ids] = []
+    feed = learner.feeds["train"]
+    waited_s = feed.wait_s
     for i in range(plan.accumulation):
         examples = next(batches)
         if step == 1 and i == 0 and t.strategy.world.is_first and examples.images_BCHW is not None:
@@ -123,7 +127,7 @@ def _train_step(t: Training, learner: Learner, batches: Iterator[Examples], step
     elif t.ema is not None:
         t.ema.update_parameters(t.network.model)
     t.watch.images += plan.global_batch
-    t.watch.wait_s = t.loaders["train"].wait_s
+    t.watch.wait_s += feed.wait_s - waited_s
     return torch.stack(losses).mean(), ids
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
+import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,14 +44,23 @@ NAMES: dict[torch.dtype, DtypeName] = {
 
 @dataclass(frozen=True)
 class Source:
-    """One split. `transform`: what its images go through, as plain data; `views`: how many of them the run needs."""
+    """One split. `transform`: what its images go through, as plain data; `values`: what comes out for one of them.
+
+    `views`: of `num_views` in all, those that the run needs.
+    """
 
     split: str
     feed: ImageFeed
     transform: dict[str, Any]
     is_random: bool
     num_images: int
-    views: int
+    values: tuple[Value, ...]
+    views: tuple[int, ...] = (0,)
+    num_views: int = 1
+
+    @property
+    def num_records(self) -> int:
+        return self.num_images * len(self.views)
 
 
 def prefix_sha256(cut: Cut) -> str:
@@ -64,12 +74,15 @@ def prefix_sha256(cut: Cut) -> str:
 
 @dataclass(frozen=True)
 class FeatureStore:
-    """Where features are kept, and what all of this run's have in common. `room_bytes`: for all that it keeps."""
+    """Where features are kept, and what all of this run's have in common.
+
+    `run_id`: in the name of what is not whole yet, so that the same run clears it away. `room_bytes`: for all it keeps.
+    """
 
     strategy: Strategy
     eval_batch: int
     facts: dict[str, Any]
-    values: tuple[Value, ...]
+    run_id: str
     room_bytes: float
     should_stop: Callable[[], bool]
     say: Say
@@ -78,8 +91,8 @@ class FeatureStore:
     def choose(self, sources: list[Source]) -> list[Source]:
         """Those that there is room for, the smallest first."""
         room, chosen = self.room_bytes, []
-        for source in sorted(sources, key=lambda source: source.num_images * source.views):
-            num_bytes = Layout(self.values, source.num_images, 1).num_bytes * source.views
+        for source in sorted(sources, key=lambda source: source.num_records):
+            num_bytes = Layout(source.values, source.num_records, 1).num_bytes
             if num_bytes <= room:
                 room -= num_bytes
                 chosen.append(source)
@@ -92,16 +105,14 @@ class FeatureStore:
         """Images whose features are still to be computed, all views together. Asked of rank 0 alone."""
         return self.strategy.on_first(
             lambda: sum(
-                source.num_images
-                for view in range(source.views)
-                if open_features(self.root, self._key(source, view)) is None
+                source.num_images for view in source.views if open_features(self.root, self._key(source, view)) is None
             )
         )
 
     def open(self, source: Source) -> Feed:
         """A feed that reads them. Computes what is missing; called by every process."""
-        views = tuple(self._open_or_compute(source, view) for view in range(source.views))
-        return FeatureFeed(views, self.strategy.device)
+        views = {view: self._open_or_compute(source, view) for view in source.views}
+        return FeatureFeed(views, source.num_views, self.strategy.device)
 
     def _facts_of(self, source: Source, view: int) -> dict[str, Any]:
         drawn = {"seed": source.feed.seed, "view": view} if source.is_random else None
@@ -125,15 +136,28 @@ class FeatureStore:
     def _compute(self, source: Source, view: int, key: str) -> None:
         strategy, world = self.strategy, self.strategy.world
         temporary = strategy.on_first(lambda: self._make_temporary(key))
-        layout = Layout(self.values, source.num_images, world.size)
+        layout = Layout(source.values, source.num_images, world.size)
         self.say(f"features of {source.split}: computing {source.num_images:,} images, view {view + 1}")
-        mine = part_bounds(source.num_images, world.size)[world.rank : world.rank + 2]
-        ids = portion_ids(source.num_images, world.size, self.eval_batch, world.rank)
-        write_part(temporary, world.rank, self._records(source.feed, view, ids))
-        assert (temporary / f"part-{world.rank:04d}.bin").stat().st_size == (mine[1] - mine[0]) * layout.record_bytes
-        strategy.gather(None)
-        strategy.on_first(lambda: commit_features(temporary, self.root, key, self._facts_of(source, view), layout))
+        try:
+            self._write_part(source, view, temporary, layout)
+            strategy.gather(None)
+            strategy.on_first(lambda: self._commit(source, view, temporary, layout))
+        finally:
+            if world.is_first:
+                shutil.rmtree(temporary, ignore_errors=True)
         self.say(f"features of {source.split}: {layout.num_bytes / 2**20:,.1f} MiB in {self.root / key}")
+
+    def _write_part(self, source: Source, view: int, temporary: Path, layout: Layout) -> None:
+        world = self.strategy.world
+        ids = portion_ids(source.num_images, world.size, self.eval_batch, world.rank)
+        with _explained(temporary):
+            num_bytes = write_part(temporary, world.rank, self._records(source.feed, view, ids))
+        first, end = part_bounds(source.num_images, world.size)[world.rank : world.rank + 2]
+        assert num_bytes == (end - first) * layout.record_bytes
+
+    def _commit(self, source: Source, view: int, temporary: Path, layout: Layout) -> None:
+        with _explained(temporary):
+            commit_features(temporary, self.root, self._key(source, view), self._facts_of(source, view), layout)
 
     def _records(self, feed: ImageFeed, view: int, ids: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[Records]:
         for examples in feed.batches((view, ids_B) for ids_B in ids):
@@ -143,14 +167,21 @@ class FeatureStore:
             yield np.concatenate(columns, axis=1)[examples.ids_B >= 0]
 
     def _make_temporary(self, key: str) -> Path:
-        temporary = self.root / f".{key}-{secrets.token_hex(4)}"
-        try:
+        temporary = self.root / f".{key}-{self.run_id}"
+        with _explained(temporary):
+            shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-        except OSError as error:
-            raise DataError(
-                f"{temporary}: cannot be made ({error.strerror}); or set strategy.feature_cache_gib=0"
-            ) from None
         return temporary
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """A full disk, or one that not every process sees, is one line."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"cannot be written ({error.strerror})"
+        raise DataError(f"{folder}: {reason}; make room, or set strategy.feature_cache_gib=0") from None
 
 
 def values_of(inputs: tuple[Tensor, ...]) -> tuple[Value, ...]:

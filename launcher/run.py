@@ -24,6 +24,8 @@ ASIDE = ".before-"
 """In the name of a folder that `--fresh` has moved out of the way."""
 DEBUG = "debug-"
 """Begins the name of a debug run's folder."""
+PROBE = "probe-"
+"""Begins the name of a probe's folder."""
 
 
 class ChangedRecipeError(RunError):
@@ -153,8 +155,8 @@ def _find_unfinished(recipe: Recipe, allowed: tuple[str, ...]) -> RunFolder | No
 
 
 def _is_set_apart(name: str) -> bool:
-    """Debug runs and what `--fresh` moved away are never gone on with."""
-    return ASIDE in name or name.startswith(DEBUG)
+    """Debug runs, probes and what `--fresh` moved away are never gone on with."""
+    return ASIDE in name or name.startswith((DEBUG, PROBE))
 
 
 def _make(path: Path) -> RunFolder:
@@ -184,6 +186,10 @@ def _move_aside(path: Path) -> RunFolder:
 
 def debug_folder(recipe: Recipe) -> Path:
     return _new_path(recipe, DEBUG)
+
+
+def probe_folder(recipe: Recipe) -> Path:
+    return _new_path(recipe, PROBE)
 
 
 def _home(recipe: Recipe) -> Path:

@@ -72,9 +72,7 @@ def summary_rows(summary: Summary, folder: str) -> list[Row]:
         rows.append(("best epoch", f"{best['epoch']}, by valid {best['metric']} {best['value']:.4f}"))
     for split in ("valid", "test"):
         if figures := summary.get(split):
-            words = f"top-1 {figures['top1_frac']:.2%}  top-5 {figures['top5_frac']:.2%}  loss {figures['loss']:.4f}"
-            rows.append((split, f"{words}  ({figures['num_images']:,} images)"))
-            rows += _worst_classes(split, figures)
+            rows += _figures_rows(split, figures)
     train = summary["train"]
     rows += [
         ("speed", f"{train['images_per_s']:,.0f} images/s, {train['data_wait_frac']:.0%} of the time waiting for data"),
@@ -86,6 +84,27 @@ def summary_rows(summary: Summary, folder: str) -> list[Row]:
         ("folder", folder),
     ]
     return rows
+
+
+def probe_rows(summary: Summary, folder: str) -> list[Row]:
+    """The same of a probe."""
+    chosen = f"best of {len(summary['tried'])} on valid" if "valid" in summary else "no valid split to choose it by"
+    rows = [("status", summary["status"]), ("C", f"{summary['C']:g}, {chosen}")]
+    for split in ("train", "valid", "test"):
+        if split in summary:
+            rows += _figures_rows(split, summary[split])
+    num_computed = sum(summary["num_computed"].values())
+    return [
+        *rows,
+        ("features", f"{summary['num_features']:,} an image, {num_computed:,} images computed"),
+        ("time", f"features {summary['features_s']:,.1f} s, fits {summary['fit_s']:,.1f} s"),
+        ("folder", folder),
+    ]
+
+
+def _figures_rows(split: str, figures: Figures) -> list[Row]:
+    words = f"top-1 {figures['top1_frac']:.2%}  top-5 {figures['top5_frac']:.2%}  loss {figures['loss']:.4f}"
+    return [(split, f"{words}  ({figures['num_images']:,} images)"), *_worst_classes(split, figures)]
 
 
 def _worst_classes(split: str, figures: Figures) -> list[Row]:

@@ -108,7 +108,8 @@ def _start(t: Training, manifest: Manifest, stop: StopRequest) -> tuple[Learner,
         t.console.say(message)
     LOGGER.info("rank %d of %d starts at step %d", t.strategy.world.rank, t.plan.world_size, progress.step)
     _say_start(t, progress)
-    learner = enter_stage(t, t.plan.stage(progress.step + 1), progress.step, lambda: stop.wanted is not None)
+    stage = t.plan.stage(min(progress.step + 1, t.plan.total_steps))
+    learner = enter_stage(t, stage, progress.step, lambda: stop.wanted is not None)
     checkpoint.restore_optimizer(start, t.state)
     return learner, progress
 

@@ -1,14 +1,19 @@
-"""What many tests share: digits packed once."""
+"""What many tests share: digits and synthetic pictures packed once."""
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from launcher.recipe.parse import load_recipe
 from launcher.recipe.resolve import pack_options
+from launcher.stop import SIGNALS
 from shards.write import pack
+from tests.data.made import pack_synthetic
+from tests.frozen_run import Place, make_place
 from tests.runs import DIGITS
 
 
@@ -18,3 +23,20 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("digits") / "shards"
     pack("digits", folder, pack_options(load_recipe(DIGITS).recipe.data))
     return folder
+
+
+@pytest.fixture(scope="session")
+def few_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of JPEGs of 32 x 32 pixels: 42 train, 9 valid, 9 test."""
+    folder = tmp_path_factory.mktemp("few") / "shards"
+    pack_synthetic(folder)
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path: Path, few_shards: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    """An empty folder to train in; signals, which trainings take for themselves, are given back."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield make_place(tmp_path, few_shards, monkeypatch)
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from launcher.checkpoint import Best, Progress, TrainState, save
-from launcher.optim.build import build_optimizer
+from launcher.checkpoint import Best, Progress, TrainState, find_start, restore_optimizer, restore_weights, save
+from launcher.optim.build import build_groups, build_optimizer
 from launcher.recipe.optim import Adam, Optim, Sgd
 from launcher.recipe.schema import Strategy as StrategySection
 from launcher.strategy import Strategy, build_strategy
@@ -31,7 +32,9 @@ class SmallRun:
     def __init__(self, strategy: Strategy, optim: Optim = SGD, ema: bool = True, width: int = 4) -> None:
         model = nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width), nn.Dropout(0.5), nn.Linear(width, 2))
         average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True) if ema else None  # type: ignore[no-untyped-call]
-        self.wrapped, optimizer = strategy.wrap(model, build_optimizer(optim, model, "no"))
+        groups = build_groups(optim, model, (), ())
+        optimizer = strategy.adopt(build_optimizer(optim, groups, "no"))
+        self.wrapped = strategy.wrap(model)
         self.state = TrainState(model, average, optimizer, strategy, 0, "abc", "data 1")
 
     def train(self, steps: int) -> list[torch.Tensor]:
@@ -58,6 +61,14 @@ class SmallRun:
 def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     assert found.keys() == expected.keys()
     assert [name for name in found if not torch.equal(found[name], expected[name])] == []
+
+
+def restore(folder: Path, state: TrainState, report: Callable[[str], None]) -> Progress:
+    """All that a run does to go on."""
+    start = find_start(folder, state, report)
+    restore_weights(start, state)
+    restore_optimizer(start, state)
+    return start.progress
 
 
 def best_at(step: int) -> Best:

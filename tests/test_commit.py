@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from launcher import checkpoint, commit
-from launcher.checkpoint import Progress, TrainState, read_progress, restore, save, step_name
+from launcher.checkpoint import Progress, TrainState, read_progress, save, step_name
 from launcher.strategy import Strategy
 from tests.small_run import (
     FILES,
@@ -21,6 +21,7 @@ from tests.small_run import (
     best_at,
     flip_a_bit,
     pointed,
+    restore,
     save_two,
     saved_steps,
 )

@@ -13,6 +13,7 @@ from launcher.data.decode import decode_image
 from launcher.data.loader import Loader
 from launcher.data.reader import ShardReader
 from launcher.evaluate import evaluate
+from launcher.feed import ImageFeed
 from launcher.loss import build_loss
 from launcher.metrics import Counts
 from launcher.models.lenet import LeNet
@@ -54,7 +55,8 @@ def lenet(num_outputs: int) -> LeNet:
 def count(model: nn.Module, reader: ShardReader, loss: Loss, plan: Plan, strategy: Strategy) -> Counts:
     loader = Loader(reader, 2, torch.device("cpu"))
     augment = build_augment((), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
-    counts = evaluate(model, "valid", loader, augment, build_loss(loss, training=False), plan, strategy)
+    feed = ImageFeed(loader, augment, strategy, seed=0, views=None, engine=None)
+    counts = evaluate(model, "valid", feed, build_loss(loss, training=False), plan, strategy)
     loader.close()
     return counts
 

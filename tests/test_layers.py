@@ -14,20 +14,22 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "duration", "keyed", "stop"),
+    ("errors", "duration", "keyed", "stop", "regression"),
     ("world", "recipe", "metrics", "commit"),
     ("data", "augment", "models", "loss", "optim", "log", "strategy"),
-    ("checkpoint", "run", "evaluate"),
-    ("training",),
-    ("fit", "summary"),
+    ("checkpoint", "run", "feed"),
+    ("frozen", "evaluate", "training"),
+    ("extract", "probe_head"),
+    ("learner", "summary"),
+    ("fit",),
     ("check",),
-    ("train", "fetch"),
+    ("train", "fetch", "probe", "cache"),
     ("cli",),
     ("__main__",),
 )
 """Modules and packages of `launcher`. Each imports lower rows only; modules of one package also each other."""
 
-LAZY = {("launcher/cli.py", f"launcher.{name}") for name in ("train", "check", "fetch")}
+LAZY = {("launcher/cli.py", f"launcher.{name}") for name in ("train", "check", "fetch", "probe")}
 """Imports of our own inside functions: `launcher schema` and `--help` must not wait for torch."""
 
 OWNERS: dict[str, set[str]] = {
@@ -38,7 +40,7 @@ OWNERS: dict[str, set[str]] = {
     "yaml": {"launcher/recipe/yaml_text.py"},
     "cyclopts": {"launcher/cli.py", "shards/cli.py"},
     "webdataset": {"shards/write.py"},
-    "sklearn": {"shards/sources/digits.py"},
+    "sklearn": {"launcher/regression.py", "shards/sources/digits.py"},
     "timm": {"launcher/models/timm.py"},
     "huggingface_hub": {"launcher/models/timm.py"},
     "PIL": {"launcher/data/decode.py", "shards/images.py", "shards/sources/synthetic.py"},
@@ -51,7 +53,8 @@ OWNERS: dict[str, set[str]] = {
 WITHOUT_TORCH = (
     *("launcher.errors", "launcher.duration", "launcher.world", "launcher.keyed", "launcher.commit", "launcher.run"),
     *("launcher.recipe.parse", "launcher.recipe.plan", "launcher.recipe.resolve", "launcher.recipe.lock"),
-    *("launcher.data.order", "launcher.data.prepare", "launcher.log.journal", "launcher.cli", "shards.cli"),
+    *("launcher.data.order", "launcher.data.features", "launcher.data.prepare", "launcher.log.journal"),
+    *("launcher.cache", "launcher.cli", "shards.cli"),
 )
 
 FILES = [str(path.relative_to(ROOT)) for name in ("launcher", "shards") for path in sorted((ROOT / name).rglob("*.py"))]

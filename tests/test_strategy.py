@@ -81,7 +81,7 @@ def test_place_sets_the_memory_layout(strategy: Strategy) -> None:
 
 def test_clipping_limits_the_norm(strategy: Strategy) -> None:
     model = nn.Linear(4, 1)
-    wrapped, optimizer = strategy.wrap(model, torch.optim.SGD(model.parameters(), lr=1.0))
+    wrapped, optimizer = strategy.wrap(model), strategy.adopt(torch.optim.SGD(model.parameters(), lr=1.0))
     before = [parameter.detach().clone() for parameter in model.parameters()]
     strategy.backward(1000 * wrapped(torch.ones(1, 4)).sum())
     assert strategy.step(optimizer, 0.5, model.parameters())

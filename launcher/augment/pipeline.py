@@ -147,7 +147,6 @@ class Augment:
     std: Tensor
     """std_C on the scale [0, 1]."""
 
-    @torch.no_grad()
     def __call__(self, canvas_BCHW: Tensor, sizes_B2: INT64, ids_B: INT64, seed: int, epoch: int) -> Tensor:
         """Normalised float32 images_BChw, on the device of the canvas, all of one size.
 
@@ -159,8 +158,10 @@ class Augment:
         passes = melt_steps(sizes_B2, steps)
         height, width = sizes_B2.max(axis=0).tolist()
         images_BCHW = canvas_BCHW[:, :, :height, :width]
-        # Under autocast the products of `resample` would be rounded to bfloat16.
-        with torch.autocast(canvas_BCHW.device.type, enabled=False):
+        # Under autocast the products of `resample` would be rounded to bfloat16; a caller's inference mode is not that of
+        # the threads, which could not write to tensors made in it.
+        no_autocast = torch.autocast(canvas_BCHW.device.type, enabled=False)
+        with torch.inference_mode(False), torch.no_grad(), no_autocast:
             if canvas_BCHW.device.type != "cpu":
                 return ops.normalize(apply_passes(images_BCHW, passes).float(), self.mean, self.std)
             return self._in_pieces(images_BCHW, passes)

@@ -98,7 +98,7 @@ class Features:
             records[parts_B == i] = part[ids_B[parts_B == i] - self._bounds[i]]
         ends = np.cumsum([value.num_bytes for value in self.layout.values])
         values = np.split(records, ends, axis=1)
-        return values[:-1], np.ascontiguousarray(values[-1]).view(np.int64)[:, 0]
+        return values[:-1], values[-1].copy().view(np.int64)[:, 0]
 
 
 def open_features(root: Path, key: str) -> Features | None:
@@ -113,16 +113,16 @@ def open_features(root: Path, key: str) -> Features | None:
         if [_part(folder, i).stat().st_size for i in range(layout.num_parts)] != sizes:
             return None
         return Features(folder, layout)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
         return None
 
 
-def write_part(folder: Path, number: int, records: Iterable[Records]) -> None:
-    """One process's part, into a folder that `commit_features` then gives its name."""
+def write_part(folder: Path, number: int, records: Iterable[Records]) -> int:
+    """One process's part, into a folder that `commit_features` then gives its name. Return its bytes."""
     with _part(folder, number).open("wb") as file:
         for rows in records:
             file.write(np.ascontiguousarray(rows).data)
-        file.flush()
+        return file.tell()
 
 
 def commit_features(temporary: Path, root: Path, key: str, facts: dict[str, Any], layout: Layout) -> None:
@@ -133,11 +133,14 @@ def commit_features(temporary: Path, root: Path, key: str, facts: dict[str, Any]
     write_atomically(
         temporary / FACTS, json.dumps({**facts, "layout": asdict(layout), "bytes": layout.num_bytes}, indent=1).encode()
     )
-    if open_features(root, key) is not None:
+    if (root / key).exists() and open_features(root, key) is None:
+        shutil.rmtree(root / key)
+    try:
+        temporary.rename(root / key)
+    except OSError:
+        if open_features(root, key) is None:
+            raise
         shutil.rmtree(temporary)
-        return
-    shutil.rmtree(root / key, ignore_errors=True)
-    temporary.rename(root / key)
     fsync_folder(root)
 
 

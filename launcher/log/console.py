@@ -96,6 +96,13 @@ class Console:
             table.add_row(name, value)
         self._console.print(table, soft_wrap=False)
 
+    def columns(self, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table with a name above each column."""
+        table = Table(*names)
+        for row in rows:
+            table.add_row(*row)
+        self._console.print(table, soft_wrap=False)
+
     def close(self) -> None:
         """Take the live line away."""
         if self._progress is not None:

@@ -31,9 +31,9 @@ class Engine:
         self, prefix: fx.GraphModule, autocast: Callable[[], AbstractContextManager[None]], dtype: torch.dtype | None
     ) -> None:
         """`dtype`: what AMP computes convolutions and products in; None without AMP."""
-        module = _fold_batchnorm(copy.deepcopy(prefix)).requires_grad_(False).eval()
+        module = _fold_batchnorm(copy.deepcopy(prefix).eval()).requires_grad_(False)
         for part in module.modules():
-            if dtype is not None and isinstance(part, nn.Conv2d | nn.Linear):
+            if dtype is not None and (_is_plain(part, nn.Conv2d) or _is_plain(part, nn.Linear)):
                 part.to(dtype)  # once, and not in every batch
         self._eager = module
         self._module: Callable[[Tensor], Values] = module
@@ -90,10 +90,11 @@ def _fold_batchnorm(module: fx.GraphModule) -> fx.GraphModule:
     """Scale each convolution by the BatchNorm that alone follows it, and leave that out."""
     used: dict[str, int] = {}
     for node in module.graph.nodes:
-        if node.op == "call_module":
-            used[str(node.target)] = used.get(str(node.target), 0) + 1
+        name = str(node.target) if node.op == "call_module" else str(node.target).rpartition(".")[0]
+        if node.op in ("call_module", "get_attr"):
+            used[name] = used.get(name, 0) + 1
     for node in list(module.graph.nodes):
-        conv_node = node.args[0] if node.op == "call_module" else None
+        conv_node = node.args[0] if node.op == "call_module" and node.args else None
         if not isinstance(conv_node, fx.Node) or conv_node.op != "call_module" or len(conv_node.users) > 1:
             continue
         names = str(conv_node.target), str(node.target)
@@ -101,6 +102,8 @@ def _fold_batchnorm(module: fx.GraphModule) -> fx.GraphModule:
         if _is_plain(conv, nn.Conv2d) and _is_plain(norm, nn.BatchNorm2d) and {used[name] for name in names} == {1}:
             assert isinstance(conv, nn.Conv2d)
             assert isinstance(norm, nn.BatchNorm2d)
+            if norm.running_mean is None:
+                continue  # it normalises by each batch
             _replace(module, names[0], fuse_conv_bn_eval(conv, norm))
             node.replace_all_uses_with(conv_node)
             module.graph.erase_node(node)

@@ -12,11 +12,32 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from launcher.errors import UserError, nearest
-from launcher.models.zoo import Network
-from launcher.recipe.backbone import Parts
+from launcher.models.zoo import Network, build_shapes
+from launcher.recipe.backbone import Backbone, Head, Parts, Stages
+from launcher.recipe.contradictions import Problem
 
 FEWEST_BLOCKS = 4
 """A network whose children are fewer is looked into: DenseNet's blocks are in `features`, ViT's in `encoder.layers`."""
+
+
+def check_freeze(backbone: Backbone) -> list[Problem]:
+    """What `backbone.freeze` names and the network has not, and stages that set nothing free. Downloads nothing."""
+    stages = backbone.stages
+    if len(stages) == 1 and stages[0].freeze in ("none", "backbone"):
+        return []
+    network = build_shapes(backbone.model_copy(update={"weights": "none", "head": Head()}))
+    problems, before = [], None
+    for i, stage in enumerate(stages):
+        path = f"backbone.freeze.schedule.{i}.freeze" if isinstance(backbone.freeze, Stages) else "backbone.freeze"
+        try:
+            frozen = frozen_names(network, stage.freeze)
+        except UserError as error:
+            problems.append(Problem(path, str(error), (path, "backbone.name")))
+            continue
+        if before is not None and not frozen < before:
+            problems.append(Problem(path, "freezes no less than the stage before: stages set parts free", (path,)))
+        before = frozen
+    return problems
 
 
 Block = tuple[str, ...]
@@ -26,7 +47,7 @@ Block = tuple[str, ...]
 def find_blocks(network: Network) -> list[Block]:
     """The parts of the backbone that have parameters, in the order in which the network defines them."""
     names = [""]
-    while len(blocks := _with_norms(network.model, names)) < FEWEST_BLOCKS:
+    while len(blocks := _with_norms(network, names)) < FEWEST_BLOCKS:
         finer = [inner for name in names for inner in _split(network, name)]
         if finer == names:
             break
@@ -34,11 +55,11 @@ def find_blocks(network: Network) -> list[Block]:
     return blocks
 
 
-def _with_norms(model: nn.Module, names: list[str]) -> list[Block]:
+def _with_norms(network: Network, names: list[str]) -> list[Block]:
     """Blocks of the modules named: one without weights of two or more dimensions goes with what comes before it."""
     blocks: list[Block] = []
     for name in names:
-        is_norm = all(parameter.ndim < 2 for parameter in model.get_submodule(name).parameters())
+        is_norm = all(parameter.ndim < 2 for parameter in _backbone_parameters(network, name))
         if is_norm and blocks:
             blocks[-1] = (*blocks[-1], name)
         else:
@@ -50,12 +71,13 @@ def _split(network: Network, module_name: str) -> list[str]:
     """The children that have parameters beside the heads'; the module itself where there are none."""
     children = [name for name, _ in network.model.get_submodule(module_name).named_children()]
     names = [f"{module_name}.{name}".lstrip(".") for name in children]
-    return [name for name in names if _is_of_backbone(network, name)] or [module_name]
+    return [name for name in names if _backbone_parameters(network, name)] or [module_name]
 
 
-def _is_of_backbone(network: Network, module_name: str) -> bool:
-    names = (name for name, _ in network.model.get_submodule(module_name).named_parameters(prefix=module_name))
-    return any(not _is_in(name, network.head_names) for name in names)
+def _backbone_parameters(network: Network, module_name: str) -> list[nn.Parameter]:
+    """Those of the module that are in no head."""
+    named = network.model.get_submodule(module_name).named_parameters(prefix=module_name)
+    return [parameter for name, parameter in named if not _is_in(name, network.head_names)]
 
 
 def frozen_names(network: Network, parts: Parts) -> frozenset[str]:
@@ -117,7 +139,8 @@ def training_modes(model: nn.Module) -> dict[str, bool]:
     """
     modes: dict[str, bool] = {}
     _add_modes(model, "", False, modes)
-    return modes
+    by_module = {module: modes[name] for name, module in model.named_modules()}  # under the first of its names
+    return {name: by_module[module] for name, module in model.named_modules(remove_duplicate=False)}
 
 
 def _add_modes(module: nn.Module, name: str, is_later: bool, modes: dict[str, bool]) -> bool:
@@ -145,8 +168,8 @@ def set_training(model: nn.Module) -> None:
 def frozen_tensors(model: nn.Module) -> list[str]:
     """Names of the parameters without gradient, and of the buffers of modules that are not in training mode."""
     modes = training_modes(model)
-    free = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    free |= {name for name, _ in model.named_buffers() if modes[name.rpartition(".")[0]]}
+    free = {name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter.requires_grad}
+    free |= {name for name, _ in model.named_buffers(remove_duplicate=False) if modes[name.rpartition(".")[0]]}
     return [name for name in model.state_dict() if name not in free]
 
 

@@ -127,6 +127,15 @@ def build_model(backbone: Backbone, num_outputs: int) -> Network:
     return Network(model, names[-1], tuple(names[:-1]), auxiliary.names, auxiliary.weight)
 
 
+def build_shapes(backbone: Backbone) -> Network:
+    """The network with two outputs and without memory for its weights, where it can be built so."""
+    try:
+        with torch.device("meta"):
+            return build_model(backbone, 2)
+    except (RuntimeError, NotImplementedError):  # RegNet computes with its weights' shapes as tensors
+        return build_model(backbone, 2)
+
+
 def check_sizes(network: Network, sizes: Iterable[tuple[int, int] | None]) -> None:
     """Raise UserError when the network, on the CPU, cannot take an image of one of these (height, width)."""
     network.model.eval()

@@ -9,7 +9,8 @@ from pathlib import Path
 from launcher.duration import Duration
 from launcher.recipe.backbone import Head
 from launcher.recipe.contradictions import has_transform
-from launcher.recipe.schema import Data, Recipe
+from launcher.recipe.optim import Constant
+from launcher.recipe.schema import CrossEntropy, Data, Recipe
 from shards.manifest import MANIFEST_NAME
 from shards.sources import PackOptions, describe
 
@@ -97,6 +98,41 @@ def debug_recipe(recipe: Recipe, folder: Path) -> Recipe:
             ),
             "log": recipe.log.model_copy(
                 update={"every": Duration(1, "st"), "wandb": recipe.log.wandb.model_copy(update={"mode": "disabled"})}
+            ),
+        }
+    )
+
+
+def probe_recipe(recipe: Recipe, num_processes: int) -> Recipe:
+    """The same backbone, all of it frozen, below one linear layer; every split is transformed as for evaluation.
+
+    What only training would follow is left out, so that none of it stands in the way.
+    """
+    train = recipe.train
+    batch = train.eval_batch or train.micro_batch or max(1, train.global_batch // num_processes)
+    return recipe.model_copy(
+        update={
+            "run": recipe.run.model_copy(update={"dir": None}),
+            "backbone": recipe.backbone.model_copy(update={"head": Head(), "freeze": "backbone"}),
+            "data": recipe.data.model_copy(update={"last_batch": "wrap"}),
+            "augment": recipe.augment.model_copy(update={"train": recipe.augment.eval_ops, "views": None}),
+            "loss": CrossEntropy(name="cross_entropy"),
+            "optim": recipe.optim.model_copy(update={"ema_decay": None, "backbone_lr": None, "layer_decay": None}),
+            "schedule": Constant(name="constant"),
+            "strategy": recipe.strategy.model_copy(update={"sync_batchnorm": False}),
+            "train": train.model_copy(
+                update={
+                    "epochs": Duration(1, "ep"),
+                    "global_batch": batch * num_processes,
+                    "micro_batch": None,
+                    "eval_batch": batch,
+                    "evaluate_every": Duration(1, "ep"),
+                    "best_metric": "top1_frac",
+                    "patience": None,
+                }
+            ),
+            "log": recipe.log.model_copy(
+                update={"samples": False, "wandb": recipe.log.wandb.model_copy(update={"mode": "disabled"})}
             ),
         }
     )

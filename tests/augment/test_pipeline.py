@@ -191,3 +191,13 @@ def test_a_gpu_gives_the_same_images(entries: tuple[Op, ...]) -> None:
     assert images_BCHW.is_cuda
     difference_BCHW = (images_BCHW.cpu() - augment(CANVAS, SIZES, IDS, 1, 2)).abs()
     assert float(difference_BCHW.max()) <= 1.3 / 255 / min(STD)  # a level, and TF32
+
+
+def test_large_batches_are_augmented_in_inference_mode_too() -> None:
+    """They go over threads, which do not share the caller's mode."""
+    canvas_BCHW = torch.randint(0, 256, (8, 3, 300, 300), dtype=torch.uint8)
+    sizes_B2, ids_B = np.full((8, 2), 300, dtype=np.int64), np.arange(8)
+    augment = build_augment([Resize(op="resize", size=(64, 64))], (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    expected = augment(canvas_BCHW, sizes_B2, ids_B, 0, 0)
+    with torch.inference_mode():
+        assert torch.equal(augment(canvas_BCHW, sizes_B2, ids_B, 0, 0), expected)

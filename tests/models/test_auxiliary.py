@@ -9,9 +9,9 @@ import torchvision
 from torch import Tensor
 
 from launcher.loss import build_loss, with_auxiliary
-from launcher.models.freeze import freeze, set_training
+from launcher.models.freeze import freeze, frozen_names, set_training
 from launcher.models.zoo import Network, build_model
-from launcher.recipe.backbone import Backbone, Head
+from launcher.recipe.backbone import Backbone
 from launcher.recipe.schema import Bce, CrossEntropy
 
 CASES = [("googlenet", 64, 0.3), ("inception_v3", 299, 0.4)]
@@ -68,9 +68,8 @@ def test_evaluation_is_torchvisions_network_without_them(name: str, side: int, _
 @pytest.mark.parametrize(("name", "side", "_weight"), CASES)
 def test_a_frozen_backbone_has_none(name: str, side: int, _weight: float) -> None:
     network = build(name, 5, freeze="backbone")
-    backbone = Backbone(name=name, freeze="backbone", head=Head())
-    freeze(network, backbone)
-    set_training(network, backbone)
+    freeze(network, frozen_names(network, "backbone"))
+    set_training(network.model)
     assert network.auxiliary_weight == 0
     assert not [key for key in network.model.state_dict() if "aux" in key.lower()]
     network.model(torch.rand(2, 3, side, side)).sum().backward()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from launcher.errors import UserError
-from launcher.models.freeze import freeze, frozen_sha256, set_training
+from launcher.models.freeze import freeze, frozen_names, frozen_sha256, set_training
 from launcher.models.zoo import Network, build_model, check_backbone
 from launcher.recipe.backbone import Backbone, Head
 
@@ -68,15 +68,15 @@ def test_of_several_heads_all_train_and_the_rest_is_frozen() -> None:
     backbone = Backbone(name="timm/levit_128s", freeze="backbone")
     torch.manual_seed(0)
     network = build_model(backbone, 3)
-    freeze(network, backbone)
-    set_training(network, backbone)
-    before, sha256 = network.model.state_dict()["head_dist.linear.weight"].clone(), frozen_sha256(network, backbone)
+    freeze(network, frozen_names(network, backbone.stages[0].freeze))
+    set_training(network.model)
+    before, sha256 = network.model.state_dict()["head_dist.linear.weight"].clone(), frozen_sha256(network.model)
     trainable = {name: parameter for name, parameter in network.model.named_parameters() if parameter.requires_grad}
     assert set(trainable) == {f"{head}.linear.{kind}" for head in ("head", "head_dist") for kind in ("weight", "bias")}
     optimizer = torch.optim.SGD(trainable.values(), lr=0.5)
     network.model(torch.rand(2, 3, 224, 224)).square().sum().backward()
     optimizer.step()
-    assert frozen_sha256(network, backbone) == sha256
+    assert frozen_sha256(network.model) == sha256
     assert not torch.equal(network.model.state_dict()["head_dist.linear.weight"], before)
 
 

@@ -12,6 +12,7 @@ from launcher.augment.pipeline import build_augment
 from launcher.data.loader import Loader
 from launcher.data.reader import ShardReader
 from launcher.evaluate import evaluate
+from launcher.feed import ImageFeed
 from launcher.loss import build_loss
 from launcher.models.zoo import build_model
 from launcher.recipe.parse import load_recipe
@@ -39,7 +40,8 @@ def test_two_processes_evaluate_what_they_save(tmp_path: Path, extra: str) -> No
     mean, std = recipe.augment.normalisation(manifest.mean, manifest.std)
     augment = build_augment(recipe.augment.eval_ops, mean, std)
     strategy = build_strategy(recipe.strategy, World(), 0, False)
-    counts = evaluate(model, "valid", loader, augment, build_loss(recipe.loss, False), plan, strategy)
+    feed = ImageFeed(loader, augment, strategy, seed=0, views=None, engine=None)
+    counts = evaluate(model, "valid", feed, build_loss(recipe.loss, False), plan, strategy)
     expected = counts.figures(manifest.classes)
     found = summary(tmp_path / "run")["valid"]
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)

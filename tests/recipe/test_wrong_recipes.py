@@ -29,7 +29,8 @@ WRONG_KEYS = [
     (
         "  momentum: 0.9",
         "  momentum: 0.9\n  beta1: 0.9",
-        "21: optim.beta1: unknown key; valid: clip_norm, ema_decay, lr, momentum, name, nesterov, weight_decay",
+        "21: optim.beta1: unknown key; valid: backbone_lr, clip_norm, ema_decay, layer_decay, lr, momentum, name, "
+        "nesterov, weight_decay",
     ),
     ("valid: rest", "vaild: rest", "8: data.split.vaild: unknown key; did you mean 'valid'?"),
     ("{mode: offline", "{mod: offline", "29: log.wandb.mod: unknown key; did you mean 'mode'?"),
@@ -163,6 +164,40 @@ CONTRADICTIONS = [
     ),
 ]
 
+FREEZING = [
+    ("freeze: none", "freeze: backbon", "5: backbone.freeze: ?"),
+    ("freeze: none", "freeze: 3", "5: backbone.freeze: ?"),
+    ("freeze: none", "freeze:", "5: backbone.freeze: ?"),
+    ("freeze: none", "freeze: {except_last: 0}", "5: backbone.freeze.except_last: must be at least 1, not 0"),
+    ("freeze: none", "freeze: {except_last: some}", "5: backbone.freeze.except_last: ?"),
+    ("freeze: none", "freeze: {except_first: 1}", "5: backbone.freeze.except_first: ?"),
+    ("freeze: none", "freeze: {}", "5: backbone.freeze: ?"),
+    ("freeze: none", "freeze: []", "5: backbone.freeze: ?"),
+    ("freeze: none", "freeze: [layer1, '']", "5: backbone.freeze.1: ?"),
+    ("freeze: none", "freeze: [layer1, 2]", "5: backbone.freeze.1: ?"),
+    ("freeze: none", "freeze: {schedule: []}", "5: backbone.freeze.schedule: ?"),
+    ("freeze: none", "freeze: {schedule: backbone}", "5: backbone.freeze.schedule: ?"),
+    ("freeze: none", "freeze: {schedule: [{at: 0}]}", "5: backbone.freeze.schedule.0.freeze: ?"),
+    ("freeze: none", "freeze: {schedule: [{at: 0, frees: none}]}", "5: backbone.freeze.schedule.0.frees: ?"),
+    ("freeze: none", "freeze: {schedule: [{at: 0, freeze: nothing}]}", "5: backbone.freeze.schedule.0.freeze: ?"),
+    ("freeze: none", "freeze: {schedule: [{at: soon, freeze: none}]}", "5: backbone.freeze.schedule.0.at: ?"),
+    ("freeze: none", "freeze: {schedule: [{at: 0, freeze: {except_last: 0}}]}", "5: ?"),
+    ("freeze: none", "freeze: {schedule: [{at: 1ep, freeze: backbone}]}", "5: ?"),
+    ("freeze: none", "freeze: {schedule: [{at: 0, freeze: backbone}, {at: 2, freeze: [a]}, {at: 2, freeze: none}]}", "5: ?"),
+    ("freeze: none", "freeze: {schedule: [{at: 0, freeze: backbone}, {at: 3, freeze: [a]}, {at: 2, freeze: none}]}", "5: ?"),
+    ("freeze: none", "freeze: {schedule: [{at: 0, freeze: backbone}, {at: 3ep, freeze: [a]}, {at: 400st, freeze: none}]}", "5: ?"),
+    ("momentum: 0.9", "backbone_lr: 0", "20: ?"),
+    ("momentum: 0.9", "layer_decay: 1.0", "20: ?"),
+    ("momentum: 0.9", "layer_decay: 0.0", "20: ?"),
+    ("momentum: 0.9", "layer_decay: 0.5\n  backbone_lr: 0.1", "20: ?"),
+    ("precision: bf16", "compile: maybe", "27: ?"),
+    ("precision: bf16", "compile: true", "27: ?"),
+    ("precision: bf16", "feature_cache_gib: -1", "27: ?"),
+    ("precision: bf16", "feature_cache_gib: all", "27: ?"),
+    ("  mean: [0.5", "  views: 0\n  mean: [0.5", "15: ?"),
+    ("  mean: [0.5", "  views: 2.5\n  mean: [0.5", "15: ?"),
+]
+
 NOT_PLAIN_YAML = [
     ("run: {seed: 3}", "\trun: 3", "1: not valid YAML: a tab; indent with spaces"),
     (
@@ -198,7 +233,7 @@ WORDS = {
 }
 
 
-WRONG = WRONG_KEYS + WRONG_VALUES + WRONG_KINDS + CONTRADICTIONS + NOT_PLAIN_YAML
+WRONG = WRONG_KEYS + WRONG_VALUES + WRONG_KINDS + CONTRADICTIONS + FREEZING + NOT_PLAIN_YAML
 
 
 @pytest.mark.parametrize(("old", "new", "line"), WRONG)

@@ -1,0 +1,235 @@
+"""A new head on a frozen ResNet-50 (job of recipes/resnet50_caltech.yaml), side by side on the same CPU threads.
+
+    python benchmarks/frozen.py            # 3 rounds, about 5 minutes on 2 cores
+
+Pictures of about 375 x 500 in memory, batches of 32, 224 px, augmentation as in the recipe, random weights. In turn:
+a  the loop of tutorials: float32, contiguous, `model.train()`, Pillow transforms
+b  a careful loop: bfloat16 autocast, channels last, backbone in eval mode and without gradient, uint8 transforms
+c  ours, pictures augmented anew
+d  ours, features kept: what epochs after the first cost with `augment.views`
+The last line is one JSON object: images/s (median over rounds) and ratios.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torchvision.transforms import v2
+
+from launcher.data.loader import Batch, Loader
+from launcher.data.order import Ids
+from launcher.fit import train_step, train_work
+from launcher.learner import enter_stage
+from launcher.models.freeze import set_training
+from launcher.recipe.parse import load_recipe
+from launcher.recipe.plan import make_plan
+from launcher.recipe.schema import Recipe
+from launcher.run import open_run
+from launcher.strategy import build_strategy
+from launcher.training import Training, build_training
+from launcher.world import World
+from shards.manifest import Manifest
+
+RECIPE = Path(__file__).parent.parent / "recipes/resnet50_caltech.yaml"
+BATCH = 32
+NUM_IMAGES = 320
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+ROUNDS = int(os.environ.get("ROUNDS", "3"))
+STEPS = {"a": 2, "b": 4, "c": 10, "d": 200}
+"""Timed in each round, after one that is not."""
+
+Loop = Callable[[int], None]
+"""Train so many steps."""
+
+
+def make_pictures() -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
+    """Windows of about 375 x 500 pixels of scikit-learn's two photographs, enlarged."""
+    photographs = [Image.fromarray(image).resize((960, 640)) for image in load_sample_images().images]
+    pictures = []
+    for i in range(NUM_IMAGES):
+        left, top, tall = i * 37 % 440, i * 53 % 240, i % 5 * 10
+        window = photographs[i % 2].crop((left, top, left + 480 + tall, top + 355 + tall))
+        pictures.append(np.asarray(window))
+    return pictures
+
+
+def train_transform(kind: Any, *last: Any) -> Any:
+    """The recipe's list by torchvision: `kind` is its module for Pillow images or for tensors."""
+    return kind.Compose(
+        [
+            kind.RandomResizedCrop(256, scale=(0.8, 1.0), ratio=(0.75, 1.33)),
+            kind.RandomRotation(15),
+            kind.RandomHorizontalFlip(),
+            kind.CenterCrop(224),
+            *last,
+            kind.Normalize(MEAN, STD),
+        ]
+    )
+
+
+def new_head(num_inputs: int = 2048) -> nn.Module:
+    return nn.Sequential(nn.Linear(num_inputs, 256), nn.ReLU(), nn.Dropout(0.4), nn.Linear(256, 10))
+
+
+def batches_of(items: list[Any], transform: Any, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+    for step in range(steps):
+        numbers = [(step * BATCH + i) % len(items) for i in range(BATCH)]
+        yield torch.stack([transform(items[n]) for n in numbers]), torch.tensor([n % 10 for n in numbers])
+
+
+def tutorial_loop(pictures: list[np.ndarray[Any, np.dtype[np.uint8]]]) -> Loop:
+    images = [Image.fromarray(picture) for picture in pictures]
+    transform = train_transform(torchvision.transforms, torchvision.transforms.ToTensor())
+    model = torchvision.models.resnet50()
+    model.requires_grad_(False)
+    model.fc = new_head()
+    optimizer = torch.optim.Adam(model.fc.parameters())
+
+    def loop(steps: int) -> None:
+        model.train()
+        for images_BCHW, labels_B in batches_of(images, transform, steps):
+            optimizer.zero_grad()
+            loss = cross_entropy(model(images_BCHW), labels_B)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            loss.item()
+
+    return loop
+
+
+def careful_loop(pictures: list[np.ndarray[Any, np.dtype[np.uint8]]]) -> Loop:
+    images = [torch.from_numpy(picture.copy()).permute(2, 0, 1) for picture in pictures]
+    transform = train_transform(v2, v2.ToDtype(torch.float32, scale=True))
+    backbone = torchvision.models.resnet50().to(memory_format=torch.channels_last).eval()
+    backbone.fc = nn.Identity()
+    head = new_head()
+    optimizer = torch.optim.Adam(head.parameters(), fused=True)
+
+    def loop(steps: int) -> None:
+        for images_BCHW, labels_B in batches_of(images, transform, steps):
+            with torch.autocast("cpu", torch.bfloat16):
+                with torch.no_grad():
+                    features_BF = backbone(images_BCHW.contiguous(memory_format=torch.channels_last))
+                loss = cross_entropy(head(features_BF).float(), labels_B)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return loop
+
+
+class MemoryLoader(Loader):
+    """Pictures that are decoded already, in place of shards."""
+
+    def __init__(self, pictures: list[np.ndarray[Any, np.dtype[np.uint8]]]) -> None:
+        self.wait_s = 0.0
+        self._pictures = pictures
+
+    def batches(self, batches_of_ids: Iterable[Ids]) -> Iterator[Batch]:
+        for ids_B in batches_of_ids:
+            images = [self._pictures[i] for i in np.maximum(ids_B, 0)]
+            sizes_B2 = np.array([image.shape[:2] for image in images], dtype=np.int64)
+            canvas_BHWC = np.zeros((len(images), *sizes_B2.max(axis=0), 3), dtype=np.uint8)
+            for canvas, image in zip(canvas_BHWC, images, strict=True):
+                canvas[: image.shape[0], : image.shape[1]] = image
+            yield Batch(
+                canvas_BCHW=torch.from_numpy(canvas_BHWC).permute(0, 3, 1, 2),
+                sizes_B2=sizes_B2,
+                labels_B=torch.from_numpy(ids_B % 10),
+                weights_B=torch.from_numpy((ids_B >= 0).astype(np.int64)),
+                ids_B=ids_B,
+            )
+
+    def close(self) -> None:
+        pass
+
+
+def our_training(folder: Path, name: str, pictures: list[np.ndarray[Any, np.dtype[np.uint8]]], *keys: str) -> Training:
+    """The shipped recipe's training, with pictures from memory and random weights."""
+    overrides = [
+        "backbone.weights=none",
+        "train.epochs=1000",
+        "train.patience=null",
+        f"run.dir={folder / name}",
+        "log.wandb.mode=disabled",
+    ]
+    recipe: Recipe = load_recipe(RECIPE, [*overrides, *keys]).recipe
+    plan = make_plan(recipe, 1, {"train": NUM_IMAGES}, 10)
+    strategy = build_strategy(recipe.strategy, World(), 0, False)
+    classes = recipe.data.classes or ()
+    manifest = Manifest("memory", classes, (), {"train": (NUM_IMAGES // 10,) * 10}, MEAN, STD)
+    t = build_training(recipe, plan, manifest, strategy, open_run(recipe))
+    return replace(t, loaders={"train": MemoryLoader(pictures)})
+
+
+def our_loop(t: Training) -> Loop:
+    learner = enter_stage(t, 0, 0, lambda: False)
+    done = 0
+
+    def loop(steps: int) -> None:
+        nonlocal done
+        span = range(done + 1, done + steps + 1)
+        set_training(t.network.model)
+        batches = learner.feeds["train"].batches(train_work(t, span))
+        for step in span:
+            train_step(t, learner, batches, step)
+        done += steps
+
+    return loop
+
+
+def measure(loops: dict[str, Loop]) -> dict[str, list[float]]:
+    """Images/s of each loop in each round; the loops take turns."""
+    speeds: dict[str, list[float]] = {name: [] for name in loops}
+    for number in range(ROUNDS):
+        for name, loop in loops.items():
+            loop(1)
+            start = time.perf_counter()
+            loop(STEPS[name])
+            speeds[name].append(STEPS[name] * BATCH / (time.perf_counter() - start))
+        print(
+            f"round {number + 1}:", "  ".join(f"{name} {each[-1]:,.0f}/s" for name, each in speeds.items()), flush=True
+        )
+    return speeds
+
+
+def main() -> None:
+    pictures = make_pictures()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.chdir(folder)
+        fresh = our_training(folder, "fresh", pictures, "strategy.feature_cache_gib=0")
+        kept = our_training(folder, "kept", pictures, "augment.views=1")
+        loops = {
+            "a": tutorial_loop(pictures),
+            "b": careful_loop(pictures),
+            "c": our_loop(fresh),
+            "d": our_loop(kept),
+        }
+        speeds = measure(loops)
+    median = {name: statistics.median(each) for name, each in speeds.items()}
+    ratios = {
+        f"{x}/{y}": round(statistics.median(p / q for p, q in zip(speeds[x], speeds[y], strict=True)), 2)
+        for x, y in (("c", "a"), ("c", "b"), ("d", "a"))
+    }
+    figures = {f"{name}_images_per_s": round(value, 1) for name, value in median.items()}
+    print(json.dumps({**figures, **ratios, "threads": torch.get_num_threads(), "rounds": ROUNDS}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""The two parts of a cut network against the whole, of every family: outputs in evaluation, gradients in training."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from launcher.models.cut import CutError, cut
+from launcher.models.freeze import freeze, frozen_names, set_training
+from launcher.models.zoo import Network, build_model, build_shapes
+from launcher.recipe.backbone import Backbone, ExceptLast, Parts
+from tests.models.cuts import LAST, build_random, compare, quick_normal, relative, randomise
+
+HAS_TIMM = importlib.util.find_spec("timm") is not None
+NAMES = torchvision.models.list_models(module=torchvision.models)
+SIDES = {"inception_v3": 96, "lenet": 32, "maxvit_t": 224}
+MOST_PARAMETERS = 350_000_000
+"""16 bytes each in float64, whole network and engine: what is larger is left out."""
+
+FAMILIES = [
+    ("lenet", "relu_3", "relu_2"),
+    ("avatar_cnn", "relu_2", "flatten"),
+    ("alexnet", "classifier_5", "classifier_3"),
+    ("densenet121", "flatten", "features_transition3_pool"),
+    ("efficientnet_b0", "flatten", "features_7_0_block_3_1"),
+    ("googlenet", "dropout", "cat_7"),
+    ("inception_v3", "flatten", "cat_11"),
+    ("mnasnet0_5", "mean", "layers_13_0_layers_7"),
+    ("mobilenet_v2", "flatten", "features_17_conv_3"),
+    ("mobilenet_v3_small", "classifier_2", "flatten"),
+    ("regnet_x_400mf", "flatten", "trunk_output_block3_block3_6_activation"),
+    ("resnet18", "flatten", "layer3_1_relu_1"),
+    ("shufflenet_v2_x0_5", "mean", "view_31"),
+    ("squeezenet1_1", "cat_7", "cat_6"),
+    ("swin_t", "flatten", "features_6_reduction"),
+    ("vgg11_bn", "classifier_5", "classifier_2"),
+    ("timm/resnet18", "global_pool_flatten", "layer3_1_act2"),
+    ("timm/efficientnet_lite0", "global_pool_flatten", "blocks_6_0_bn3"),
+]
+"""With the value that passes from one part to the other: with the backbone frozen, and without its last block."""
+
+
+def side_of(name: str) -> int:
+    return SIDES.get(name, 224 if name.startswith("vit") else 64)
+
+
+@pytest.mark.parametrize(("name", "boundary", "boundary_of_last"), FAMILIES)
+def test_the_parts_are_the_whole(name: str, boundary: str, boundary_of_last: str) -> None:
+    if name.startswith("timm/"):
+        pytest.importorskip("timm")
+    network, images_BCHW = build_random(name, side_of(name))
+    found = [compare(network, name, parts, images_BCHW) for parts in ("backbone", LAST)]
+    assert [each.boundary for each in found] == [(boundary,), (boundary_of_last,)]
+    assert [each for each in found if not each.is_same] == []
+
+
+def sweep(name: str, side: int) -> Iterator[str]:
+    """A line for each way of freezing; `WRONG` in it where the parts are not the whole."""
+    num_parameters = sum(parameter.numel() for parameter in build_shapes(Backbone(name=name)).model.parameters())
+    if num_parameters > MOST_PARAMETERS:
+        yield f"{name}: left out, {num_parameters:,} parameters"
+        return
+    network, images_BCHW = build_random(name, side)
+    for parts in ("backbone", LAST):
+        label = f"{name:32} {'backbone' if parts == 'backbone' else 'last':8}"
+        try:
+            found = compare(network, name, parts, images_BCHW)
+        except CutError as error:
+            yield f"{label} not cut: {error}"
+        else:
+            numbers = (
+                f"fp64 {found.fp64:.0e} gradients {found.gradients:.0e} fp32 {found.fp32:.0e} "
+                f"bf16 {found.bf16:.0e} ({found.whole_bf16:.0e})"
+            )
+            yield f"{label} {'same' if found.is_same else 'WRONG'} {numbers} {' '.join(found.boundary)}"
+
+
+LONG = pytest.mark.skipif("LAUNCHER_LONG_TESTS" not in os.environ, reason="20 min; set LAUNCHER_LONG_TESTS=1")
+
+
+@LONG
+@pytest.mark.parametrize("name", NAMES)
+def test_the_parts_of_every_torchvision_model_are_the_whole(name: str) -> None:
+    lines = list(sweep(name, side_of(name)))
+    print("\n".join(lines))
+    assert [line for line in lines if "WRONG" in line or "not cut" in line] == []
+
+
+SMALL = ("test_", "atto", "femto", "pico", "nano", "xxs", "xs", "tiny", "mini", "small", "lite0", "18", "s12", "_s")
+"""In the names of a family's small models, the smallest first."""
+
+
+def smallest(names: list[str]) -> str:
+    def key(name: str) -> tuple[int, int, str]:
+        return next((i for i, word in enumerate(SMALL) if word in name), len(SMALL)), len(name), name
+
+    return min(names, key=key)
+
+
+def timm_names() -> list[str]:
+    """A small model of each of timm's modules."""
+    if not HAS_TIMM or "LAUNCHER_LONG_TESTS" not in os.environ:
+        return []
+    import timm
+
+    families = [timm.list_models(module=module) for module in timm.list_modules()]
+    return sorted(smallest(family) for family in families if family)
+
+
+@LONG
+@pytest.mark.parametrize("name", timm_names())
+def test_the_parts_of_every_timm_family_are_the_whole(name: str) -> None:
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    side = 224 if config is None else config.input_size[-1]
+    lines = list(sweep(f"timm/{name}", side))
+    print("\n".join(lines))
+    assert [line for line in lines if "WRONG" in line] == []
