@@ -117,7 +117,7 @@ def probe(recipe: Path, /, *overrides: str) -> int:
     overrides
         Values to change, as `key.path=value`.
     """
-    from launcher.probe import probe as probe_recipe
+    from launcher.probe.main import probe as probe_recipe
 
     return probe_recipe(load_recipe(recipe, overrides))
 

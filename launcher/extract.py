@@ -7,9 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+import launcher
 from launcher.errors import UserError
+from launcher.feature_store import FeatureStore, Source, prefix_sha256, values_of
 from launcher.feed import ImageFeed
-from launcher.frozen import FeatureStore, Source, prefix_sha256, values_of
 from launcher.models.cut import Cut, cut
 from launcher.models.engine import Engine, should_compile
 from launcher.recipe.augment import RANDOM_OPS, EvalOp, TrainOp
@@ -51,6 +52,7 @@ def build_store(t: Training, parts: Cut, should_stop: Callable[[], bool], say: S
         strategy=t.strategy,
         eval_batch=t.plan.eval_batch,
         facts={
+            "launcher": launcher.__version__,  # another release may decode or augment otherwise
             "weights_sha256": prefix_sha256(parts),
             "data_sha256": t.state.data_sha256,
             "backbone": t.recipe.backbone.name,
@@ -92,6 +94,8 @@ def compile_if_it_repays(t: Training, engine: Engine, num_images: int, say: Say)
 
     Called by every process. Raise UserError when compiling was asked for and fails on one of them.
     """
+    if not num_images:
+        return  # all features are there already
     flop = engine.count_flop(_example(t, 1, _size_of(t.recipe.augment.train)))
     per_process = num_images // t.plan.world_size
     compiles, why = should_compile(t.recipe.strategy.compile, flop, per_process, t.strategy.device.type)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from launcher.extract import build_engine, build_feeds, build_source, build_store, compile_if_it_repays, cut_frozen
+from launcher.feature_store import Source
 from launcher.feed import Feed, ImageFeed
-from launcher.frozen import Source
 from launcher.models.cut import Cut, CutError
 from launcher.models.engine import Engine
 from launcher.models.freeze import find_blocks, freeze, frozen_names, frozen_sha256

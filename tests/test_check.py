@@ -78,6 +78,23 @@ def test_names_that_do_not_exist_have_their_place(tmp_path: Path) -> None:
         check(load(tmp_path, ("resnet18", "resnet19")), 1)
 
 
+@pytest.mark.parametrize(
+    ("freeze", "line"),
+    [
+        ("[layer1, layer9]", "5: backbone.freeze: 'layer9' is no part of the network; did you mean 'layer4'?"),
+        (
+            "{schedule: [{at: 0, freeze: backbone}, {at: 1, freeze: ['*']}]}",
+            "5: backbone.freeze.schedule.1.freeze: leaves nothing to train",
+        ),
+    ],
+)
+def test_what_cannot_be_frozen_has_its_place(freeze: str, line: str, tmp_path: Path) -> None:
+    loaded = load(tmp_path, ("freeze: none", f"freeze: {freeze}"))
+    with pytest.raises(RecipeError) as error:
+        check(loaded, 1)
+    assert error.value.lines == [f"{loaded.file}:{line}"]
+
+
 def test_plan_error_has_its_place(digits: Path, tmp_path: Path) -> None:
     loaded = load(
         tmp_path,

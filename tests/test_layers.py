@@ -14,12 +14,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "duration", "keyed", "stop", "regression"),
+    ("errors", "duration", "keyed", "stop"),
     ("world", "recipe", "metrics", "commit"),
     ("data", "augment", "models", "loss", "optim", "log", "strategy"),
     ("checkpoint", "run", "feed"),
-    ("frozen", "evaluate", "training"),
-    ("extract", "probe_head"),
+    ("feature_store", "evaluate", "training"),
+    ("extract",),
     ("learner", "summary"),
     ("fit",),
     ("check",),
@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 """Modules and packages of `launcher`. Each imports lower rows only; modules of one package also each other."""
 
-LAZY = {("launcher/cli.py", f"launcher.{name}") for name in ("train", "check", "fetch", "probe")}
+LAZY = {("launcher/cli.py", f"launcher.{name}") for name in ("train", "check", "fetch", "probe.main")}
 """Imports of our own inside functions: `launcher schema` and `--help` must not wait for torch."""
 
 OWNERS: dict[str, set[str]] = {
@@ -40,7 +40,7 @@ OWNERS: dict[str, set[str]] = {
     "yaml": {"launcher/recipe/yaml_text.py"},
     "cyclopts": {"launcher/cli.py", "shards/cli.py"},
     "webdataset": {"shards/write.py"},
-    "sklearn": {"launcher/regression.py", "shards/sources/digits.py"},
+    "sklearn": {"launcher/probe/regression.py", "shards/sources/digits.py"},
     "timm": {"launcher/models/timm.py"},
     "huggingface_hub": {"launcher/models/timm.py"},
     "PIL": {"launcher/data/decode.py", "shards/images.py", "shards/sources/synthetic.py"},

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from launcher import fit, frozen
+from launcher import feature_store, fit
 from launcher.data.reader import ShardReader
 from launcher.errors import Stopped, UserError
 from launcher.learner import enter_stage
@@ -167,15 +167,15 @@ def test_a_run_cut_off_after_its_last_step_is_measured(place: Place) -> None:
 
 def test_asked_to_stop_between_stages_loses_no_step(place: Place) -> None:
     """While the second stage computes its features, three steps are done and no checkpoint is due."""
-    records = frozen.FeatureStore._records
+    records = feature_store.FeatureStore._records
 
-    def stopping(store: frozen.FeatureStore, *words: Any) -> Any:
+    def stopping(store: feature_store.FeatureStore, *words: Any) -> Any:
         if len(place.kept()) == 1:
             signal.raise_signal(signal.SIGUSR1)
         yield from records(store, *words)
 
     with place.patch.context() as patch:
-        patch.setattr(frozen.FeatureStore, "_records", stopping)
+        patch.setattr(feature_store.FeatureStore, "_records", stopping)
         with pytest.raises(Stopped):
             place.train(*SHORT, "train.evaluate_every=100")
     assert summary(place.path / "run")["status"] == "preempted"

@@ -158,8 +158,8 @@ class Augment:
         passes = melt_steps(sizes_B2, steps)
         height, width = sizes_B2.max(axis=0).tolist()
         images_BCHW = canvas_BCHW[:, :, :height, :width]
-        # Under autocast the products of `resample` would be rounded to bfloat16; a caller's inference mode is not that of
-        # the threads, which could not write to tensors made in it.
+        # Under autocast the products of `resample` would be rounded to bfloat16. A caller's inference mode is not the
+        # threads' own, and they could not write to tensors made in it.
         no_autocast = torch.autocast(canvas_BCHW.device.type, enabled=False)
         with torch.inference_mode(False), torch.no_grad(), no_autocast:
             if canvas_BCHW.device.type != "cpu":

@@ -206,7 +206,10 @@ def _check_same(model: nn.Module, parts: Cut, example_BCHW: Tensor) -> None:
     try:
         whole: Tensor = model(example_BCHW)
         values = parts.prefix(example_BCHW)
-        if not all(isinstance(value, Tensor) and len(value) == len(example_BCHW) for value in values):
+        if not all(
+            isinstance(value, Tensor) and value.is_floating_point() and len(value) == len(example_BCHW)
+            for value in values
+        ):
             raise CutError("values without a batch dimension pass the boundary")
         joined: Tensor = parts.eval_suffix(model).eval()(*values)
     except (RuntimeError, TypeError) as error:

@@ -24,8 +24,8 @@ NUM_OUTPUTS = 50
 LAST = ExceptLast(except_last=1)
 
 FP64, FP32, BF16 = 1e-10, 1e-4, 1e-3
-"""Largest relative difference, and in bf16 largest difference of a cosine from 1. In bf16 a random network may itself be
-further from what it gives in fp32: twice that is the limit then."""
+"""Largest relative difference, and in bf16 largest difference of a cosine from 1. In bf16 a random network may itself
+be further from what it gives in fp32: twice that is the limit then."""
 
 
 def bf16() -> AbstractContextManager[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -12,10 +13,10 @@ import torchvision
 from torch import Tensor, nn
 
 from launcher.models.cut import CutError, cut
-from launcher.models.freeze import freeze, frozen_names, set_training
+from launcher.models.freeze import freeze, frozen_names
 from launcher.models.zoo import Network, build_model, build_shapes
-from launcher.recipe.backbone import Backbone, ExceptLast, Parts
-from tests.models.cuts import LAST, build_random, compare, quick_normal, relative, randomise
+from launcher.recipe.backbone import Backbone
+from tests.models.cuts import LAST, build_random, compare
 
 HAS_TIMM = importlib.util.find_spec("timm") is not None
 NAMES = torchvision.models.list_models(module=torchvision.models)
@@ -58,6 +59,50 @@ def test_the_parts_are_the_whole(name: str, boundary: str, boundary_of_last: str
     found = [compare(network, name, parts, images_BCHW) for parts in ("backbone", LAST)]
     assert [each.boundary for each in found] == [(boundary,), (boundary_of_last,)]
     assert [each for each in found if not each.is_same] == []
+
+
+class Unhappy(nn.Module):
+    """Asks a value of its input, which a symbol has not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        values_BCHW = self.first(images_BCHW)
+        if values_BCHW.sum() > 0:
+            values_BCHW = -values_BCHW
+        outputs: Tensor = self.head(values_BCHW.mean((2, 3)))
+        return outputs
+
+
+def test_a_network_that_cannot_be_traced_says_why() -> None:
+    model = Unhappy()
+    freeze(Network(model, "head"), frozenset(("first.weight", "first.bias")))
+    with pytest.raises(CutError, match=r"^torch.fx cannot trace it: symbolically traced variables cannot be used as"):
+        cut(model, "unhappy", [torch.rand(2, 3, 8, 8)])
+
+
+@pytest.mark.parametrize("frozen", [("fc1",), ("conv2", "fc1")])
+def test_nothing_can_be_cut_off_before_a_first_layer_that_trains(frozen: tuple[str, ...]) -> None:
+    network = build_model(Backbone(name="lenet"), 3)
+    freeze(network, frozen_names(network, frozen))
+    with pytest.raises(CutError, match=r"^the first layers train$"):
+        cut(network.model, "lenet", [torch.rand(2, 3, 32, 32)])
+
+
+def test_the_second_part_judges_an_average_with_its_own_weights() -> None:
+    network, images_BCHW = build_random("resnet18", 64)
+    freeze(network, frozen_names(network, LAST))
+    two = cut(network.model, "resnet18", [images_BCHW])
+    average = copy.deepcopy(network.model)
+    with torch.no_grad():
+        for name, tensor in average.state_dict().items():
+            if name.startswith(("layer4.", "fc.")) and tensor.is_floating_point():
+                tensor.mul_(1.5)
+        outputs = two.eval_suffix(average).eval()(*two.prefix(images_BCHW))
+        torch.testing.assert_close(outputs, average.eval()(images_BCHW))
+        assert not torch.allclose(outputs, network.model.eval()(images_BCHW))
 
 
 def sweep(name: str, side: int) -> Iterator[str]:

@@ -43,7 +43,7 @@ def engine_of(model: nn.Module) -> Engine:
 
 
 def norms_in(engine: Engine) -> int:
-    return sum(node.op == "call_module" and "norm" in str(node.target) for node in engine._eager.graph.nodes)  # type: ignore[union-attr, operator]
+    return sum(node.op == "call_module" and "norm" in str(node.target) for node in engine._eager.graph.nodes)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim import Adam as TorchAdam
 
 from launcher.models.freeze import find_blocks, freeze, frozen_names
-from launcher.models.zoo import Network, build_model, build_shapes
+from launcher.models.zoo import Network, build_shapes
 from launcher.optim.build import Group, build_groups, build_optimizer
 from launcher.recipe.backbone import Backbone, ExceptLast
 from launcher.recipe.optim import Adam, Optim, Sgd

@@ -204,6 +204,57 @@ def test_what_surprises_is_noted(sections: dict[str, Any], num_images: dict[str,
     assert found.startswith(note)
 
 
+def staged(*starts: object, **train: Any) -> Recipe:
+    """Stages that begin at `starts`; batches of 10 out of 100 images for 3 epochs."""
+    freezes: list[object] = ["backbone", *({"except_last": i} for i in range(1, len(starts)))]
+    stages = [{"at": at, "freeze": freeze} for at, freeze in zip(starts, freezes, strict=True)]
+    backbone = {"name": "resnet18", "weights": "DEFAULT", "freeze": {"schedule": stages}}
+    return recipe(backbone=backbone, train={"epochs": 3, "global_batch": 10, **train})
+
+
+@pytest.mark.parametrize(
+    ("starts", "expected"),
+    [
+        ((0,), (0,)),
+        ((0, 1, "2ep"), (0, 10, 20)),
+        ((0, "0.25ep"), (0, 3)),
+        (("0st", "7st", "8st"), (0, 7, 8)),
+        ((0, "50im", "51im"), (0, 5, 6)),
+    ],
+)
+def test_stages_begin_after_whole_steps(starts: tuple[object, ...], expected: tuple[int, ...]) -> None:
+    plan = plan_of(staged(*starts))
+    assert plan.stage_starts == expected
+    assert plan.notes == ()
+    of_steps = [sum(step > start for start in expected) - 1 for step in range(1, 31)]
+    assert [plan.stage(step) for step in range(1, 31)] == of_steps
+    spread = [(stage, step) for stage, steps in plan.steps_by_stage(1) for step in steps]
+    assert spread == list(zip(of_steps, range(1, 31), strict=True))
+
+
+def test_a_resumed_run_goes_on_in_its_stage() -> None:
+    plan = plan_of(staged(0, "7st", "20st"))
+    assert list(plan.steps_by_stage(1)) == [(0, range(1, 8)), (1, range(8, 21)), (2, range(21, 31))]
+    assert list(plan.steps_by_stage(7)) == [(0, range(7, 8)), (1, range(8, 21)), (2, range(21, 31))]
+    assert list(plan.steps_by_stage(8)) == [(1, range(8, 21)), (2, range(21, 31))]
+    assert list(plan.steps_by_stage(30)) == [(2, range(30, 31))]
+    assert list(plan.steps_by_stage(31)) == []
+
+
+@pytest.mark.parametrize("at", ["3ep", "30st", "4ep", "300im"])
+def test_a_stage_that_is_never_reached_is_noted(at: str) -> None:
+    plan = plan_of(staged(0, at))
+    assert plan.notes == (f"backbone.freeze: the stage at {at} is never reached",)
+    assert list(plan.steps_by_stage(1)) == [(0, range(1, 31))]
+
+
+def test_stages_that_fall_together_leave_the_first_without_steps() -> None:
+    plan = plan_of(staged(0, "1im", "2im"))
+    assert plan.stage_starts == (0, 1, 1)
+    assert list(plan.steps_by_stage(1)) == [(0, range(1, 2)), (2, range(2, 31))]
+    assert plan.stage(2) == 2
+
+
 def test_plain_plan_has_nothing_to_note() -> None:
     assert plan_of(recipe()).notes == ()
 

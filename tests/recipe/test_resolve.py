@@ -100,6 +100,8 @@ def test_debug_recipe_is_small_and_alone(tmp_path: Path) -> None:
         "precision": recipe.strategy.precision,
         "weights": recipe.backbone.weights,
         "workers": recipe.data.workers,
+        "compile": recipe.strategy.compile,
+        "feature_cache_gib": recipe.strategy.feature_cache_gib,
         "wandb": recipe.log.wandb.mode,
         "micro_batch": recipe.train.micro_batch,
     }
@@ -109,6 +111,8 @@ def test_debug_recipe_is_small_and_alone(tmp_path: Path) -> None:
         "precision": "no",
         "weights": "none",
         "workers": 0,
+        "compile": "off",
+        "feature_cache_gib": 0.0,
         "wandb": "disabled",
         "micro_batch": None,
     }

@@ -29,8 +29,7 @@ WRONG_KEYS = [
     (
         "  momentum: 0.9",
         "  momentum: 0.9\n  beta1: 0.9",
-        "21: optim.beta1: unknown key; valid: backbone_lr, clip_norm, ema_decay, layer_decay, lr, momentum, name, "
-        "nesterov, weight_decay",
+        "21: optim.beta1: unknown key; valid: {sgd}",
     ),
     ("valid: rest", "vaild: rest", "8: data.split.vaild: unknown key; did you mean 'valid'?"),
     ("{mode: offline", "{mod: offline", "29: log.wandb.mod: unknown key; did you mean 'mode'?"),
@@ -165,37 +164,71 @@ CONTRADICTIONS = [
 ]
 
 FREEZING = [
-    ("freeze: none", "freeze: backbon", "5: backbone.freeze: ?"),
-    ("freeze: none", "freeze: 3", "5: backbone.freeze: ?"),
-    ("freeze: none", "freeze:", "5: backbone.freeze: ?"),
-    ("freeze: none", "freeze: {except_last: 0}", "5: backbone.freeze.except_last: must be at least 1, not 0"),
-    ("freeze: none", "freeze: {except_last: some}", "5: backbone.freeze.except_last: ?"),
-    ("freeze: none", "freeze: {except_first: 1}", "5: backbone.freeze.except_first: ?"),
-    ("freeze: none", "freeze: {}", "5: backbone.freeze: ?"),
-    ("freeze: none", "freeze: []", "5: backbone.freeze: ?"),
-    ("freeze: none", "freeze: [layer1, '']", "5: backbone.freeze.1: ?"),
-    ("freeze: none", "freeze: [layer1, 2]", "5: backbone.freeze.1: ?"),
-    ("freeze: none", "freeze: {schedule: []}", "5: backbone.freeze.schedule: ?"),
-    ("freeze: none", "freeze: {schedule: backbone}", "5: backbone.freeze.schedule: ?"),
-    ("freeze: none", "freeze: {schedule: [{at: 0}]}", "5: backbone.freeze.schedule.0.freeze: ?"),
-    ("freeze: none", "freeze: {schedule: [{at: 0, frees: none}]}", "5: backbone.freeze.schedule.0.frees: ?"),
-    ("freeze: none", "freeze: {schedule: [{at: 0, freeze: nothing}]}", "5: backbone.freeze.schedule.0.freeze: ?"),
-    ("freeze: none", "freeze: {schedule: [{at: soon, freeze: none}]}", "5: backbone.freeze.schedule.0.at: ?"),
-    ("freeze: none", "freeze: {schedule: [{at: 0, freeze: {except_last: 0}}]}", "5: ?"),
-    ("freeze: none", "freeze: {schedule: [{at: 1ep, freeze: backbone}]}", "5: ?"),
-    ("freeze: none", "freeze: {schedule: [{at: 0, freeze: backbone}, {at: 2, freeze: [a]}, {at: 2, freeze: none}]}", "5: ?"),
-    ("freeze: none", "freeze: {schedule: [{at: 0, freeze: backbone}, {at: 3, freeze: [a]}, {at: 2, freeze: none}]}", "5: ?"),
-    ("freeze: none", "freeze: {schedule: [{at: 0, freeze: backbone}, {at: 3ep, freeze: [a]}, {at: 400st, freeze: none}]}", "5: ?"),
-    ("momentum: 0.9", "backbone_lr: 0", "20: ?"),
-    ("momentum: 0.9", "layer_decay: 1.0", "20: ?"),
-    ("momentum: 0.9", "layer_decay: 0.0", "20: ?"),
-    ("momentum: 0.9", "layer_decay: 0.5\n  backbone_lr: 0.1", "20: ?"),
-    ("precision: bf16", "compile: maybe", "27: ?"),
-    ("precision: bf16", "compile: true", "27: ?"),
-    ("precision: bf16", "feature_cache_gib: -1", "27: ?"),
-    ("precision: bf16", "feature_cache_gib: all", "27: ?"),
-    ("  mean: [0.5", "  views: 0\n  mean: [0.5", "15: ?"),
-    ("  mean: [0.5", "  views: 2.5\n  mean: [0.5", "15: ?"),
+    ("backbon", "{freeze}: no such value: \"backbon\"; did you mean 'backbone'?"),
+    ("3", "{freeze}: no such value: 3; valid: backbone, none"),
+    ("", "{freeze}: no such value: null; valid: backbone, none"),
+    ("{except_last: 0}", "{freeze}.except_last: must be at least 1, not 0"),
+    (
+        "{except_last: some}",
+        '{freeze}.except_last: should be a whole number, not "some"',
+    ),
+    (
+        "{except_first: 1}",
+        "{freeze}.except_first: unknown key; did you mean 'except_last'?",
+    ),
+    ("{}", "{freeze}.except_last: required, but not there"),
+    ("[]", "{freeze}: needs at least 1 value, not 0"),
+    ("[layer1, '']", '{freeze}.1: must not be empty, not ""'),
+    ("[layer1, 2]", "{freeze}.1: should be text, not 2"),
+    ("{schedule: []}", "{freeze}.schedule: needs at least 1 value, not 0"),
+    ("{schedule: backbone}", '{freeze}.schedule: should be a list, not "backbone"'),
+    ("{schedule: [{at: 0}]}", "{freeze}.schedule.0.freeze: required, but not there"),
+    (
+        "{schedule: [{at: 0, frees: none}]}",
+        "{freeze}.schedule.0.frees: unknown key; did you mean 'freeze'?",
+    ),
+    (
+        "{schedule: [{at: 0, freeze: nothing}]}",
+        '{freeze}.schedule.0.freeze: no such value: "nothing"; valid: backbone, none',
+    ),
+    ("{schedule: [{at: soon, freeze: none}]}", '{freeze}.schedule.0.at: {duration}, not "soon"'),
+    (
+        "{schedule: [{at: 0, freeze: {except_last: 0}}]}",
+        "{freeze}.schedule.0.freeze.except_last: must be at least 1, not 0",
+    ),
+    (
+        "{schedule: [{at: 1ep, freeze: backbone}]}",
+        "{freeze}.schedule.0.at: the first stage is at 1ep, but training begins at 0",
+    ),
+    (
+        "{schedule: [{at: 0, freeze: [a, b]}, {at: 2, freeze: [a]}, {at: 2, freeze: none}]}",
+        "{freeze}.schedule.2.at: 2ep is not after the stage before it, at 2ep",
+    ),
+    (
+        "{schedule: [{at: 0, freeze: [a, b]}, {at: 3, freeze: [a]}, {at: 2, freeze: none}]}",
+        "{freeze}.schedule.2.at: 2ep is not after the stage before it, at 3ep",
+    ),
+    (
+        "{schedule: [{at: 0, freeze: [a]}, {at: 3ep, freeze: [b]}, {at: 400st, freeze: none}]}",
+        "{freeze}.schedule.2.at: 400st after 3ep: give all stages in one unit",
+    ),
+]
+
+RATES_AND_SPEED = [
+    ("momentum: 0.9", "backbone_lr: 0", "20: optim.backbone_lr: must be more than 0, not 0"),
+    ("momentum: 0.9", "layer_decay: 1.0", "20: optim.layer_decay: must be less than 1, not 1.0"),
+    ("momentum: 0.9", "layer_decay: 0.0", "20: optim.layer_decay: must be more than 0, not 0.0"),
+    (
+        "momentum: 0.9",
+        "layer_decay: 0.5\n  backbone_lr: 0.1",
+        "20: optim.layer_decay: give optim.backbone_lr or optim.layer_decay, not both",
+    ),
+    ("precision: bf16", "compile: maybe", '27: strategy.compile: no such value: "maybe"; valid: auto, off, on'),
+    ("precision: bf16", "compile: true", "27: strategy.compile: no such value: true; valid: auto, off, on"),
+    ("precision: bf16", "feature_cache_gib: -1", "27: strategy.feature_cache_gib: must be at least 0, not -1"),
+    ("precision: bf16", "feature_cache_gib: all", '27: strategy.feature_cache_gib: should be a number, not "all"'),
+    ("  mean: [0.5", "  views: 0\n  mean: [0.5", "15: augment.views: must be at least 1, not 0"),
+    ("  mean: [0.5", "  views: 2.5\n  mean: [0.5", "15: augment.views: should be a whole number, not 2.5"),
 ]
 
 NOT_PLAIN_YAML = [
@@ -227,13 +260,14 @@ NOT_PLAIN_YAML = [
 ]
 
 WORDS = {
+    "sgd": "backbone_lr, clip_norm, ema_decay, layer_decay, lr, momentum, name, nesterov, weight_decay",
     "duration": "should be a duration such as 30ep, 5000st or 1000000im",
     "schedules": "constant, cosine, onecycle, step",
     "fp16": "fp16 needs CUDA; use bf16 on the CPU",
 }
 
 
-WRONG = WRONG_KEYS + WRONG_VALUES + WRONG_KINDS + CONTRADICTIONS + FREEZING + NOT_PLAIN_YAML
+WRONG = WRONG_KEYS + WRONG_VALUES + WRONG_KINDS + CONTRADICTIONS + RATES_AND_SPEED + NOT_PLAIN_YAML
 
 
 @pytest.mark.parametrize(("old", "new", "line"), WRONG)
@@ -299,6 +333,35 @@ def test_sync_batchnorm_of_a_frozen_backbone(tmp_path: Path) -> None:
     assert errors_of(path) == [
         "recipe.yaml:27: strategy.sync_batchnorm: has no effect while backbone.freeze holds every BatchNorm"
     ]
+
+
+@pytest.mark.parametrize(("freeze", "line"), FREEZING)
+def test_wrong_freezing_gets_one_line(freeze: str, line: str, tmp_path: Path) -> None:
+    expected = line.format(**WORDS, freeze="backbone.freeze")
+    assert errors_of(write(tmp_path, ("freeze: none", f"freeze: {freeze}"))) == [f"recipe.yaml:5: {expected}"]
+
+
+@pytest.mark.parametrize("key", ["backbone_lr", "layer_decay"])
+def test_a_rate_for_a_backbone_that_never_trains(key: str, tmp_path: Path) -> None:
+    path = write(tmp_path, ("freeze: none", "freeze: backbone"), ("momentum: 0.9", f"{key}: 0.5"))
+    assert errors_of(path) == [f"recipe.yaml:20: optim.{key}: has no effect while only the head trains"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("freeze: none", "freeze: {except_last: 2}"),
+        ("freeze: none", "freeze: [layer1, 'layer2.*']"),
+        ("freeze: none", "freeze: {schedule: [{at: 0, freeze: backbone}, {at: 0.5ep, freeze: none}]}"),
+        ("freeze: none", "freeze: {schedule: [{at: 0ep, freeze: backbone}, {at: 40st, freeze: none}]}"),
+        ("precision: bf16", "compile: on"),
+        ("precision: bf16", "compile: off"),
+        ("precision: bf16", "feature_cache_gib: 0"),
+        ("  mean: [0.5", "  views: 3\n  mean: [0.5"),
+    ],
+)
+def test_what_may_be_written(old: str, new: str, tmp_path: Path) -> None:
+    assert errors_of(write(tmp_path, (old, new))) == []
 
 
 @pytest.mark.parametrize(

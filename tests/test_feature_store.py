@@ -13,7 +13,7 @@ import torchvision
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from launcher import fit, frozen, learner
+from launcher import feature_store, fit, learner
 from launcher.errors import DataError, Stopped
 from launcher.models.cut import CutError
 from tests.data.made import pack_synthetic
@@ -202,16 +202,16 @@ def hidden(place: Place) -> list[str]:
 
 
 def test_asked_to_stop_while_computing_leaves_nothing(place: Place) -> None:
-    records = frozen.FeatureStore._records
+    records = feature_store.FeatureStore._records
 
-    def stopping(store: frozen.FeatureStore, *words: Any) -> Any:
+    def stopping(store: feature_store.FeatureStore, *words: Any) -> Any:
         for i, rows in enumerate(records(store, *words)):
             yield rows
             if i == 1 and len(list(place.kept())) == 1:
                 signal.raise_signal(signal.SIGUSR1)
 
     with place.patch.context() as patch:
-        patch.setattr(frozen.FeatureStore, "_records", stopping)
+        patch.setattr(feature_store.FeatureStore, "_records", stopping)
         with pytest.raises(Stopped, match="the same command computes them anew"):
             place.train(LENET, "train.eval_batch=3")
     assert summary(place.path / "run")["status"] == "preempted"
@@ -230,7 +230,7 @@ def test_what_a_killed_process_left_is_cleared_by_the_same_command(place: Place)
         raise Killed
 
     with place.patch.context() as patch:
-        patch.setattr(frozen, "commit_features", die)
+        patch.setattr(feature_store, "commit_features", die)
         patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # a killed process clears nothing away
         with pytest.raises(Killed):
             place.train(LENET)
@@ -251,7 +251,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(place: Place) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    place.patch.setattr(frozen, "write_part", full)
+    place.patch.setattr(feature_store, "write_part", full)
     with pytest.raises(DataError, match=r"cannot be written \(No space left on device\)"):
         place.train(LENET)
     assert hidden(place) == []

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from launcher.data.order import portion_ids
 from launcher.feed import Feed
 from launcher.models.cut import Cut
-from launcher.regression import Array, Labels, Layer
+from launcher.probe.regression import Array, Labels, Layer
 
 READ_BATCH = 1024
 """Images whose features are read at a time."""

@@ -30,12 +30,12 @@ from launcher.log.ranks import LOGGER, log_warnings, open_rank_log
 from launcher.metrics import Counts, Figures
 from launcher.models.cut import Cut, CutError
 from launcher.models.freeze import frozen_sha256
-from launcher.probe_head import Entrance, find_entrance, largest_difference, put_in_head, read_features
+from launcher.probe.head import Entrance, find_entrance, largest_difference, put_in_head, read_features
+from launcher.probe.regression import Array, Fit, Labels, Layer, choose_best, fit_grid
 from launcher.recipe.lock import write_lock
 from launcher.recipe.parse import LoadedRecipe
 from launcher.recipe.resolve import probe_recipe
 from launcher.recipe.schema import Recipe
-from launcher.regression import Array, Fit, Labels, Layer, choose_best, fit_grid
 from launcher.run import SUMMARY_NAME, RunFolder, open_run, probe_folder
 from launcher.stop import StopRequest, follow_accelerate
 from launcher.strategy import build_strategy

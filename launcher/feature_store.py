@@ -1,4 +1,4 @@
-"""The frozen part of a run: cut off, run as inference, and where nothing random comes before its end, run once only."""
+"""Features: what a frozen part gives for each picture, computed once over all processes, and read ever after."""
 
 from __future__ import annotations
 

@@ -15,19 +15,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import launcher.probe
+import launcher.probe.main
 from launcher.cli import run
 from launcher.log.ranks import LOGGER
 from launcher.models import zoo
 from launcher.models.lenet import LeNet
 from launcher.models.zoo import build_model
+from launcher.probe.regression import GRID, Fit, Layer, choose_best
 from launcher.recipe.backbone import Backbone
 from launcher.recipe.lock import write_lock
 from launcher.recipe.parse import load_recipe
-from launcher.regression import GRID, Fit, Layer, choose_best
 from launcher.run import open_run, probe_folder
 from tests import runs
-from tests.probes import (
+from tests.probe.probes import (
     NeverStop,
     Probed,
     Untraceable,
@@ -76,9 +76,9 @@ def probe_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setattr(LOGGER, "handlers", [NullHandler()])
     for name in ("log_warnings", "follow_accelerate"):
-        monkeypatch.setattr(launcher.probe, name, lambda: None)
-    monkeypatch.setattr(launcher.probe, "open_rank_log", lambda folder, rank: None)
-    monkeypatch.setattr(launcher.probe, "StopRequest", NeverStop)
+        monkeypatch.setattr(launcher.probe.main, name, lambda: None)
+    monkeypatch.setattr(launcher.probe.main, "open_rank_log", lambda folder, rank: None)
+    monkeypatch.setattr(launcher.probe.main, "StopRequest", NeverStop)
     yield lambda *each: run(["probe", *map(str, each)])
     torch.set_num_threads(num_threads)
 

@@ -1,0 +1,1 @@
+"""`launcher probe`: logistic regression on what a frozen backbone gives."""
