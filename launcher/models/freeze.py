@@ -95,6 +95,8 @@ def frozen_names(network: Network, parts: Parts) -> frozenset[str]:
         frozen = frozenset(name for name in names if not _is_in(name, free))
     if len(frozen) == len(names):
         raise UserError("leaves nothing to train")
+    if not frozen:
+        raise UserError("leaves nothing frozen: write none")
     return frozen
 
 

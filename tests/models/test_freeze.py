@@ -137,6 +137,7 @@ def test_patterns_reach_into_modules_and_name_single_tensors() -> None:
         ("resnet18", ("layer4.0.conv3",), "'layer4.0.conv3' is no part of the network; did you mean 'layer4.0.conv2'?"),
         ("resnet18", ("layer",), "'layer' is no part of the network; did you mean 'layer4'?"),
         ("resnet18", ("*",), "leaves nothing to train"),
+        ("lenet", ExceptLast(except_last=4), "leaves nothing frozen: write none"),
         ("lenet", ("conv*", "fc?"), "leaves nothing to train"),
     ],
 )
