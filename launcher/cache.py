@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launcher.data.features import FACTS, ROOT
+from launcher.data.features import FACTS, ROOT, show_bytes
 from launcher.errors import EXIT_DONE, UserError, nearest
 from launcher.log.console import Console
 
@@ -68,14 +68,6 @@ def remove_features(key: str | None, everything: bool, root: Path = ROOT) -> int
     freed = sum(entry.num_bytes for entry in chosen) + _remove_leftovers(root, console.say)
     console.say(f"freed {freed:,} bytes")
     return EXIT_DONE
-
-
-def show_bytes(num_bytes: int) -> str:
-    """`1,797 bytes`, `3.4 MiB`."""
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if num_bytes >= size:
-            return f"{num_bytes / size:,.1f} {unit}"
-    return f"{num_bytes} bytes"
 
 
 def _find(root: Path, pattern: re.Pattern[str]) -> list[Entry]:

@@ -119,9 +119,8 @@ def _write(folder: Path, state: TrainState, progress: Progress, rngs: list[dict[
     save_file(_plain(state.model), temporary / "model.safetensors", metadata={"format": "pt"})
     if state.ema is not None:
         save_file(_plain(state.ema.module), temporary / "ema.safetensors", metadata={"format": "pt"})
-    torch.save(
-        {"optimizer": state.optimizer.state_dict(), "scaler": state.strategy.scaler_state}, temporary / "optimizer.pt"
-    )
+    optimizer = {"optimizer": state.optimizer.state_dict(), "names": _names_by_group(state)}
+    torch.save({**optimizer, "scaler": state.strategy.scaler_state}, temporary / "optimizer.pt")
     save_file(
         {f"{rank}.{k}": v for rank, rng in enumerate(rngs) for k, v in rng.items()}, temporary / "rng.safetensors"
     )
@@ -166,7 +165,9 @@ def restore_optimizer(start: Start, state: TrainState) -> None:
     if path is None:
         return
     saved = torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
-    _restore_optimizer(state.optimizer, saved["optimizer"], path)
+    _check_optimizer(state, saved, path)
+    groups = state.optimizer.state_dict()["param_groups"]
+    state.optimizer.load_state_dict({"state": saved["optimizer"]["state"], "param_groups": groups})
     state.strategy.restore_scaler(saved["scaler"])
     world = state.strategy.world
     if _read_state(path)["world_size"] == world.size:
@@ -233,15 +234,22 @@ def _load_into(model: nn.Module, file: Path) -> None:
         raise RunError(f"{file}: its weights are not of the recipe's network; start anew with --fresh") from None
 
 
-def _restore_optimizer(optimizer: Optimizer, saved: dict[str, Any], path: Path) -> None:
-    """Its state only: learning rate, weight decay and momentum are the recipe's, which may have been changed."""
-    groups = optimizer.state_dict()["param_groups"]
+def _check_optimizer(state: TrainState, saved: dict[str, Any], path: Path) -> None:
+    """Raise RunError when it is of another kind or stepped other parameters.
+
+    Learning rate, weight decay and momentum are the recipe's, which may have been changed.
+    """
+    old, new = saved["optimizer"]["param_groups"], state.optimizer.state_dict()["param_groups"]
     # A stage of freezing that begins right here has added groups behind those that were saved.
-    begun = groups[: len(saved["param_groups"])]
-    shapes = [[("betas" in group, group["params"]) for group in each] for each in (begun, saved["param_groups"])]
-    if shapes[0] != shapes[1]:
+    is_same_kind = ["betas" in group for group in old] == ["betas" in group for group in new[: len(old)]]
+    if not is_same_kind or saved.get("names") != _names_by_group(state)[: len(old)]:
         raise RunError(f"{path}: its optimizer is not the recipe's, or trained other weights; start anew with --fresh")
-    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+
+
+def _names_by_group(state: TrainState) -> list[list[str]]:
+    """Names of the parameters in each group of the optimizer."""
+    names = {id(parameter): name for name, parameter in state.model.named_parameters()}
+    return [[names[id(parameter)] for parameter in group["params"]] for group in state.optimizer.param_groups]
 
 
 def _plain(model: nn.Module) -> dict[str, Tensor]:

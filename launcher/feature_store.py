@@ -25,12 +25,13 @@ from launcher.data.features import (
     key_of,
     open_features,
     part_bounds,
+    show_bytes,
     write_part,
 )
 from launcher.data.order import portion_ids
 from launcher.errors import DataError, Stopped
 from launcher.feed import FeatureFeed, Feed, ImageFeed
-from launcher.models.cut import Cut
+from launcher.models.cut import Cut, plain_name
 from launcher.strategy import Strategy
 
 Say = Callable[[str], None]
@@ -67,7 +68,7 @@ def prefix_sha256(cut: Cut) -> str:
     """Hash of what the frozen part computes: its graph and every tensor in it."""
     digest = hashlib.sha256(cut.text.encode())
     for name, tensor in cut.prefix.state_dict().items():
-        digest.update(name.encode())
+        digest.update(plain_name(name).encode())
         digest.update(tensor.detach().contiguous().cpu().view(-1).numpy().tobytes())
     return digest.hexdigest()
 
@@ -97,8 +98,8 @@ class FeatureStore:
                 room -= num_bytes
                 chosen.append(source)
             else:
-                size = f"{num_bytes / 2**30:.1f} GiB are over strategy.feature_cache_gib"
-                self.say(f"features of {source.split}: not kept, {size}")
+                limit = f"strategy.feature_cache_gib, {self.room_bytes / 2**30:g}"
+                self.say(f"features of {source.split}: not kept, {show_bytes(num_bytes)} are over {limit}")
         return chosen
 
     def count_missing(self, source: Source) -> int:
@@ -137,7 +138,8 @@ class FeatureStore:
         strategy, world = self.strategy, self.strategy.world
         temporary = strategy.on_first(lambda: self._make_temporary(key))
         layout = Layout(source.values, source.num_images, world.size)
-        self.say(f"features of {source.split}: computing {source.num_images:,} images, view {view + 1}")
+        which = f", view {view + 1}" if source.is_random else ""
+        self.say(f"features of {source.split}: computing {source.num_images:,} images{which}")
         try:
             self._write_part(source, view, temporary, layout)
             strategy.gather(None)
@@ -181,7 +183,7 @@ def _explained(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = f"cannot be written ({error.strerror})"
-        raise DataError(f"{folder}: {reason}; make room, or set strategy.feature_cache_gib=0") from None
+        raise DataError(f"{folder}: {reason}; see to the folder, or set strategy.feature_cache_gib=0") from None
 
 
 def values_of(inputs: tuple[Tensor, ...]) -> tuple[Value, ...]:

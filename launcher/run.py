@@ -20,6 +20,8 @@ SUMMARY_NAME = "summary.json"
 IN_USE = ".in-use"
 FINISHED = ("done", "stopped")
 BEFORE_LOCK = {IN_USE, "logs", "checkpoints", "pictures", "wandb", JOURNAL_NAME, SUMMARY_NAME}
+FIXED = ("backbone",)
+"""What --allow-change does not free: best and last checkpoint of a run are of one network with the same frozen part."""
 ASIDE = ".before-"
 """In the name of a folder that `--fresh` has moved out of the way."""
 DEBUG = "debug-"
@@ -33,8 +35,10 @@ class ChangedRecipeError(RunError):
 
     def __init__(self, path: Path, refused: dict[str, tuple[Any, Any]]) -> None:
         shown = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in refused.items())
-        allow = " ".join(f"--allow-change {key}" for key in refused)
-        super().__init__(f"{path}: its recipe has changed: {shown}; add {allow} to go on, or --fresh to start anew")
+        go_on = "add " + " ".join(f"--allow-change {key}" for key in refused) + " to go on"
+        if any(is_allowed(key, FIXED) for key in refused):
+            go_on = "a run keeps its backbone: put that back to go on"
+        super().__init__(f"{path}: its recipe has changed: {shown}; {go_on}, or --fresh to start anew")
         self.keys = tuple(refused)
 
     def __reduce__(self) -> tuple[type[RunError], tuple[str]]:
@@ -121,7 +125,9 @@ def _continue(path: Path, recipe: Recipe, allowed: tuple[str, ...]) -> RunFolder
 
 
 def _check_changes(path: Path, differences: dict[str, tuple[Any, Any]], allowed: tuple[str, ...]) -> None:
-    refused = {key: values for key, values in differences.items() if not is_allowed(key, allowed)}
+    refused = {
+        key: values for key, values in differences.items() if is_allowed(key, FIXED) or not is_allowed(key, allowed)
+    }
     if refused:
         raise ChangedRecipeError(path, refused)
 

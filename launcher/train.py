@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from launcher.log.console import Console
 from launcher.log.journal import read_first
 from launcher.log.ranks import LOGGER, log_warnings, open_rank_log
 from launcher.metrics import Figures
-from launcher.recipe.lock import write_lock
+from launcher.recipe.lock import LOCK_NAME, write_lock
 from launcher.recipe.parse import LoadedRecipe
 from launcher.recipe.resolve import DEBUG_EVAL_IMAGES, debug_recipe
 from launcher.recipe.schema import Recipe
@@ -82,12 +82,26 @@ def main(loaded: LoadedRecipe, options: Options) -> int:
 
 def choose_recipe(loaded: LoadedRecipe, options: Options, world: World) -> Recipe:
     """The recipe that will run: its names checked against the models there are; a small one for `--debug`."""
+    if options.debug:
+        loaded = without_file(loaded)
     recipe = complete_recipe(loaded, Console(1, 1).say if world.is_first else lambda note: None)
     if not options.debug:
         return recipe
     if world.size > 1:
         raise UserError(f"--debug is a single process, not {world.size}: python -m launcher {loaded.file} --debug")
-    return debug_recipe(recipe, Path(recipe.run.dir) if recipe.run.dir is not None else debug_folder(recipe))
+    folder = Path(recipe.run.dir) if recipe.run.dir is not None else debug_folder(recipe)
+    if recipe.run.dir is not None and (folder / LOCK_NAME).exists():
+        raise UserError(f"{folder}: holds a run, which --debug would replace; leave run.dir out, or name another")
+    return debug_recipe(recipe, folder)
+
+
+def without_file(loaded: LoadedRecipe) -> LoadedRecipe:
+    """A debug run begins with random weights: those in a file need not be there."""
+    backbone = loaded.recipe.backbone
+    if backbone.weights_file is None:
+        return loaded
+    backbone = backbone.model_copy(update={"weights": "none"})
+    return replace(loaded, recipe=loaded.recipe.model_copy(update={"backbone": backbone}))
 
 
 def _start(t: Training, manifest: Manifest, stop: StopRequest) -> tuple[Learner, Progress]:
@@ -98,8 +112,9 @@ def _start(t: Training, manifest: Manifest, stop: StopRequest) -> tuple[Learner,
     progress = start.progress
     epoch = t.plan.epoch(progress.step) + 1
     is_first_start = not read_first(t.run.path)
-    if t.strategy.world.is_first and (t.run.state == "new" or t.run.changes):
-        write_lock(t.run.path, t.recipe, f"run {t.run.id}, data {manifest.sha256}")
+    header = f"run {t.run.id}, data {manifest.sha256}"
+    if t.strategy.world.is_first and t.run.state == "new":
+        write_lock(t.run.path, t.recipe, header)
     t.journal.write("event", progress.step, epoch, **_facts(t, manifest, is_first_start))
     if t.run.state == "resumed" and progress.step == 0:
         skipped.append("no checkpoint to go on from: starts at step 0")
@@ -111,6 +126,8 @@ def _start(t: Training, manifest: Manifest, stop: StopRequest) -> tuple[Learner,
     stage = t.plan.stage(min(progress.step + 1, t.plan.total_steps))
     learner = enter_stage(t, stage, progress.step, lambda: stop.wanted is not None)
     checkpoint.restore_optimizer(start, t.state)
+    if t.strategy.world.is_first and t.run.changes:  # only now is it known that the run can go on with them
+        write_lock(t.run.path, t.recipe, header)
     return learner, progress
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from launcher.cache import LEFTOVER_S, show_bytes
+from launcher.cache import LEFTOVER_S
 from launcher.cli import run
-from launcher.data.features import Layout, Value, commit_features, key_of, open_features, write_part
+from launcher.data.features import Layout, Value, commit_features, key_of, open_features, show_bytes, write_part
 
 NUM_IMAGES = 6
 VALUES = (Value("float32", (3, 2)), Value("bfloat16", (5,)))

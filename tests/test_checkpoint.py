@@ -96,6 +96,16 @@ def test_another_network_is_refused_in_one_line(two: Path, strategy: Strategy) -
         restore(two, SmallRun(strategy, width=5).state, silent)
 
 
+def test_an_optimizer_of_other_weights_of_the_same_shape_is_refused(two: Path, strategy: Strategy) -> None:
+    """It would step one layer with the momentum of another."""
+    state = SmallRun(strategy).state
+    groups = state.optimizer.param_groups
+    for group in groups:
+        group["params"] = list(reversed(group["params"]))
+    with pytest.raises(RunError, match=r"its optimizer is not the recipe's, or trained other weights"):
+        restore(two, state, silent)
+
+
 def test_another_optimizer_is_refused(two: Path, strategy: Strategy) -> None:
     with pytest.raises(RunError, match=r"its optimizer is not the recipe's"):
         restore(two, SmallRun(strategy, ADAM).state, silent)

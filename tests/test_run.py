@@ -295,3 +295,15 @@ def test_debug_runs_have_their_own_folders_and_are_not_gone_on_with(recipe: Reci
     run = open_run(recipe)
     assert run.state == "new"
     run.release()
+
+
+def test_a_run_keeps_its_backbone_whatever_is_allowed(recipe: Recipe) -> None:
+    start(in_folder(recipe, "here"))
+    backbone = recipe.backbone.model_copy(update={"freeze": "backbone"})
+    changed = in_folder(recipe.model_copy(update={"backbone": backbone}), "here")
+    with pytest.raises(RunError) as raised:
+        open_run(changed, allowed=("backbone.freeze",))
+    assert str(raised.value) == (
+        "here: its recipe has changed: backbone.freeze 'none' -> 'backbone'; "
+        "a run keeps its backbone: put that back to go on, or --fresh to start anew"
+    )

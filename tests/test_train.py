@@ -238,3 +238,25 @@ def test_bf16_trains(tmp_path: Path, digits: Path) -> None:
     train(DIGITS, *quick(digits, 80), "strategy.precision=bf16", cwd=tmp_path)
     records = train_records(tmp_path / "run")
     assert records[80]["loss"] < 0.7 * records[1]["loss"]
+
+
+def test_debug_leaves_a_run_in_its_folder_alone(tmp_path: Path, digits: Path) -> None:
+    words = quick(digits)
+    train(DIGITS, *words, cwd=tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    ended = run(DIGITS, *words, "--debug", cwd=tmp_path)
+    assert (ended.code, ended.err) == (
+        2,
+        "launcher: run: holds a run, which --debug would replace; leave run.dir out, or name another\n",
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_change_that_the_run_cannot_take_is_not_locked(tmp_path: Path, digits: Path) -> None:
+    words = quick(digits)
+    train(DIGITS, *words, cwd=tmp_path)
+    locked = (tmp_path / "run" / "recipe.lock.yaml").read_bytes()
+    ended = run(DIGITS, *words, "optim.name=sgd", "--allow-change", "optim", cwd=tmp_path)
+    assert ended.code == 2
+    assert "its optimizer is not the recipe's" in ended.err
+    assert (tmp_path / "run" / "recipe.lock.yaml").read_bytes() == locked

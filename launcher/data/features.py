@@ -75,6 +75,14 @@ def key_of(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
 
+def show_bytes(num_bytes: int) -> str:
+    """`1,797 bytes`, `3.4 MiB`."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:,.1f} {unit}"
+    return f"{num_bytes} bytes"
+
+
 class Features:
     """The records of one split, mapped: read from the disk as they are asked for."""
 

@@ -106,8 +106,12 @@ def _trace(model: nn.Module, leaves: tuple[tuple[type[nn.Module], ...], tuple[Ca
 
 
 def _text(graph: fx.Graph) -> str:
-    """The graph as code. Constants are numbered anew at each tracing."""
-    return re.sub(r"_tensor_constant\d+", "_tensor_constant", graph.python_code("self").src)
+    return plain_name(graph.python_code("self").src)
+
+
+def plain_name(text: str) -> str:
+    """Without the numbers of constants, which are new at each tracing."""
+    return re.sub(r"_tensor_constant\d+", "_tensor_constant", text)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ def read_weights(file: Path, names: Collection[str]) -> dict[str, Tensor]:
     """
     try:
         content = load_file(file) if file.suffix == ".safetensors" else _read_pickled(file)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"backbone.weights: {file} cannot be read: {reason}") from None
     for key in WRAPPERS:
@@ -43,7 +42,12 @@ def read_weights(file: Path, names: Collection[str]) -> dict[str, Tensor]:
 
 
 def _read_pickled(file: Path) -> Any:
-    return torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception:  # whatever damaged bytes make of the unpickler; torch's own words advise to execute them
+        raise RuntimeError("it is damaged, or holds more than tensors; save it as safetensors") from None
 
 
 def _without_prefixes(tensors: dict[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:

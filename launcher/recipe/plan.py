@@ -190,6 +190,9 @@ def _notes(recipe: Recipe, total_steps: int, steps_per_epoch: int, num_images: M
     stages = recipe.backbone.stages
     if stages[0].freeze != "none" and recipe.backbone.weights == "none":
         notes.append("backbone.freeze holds random weights: backbone.weights is none")
+    starts = [stage.at.steps(steps_per_epoch, recipe.train.global_batch) for stage in stages]
+    if len(set(starts)) < len(starts):
+        notes.append("backbone.freeze: two stages begin at the same step, the first of them has none")
     for stage in stages:
         if stage.at.steps(steps_per_epoch, recipe.train.global_batch) >= total_steps:
             notes.append(f"backbone.freeze: the stage at {stage.at} is never reached")

@@ -91,8 +91,8 @@ class Strategy(Section):
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the frozen part of the network. `auto`: when so many images will pass through it that this repays."""
     feature_cache_gib: NotNegative = 20.0
-    """Largest size on disk of what the frozen part gives for the images of this run. Kept where nothing random comes
-    before the end of that part, so that it runs once for each image instead of once an epoch. 0: not kept."""
+    """Largest size on disk of what the frozen part gives for this run's images, in each stage of freezing. Kept where
+    nothing random comes before the end of that part: it then runs once for an image, not once an epoch. 0: not kept."""
 
 
 class Train(Section):

@@ -12,6 +12,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from launcher.feature_store import prefix_sha256
 from launcher.models.cut import CutError, cut
 from launcher.models.freeze import freeze, frozen_names
 from launcher.models.zoo import Network, build_model, build_shapes
@@ -168,3 +169,23 @@ def test_the_parts_of_every_timm_family_are_the_whole(name: str) -> None:
     lines = list(sweep(f"timm/{name}", side))
     print("\n".join(lines))
     assert [line for line in lines if "WRONG" in line] == []
+
+
+class WithConstant(nn.Module):
+    """Its code makes a tensor, which tracing keeps as a numbered constant of the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        scale = torch.tensor([1.0, 2.0, 3.0, 4.0])
+        return self.fc(self.conv(images_BCHW).mean((2, 3)) * scale)  # type: ignore[no-any-return]
+
+
+def test_what_a_part_computes_has_one_hash_however_often_it_is_cut() -> None:
+    model = WithConstant()
+    model.conv.requires_grad_(False)
+    hashes = {prefix_sha256(cut(model, "x", [torch.randn(2, 3, 8, 8)])) for _ in range(3)}
+    assert len(hashes) == 1

@@ -153,6 +153,17 @@ def test_a_file_that_is_something_else_is_one_line(tmp_path: Path, name: str) ->
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("content", [b"hi\n", b"\x80\x02}q\x00X\x01\x00", bytes(range(256)) * 12, b""])
+def test_damaged_bytes_are_one_line_of_our_own(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "w.pt").write_bytes(content)
+    with pytest.raises(UserError) as error:
+        read_weights(tmp_path / "w.pt", ())
+    assert str(error.value) == (
+        f"backbone.weights: {tmp_path}/w.pt cannot be read: "
+        "it is damaged, or holds more than tensors; save it as safetensors"
+    )
+
+
 def test_a_file_executes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"weight": Evil()}, "w.pt")

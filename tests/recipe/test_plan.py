@@ -253,6 +253,7 @@ def test_stages_that_fall_together_leave_the_first_without_steps() -> None:
     assert plan.stage_starts == (0, 1, 1)
     assert list(plan.steps_by_stage(1)) == [(0, range(1, 2)), (2, range(2, 31))]
     assert plan.stage(2) == 2
+    assert plan.notes == ("backbone.freeze: two stages begin at the same step, the first of them has none",)
 
 
 def test_plain_plan_has_nothing_to_note() -> None:
