@@ -77,7 +77,7 @@ def main(loaded: LoadedRecipe, options: Options) -> int:
         _fail(t, error)
         raise
     finally:
-        _close(t)
+        t.close()
 
 
 def choose_recipe(loaded: LoadedRecipe, options: Options, world: World) -> Recipe:
@@ -222,15 +222,6 @@ def _fail(t: Training, error: BaseException) -> None:
         write_summary(t, status, progress, None, None)
     except OSError as second:  # a full disk fails here again, and must not hide what came first
         LOGGER.error("could not be written down: %s", second)
-
-
-def _close(t: Training) -> None:
-    t.console.close()
-    t.journal.close()
-    for loader in t.loaders.values():
-        loader.close()
-    if t.strategy.world.is_first:
-        t.run.release()
 
 
 def _show_finished(path: Path, world: World) -> int:

@@ -61,6 +61,15 @@ class Training:
         whole: nn.Module = self.network.model if self.ema is None else self.ema.module
         return whole
 
+    def close(self) -> None:
+        """Let go of files, threads and the run folder."""
+        self.console.close()
+        self.journal.close()
+        for loader in self.loaders.values():
+            loader.close()
+        if self.strategy.world.is_first:
+            self.run.release()
+
 
 def build_training(recipe: Recipe, plan: Plan, manifest: Manifest, strategy: Strategy, run: RunFolder) -> Training:
     """Raise UserError when pretrained weights are not to be had."""

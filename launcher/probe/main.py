@@ -91,7 +91,7 @@ def probe(loaded: LoadedRecipe) -> int:
         _fail(t, error)
         raise
     finally:
-        _close(t)
+        t.close()
     t.strategy.close()
     return EXIT_DONE
 
@@ -234,12 +234,3 @@ def _fail(t: Training, error: BaseException) -> None:
         write_atomically(t.run.path / SUMMARY_NAME, f"{render_json(facts, indent=1)}\n".encode())
     except OSError as second:
         LOGGER.error("could not be written down: %s", second)
-
-
-def _close(t: Training) -> None:
-    t.console.close()
-    t.journal.close()
-    for loader in t.loaders.values():
-        loader.close()
-    if t.strategy.world.is_first:
-        t.run.release()
