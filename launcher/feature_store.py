@@ -147,7 +147,7 @@ class FeatureStore:
         finally:
             if world.is_first:
                 shutil.rmtree(temporary, ignore_errors=True)
-        self.say(f"features of {source.split}: {layout.num_bytes / 2**20:,.1f} MiB in {self.root / key}")
+        self.say(f"features of {source.split}: {show_bytes(layout.num_bytes)} in {self.root / key}")
 
     def _write_part(self, source: Source, view: int, temporary: Path, layout: Layout) -> None:
         world = self.strategy.world
