@@ -1,6 +1,6 @@
 """A new head on a frozen ResNet-50 (job of recipes/resnet50_caltech.yaml), side by side on the same CPU threads.
 
-    python benchmarks/frozen.py            # 3 rounds, about 5 minutes on 2 cores
+    python benchmarks/frozen.py            # 3 rounds, 2 minutes on 2 cores
 
 Pictures of about 375 x 500 in memory, batches of 32, 224 px, augmentation as in the recipe, random weights. In turn:
 a  the loop of tutorials: float32, contiguous, `model.train()`, Pillow transforms

@@ -1,6 +1,6 @@
 """recipes/resnet18_cifar10_frozen_sgd.yaml end to end on CIFAR-shaped pictures, against the loop of tutorials.
 
-    python benchmarks/frozen_cifar.py      # about 5 minutes on 2 cores
+    python benchmarks/frozen_cifar.py
 
 22,000 pictures of 32 x 32 px, packed beforehand; batch 100, 5 epochs, a test at the end, random weights. Ours is the
 whole program: start of Python, features, training, checkpoints, test. The tutorial's loop has its pictures decoded in

@@ -52,9 +52,10 @@ def enter_stage(t: Training, number: int, step: int, should_stop: Callable[[], b
     t.strategy.check_same("frozen weights", [str(sha256)])
     parts = _cut(t, say)
     engine = None if parts is None else build_engine(t, parts)
-    feeds: dict[str, Feed] = {**build_feeds(t, engine)}
+    pictures = build_feeds(t, engine)
+    feeds: dict[str, Feed] = {**pictures}
     if parts is not None and engine is not None:
-        feeds |= _run_once(t, number, parts, engine, should_stop, say)
+        feeds |= _run_once(t, number, parts, engine, pictures, should_stop, say)
     base: nn.Module = network if ema is None else ema.module
     return Learner(
         stage=number,
@@ -91,11 +92,11 @@ def _run_once(
     number: int,
     parts: Cut,
     engine: Engine,
+    feeds: dict[str, ImageFeed],
     should_stop: Callable[[], bool],
     say: Say,
 ) -> dict[str, Feed]:
     """Compile the engine where that repays, and compute features where they may be kept: the feeds that read them."""
-    feeds = build_feeds(t, engine)
     store = build_store(t, parts, should_stop, say)
     sources = store.choose(_find_sources(t, number, feeds, say))
     kept = {source.split for source in sources}

@@ -6,12 +6,13 @@ What is frozen is a set of parameter names. It is said once, by `freeze`; all el
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from torch import nn
 
 from launcher.errors import UserError, nearest
+from launcher.models.weights import is_in
 from launcher.models.zoo import Network, build_shapes
 from launcher.recipe.backbone import Backbone, Head, Parts, Stages
 from launcher.recipe.contradictions import Problem
@@ -77,7 +78,7 @@ def _split(network: Network, module_name: str) -> list[str]:
 def _backbone_parameters(network: Network, module_name: str) -> list[nn.Parameter]:
     """Those of the module that are in no head."""
     named = network.model.get_submodule(module_name).named_parameters(prefix=module_name)
-    return [parameter for name, parameter in named if not _is_in(name, network.head_names)]
+    return [parameter for name, parameter in named if not is_in(name, network.head_names)]
 
 
 def frozen_names(network: Network, parts: Parts) -> frozenset[str]:
@@ -92,7 +93,7 @@ def frozen_names(network: Network, parts: Parts) -> frozenset[str]:
         frozen = _matching(names, parts)
     else:
         free = [*network.head_names, *(_last_blocks(network, parts.except_last) if parts != "backbone" else ())]
-        frozen = frozenset(name for name in names if not _is_in(name, free))
+        frozen = frozenset(name for name in names if not is_in(name, free))
     if len(frozen) == len(names):
         raise UserError("leaves nothing to train")
     if not frozen:
@@ -121,10 +122,6 @@ def _prefixes(name: str) -> Iterator[str]:
     keys = name.split(".")
     for i in range(len(keys)):
         yield ".".join(keys[: i + 1])
-
-
-def _is_in(name: str, modules: Iterable[str]) -> bool:
-    return any(name.startswith(f"{module}.") for module in modules)
 
 
 def freeze(network: Network, frozen: frozenset[str]) -> None:

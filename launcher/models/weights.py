@@ -62,8 +62,8 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], skip: Collecti
 
     Raise UserError when the rest does not fit exactly, and then change nothing.
     """
-    given = {name: tensor for name, tensor in tensors.items() if not _is_in(name, skip)}
-    wanted = {name: tensor for name, tensor in model.state_dict().items() if not _is_in(name, skip)}
+    given = {name: tensor for name, tensor in tensors.items() if not is_in(name, skip)}
+    wanted = {name: tensor for name, tensor in model.state_dict().items() if not is_in(name, skip)}
     # Counters that files from before PyTorch 0.4.1 and many converted ones lack; no BatchNorm with momentum reads them.
     missing = [name for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in given if name not in wanted]
@@ -78,7 +78,7 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], skip: Collecti
     model.load_state_dict(given, strict=False)
 
 
-def _is_in(name: str, modules: Collection[str]) -> bool:
+def is_in(name: str, modules: Collection[str]) -> bool:
     return any(name.startswith(f"{module}.") for module in modules)
 
 

@@ -19,6 +19,13 @@ DOWNLOADS = "data/downloads"
 DEBUG_STEPS = 4
 DEBUG_BATCH = 4
 DEBUG_EVAL_IMAGES = 8
+DEBUG_STRATEGY = {
+    "device": "cpu",
+    "precision": "no",
+    "sync_batchnorm": False,
+    "compile": "off",
+    "feature_cache_gib": 0.0,
+}
 
 
 def resolve_recipe(recipe: Recipe, file_name: str) -> Recipe:
@@ -78,15 +85,7 @@ def debug_recipe(recipe: Recipe, folder: Path) -> Recipe:
                 update={"weights": "none", "head": Head() if recipe.backbone.head == "keep" else recipe.backbone.head}
             ),
             "data": data.model_copy(update={"last_batch": "wrap"}),
-            "strategy": recipe.strategy.model_copy(
-                update={
-                    "device": "cpu",
-                    "precision": "no",
-                    "sync_batchnorm": False,
-                    "compile": "off",
-                    "feature_cache_gib": 0.0,
-                }
-            ),
+            "strategy": recipe.strategy.model_copy(update=DEBUG_STRATEGY),
             "train": recipe.train.model_copy(
                 update={
                     "epochs": Duration(DEBUG_STEPS, "st"),
