@@ -24,6 +24,11 @@ COMPILE_FLOP = {"cpu": 5e13, "cuda": 2e15}
 when inductor's cache had it, and then gave 1.25 to 1.6 times as many images/s. For CUDA: a guess, never measured."""
 
 
+CPU_PIXELS = 16 * 224 * 224
+"""Of images that pass through the layers together on a CPU, so that what a layer leaves in the caches is there for the
+next: ResNet-50 gave 1.08 times as many images/s in parts of 16 as in parts of 32, compiled 1.15 times."""
+
+
 class Engine:
     """Call it with images_BCHW; it gives the values at the boundary."""
 
@@ -38,19 +43,20 @@ class Engine:
         self._eager = module
         self._module: Callable[[Tensor], Values] = module
         self._autocast = autocast
-        self._batch: int | None = None
+        self._compiled_for: int | None = None
 
     @torch.no_grad()
     def __call__(self, images_BCHW: Tensor) -> Values:
+        size = self._compiled_for or images_at_once(images_BCHW)
         with self._autocast():
-            if self._batch is None or len(images_BCHW) == self._batch:
+            if len(images_BCHW) == size:
                 return tuple(self._module(images_BCHW))
-            chunks = [self._padded(chunk_BCHW) for chunk_BCHW in torch.split(images_BCHW, self._batch)]
+            chunks = [tuple(self._module(self._padded(chunk_BCHW))) for chunk_BCHW in torch.split(images_BCHW, size)]
             return tuple(torch.cat(values)[: len(images_BCHW)] for values in zip(*chunks, strict=True))
 
-    def _padded(self, images_BCHW: Tensor) -> Values:
-        missing = int(self._batch or 0) - len(images_BCHW)
-        return tuple(self._module(nn.functional.pad(images_BCHW, (0, 0, 0, 0, 0, 0, 0, missing))))
+    def _padded(self, images_BCHW: Tensor) -> Tensor:
+        missing = (self._compiled_for or 0) - len(images_BCHW)
+        return nn.functional.pad(images_BCHW, (0, 0, 0, 0, 0, 0, 0, missing)) if missing > 0 else images_BCHW
 
     def count_flop(self, image_1CHW: Tensor) -> int:
         """Floating point operations for one image: convolutions and matrix products."""
@@ -59,9 +65,9 @@ class Engine:
         return int(counter.get_total_flops())
 
     def compile(self, images_BCHW: Tensor) -> None:
-        """Compile for batches of this size; others are cut and padded to it. Raise UserError when that fails."""
+        """Compile for batches like this one; others are cut and padded to fit. Raise UserError when that fails."""
         self._module = torch.compile(self._eager, dynamic=False, options={"freezing": True})
-        self._batch = len(images_BCHW)
+        self._compiled_for = images_at_once(images_BCHW)
         try:
             self(images_BCHW)
         except Exception as error:  # of the compiler: many kinds
@@ -70,7 +76,16 @@ class Engine:
             raise UserError(f"strategy.compile: {reason}; set it to off, or install a C++ compiler") from None
 
     def forget_compiled(self) -> None:
-        self._module, self._batch = self._eager, None
+        self._module, self._compiled_for = self._eager, None
+
+
+def images_at_once(images_BCHW: Tensor) -> int:
+    """How many images of this batch pass through the layers together: the fewest equal parts that CPU_PIXELS allows."""
+    num, _, height, width = images_BCHW.shape
+    if images_BCHW.device.type != "cpu":
+        return num
+    num_chunks = -(-num * height * width // CPU_PIXELS)
+    return -(-num // min(num, num_chunks))
 
 
 def should_compile(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from launcher.errors import UserError
-from launcher.models.engine import COMPILE_FLOP, Engine, should_compile
+from launcher.models.engine import COMPILE_FLOP, Engine, images_at_once, should_compile
 from tests.models.cuts import bf16, randomise, relative
 
 
@@ -137,6 +137,26 @@ def test_compiling_is_for_enough_work(
 ) -> None:
     assert should_compile(wanted, flop, num_images, device) == expected  # type: ignore[arg-type]
     assert set(COMPILE_FLOP) == {"cpu", "cuda"}
+
+
+@pytest.mark.parametrize(
+    ("num", "side", "expected"),
+    [(32, 224, 16), (33, 224, 11), (16, 224, 16), (17, 224, 9), (5, 900, 1), (1, 4000, 1), (512, 32, 512)],
+)
+def test_a_batch_goes_through_in_equal_parts_that_fit_the_caches(num: int, side: int, expected: int) -> None:
+    assert images_at_once(torch.empty(num, 3, side, side, device="cpu", dtype=torch.uint8)) == expected
+    assert images_at_once(torch.empty(num, 3, side, side, device="meta")) == num
+
+
+def test_a_batch_in_parts_gives_what_it_gives_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images_BCHW = Net("plain"), torch.randn(10, 3, 8, 8)
+    engine = engine_of(model)
+    expected = engine(images_BCHW)[0]
+    seen: list[int] = []
+    engine._eager.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    monkeypatch.setattr("launcher.models.engine.CPU_PIXELS", 4 * 8 * 8)
+    torch.testing.assert_close(engine(images_BCHW)[0], expected, rtol=1e-5, atol=1e-5)
+    assert seen == [4, 4, 2]
 
 
 def test_compiled_gives_what_eager_gives_for_every_number_of_images() -> None:
