@@ -19,7 +19,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchvision.transforms import v2
 
-from launcher.data.loader import Batch, Loader
-from launcher.data.order import Ids
+from launcher.data.files import Times
+from launcher.data.loader import Batch, Loader, Prepare, Work
 from launcher.fit import train_step, train_work
+from launcher.images import Images
 from launcher.learner import enter_stage
 from launcher.models.freeze import set_training
 from launcher.recipe.parse import load_recipe
@@ -141,23 +142,18 @@ class MemoryLoader(Loader):
     """Pictures that are decoded already, in place of shards."""
 
     def __init__(self, pictures: list[np.ndarray[Any, np.dtype[np.uint8]]]) -> None:
-        self.wait_s = 0.0
-        self._pictures = pictures
+        self.times = Times()
+        sizes = np.array([picture.shape[:2] for picture in pictures])
+        flat = [torch.from_numpy(picture).reshape(-1, 3) for picture in pictures]
+        pixels_P4 = torch.nn.functional.pad(torch.cat(flat), (0, 1))
+        self._images = Images(pixels_P4, np.cumsum(sizes.prod(axis=1)) - sizes.prod(axis=1), sizes)
 
-    def batches(self, batches_of_ids: Iterable[Ids]) -> Iterator[Batch]:
-        for ids_B in batches_of_ids:
-            images = [self._pictures[i] for i in np.maximum(ids_B, 0)]
-            sizes_B2 = np.array([image.shape[:2] for image in images], dtype=np.int64)
-            canvas_BHWC = np.zeros((len(images), *sizes_B2.max(axis=0), 3), dtype=np.uint8)
-            for canvas, image in zip(canvas_BHWC, images, strict=True):
-                canvas[: image.shape[0], : image.shape[1]] = image
-            yield Batch(
-                canvas_BCHW=torch.from_numpy(canvas_BHWC).permute(0, 3, 1, 2),
-                sizes_B2=sizes_B2,
-                labels_B=torch.from_numpy(ids_B % 10),
-                weights_B=torch.from_numpy((ids_B >= 0).astype(np.int64)),
-                ids_B=ids_B,
-            )
+    def batches(self, work: Work, prepare: Prepare) -> Iterator[Batch]:
+        for view, ids_B in work:
+            rows = np.maximum(ids_B, 0)
+            images = Images(self._images.pixels_PC, self._images.starts_B[rows], self._images.sizes_B2[rows])
+            weights_B = torch.from_numpy((ids_B >= 0).astype(np.int64))
+            yield Batch(prepare(images, ids_B, view), torch.from_numpy(ids_B % 10), weights_B, ids_B)
 
     def close(self) -> None:
         pass

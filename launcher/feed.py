@@ -6,8 +6,7 @@ B batch, C channels, H x W pixels.
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,13 +15,11 @@ from torch import Tensor
 
 from launcher.augment.pipeline import Augment
 from launcher.data.features import Features
-from launcher.data.loader import Loader
+from launcher.data.loader import Loader, Work
 from launcher.data.order import Ids
+from launcher.images import Source
 from launcher.models.engine import Engine
 from launcher.strategy import Strategy
-
-Work = Iterable[tuple[int, Ids]]
-"""(epoch, ids_B) of each batch; id -1 is padding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +60,17 @@ class ImageFeed:
 
     @property
     def wait_s(self) -> float:
-        return self.loader.wait_s
+        return self.loader.times.wait_s
 
     def batches(self, work: Work) -> Iterator[Examples]:
         """Raise DataError when an image cannot be read or decoded."""
-        epochs: deque[int] = deque()
 
-        def ids() -> Iterator[Ids]:
-            for epoch, ids_B in work:
-                epochs.append(epoch)
-                yield ids_B
+        def prepare(images: Source, ids_B: Ids, view: int) -> Tensor:
+            return self.strategy.layout(self.augment(images, ids_B, self.seed, view))
 
-        for batch in self.loader.batches(ids()):
-            epoch = epochs.popleft()
-            view = epoch if self.views is None else epoch % self.views
-            augmented_BCHW = self.augment(batch.canvas_BCHW, batch.sizes_B2, batch.ids_B, self.seed, view)
-            images_BCHW = self.strategy.layout(augmented_BCHW)
+        views = ((epoch if self.views is None else epoch % self.views, ids_B) for epoch, ids_B in work)
+        for batch in self.loader.batches(views, prepare):
+            images_BCHW = batch.images_BChw
             inputs = (images_BCHW,) if self.engine is None else self.engine(images_BCHW)
             yield Examples(inputs, batch.labels_B, batch.weights_B, batch.ids_B, images_BCHW)
 

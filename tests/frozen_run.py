@@ -116,11 +116,12 @@ def plain_images(loaded: LoadedRecipe, split: str) -> tuple[Tensor, Tensor]:
     folder = Path(str(loaded.recipe.data.dir))
     reader = ShardReader(folder, read_manifest(folder), split)
     num = read_manifest(folder).num_images(split)
-    [batch] = Loader(reader, 0, torch.device("cpu")).batches([np.arange(num)])
     ops = augment.train if split == "train" else augment.eval_ops
     mean, std = augment.normalisation((0, 0, 0), (1, 1, 1))
-    images_BCHW = build_augment(ops, mean, std)(batch.canvas_BCHW, batch.sizes_B2, batch.ids_B, 0, 0)
-    return images_BCHW, batch.labels_B
+    apply = build_augment(ops, mean, std)
+    work = [(0, np.arange(num))]
+    [batch] = Loader(reader, 0, torch.device("cpu")).batches(work, lambda images, ids_B, _: apply(images, ids_B, 0, 0))
+    return batch.images_BChw, batch.labels_B
 
 
 def plain_training(loaded: LoadedRecipe) -> tuple[list[float], dict[str, float], nn.Module]:

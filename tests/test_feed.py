@@ -50,14 +50,13 @@ def test_pictures_are_augmented_for_their_epoch(loader: Loader, strategy: Strate
     feed = feed_of(loader, strategy, None)
     work = [(epoch, ids_B) for epoch in (0, 1) for ids_B in IDS]
     found = list(feed.batches(iter(work)))
-    batches = list(loader.batches(ids_B for _, ids_B in work))
-    for (epoch, ids_B), examples, batch in zip(work, found, batches, strict=True):
-        expected = feed.augment(batch.canvas_BCHW, batch.sizes_B2, ids_B, SEED, epoch)
+    batches = list(loader.batches(work, lambda images, ids_B, epoch: feed.augment(images, ids_B, SEED, epoch)))
+    for (_, ids_B), examples, batch in zip(work, found, batches, strict=True):
         assert examples.images_BCHW is examples.inputs[0]
-        assert torch.equal(examples.inputs[0], expected)
+        assert torch.equal(examples.inputs[0], batch.images_BChw)
         assert examples.labels_B.tolist() == batch.labels_B.tolist()
         assert examples.weights_B.tolist() == (ids_B >= 0).tolist()
-    assert feed.wait_s == loader.wait_s > 0
+    assert feed.wait_s == loader.times.wait_s > 0
 
 
 @pytest.mark.parametrize("views", [1, 2, 3])

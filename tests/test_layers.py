@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "duration", "keyed", "stop"),
-    ("world", "recipe", "metrics", "commit"),
+    ("world", "recipe", "metrics", "commit", "images"),
     ("data", "augment", "models", "loss", "optim", "log", "strategy"),
     ("checkpoint", "run", "feed"),
     ("feature_store", "evaluate", "training"),
@@ -43,6 +43,7 @@ OWNERS: dict[str, set[str]] = {
     "sklearn": {"launcher/probe/regression.py", "shards/sources/digits.py"},
     "timm": {"launcher/models/timm.py"},
     "huggingface_hub": {"launcher/models/timm.py"},
+    "simplejpeg": {"launcher/data/decode.py"},
     "PIL": {"launcher/data/decode.py", "shards/images.py", "shards/sources/synthetic.py"},
     "pydantic": {
         f"launcher/recipe/{name}.py"

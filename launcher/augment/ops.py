@@ -3,7 +3,7 @@
 Images of one batch may differ in size. Each lies in the top left corner of its canvas, the rest of the canvas is zero,
 and every operation keeps it so, once `blacken` has been called where the asked rows and columns had none to come from.
 `resample`, `rotate` and `take` compute only the rows and columns asked for: a crop or a flip after them costs nothing.
-Values are on the scale [0, 255]; only `bicubic` minds. What is faster image by image on a CPU is in `resample_bytes`.
+Values are on the scale [0, 255]; only `bicubic` minds. What a CPU does faster with bytes is in `cpu`.
 
 Shapes: B images, C channels, H x W canvas, h x w canvas of the result, I pixels in and O pixels out along one axis;
 B2 (height, width) or (top, left), B4 (top, left, height, width), int64 pixels.
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-Interpolation = Literal["bilinear", "bicubic"]
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
 
 
 def resample(
@@ -85,14 +85,16 @@ def _cubic(distances: Tensor) -> Tensor:
 _FILTERS: dict[Interpolation, Callable[[Tensor], Tensor]] = {"bilinear": _triangle, "bicubic": _cubic}
 
 
-def rotate(images_BCHW: Tensor, angles_B: Tensor, sizes_B2: Tensor, rows_Bh: Tensor, cols_Bw: Tensor) -> Tensor:
-    """Turn each image about its own middle by degrees, positive is counter-clockwise; bilinear, black corners.
+def rotate(
+    images_BCHW: Tensor, angles_B: Tensor, sizes_B2: Tensor, rows_Bh: Tensor, cols_Bw: Tensor, mode: Interpolation
+) -> Tensor:
+    """Turn each image about its own middle by degrees, positive is counter-clockwise; black corners.
 
     Of the result, as large as the image, the rows and columns wanted: images_BChw.
-    The numbers of torchvision's `rotate(..., BILINEAR)` with its default fill.
+    The numbers of torchvision's `rotate` with its default fill.
     """
     sources_Bhw2 = _turned_grid(angles_B, sizes_B2, rows_Bh, cols_Bw, images_BCHW.shape[2], images_BCHW.shape[3])
-    return grid_sample(images_BCHW, sources_Bhw2, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return grid_sample(images_BCHW, sources_Bhw2, mode=mode, padding_mode="zeros", align_corners=False)
 
 
 def _turned_grid(

@@ -32,7 +32,7 @@ class Step:
     sizes: INT64
     """sizes_B2 of the images after it."""
     interpolation: Interpolation = "bilinear"
-    """How an operation that scales weighs pixels."""
+    """How an operation that scales or turns weighs pixels."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ class Window:
     def then(self, later: Window) -> Window:
         """This window, looked at through a later one."""
         return Window(_through(self.rows_Bh, later.rows_Bh), _through(self.cols_Bw, later.cols_Bw))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the canvas seen."""
+        return self.rows_Bh.shape[1], self.cols_Bw.shape[1]
 
     @property
     def has_black(self) -> bool:

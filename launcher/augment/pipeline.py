@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from launcher.augment import draw, ops
-from launcher.augment.cpu import in_pieces, resample_bytes
+from launcher.augment.cpu import PIECE_PIXELS, rotate_bytes, scale_each, take_bytes
 from launcher.augment.draw import FLOAT64, INT64
 from launcher.augment.passes import Pass, Step, melt_steps
 from launcher.errors import DataError
+from launcher.images import Images, Source, images_of
 
 Parameters = npt.NDArray[np.generic]
 
@@ -104,21 +105,35 @@ def output_size(entries: Sequence[Op]) -> tuple[int, int] | None:
     return (height, width) if (sizes_B2 == sizes_B2[0]).all() else None
 
 
-def apply_passes(images_BCHW: Tensor, passes: Sequence[Pass]) -> Tensor:
-    """The images after all passes, on the scale they had, on the smallest canvas that holds those of the whole batch.
+def apply_passes(images: Images, passes: Sequence[Pass]) -> Tensor:
+    """images_BCHW after all passes, on the scale they had, on the smallest canvas that holds those of the whole batch.
 
     uint8 where nothing computed finer levels: after crops and flips, and on a CPU after a resize.
     """
+    is_bytes_on_cpu = images.device.type == "cpu" and images.pixels_PC.dtype == torch.uint8
+    if is_bytes_on_cpu and passes and _is_scaling(passes[0]):
+        images_BCHW = scale_each(images, passes[0])
+        passes = passes[1:]
+    else:
+        images_BCHW = images.canvas()
     for one_pass in passes:
         images_BCHW = _apply_pass(images_BCHW, one_pass)
     return images_BCHW
 
 
+def _is_scaling(one_pass: Pass) -> bool:
+    return one_pass.step is not None and one_pass.step.op in SCALING
+
+
 def _apply_pass(images_BCHW: Tensor, one_pass: Pass) -> Tensor:
     step, window = one_pass.step, one_pass.window
-    in_bytes_on_cpu = images_BCHW.dtype == torch.uint8 and images_BCHW.device.type == "cpu"
-    if in_bytes_on_cpu and step is not None and step.op in SCALING:
-        return resample_bytes(images_BCHW, step.parameters.astype(np.int64), step.sizes, window, step.interpolation)
+    if images_BCHW.dtype == torch.uint8 and images_BCHW.device.type == "cpu":
+        if _is_scaling(one_pass):
+            return scale_each(images_of(images_BCHW), one_pass)
+        if step is None:
+            return take_bytes(images_BCHW, window)
+        if step.op == "rotation" and step.interpolation == "nearest":
+            return rotate_bytes(images_BCHW, step, window)
 
     def on_device(values: Parameters) -> Tensor:
         return torch.tensor(values).to(images_BCHW.device, non_blocking=True)
@@ -129,10 +144,8 @@ def _apply_pass(images_BCHW: Tensor, one_pass: Pass) -> Tensor:
         results_BChw = ops.take(images_BCHW, *wanted)
     else:
         parameters, sizes_B2 = on_device(step.parameters), on_device(step.sizes)
-        if step.op in SCALING:
-            results_BChw = ops.resample(images_BCHW.float(), parameters, sizes_B2, *wanted, step.interpolation)
-        else:
-            results_BChw = ops.rotate(images_BCHW.float(), parameters, sizes_B2, *wanted)
+        apply = ops.resample if step.op in SCALING else ops.rotate
+        results_BChw = apply(images_BCHW[:, :3].float(), parameters, sizes_B2, *wanted, step.interpolation)
     # Asked of the window on the CPU, so that a GPU waits for no answer.
     return ops.blacken(results_BChw, rows_Bh >= 0, cols_Bw >= 0) if window.has_black else results_BChw
 
@@ -147,38 +160,32 @@ class Augment:
     std: Tensor
     """std_C on the scale [0, 1]."""
 
-    def __call__(self, canvas_BCHW: Tensor, sizes_B2: INT64, ids_B: INT64, seed: int, epoch: int) -> Tensor:
-        """Normalised float32 images_BChw, on the device of the canvas, all of one size.
+    def __call__(self, images: Source, ids_B: INT64, seed: int, epoch: int) -> Tensor:
+        """Normalised float32 images_BChw, on the device of the images, all of one size.
 
-        `canvas_BCHW`: uint8, each image in its top left corner, zero elsewhere. `sizes_B2`, `ids_B`: int64, on the CPU.
         Seed and epoch have no effect when nothing in the list is random. Raises DataError when sizes differ at the end.
         """
+        sizes_B2 = images.sizes_B2
         steps = draw_parameters(self.entries, sizes_B2, ids_B, seed, epoch)
         _check_one_size(steps[-1].sizes if steps else sizes_B2)
         passes = melt_steps(sizes_B2, steps)
-        height, width = sizes_B2.max(axis=0).tolist()
-        images_BCHW = canvas_BCHW[:, :, :height, :width]
-        # Under autocast the products of `resample` would be rounded to bfloat16. A caller's inference mode is not the
-        # threads' own, and they could not write to tensors made in it.
-        no_autocast = torch.autocast(canvas_BCHW.device.type, enabled=False)
-        with torch.inference_mode(False), torch.no_grad(), no_autocast:
-            if canvas_BCHW.device.type != "cpu":
-                return ops.normalize(apply_passes(images_BCHW, passes).float(), self.mean, self.std)
-            return self._in_pieces(images_BCHW, passes)
+        # Under autocast the products of `resample` would be rounded to bfloat16.
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            if images.device.type != "cpu":
+                return ops.normalize(apply_passes(images.part(slice(None)), passes).float(), self.mean, self.std)
+            return self._in_pieces(images, passes)
 
-    def _in_pieces(self, images_BCHW: Tensor, passes: Sequence[Pass]) -> Tensor:
-        (batch, channels), (height, width) = images_BCHW.shape[:2], images_BCHW.shape[2:]
-        if passes:
-            h, w = passes[-1].window.rows_Bh.shape[1], passes[-1].window.cols_Bw.shape[1]
-        else:
-            h, w = height, width
-        results_BChw = torch.empty(batch, channels, h, w, memory_format=torch.channels_last)
-
-        def work(piece: slice) -> None:
-            images_PChw = apply_passes(images_BCHW[piece], [one_pass.part(piece) for one_pass in passes])
-            results_BChw[piece] = ops.normalize(images_PChw.float(), self.mean, self.std)
-
-        in_pieces(work, batch, max(height * width, h * w))
+    def _in_pieces(self, images: Source, passes: Sequence[Pass]) -> Tensor:
+        """A few images after the other, whose pixels stay in the CPU's caches from file to network."""
+        h, w = passes[-1].window.shape if passes else images.sizes_B2[0].tolist()
+        batch = len(images.sizes_B2)
+        length = max(1, PIECE_PIXELS // int(images.sizes_B2.prod(axis=1).max()))
+        results_BChw = torch.empty(batch, 3, h, w)
+        for start in range(0, batch, length):
+            piece = slice(start, start + length)
+            images_PChw = apply_passes(images.part(piece), [one_pass.part(piece) for one_pass in passes])
+            results_BChw[piece] = images_PChw[:, :3]
+            ops.normalize(results_BChw[piece], self.mean, self.std)
         return results_BChw
 
 

@@ -1,9 +1,12 @@
 """Ids -> batches on the device, read and decoded by threads ahead of the training.
 
-Threads, not processes: reading and decoding leave Python's lock, nothing is copied between processes, nothing is
-forked beside running threads, and start and end cost nothing.
+Threads, not processes: reading, decoding and augmenting leave Python's lock, nothing is copied between processes,
+nothing is forked beside running threads, and start and end cost nothing.
 
-B batch, H height, W width of the largest image of the batch.
+Where the training is on a CPU, the threads augment too, a few images at a time while their pixels are in the caches.
+Where it is on a GPU, they decode into pinned memory, which is copied beside the computation, one batch ahead.
+
+B batch, C channels, h x w pixels after augmentation.
 """
 
 from __future__ import annotations
@@ -11,95 +14,113 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
+from threading import Barrier
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from launcher.data.decode import decode_image
+from launcher.data.files import Times, read_files
 from launcher.data.order import Ids
 from launcher.data.reader import ShardReader
+from launcher.data.transfer import Block, copy_ahead
+from launcher.images import Source
 from launcher.world import World
+
+T = TypeVar("T")
 
 READ_AHEAD = 2
 """Batches ready beyond those that the threads are working on."""
 
+Work = Iterable[tuple[int, Ids]]
+"""(view, ids_B) of each batch; id -1 is padding."""
+
+Prepare = Callable[[Source, Ids, int], Tensor]
+"""(images, ids_B, view) -> images_BChw, on the device of the images."""
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Images as decoded, before augmentation.
+    """`images_BChw`: as prepared; `labels_B`; `weights_B`: 1 counts, 0 is padding; `ids_B`: sample ids, on the CPU."""
 
-    `canvas_BCHW`: uint8, each image in the top left corner, black around it; `sizes_B2`: its height and width;
-    `labels_B`; `weights_B`: 1 counts, 0 is padding; `ids_B`: sample ids. Sizes and ids stay on the CPU, where
-    augmentation parameters are drawn.
-    """
-
-    canvas_BCHW: Tensor
-    sizes_B2: Ids
+    images_BChw: Tensor
     labels_B: Tensor
     weights_B: Tensor
     ids_B: Ids
 
 
 class Loader:
-    """Batches of one split, in the order asked for. `wait_s`: seconds that the training waited for them so far."""
+    """Batches of one split, in the order asked for. `times`: what they cost so far."""
 
     def __init__(self, reader: ShardReader, workers: int, device: torch.device) -> None:
+        self.times = Times()
         self._reader = reader
         self._device = device
+        self._is_cpu = device.type == "cpu"
         self._depth = workers + READ_AHEAD
-        self._pool = ThreadPoolExecutor(workers, "load", _enter, (device,)) if workers else None
-        self.wait_s = 0.0
+        self._pool = _start_threads(workers, device) if workers else None
 
-    def batches(self, batches_of_ids: Iterable[Ids]) -> Iterator[Batch]:
-        """One batch on the device for each array of ids; id -1 is padding of weight 0.
+    def batches(self, work: Work, prepare: Prepare) -> Iterator[Batch]:
+        """One batch on the device for each array of ids.
 
         Raise DataError when an image cannot be read or decoded.
         """
-        waiting: deque[Future[Batch]] = deque()
-        coming = iter(batches_of_ids)
-        try:
-            while True:
-                start = time.perf_counter()
-                batch = self._next(coming, waiting)
-                self.wait_s += time.perf_counter() - start
-                if batch is None:
-                    return
-                yield _to_device(batch, self._device)
-        finally:
-            for future in waiting:
-                future.cancel()
+        if self._is_cpu:
+            yield from self._ahead(work, partial(self._load_prepared, prepare))
+            return
+        for block in copy_ahead(self._ahead(work, self._load_decoded), self._device):
+            images_BChw = prepare(block.images, block.ids_B, block.view)
+            yield Batch(images_BChw, block.labels_B, block.weights_B, block.ids_B)
 
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
-    def _next(self, coming: Iterator[Ids], waiting: deque[Future[Batch]]) -> Batch | None:
-        if self._pool is None:
-            ids = next(coming, None)
-            return None if ids is None else self._load(ids)
-        while len(waiting) < self._depth and (ids := next(coming, None)) is not None:
-            waiting.append(self._pool.submit(self._load, ids))
-        return waiting.popleft().result() if waiting else None
+    def _ahead(self, work: Work, load: Callable[[int, Ids, Times], T]) -> Iterator[T]:
+        """What `load` makes of each, by the threads and in order."""
+        waiting: deque[Future[tuple[T, Times]]] = deque()
+        coming = iter(work)
 
-    def _load(self, ids_B: Ids) -> Batch:
-        samples = [self._reader.read(max(int(i), 0)) for i in ids_B]
-        images = [decode_image(sample.content, sample.place) for sample in samples]
-        sizes_B2 = np.array([image.shape[:2] for image in images], dtype=np.int64)
-        canvas_BHWC = np.zeros((len(images), *sizes_B2.max(axis=0), 3), dtype=np.uint8)
-        for canvas, image in zip(canvas_BHWC, images, strict=True):
-            canvas[: image.shape[0], : image.shape[1]] = image
-        batch = Batch(
-            canvas_BCHW=torch.from_numpy(canvas_BHWC).permute(0, 3, 1, 2),
-            sizes_B2=sizes_B2,
-            labels_B=torch.tensor([sample.label for sample in samples]),
-            weights_B=torch.from_numpy((ids_B >= 0).astype(np.int64)),
-            ids_B=ids_B,
-        )
-        return _pin(batch) if self._device.type == "cuda" else batch
+        def timed(view: int, ids_B: Ids) -> tuple[T, Times]:
+            times = Times()
+            return load(view, ids_B, times), times
+
+        def take() -> tuple[T, Times] | None:
+            if self._pool is None:
+                ids = next(coming, None)
+                return None if ids is None else timed(*ids)
+            while len(waiting) < self._depth and (ids := next(coming, None)) is not None:
+                waiting.append(self._pool.submit(timed, *ids))
+            return waiting.popleft().result() if waiting else None
+
+        try:
+            while True:
+                start = time.perf_counter()
+                taken = take()
+                self.times.wait_s += time.perf_counter() - start
+                if taken is None:
+                    return
+                self.times.add(taken[1])
+                yield taken[0]
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def _load_prepared(self, prepare: Prepare, view: int, ids_B: Ids, times: Times) -> Batch:
+        files, labels_B = read_files(self._reader, ids_B, 4, False, times)
+        start, decoded_s = time.perf_counter(), times.decode_s
+        images_BChw = prepare(files, ids_B, view)
+        times.augment_s += time.perf_counter() - start - (times.decode_s - decoded_s)
+        return Batch(images_BChw, labels_B, _weights(ids_B), ids_B)
+
+    def _load_decoded(self, view: int, ids_B: Ids, times: Times) -> Block:
+        files, labels_B = read_files(self._reader, ids_B, 3, True, times)
+        return Block(files.part(slice(None)), labels_B, _weights(ids_B), ids_B, view)
 
 
 def count_workers(wanted: int | None, world: World) -> int:
@@ -111,25 +132,25 @@ def count_workers(wanted: int | None, world: World) -> int:
     return max(1, num_cores // world.local_size)
 
 
-def _enter(device: torch.device) -> None:
-    """A new thread starts on GPU 0; pinning there would hold memory of it for every process of the node."""
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)
+def _weights(ids_B: Ids) -> Tensor:
+    return torch.from_numpy((ids_B >= 0).astype(np.int64))
 
 
-def _pin(batch: Batch) -> Batch:
-    return replace(
-        batch,
-        canvas_BCHW=batch.canvas_BCHW.pin_memory(),
-        labels_B=batch.labels_B.pin_memory(),
-        weights_B=batch.weights_B.pin_memory(),
-    )
+def _start_threads(workers: int, device: torch.device) -> ThreadPoolExecutor:
+    """Threads in which torch starts no threads of its own."""
+    pool = ThreadPoolExecutor(workers, "load")
+    together = Barrier(workers)
+    num_threads = torch.get_num_threads()
 
+    def enter(_: int) -> None:
+        together.wait()  # so that each thread comes here once
+        torch.get_num_threads()  # what a thread asks first sets it up, and would undo the next line
+        torch.set_num_threads(1)
+        if device.type == "cuda" and device.index is not None:
+            # A new thread starts on GPU 0; pinning there would hold memory of it for every process of the node.
+            torch.cuda.set_device(device)
 
-def _to_device(batch: Batch, device: torch.device) -> Batch:
-    return replace(
-        batch,
-        canvas_BCHW=batch.canvas_BCHW.to(device, non_blocking=True),
-        labels_B=batch.labels_B.to(device, non_blocking=True),
-        weights_B=batch.weights_B.to(device, non_blocking=True),
-    )
+    list(pool.map(enter, range(workers)))
+    # It counts for the calling thread and for all that start later; these are to have what they had.
+    torch.set_num_threads(num_threads)
+    return pool

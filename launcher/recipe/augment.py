@@ -56,12 +56,14 @@ class RandomResizedCrop(Section):
 
 
 class Rotation(Section):
-    """Turn about the middle by a random angle, bilinear; corners become black."""
+    """Turn about the middle by a random angle; corners become black."""
 
     op: Literal["rotation"]
     """Which operation."""
     degrees: Annotated[float, Field(gt=0.0, le=180.0)]
     """Angles are uniform in [-degrees, degrees]."""
+    interpolation: Literal["nearest", "bilinear"] = "bilinear"
+    """`nearest`: the pixel that is there, as torchvision's RandomRotation does unless told; faster on a CPU."""
 
 
 class HorizontalFlip(Section):

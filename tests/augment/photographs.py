@@ -8,6 +8,7 @@ from sklearn.datasets import load_sample_image
 from torch import Tensor
 
 from launcher.augment.draw import INT64
+from launcher.images import Images
 
 # height, width, and the corner they are cut at; both photographs are 427 x 640.
 _CUTS = (
@@ -33,6 +34,15 @@ def pack(images: list[Tensor]) -> tuple[Tensor, INT64]:
     for canvas_CHW, image in zip(canvas_BCHW, images, strict=True):
         canvas_CHW[:, : image.shape[1], : image.shape[2]] = image
     return canvas_BCHW, sizes_B2
+
+
+def in_a_block(images: list[Tensor], channels: int = 3) -> Images:
+    """The images as the loader hands them over; a fourth channel is noise."""
+    sizes_B2 = np.array([image.shape[1:] for image in images], dtype=np.int64)
+    ends_B = sizes_B2.prod(axis=1).cumsum()
+    pixels_P3 = torch.cat([image.permute(1, 2, 0).reshape(-1, 3) for image in images])
+    noise_PC = torch.randint(0, 256, (len(pixels_P3), channels - 3)).to(pixels_P3.dtype)
+    return Images(torch.cat([pixels_P3, noise_PC], dim=1), ends_B - sizes_B2.prod(axis=1), sizes_B2)
 
 
 def worst_difference(canvas_BCHW: Tensor, expected: list[Tensor]) -> float:

@@ -80,7 +80,7 @@ def test_crop_and_resize_equals_torchvision(size: tuple[int, int]) -> None:
 def test_rotate_equals_torchvision(first_angle: float) -> None:
     angles = [first_angle + turn for turn in (0.0, -14.999, 3.3, 90.0, 180.0, -77.7)]
     window = whole_window(SIZES)
-    turned_BCHW = ops.rotate(CANVAS.float(), torch.tensor(angles), torch.tensor(SIZES), *lines(window))
+    turned_BCHW = ops.rotate(CANVAS.float(), torch.tensor(angles), torch.tensor(SIZES), *lines(window), "bilinear")
     turned_BCHW = blackened(turned_BCHW, window)
     for dtype, levels in ((torch.float32, FLOAT_LEVELS), (torch.uint8, BYTE_LEVELS)):
         expected = [

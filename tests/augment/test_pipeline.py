@@ -17,6 +17,7 @@ from launcher.augment.draw import INT64
 from launcher.augment.ops import Interpolation
 from launcher.augment.pipeline import KINDS, Op, build_augment, draw_parameters, output_size
 from launcher.errors import UserError
+from launcher.images import Images
 from launcher.recipe.augment import (
     CenterCrop,
     HorizontalFlip,
@@ -27,7 +28,7 @@ from launcher.recipe.augment import (
     TrainOp,
     VerticalFlip,
 )
-from tests.augment.photographs import load_photographs, pack
+from tests.augment.photographs import in_a_block, load_photographs
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TRAIN: tuple[Op, ...] = (
@@ -52,7 +53,8 @@ LENET: tuple[Op, ...] = (
     RandomCrop(op="random_crop", size=32, padding=2),
 )
 PHOTOGRAPHS = load_photographs()
-CANVAS, SIZES = pack(PHOTOGRAPHS)
+BLOCK = in_a_block(PHOTOGRAPHS, 4)
+SIZES = BLOCK.sizes_B2
 IDS = np.array([3, 1, 4, 15, 9, 26])
 
 
@@ -68,7 +70,7 @@ def torchvision_train(image: Tensor, box: list[int], angle: float, flip: bool) -
 
 def test_train_list_equals_torchvision() -> None:
     boxes, angles, flips, _ = (step.parameters.tolist() for step in draw_parameters(TRAIN, SIZES, IDS, 1, 2))
-    images_BCHW = build_augment(TRAIN, MEAN, STD)(CANVAS, SIZES, IDS, 1, 2)
+    images_BCHW = build_augment(TRAIN, MEAN, STD)(BLOCK, IDS, 1, 2)
     expected_BCHW = torch.stack(list(map(torchvision_train, PHOTOGRAPHS, boxes, angles, flips)))
     assert set(flips) == {True, False}
     levels_BCHW = (images_BCHW - expected_BCHW).abs() * torch.tensor(STD)[:, None, None] * 255
@@ -79,33 +81,33 @@ def test_train_list_equals_torchvision() -> None:
 @pytest.mark.parametrize("photographs", [PHOTOGRAPHS, [image[:, :8, :8] for image in PHOTOGRAPHS], PHOTOGRAPHS[3:4]])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("channels", [3, 4])
 def test_bytes_and_floats_give_the_same_images(
-    photographs: list[Tensor], interpolation: Interpolation, number: int
+    photographs: list[Tensor], interpolation: Interpolation, number: int, channels: int
 ) -> None:
-    """A float canvas takes the way of a GPU: batch operations only."""
+    """Float images take the way of a GPU: batch operations only."""
     entries = tuple(
         entry.model_copy(update={"interpolation": interpolation})
         if isinstance(entry, Resize | RandomResizedCrop)
         else entry
         for entry in (TRAIN, EVAL, LENET, EVERYTHING)[number]
     )
-    canvas_BCHW, sizes_B2 = pack(photographs)
-    augment, ids = build_augment(entries, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), IDS[: len(sizes_B2)]
-    bytes_BCHW = augment(canvas_BCHW, sizes_B2, ids, 1, 2)
-    floats_BCHW = augment(canvas_BCHW.float(), sizes_B2, ids, 1, 2)
+    augment, ids = build_augment(entries, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), IDS[: len(photographs)]
+    floats_BCHW = augment(in_a_block([image.float() for image in photographs]), ids, 1, 2)
+    bytes_BCHW = augment(in_a_block(photographs, channels), ids, 1, 2)
     assert float((bytes_BCHW - floats_BCHW).abs().max()) * 255 <= (1.01 if interpolation == "bilinear" else 1.2)
 
 
 def test_eval_list_equals_torchvision_and_ignores_the_key() -> None:
     augment = build_augment(EVAL, MEAN, STD)
-    images_BCHW = augment(CANVAS, SIZES, IDS, 0, 0)
+    images_BCHW = augment(BLOCK, IDS, 0, 0)
     for scale, levels in ((255, 1.0), (1, 0.0)):  # float, then uint8
         levels += 1e-3
         inputs = [image / 255 if scale == 255 else image for image in PHOTOGRAPHS]
         cut = [reference.center_crop(reference.resize(x, [256], antialias=True), [224, 224]) for x in inputs]
         expected_BCHW = reference.normalize(torch.stack(cut) * scale / 255, list(MEAN), list(STD))
         assert float((images_BCHW - expected_BCHW).abs().max()) <= levels / 255 / min(STD)
-    assert torch.equal(images_BCHW, augment(CANVAS, SIZES, IDS + 1, 5, 6))
+    assert torch.equal(images_BCHW, augment(BLOCK, IDS + 1, 5, 6))
 
 
 def test_every_operation_of_the_recipe_has_its_row() -> None:
@@ -115,10 +117,10 @@ def test_every_operation_of_the_recipe_has_its_row() -> None:
 
 def test_everything_on_mixed_sizes_equals_one_image_at_a_time() -> None:
     augment = build_augment(EVERYTHING, MEAN, STD)
-    images_BCHW = augment(CANVAS, SIZES, IDS, 1, 2)
+    images_BCHW = augment(BLOCK, IDS, 1, 2)
     assert images_BCHW.shape == (6, 3, 28, 28)
     for row, image in enumerate(PHOTOGRAPHS):
-        alone_BCHW = augment(image[None], SIZES[row : row + 1], IDS[row : row + 1], 1, 2)
+        alone_BCHW = augment(in_a_block([image], 4), IDS[row : row + 1], 1, 2)
         torch.testing.assert_close(alone_BCHW[0], images_BCHW[row], atol=1e-3, rtol=0)
 
 
@@ -165,21 +167,20 @@ def test_output_size(entries: tuple[Op, ...], size: tuple[int, int] | None) -> N
 
 def test_different_sizes_at_the_end_are_the_users_error() -> None:
     with pytest.raises(UserError, match="heights 256 to 341, widths 256 to 710: end the list with a crop"):
-        build_augment(EVAL[:1], MEAN, STD)(CANVAS, SIZES, IDS, 0, 0)
+        build_augment(EVAL[:1], MEAN, STD)(BLOCK, IDS, 0, 0)
 
 
 def test_a_list_that_fixes_no_size_takes_images_of_one_size() -> None:
-    canvas_BCHW = torch.nn.functional.pad(PHOTOGRAPHS[0][None], [0, 12, 0, 5])
     flip: tuple[Op, ...] = (HorizontalFlip(op="horizontal_flip", p=1.0),)
-    images_BCHW = build_augment(flip, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))(canvas_BCHW, SIZES[:1], IDS[:1], 0, 0)
+    images_BCHW = build_augment(flip, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))(BLOCK.part(slice(1)), IDS[:1], 0, 0)
     torch.testing.assert_close(images_BCHW[0], PHOTOGRAPHS[0].flip(2) / 255, atol=1e-6, rtol=0)
 
 
 def test_autocast_does_not_round_the_images() -> None:
     augment = build_augment(EVAL, MEAN, STD)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        images_BCHW = augment(CANVAS, SIZES, IDS, 0, 0)
-    assert torch.equal(images_BCHW, augment(CANVAS, SIZES, IDS, 0, 0))
+        images_BCHW = augment(BLOCK, IDS, 0, 0)
+    assert torch.equal(images_BCHW, augment(BLOCK, IDS, 0, 0))
 
 
 @pytest.mark.gpu
@@ -187,17 +188,49 @@ def test_autocast_does_not_round_the_images() -> None:
 @pytest.mark.parametrize("entries", [TRAIN, EVAL, EVERYTHING])
 def test_a_gpu_gives_the_same_images(entries: tuple[Op, ...]) -> None:
     augment = build_augment(entries, MEAN, STD)
-    images_BCHW = augment(CANVAS.cuda(), SIZES, IDS, 1, 2)
+    images_BCHW = augment(BLOCK.to(torch.device("cuda")), IDS, 1, 2)
     assert images_BCHW.is_cuda
-    difference_BCHW = (images_BCHW.cpu() - augment(CANVAS, SIZES, IDS, 1, 2)).abs()
+    difference_BCHW = (images_BCHW.cpu() - augment(BLOCK, IDS, 1, 2)).abs()
     assert float(difference_BCHW.max()) <= 1.3 / 255 / min(STD)  # a level, and TF32
 
 
-def test_large_batches_are_augmented_in_inference_mode_too() -> None:
-    """They go over threads, which do not share the caller's mode."""
-    canvas_BCHW = torch.randint(0, 256, (8, 3, 300, 300), dtype=torch.uint8)
-    sizes_B2, ids_B = np.full((8, 2), 300, dtype=np.int64), np.arange(8)
-    augment = build_augment([Resize(op="resize", size=(64, 64))], (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    expected = augment(canvas_BCHW, sizes_B2, ids_B, 0, 0)
+@pytest.mark.parametrize("photographs", [1, 2, 4, 6])
+def test_a_batch_in_pieces_is_the_same(photographs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    augment = build_augment(EVERYTHING, MEAN, STD)
+    expected = augment(BLOCK, IDS, 1, 2)
+    seen: list[int] = []
+    part = Images.part
+
+    def noted(images: Images, numbers: slice) -> Images:
+        seen.append(numbers.start)
+        return part(images, numbers)
+
+    monkeypatch.setattr(Images, "part", noted)
+    monkeypatch.setattr("launcher.augment.pipeline.PIECE_PIXELS", int(SIZES.prod(axis=1).max()) * photographs)
+    assert torch.equal(augment(BLOCK, IDS, 1, 2), expected)
+    assert seen == list(range(0, 6, photographs))
+
+
+NEAREST: tuple[Op, ...] = (Rotation(op="rotation", degrees=180.0, interpolation="nearest"),)
+
+
+@pytest.mark.parametrize("side", [1, 2, 7, 64, 224])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_nearest_rotation_equals_torchvision(side: int, dtype: torch.dtype) -> None:
+    """But for pixels that lie halfway between two, which rounding decides."""
+    images = [image[:, :side, : side + i].to(dtype) for i, image in enumerate([PHOTOGRAPHS[0]] * 6)]
+    flip = HorizontalFlip(op="horizontal_flip", p=1.0)
+    crop: tuple[Op, ...] = (*NEAREST, flip, CenterCrop(op="center_crop", size=200))
+    block = in_a_block(images, 4 if dtype == torch.uint8 else 3)
+    turns = draw_parameters(crop, block.sizes_B2, IDS, 1, 2)[0].parameters.tolist()
+    found_BCHW = build_augment(crop, (0.0, 0.0, 0.0), (1 / 255,) * 3)(block, IDS, 1, 2)
+    turned = [reference.rotate(image.float(), turn) for image, turn in zip(images, turns, strict=True)]
+    expected_BCHW = torch.stack([reference.center_crop(x.flip(2), [200, 200]) for x in turned])
+    assert float(((found_BCHW - expected_BCHW).abs() > 1e-3).float().mean()) < 2e-4
+
+
+def test_inference_mode_gives_the_same_images() -> None:
+    augment = build_augment(TRAIN, MEAN, STD)
+    expected = augment(BLOCK, IDS, 0, 0)
     with torch.inference_mode():
-        assert torch.equal(augment(canvas_BCHW, sizes_B2, ids_B, 0, 0), expected)
+        assert torch.equal(augment(BLOCK, IDS, 0, 0), expected)

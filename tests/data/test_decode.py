@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import simplejpeg
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,6 +41,27 @@ def test_png_and_jpeg_are_what_torchvision_decodes() -> None:
         expected_CHW = torchvision_decode(torch.frombuffer(bytearray(content), dtype=torch.uint8))
         difference = decode_image(content, "x").astype(int) - expected_CHW.permute(1, 2, 0).numpy().astype(int)
         assert np.abs(difference).max() <= tolerance
+
+
+@pytest.mark.parametrize(
+    ("file_format", "mode"),
+    [("JPEG", mode) for mode in ("L", "RGB", "CMYK")]
+    + [("PNG", mode) for mode in ("L", "RGB", "LA", "P", "1", "I;16")],
+)
+def test_a_fourth_channel_changes_nothing(file_format: str, mode: str) -> None:
+    image = Image.fromarray(noise(9, 7).astype(np.uint16) * 257) if mode == "I;16" else COLOUR.convert(mode)
+    content = encode(image, file_format)
+    np.testing.assert_array_equal(decode_image(content, "x", 4)[..., :3], decode_image(content, "x"))
+
+
+def test_odd_bytes_that_do_no_harm_are_let_pass() -> None:
+    """Which libjpeg warns of."""
+    content = encode(COLOUR.resize((64, 64)), "JPEG")
+    odd = content[:-2] + b"\x00\x11\x22" + content[-2:]
+    with pytest.raises(ValueError, match="extraneous"):
+        simplejpeg.decode_jpeg(odd)
+    with Image.open(io.BytesIO(odd)) as expected:
+        np.testing.assert_array_equal(decode_image(odd, "x"), np.asarray(expected))
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG"])

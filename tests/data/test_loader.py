@@ -7,12 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from launcher.data.decode import decode_image
 from launcher.data.loader import READ_AHEAD, Loader, count_workers
 from launcher.data.order import Ids
 from launcher.data.reader import Sample, ShardReader
 from launcher.errors import DataError
+from launcher.images import Source
 from launcher.world import World
 from shards.manifest import read_manifest
 from shards.sources import PackOptions
@@ -51,30 +53,54 @@ class SlowReader(ShardReader):
         return super().read(sample_id)
 
 
-def batches_of(*batches: list[int]) -> list[Ids]:
-    return [np.array(batch, dtype=np.int64) for batch in batches]
+def work_of(*batches: list[int]) -> list[tuple[int, Ids]]:
+    return [(number, np.array(batch, dtype=np.int64)) for number, batch in enumerate(batches)]
+
+
+def corners(images: Source, ids_B: Ids, view: int) -> Tensor:
+    """Of each image the first pixel, and the view it is made for."""
+    block = images.part(slice(None))
+    return torch.stack([torch.cat([block.image(i)[0, 0, :3], torch.tensor([view])]) for i in range(len(ids_B))])
 
 
 def loading_threads() -> int:
     return sum(thread.name.startswith("load") for thread in threading.enumerate())
 
 
-def test_canvases_hold_each_image_in_the_top_left_corner(reader: ShardReader) -> None:
-    ids = batches_of([3, 0, 11, 7])
-    (batch,) = Loader(reader, 0, CPU).batches(ids)
-    images = [decode_image(reader.read(i).content, "x") for i in ids[0]]
-    assert len({image.shape for image in images}) > 1
-    assert batch.sizes_B2.tolist() == [list(image.shape[:2]) for image in images]
-    assert batch.canvas_BCHW.shape == (4, 3, *batch.sizes_B2.max(axis=0))
-    assert batch.canvas_BCHW.dtype == torch.uint8
-    for canvas_CHW, image_HWC in zip(batch.canvas_BCHW, images, strict=True):
-        height, width = image_HWC.shape[:2]
-        np.testing.assert_array_equal(canvas_CHW[:, :height, :width].permute(1, 2, 0), image_HWC)
-        assert canvas_CHW[:, height:].sum() == canvas_CHW[:, :, width:].sum() == 0
+def test_images_are_decoded_and_prepared_for_their_view(reader: ShardReader, workers: int) -> None:
+    work = work_of([3, 0, 11, 7], [2], [-1, 5])
+    loader = Loader(reader, workers, CPU)
+    batches = list(loader.batches(iter(work), corners))
+    loader.close()
+    for (view, ids_B), batch in zip(work, batches, strict=True):
+        images = [decode_image(reader.read(max(i, 0)).content, "x") for i in ids_B.tolist()]
+        assert batch.images_BChw.tolist() == [[*image[0, 0].tolist(), view] for image in images]
+
+
+def test_preparing_happens_in_the_threads_that_read_where_torch_starts_none(reader: ShardReader) -> None:
+    seen: list[tuple[str, int]] = []
+
+    def prepare(images: Source, ids_B: Ids, view: int) -> Tensor:
+        seen.append((threading.current_thread().name, torch.get_num_threads()))
+        return torch.zeros(len(ids_B))
+
+    num_threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        for workers in (0, 2):
+            loader = Loader(reader, workers, CPU)
+            list(loader.batches(work_of(*([i % 14] for i in range(20))), prepare))
+            loader.close()
+            assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(num_threads)
+    assert {threads for name, threads in seen if not name.startswith("load")} == {3}
+    assert {threads for name, threads in seen if name.startswith("load")} == {1}
+    assert len(seen) == 40
 
 
 def test_labels_ids_and_weights(reader: ShardReader) -> None:
-    (batch,) = Loader(reader, 0, CPU).batches(batches_of([5, 13, -1]))
+    (batch,) = Loader(reader, 0, CPU).batches(work_of([5, 13, -1]), corners)
     assert batch.labels_B.tolist()[:2] == [reader.read(5).label, reader.read(13).label]
     assert batch.labels_B.dtype == batch.weights_B.dtype == torch.int64
     assert batch.weights_B.tolist() == [1, 1, 0]
@@ -85,7 +111,7 @@ def test_the_order_is_kept_with_any_number_of_workers(reader: ShardReader, worke
     wanted = np.random.default_rng(0).integers(0, NUM_IMAGES, (25, 2))
     loader = Loader(reader, workers, CPU)
     labels = [reader.read(i).label for i in wanted.ravel().tolist()]
-    batches = list(loader.batches(iter(wanted)))
+    batches = list(loader.batches(((0, ids) for ids in wanted), corners))
     loader.close()
     assert [batch.ids_B.tolist() for batch in batches] == wanted.tolist()
     assert [label for batch in batches for label in batch.labels_B.tolist()] == labels
@@ -94,7 +120,7 @@ def test_the_order_is_kept_with_any_number_of_workers(reader: ShardReader, worke
 def test_an_error_reaches_the_caller_at_its_place_and_close_returns(reader: ShardReader, workers: int) -> None:
     loader = Loader(SlowReader(reader, broken=4), workers, CPU)
     found: list[int] = []
-    batches = loader.batches(batches_of(*([i] for i in range(10))))
+    batches = loader.batches(work_of(*([i] for i in range(10))), corners)
     with pytest.raises(DataError, match="image 4 is broken"):  # noqa: PT012 - those before must come
         for batch in batches:
             found.append(int(batch.ids_B[0]))
@@ -106,7 +132,7 @@ def test_an_error_reaches_the_caller_at_its_place_and_close_returns(reader: Shar
 def test_a_loader_left_early_stops_reading(reader: ShardReader, workers: int) -> None:
     slow = SlowReader(reader, wait_s=0.002)
     loader = Loader(slow, workers, CPU)
-    batches = loader.batches(batches_of(*([0] for _ in range(1000))))
+    batches = loader.batches(work_of(*([0] for _ in range(1000))), corners)
     next(batches)
     batches.close()  # type: ignore[attr-defined]
     loader.close()
@@ -117,22 +143,22 @@ def test_a_loader_left_early_stops_reading(reader: ShardReader, workers: int) ->
 def test_a_loader_is_used_for_one_epoch_after_the_other(reader: ShardReader, workers: int) -> None:
     loader = Loader(reader, workers, CPU)
     for _ in range(2):
-        assert len(list(loader.batches(batches_of([0], [1])))) == 2
-    assert list(loader.batches([])) == []
+        assert len(list(loader.batches(work_of([0], [1]), corners))) == 2
+    assert list(loader.batches([], corners)) == []
     loader.close()
 
 
 def test_ids_are_asked_for_no_further_ahead_than_needed(reader: ShardReader) -> None:
     asked = 0
 
-    def ids() -> Iterator[Ids]:
+    def work() -> Iterator[tuple[int, Ids]]:
         nonlocal asked
         while True:
             asked += 1
-            yield np.array([0])
+            yield 0, np.array([0])
 
     loader = Loader(reader, 2, CPU)
-    batches = loader.batches(ids())
+    batches = loader.batches(work(), corners)
     next(batches)
     assert asked == 2 + READ_AHEAD
     loader.close()
@@ -142,19 +168,19 @@ def test_waiting_is_measured(reader: ShardReader, workers: int) -> None:
     waits = []
     for wait_s in (0.0, 0.05):
         loader = Loader(SlowReader(reader, wait_s), workers, CPU)
-        list(loader.batches(batches_of([0], [1], [2], [3])))
+        list(loader.batches(work_of([0], [1], [2], [3]), corners))
         loader.close()
-        waits.append(loader.wait_s)
+        waits.append(loader.times.wait_s)
     assert waits[1] > waits[0]
     assert waits[1] >= 0.04
 
 
 def test_time_spent_training_is_not_waiting(reader: ShardReader) -> None:
     loader = Loader(reader, 1, CPU)
-    for _ in loader.batches(batches_of([0], [1], [2])):
+    for _ in loader.batches(work_of([0], [1], [2]), corners):
         time.sleep(0.1)
     loader.close()
-    assert loader.wait_s < 0.2
+    assert loader.times.wait_s < 0.2
 
 
 def test_workers_are_as_wanted_or_a_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from launcher.augment.pipeline import build_augment
+from launcher.images import images_of
 from launcher.models import transform
 from launcher.models.timm import read_timm_data
 from launcher.models.transform import Transform, fill_from_weights, read_transform
@@ -65,8 +66,7 @@ def assert_equal(found: Transform, theirs_of: Callable[[Image.Image], Tensor]) -
 
 def apply_ours(found: Transform, image_CHW: Tensor) -> Tensor:
     augment = build_augment(found.ops, found.mean, found.std)
-    sizes_B2 = np.array([image_CHW.shape[1:]], dtype=np.int64)
-    images_BCHW: Tensor = augment(image_CHW[None], sizes_B2, np.zeros(1, dtype=np.int64), 0, 0)
+    images_BCHW: Tensor = augment(images_of(image_CHW[None]), np.zeros(1, dtype=np.int64), 0, 0)
     return images_BCHW[0]
 
 

@@ -67,8 +67,8 @@ def read_split(shards: Path, split: str, side: int = 32) -> tuple[Tensor, Tensor
     loader = Loader(reader, 0, torch.device("cpu"))
     augment = build_augment((Resize(op="resize", size=(side, side)),), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     ids_N = np.arange(manifest.num_images(split), dtype=np.int64)
-    [batch] = loader.batches([ids_N])
-    return augment(batch.canvas_BCHW, batch.sizes_B2, batch.ids_B, 0, 0), batch.labels_B
+    [batch] = loader.batches([(0, ids_N)], lambda images, ids_B, view: augment(images, ids_B, 0, view))
+    return batch.images_BChw, batch.labels_B
 
 
 @torch.no_grad()

@@ -1,0 +1,67 @@
+"""The images of a batch as files from the shards, decoded when and where they are wanted."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from launcher.data.decode import Encoded, open_image
+from launcher.data.order import Ids
+from launcher.data.reader import ShardReader
+from launcher.images import INT64, Images
+
+
+@dataclass(slots=True)
+class Times:
+    """Seconds of reading, decoding and, on a CPU, augmenting, summed over threads; and of waiting for them."""
+
+    read_s: float = 0.0
+    decode_s: float = 0.0
+    augment_s: float = 0.0
+    wait_s: float = 0.0
+
+    def add(self, other: Times) -> None:
+        for name in (each.name for each in fields(self)):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+@dataclass(frozen=True)
+class Files:
+    """Image files of one batch, in order. A `Source`."""
+
+    encoded: tuple[Encoded, ...]
+    sizes_B2: INT64
+    channels: int
+    is_pinned: bool
+    times: Times
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def part(self, numbers: slice) -> Images:
+        """Decode some. Raise DataError when one is damaged."""
+        start = time.perf_counter()
+        sizes_B2 = self.sizes_B2[numbers]
+        areas_B = sizes_B2.prod(axis=1)
+        ends_B = np.cumsum(areas_B)
+        pixels_PC = torch.empty(int(ends_B[-1]), self.channels, dtype=torch.uint8, pin_memory=self.is_pinned)
+        flat_PC = pixels_PC.numpy()
+        for encoded, end, area in zip(self.encoded[numbers], ends_B.tolist(), areas_B.tolist(), strict=True):
+            encoded.decode(flat_PC[end - area : end].reshape(*encoded.size, self.channels))
+        self.times.decode_s += time.perf_counter() - start
+        return Images(pixels_PC, ends_B - areas_B, sizes_B2)
+
+
+def read_files(reader: ShardReader, ids_B: Ids, channels: int, is_pinned: bool, times: Times) -> tuple[Files, Tensor]:
+    """The files of these ids and labels_B; for padding, -1, those of image 0. Raise DataError when one is no image."""
+    start = time.perf_counter()
+    samples = [reader.read(max(i, 0)) for i in ids_B.tolist()]
+    encoded = tuple(open_image(sample.content, sample.place) for sample in samples)
+    sizes_B2 = np.array([each.size for each in encoded], dtype=np.int64)
+    times.read_s += time.perf_counter() - start
+    return Files(encoded, sizes_B2, channels, is_pinned, times), torch.tensor([sample.label for sample in samples])

@@ -1,0 +1,51 @@
+"""From pinned memory to a GPU beside what it computes, one batch ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from launcher.data.order import Ids
+from launcher.images import Images
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A batch as decoded. `view`: which augmented view of its images is wanted."""
+
+    images: Images
+    labels_B: Tensor
+    weights_B: Tensor
+    ids_B: Ids
+    view: int
+
+    def to(self, device: torch.device) -> Block:
+        labels_B, weights_B = (values_B.pin_memory().to(device, non_blocking=True) for values_B in self.tensors[1:])
+        return replace(self, images=self.images.to(device), labels_B=labels_B, weights_B=weights_B)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.images.pixels_PC, self.labels_B, self.weights_B
+
+
+def copy_ahead(blocks: Iterator[Block], device: torch.device) -> Iterator[Block]:
+    """The blocks on the GPU; while one is used, the next is on its way."""
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def send(block: Block) -> tuple[Block, torch.cuda.Event]:
+        with torch.cuda.stream(stream):
+            return block.to(device), stream.record_event()
+
+    coming = map(send, blocks)
+    ahead = next(coming, None)
+    while ahead is not None:
+        block, arrived = ahead
+        ahead = next(coming, None)
+        current = torch.cuda.current_stream(device)
+        current.wait_event(arrived)
+        for tensor in block.tensors:
+            tensor.record_stream(current)  # its memory is not given to another before this stream is done with it
+        yield block

@@ -1,0 +1,96 @@
+"""Decoded images of different sizes, one after another in one block of bytes: what goes from the disk to the device.
+
+B images, H x W pixels of one of them, or of the smallest canvas that holds them all, P pixels of the block, C channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+INT64 = npt.NDArray[np.int64]
+
+
+class Source(Protocol):
+    """Images of known sizes, of which any part can be had: `Images`, or files that are decoded when asked for."""
+
+    @property
+    def sizes_B2(self) -> INT64:  # noqa: N802 - as the fields of those that have it
+        """Height and width of each."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def part(self, numbers: slice) -> Images: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """`pixels_PC`: uint8, row by row, 3 channels, or 4 of which the last means nothing. `starts_B`: each image's first
+    pixel. Starts and sizes stay on the CPU, where augmentation parameters are drawn."""
+
+    pixels_PC: Tensor
+    starts_B: INT64
+    sizes_B2: INT64
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixels_PC.device
+
+    def part(self, numbers: slice) -> Images:
+        return Images(self.pixels_PC, self.starts_B[numbers], self.sizes_B2[numbers])
+
+    def to(self, device: torch.device) -> Images:
+        return Images(self.pixels_PC.to(device, non_blocking=True), self.starts_B, self.sizes_B2)
+
+    def image(self, number: int) -> Tensor:
+        """image_HWC, not copied."""
+        start, (height, width) = int(self.starts_B[number]), self.sizes_B2[number].tolist()
+        return self.pixels_PC[start : start + height * width].view(height, width, -1)
+
+    def canvas(self) -> Tensor:
+        """canvas_BCHW: all of them, each in the top left corner of its canvas, zero elsewhere; channels last.
+
+        Not copied where they have one size and lie side by side.
+        """
+        (height, width), channels = self.sizes_B2.max(axis=0).tolist(), self.pixels_PC.shape[1]
+        area = height * width
+        if (self.sizes_B2 == self.sizes_B2[0]).all() and not (self.starts_B % area).any():
+            every_NHWC = self.pixels_PC[: len(self.pixels_PC) // area * area].view(-1, height, width, channels)
+            return self._rows(every_NHWC, self.starts_B // area).permute(0, 3, 1, 2)
+        if self.device.type == "cpu":
+            canvas_BHWC = self.pixels_PC.new_zeros(len(self.starts_B), height, width, channels)
+            for number, (tall, wide) in enumerate(self.sizes_B2.tolist()):
+                canvas_BHWC[number, :tall, :wide] = self.image(number)
+            return canvas_BHWC.permute(0, 3, 1, 2)
+        return self._gathered(height, width).permute(0, 3, 1, 2)
+
+    def _rows(self, every_NHWC: Tensor, rows_B: INT64) -> Tensor:
+        first = int(rows_B[0])
+        if np.array_equal(rows_B, np.arange(first, first + len(rows_B))):
+            return every_NHWC[first : first + len(rows_B)]
+        return every_NHWC.index_select(0, torch.from_numpy(rows_B).to(self.device, non_blocking=True))
+
+    def _gathered(self, height: int, width: int) -> Tensor:
+        """canvas_BHWC by one gather, as a loop over images would be a kernel for each."""
+        facts_3B = torch.from_numpy(np.stack([self.starts_B, *self.sizes_B2.T])).to(self.device, non_blocking=True)
+        starts_B11, heights_B11, widths_B11 = (values_B[:, None, None] for values_B in facts_3B)
+        rows_H1 = torch.arange(height, device=self.device)[:, None]
+        cols_W = torch.arange(width, device=self.device)
+        inside_BHW = (rows_H1 < heights_B11) & (cols_W < widths_B11)
+        places_BHW = (starts_B11 + rows_H1 * widths_B11 + cols_W) * inside_BHW
+        canvas_BHWC: Tensor = self.pixels_PC[places_BHW]
+        return canvas_BHWC.mul_(inside_BHW[..., None])
+
+
+def images_of(images_BCHW: Tensor) -> Images:
+    """A batch of one size."""
+    batch, channels, height, width = images_BCHW.shape
+    pixels_PC = images_BCHW.permute(0, 2, 3, 1).contiguous().view(-1, channels)
+    sizes_B2 = np.tile(np.array([height, width], dtype=np.int64), (batch, 1))
+    return Images(pixels_PC, np.arange(batch, dtype=np.int64) * height * width, sizes_B2)
