@@ -1,6 +1,6 @@
 """What pretrained weights are worth on a few hundred photographs: recipes/efficientnet_lite0_food.yaml, five ways.
 
-    python benchmarks/transfer.py          # half an hour a seed on 2 busy cores; SEEDS=0 ONLY=head,probe for less
+    python benchmarks/transfer.py          # six minutes a seed on one core; SEEDS=0 ONLY=head,probe for less
 
 Fetches pictures and weights (see pictures.py), then runs the program as a user would: a new head on the frozen network,
 the last two blocks with it, every layer, logistic regression on the features, and every layer from random weights, for
