@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from launcher.decoded_store import keep_decoded
 from launcher.extract import build_engine, build_feeds, build_source, build_store, compile_if_it_repays, cut_frozen
 from launcher.feature_store import Source
 from launcher.feed import Feed, ImageFeed
@@ -56,6 +57,9 @@ def enter_stage(t: Training, number: int, step: int, should_stop: Callable[[], b
     feeds: dict[str, Feed] = {**pictures}
     if parts is not None and engine is not None:
         feeds |= _run_once(t, number, parts, engine, pictures, should_stop, say)
+    for split, feed in pictures.items():
+        if feeds[split] is feed:
+            _keep_decoded(t, split, feed, _count_images(t, number, split), say)
     base: nn.Module = network if ema is None else ema.module
     return Learner(
         stage=number,
@@ -103,7 +107,18 @@ def _run_once(
     num_images = sum(store.count_missing(source) for source in sources)
     num_images += sum(_count_images(t, number, split) for split in feeds if split not in kept)
     compile_if_it_repays(t, engine, num_images, say)
-    return {source.split: store.open(source) for source in sources}
+    for source in sources:
+        _keep_decoded(t, source.split, source.feed, store.count_missing(source), say)
+    kept_feeds: dict[str, Feed] = {source.split: store.open(source) for source in sources}
+    for source in sources:
+        source.feed.loader.use(None)
+    return kept_feeds
+
+
+def _keep_decoded(t: Training, split: str, feed: ImageFeed, num_images: int, say: Say) -> None:
+    """`num_images`: that will be read, over all processes: it is worth while from twice each on."""
+    if num_images >= 2 * feed.loader.reader.num_images:
+        keep_decoded(t.strategy, split, feed.loader, t.recipe.data, t.run.id, say)
 
 
 def _find_sources(t: Training, number: int, feeds: dict[str, ImageFeed], say: Say) -> list[Source]:

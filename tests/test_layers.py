@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("world", "recipe", "metrics", "commit", "images"),
     ("data", "augment", "models", "loss", "optim", "log", "strategy"),
     ("checkpoint", "run", "feed"),
-    ("feature_store", "evaluate", "training"),
+    ("feature_store", "decoded_store", "evaluate", "training"),
     ("extract",),
     ("learner", "summary"),
     ("fit",),

@@ -84,7 +84,7 @@ def debug_recipe(recipe: Recipe, folder: Path) -> Recipe:
             "backbone": recipe.backbone.model_copy(
                 update={"weights": "none", "head": Head() if recipe.backbone.head == "keep" else recipe.backbone.head}
             ),
-            "data": data.model_copy(update={"last_batch": "wrap"}),
+            "data": data.model_copy(update={"last_batch": "wrap", "cache": "none"}),
             "strategy": recipe.strategy.model_copy(update=DEBUG_STRATEGY),
             "train": recipe.train.model_copy(
                 update={

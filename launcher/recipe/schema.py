@@ -54,6 +54,11 @@ class Data(Section):
     """Fetch a torchvision dataset that is not in `root`."""
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
     """Threads per process that read and decode. 0: decode in line. null: this process's share of the cores."""
+    cache: Literal["auto", "none", "decoded", "device"] = "auto"
+    """Decode every image once and keep its pixels: `decoded` in memory that the processes of a node share, `device` on
+    each GPU, `auto` on the GPU or else in memory. Only where it has room and images are used more than once."""
+    cache_gib: NotNegative = 4.0
+    """GiB per split that the cache may take, of memory or of a GPU; never more than half of the free memory."""
     last_batch: Literal["drop", "wrap"] = "drop"
     """An epoch's incomplete last global batch: left out, or filled up from the epoch's beginning."""
 

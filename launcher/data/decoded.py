@@ -1,0 +1,110 @@
+"""All images of a split decoded, in memory that the processes of a node share."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from launcher.data.decode import open_image
+from launcher.data.order import Ids
+from launcher.data.reader import ShardReader
+from launcher.images import INT64, Images
+
+_SAMPLES = 64
+_SHARED_MEMORY = Path("/dev/shm")
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """`images`: in the order of their ids."""
+
+    images: Images
+    labels_N: Ids
+
+    def take(self, ids_B: Ids) -> tuple[Images, Tensor]:
+        """Images and labels_B, no pixel copied; for padding, -1, those of image 0."""
+        rows = np.maximum(ids_B, 0)
+        images = Images(self.images.pixels_PC, self.images.starts_B[rows], self.images.sizes_B2[rows])
+        return images, torch.from_numpy(self.labels_N[rows])
+
+    def to(self, device: torch.device) -> Decoded:
+        return replace(self, images=self.images.to(device))
+
+
+def scan_heads(reader: ShardReader, ids: Ids) -> INT64:
+    """Height, width and label of each image: facts_N3. Raise DataError when one is none."""
+    facts_N3: INT64 = np.empty((len(ids), 3), dtype=np.int64)
+    for row, i in enumerate(ids.tolist()):
+        sample = reader.read(i)
+        facts_N3[row] = (*open_image(sample.content, sample.place).size, sample.label)
+    return facts_N3
+
+
+def estimate_pixels(reader: ShardReader) -> int:
+    """Pixels of all images together, from some of them."""
+    ids = np.unique(np.linspace(0, reader.num_images - 1, _SAMPLES).astype(np.int64))
+    return int(scan_heads(reader, ids)[:, :2].prod(axis=1).mean() * reader.num_images)
+
+
+def lay_out(facts_N3: INT64, pixels_PC: Tensor) -> Decoded:
+    """Where each image has its place in the block, one after the other."""
+    areas_N = facts_N3[:, :2].prod(axis=1)
+    return Decoded(Images(pixels_PC, areas_N.cumsum() - areas_N, facts_N3[:, :2]), facts_N3[:, 2].copy())
+
+
+def fill(decoded: Decoded, reader: ShardReader, ids: Ids, workers: int) -> None:
+    """Decode these images to their places. Raise DataError when one is damaged."""
+
+    def decode(i: int) -> None:
+        sample = reader.read(i)
+        open_image(sample.content, sample.place).decode(decoded.images.image(i).numpy())
+
+    with ThreadPoolExecutor(max(workers, 1), "decode") as pool:
+        for _ in pool.map(decode, ids.tolist()):
+            pass
+
+
+def free_bytes(is_shared: bool) -> int:
+    """Memory that a block may take without pushing others out: half of what this node has left."""
+    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        pages = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        pass  # not Linux: what is free without the files it has in memory
+    if is_shared:
+        place = os.statvfs(shared_folder())
+        pages = min(pages, place.f_bavail * place.f_frsize)
+    return pages // 2
+
+
+def shared_folder() -> Path:
+    """Where files are memory."""
+    return _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir())
+
+
+def create_shared(path: Path, num_bytes: int) -> None:
+    """A new file of this process's owner alone, its room taken. Raise OSError."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, 0, num_bytes)  # a full disk is an error here, and death at a later write
+        else:
+            os.ftruncate(descriptor, num_bytes)
+    except OSError:
+        path.unlink()
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def map_shared(path: Path, num_bytes: int) -> Tensor:
+    """Its bytes_N; they stay as long as some process uses them, also when the file has lost its name."""
+    return torch.from_file(str(path), shared=True, size=num_bytes, dtype=torch.uint8)
