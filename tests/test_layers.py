@@ -46,7 +46,7 @@ OWNERS: dict[str, set[str]] = {
     "PIL": {"launcher/data/decode.py", "shards/images.py", "shards/sources/synthetic.py"},
     "pydantic": {
         f"launcher/recipe/{name}.py"
-        for name in ("augment", "backbone", "explain", "fields", "lock", "optim", "parse", "schema")
+        for name in ("augment", "augment_pixels", "backbone", "explain", "fields", "lock", "optim", "parse", "schema")
     },
 }
 

@@ -22,6 +22,7 @@ from launcher.augment import draw, ops
 from launcher.augment.cpu import in_pieces, resample_bytes
 from launcher.augment.draw import FLOAT64, INT64
 from launcher.augment.passes import Pass, Step, melt_steps
+from launcher.augment.pixels import PIXEL_OPS
 from launcher.errors import DataError
 
 Parameters = npt.NDArray[np.generic]
@@ -74,6 +75,7 @@ KINDS: dict[str, Kind] = {
     "vertical_flip": Kind(
         draw=lambda op, uniforms, sizes_B2: draw.draw_flips(uniforms(1)[:, 0], op.p),
     ),
+    **{name: Kind(pixel_op.draw) for name, pixel_op in PIXEL_OPS.items()},
 }
 
 SCALING = ("resize", "random_resized_crop")
@@ -116,6 +118,11 @@ def apply_passes(images_BCHW: Tensor, passes: Sequence[Pass]) -> Tensor:
 
 def _apply_pass(images_BCHW: Tensor, one_pass: Pass) -> Tensor:
     step, window = one_pass.step, one_pass.window
+    if step is not None and step.op in PIXEL_OPS:
+        images_BCHW = PIXEL_OPS[step.op].apply(images_BCHW[:, :3].float(), step)
+        if window.is_whole(step.sizes):
+            return images_BCHW
+        step = None
     in_bytes_on_cpu = images_BCHW.dtype == torch.uint8 and images_BCHW.device.type == "cpu"
     if in_bytes_on_cpu and step is not None and step.op in SCALING:
         return resample_bytes(images_BCHW, step.parameters.astype(np.int64), step.sizes, window, step.interpolation)
