@@ -42,7 +42,7 @@ def normal_numbers(keys_B: Tensor, num: int) -> Tensor:
 
     Nothing but integers and one look-up, so the numbers are the same bits on every device and in every batch: 64 bits
     of a hash (see `keyed`) for each four, and 16 of them say which of 2**16 equally likely quantiles a number is.
-    The largest is 4.2 standard deviations.
+    The largest is 4.3 standard deviations.
     """
     quarters_n = torch.arange(-(-num // 4), device=keys_B.device)
     words_Bn = mix(keys_B[:, None] ^ mix(quarters_n))
@@ -66,15 +66,16 @@ _MULTIPLY_2 = 0x94D049BB133111EB - 2**64
 
 def _shifted(words: Tensor, num_bits: int) -> Tensor:
     """To the right, zeros coming in: torch brings in copies of the sign."""
-    shifted: Tensor = words >> num_bits
-    return shifted & (2 ** (64 - num_bits) - 1)
+    shifted: Tensor = (words >> num_bits) & (2 ** (64 - num_bits) - 1)
+    return shifted
 
 
 @cache
 def _quantiles(device: torch.device) -> Tensor:
     """Made on the CPU, so that every device has the same ones."""
     middles = (torch.arange(2**16, dtype=torch.float64) + 0.5) / 2**16
-    return torch.special.ndtri(middles).float().to(device)
+    quantiles: Tensor = torch.special.ndtri(middles)
+    return quantiles.float().to(device)
 
 
 def erase(images_BCHW: Tensor, boxes_B4: Tensor, colors_BC: Tensor) -> Tensor:

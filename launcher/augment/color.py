@@ -72,7 +72,7 @@ def adjust_gamma(images_BCHW: Tensor, gammas_B: Tensor) -> Tensor:
 
 def grayscale(images_BCHW: Tensor) -> Tensor:
     """The pixel's grey in all three channels."""
-    return _grey(images_BCHW).expand_as(images_BCHW)
+    return _grey(images_BCHW).repeat(1, 3, 1, 1)
 
 
 def solarize(images_BCHW: Tensor, thresholds_B: Tensor) -> Tensor:

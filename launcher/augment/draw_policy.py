@@ -50,13 +50,25 @@ _TRIVIAL_TOPS = {
 
 
 def _tables(batch: int, tops_B: dict[str, FLOAT64], posterized_bits: int) -> FLOAT64:
-    steps_n = np.arange(NUM_BINS) / (NUM_BINS - 1)
     tables_BOn = np.zeros((batch, len(OPERATIONS), NUM_BINS))
     for name, top_B in tops_B.items():
-        tables_BOn[:, OPERATIONS.index(name)] = top_B[:, None] * steps_n
-    tables_BOn[:, OPERATIONS.index("posterize")] = np.round(8 - posterized_bits * steps_n)
-    tables_BOn[:, OPERATIONS.index("solarize")] = 1 - steps_n
+        tables_BOn[:, OPERATIONS.index(name)] = _evenly(np.zeros_like(top_B), top_B)
+    bits_n = np.round(8 - posterized_bits * np.arange(NUM_BINS) / (NUM_BINS - 1))
+    tables_BOn[:, OPERATIONS.index("posterize")] = bits_n
+    tables_BOn[:, OPERATIONS.index("solarize")] = _evenly(np.ones(1), np.zeros(1))
     return tables_BOn
+
+
+def _evenly(first_B: FLOAT64, last_B: FLOAT64) -> FLOAT64:
+    """NUM_BINS numbers from first to last as `torch.linspace` has them: float32, counted from the nearer end.
+
+    A threshold that is off by 1e-7 is another level.
+    """
+    first_B1, last_B1 = first_B.astype(np.float32)[:, None], last_B.astype(np.float32)[:, None]
+    step_B1 = (last_B1 - first_B1) / np.float32(NUM_BINS - 1)
+    bins_n = np.arange(NUM_BINS, dtype=np.float32)
+    upwards_Bn, downwards_Bn = first_B1 + step_B1 * bins_n, last_B1 - step_B1 * bins_n[::-1]
+    return np.where(bins_n < NUM_BINS // 2, upwards_Bn, downwards_Bn).astype(np.float64)
 
 
 def draw_policy(

@@ -34,7 +34,7 @@ _GROUPED: dict[str, Grouped] = {
     "contrast": per_image(lambda images, values_G: color.adjust_contrast(images, 1 + values_G)),
     "sharpness": per_image(lambda images, values_G: color.adjust_sharpness(images, 1 + values_G)),
     "posterize": per_image(color.posterize),
-    "solarize": per_image(lambda images, values_G: color.solarize(images, color.WHITE * values_G)),
+    "solarize": lambda images, values_G: per_image(color.solarize)(images, color.WHITE * values_G),
     "autocontrast": lambda images, values_G: color.autocontrast(images),
     "equalize": lambda images, values_G: color.equalize(images),
 }
