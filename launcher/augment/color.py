@@ -82,7 +82,7 @@ def solarize(images_BCHW: Tensor, thresholds_B: Tensor) -> Tensor:
 
 def posterize(images_BCHW: Tensor, bits_B: Tensor) -> Tensor:
     """Levels rounded down to those that so many of the 8 bits can tell apart."""
-    steps_B111 = torch.exp2(8 - _over_pixels(bits_B))
+    steps_B111 = torch.exp2(8 - _over_pixels(bits_B)).round_()  # a device's exp2 may be a little off
     return images_BCHW.round().div_(steps_B111).floor_().mul_(steps_B111)
 
 

@@ -28,13 +28,9 @@ def affine_coefficients(
     """
     turn_B, shear_x_B, shear_y_B = np.deg2rad(angles_B), np.deg2rad(shears_B2[:, 0]), np.deg2rad(shears_B2[:, 1])
     cos_B, sin_B = np.cos(turn_B - shear_y_B) / np.cos(shear_y_B), np.sin(turn_B - shear_y_B) / np.cos(shear_y_B)
-    forth_B22 = np.array(
-        [
-            [cos_B, -cos_B * np.tan(shear_x_B) - np.sin(turn_B)],
-            [sin_B, -sin_B * np.tan(shear_x_B) + np.cos(turn_B)],
-        ]
-    ).transpose(2, 0, 1)
-    back_B22 = np.linalg.inv(forth_B22) / scales_B[:, None, None]
+    # Forth is ((cos, x), (sin, y)), of determinant one; back is its inverse.
+    x_B, y_B = -cos_B * np.tan(shear_x_B) - np.sin(turn_B), -sin_B * np.tan(shear_x_B) + np.cos(turn_B)
+    back_B22 = np.array([[y_B, -x_B], [-sin_B, cos_B]]).transpose(2, 0, 1) / scales_B[:, None, None]
     shift_B2 = centers_B2 - (back_B22 @ (centers_B2 + moves_B2)[:, :, None])[:, :, 0]
     coefficients_B8 = np.zeros((len(angles_B), 8))
     coefficients_B8[:, :6] = np.concatenate([back_B22, shift_B2[:, :, None]], axis=2).reshape(-1, 6)

@@ -68,8 +68,7 @@ def _draw_trivial(op: Any, uniforms: Uniforms, sizes_B2: INT64) -> FLOAT64:
 
 
 def _warp(images_BCHW: Tensor, step: Step) -> Tensor:
-    mode: WarpMode = "nearest" if step.interpolation == "nearest" else "bilinear"
-    coefficients_B8 = step.parameters.astype(np.float64)
+    coefficients_B8, mode = step.parameters.astype(np.float64), _mode(step)
     is_bent_B = (coefficients_B8 != warps.UNBENT).any(axis=1)
     return apply_where(images_BCHW, is_bent_B, coefficients_B8, lambda images, values: warp(images, values, mode))
 
@@ -110,8 +109,12 @@ def _erase(images_BCHW: Tensor, step: Step) -> Tensor:
 
 def _policy(images_BCHW: Tensor, step: Step) -> Tensor:
     choices_BM, magnitudes_BM = np.split(step.parameters.astype(np.float64), 2, axis=1)
-    mode: WarpMode = "nearest" if step.interpolation == "nearest" else "bilinear"
-    return apply_policy(images_BCHW, choices_BM.astype(np.int64), magnitudes_BM, mode)
+    return apply_policy(images_BCHW, choices_BM.astype(np.int64), magnitudes_BM, _mode(step))
+
+
+def _mode(step: Step) -> WarpMode:
+    assert step.interpolation != "bicubic"
+    return step.interpolation
 
 
 _JITTERS = [
