@@ -54,7 +54,8 @@ WITHOUT_TORCH = (
     *("launcher.errors", "launcher.duration", "launcher.world", "launcher.keyed", "launcher.commit", "launcher.run"),
     *("launcher.recipe.parse", "launcher.recipe.plan", "launcher.recipe.resolve", "launcher.recipe.lock"),
     *("launcher.data.order", "launcher.data.features", "launcher.data.prepare", "launcher.log.journal"),
-    *("launcher.cache", "launcher.cli", "shards.cli"),
+    *("launcher.cache", "launcher.cli", "shards.cli", "launcher.augment.draw"),
+    *("launcher.augment.draw_color", "launcher.augment.draw_policy", "launcher.augment.draw_warp"),
 )
 
 FILES = [str(path.relative_to(ROOT)) for name in ("launcher", "shards") for path in sorted((ROOT / name).rglob("*.py"))]

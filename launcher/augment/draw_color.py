@@ -13,6 +13,7 @@ from launcher.augment.draw import FLOAT64, INT64, between
 
 JITTER_NUMBERS = 8
 JITTERS = ("brightness", "contrast", "saturation", "hue")
+"""What `color_jitter` changes."""
 UNCHANGED: FLOAT64 = np.array([1.0, 1.0, 1.0, 0.0])
 """The factor of each of JITTERS that changes nothing."""
 _TRIES = 10

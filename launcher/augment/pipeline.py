@@ -119,6 +119,7 @@ def apply_passes(images_BCHW: Tensor, passes: Sequence[Pass]) -> Tensor:
 def _apply_pass(images_BCHW: Tensor, one_pass: Pass) -> Tensor:
     step, window = one_pass.step, one_pass.window
     if step is not None and step.op in PIXEL_OPS:
+        # Red, green, blue: a canvas may carry a fourth channel that only fills up.
         images_BCHW = PIXEL_OPS[step.op].apply(images_BCHW[:, :3].float(), step)
         if window.is_whole(step.sizes):
             return images_BCHW

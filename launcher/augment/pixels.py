@@ -38,6 +38,11 @@ class PixelOp:
     """(images_BCHW as in `color`, step) -> images_BCHW, new ones or the same."""
 
 
+def _draw_flag(op: Any, uniforms: Uniforms, sizes_B2: INT64) -> FLOAT64:
+    """1 where the image is chosen: parameters_B."""
+    return colors.draw_chosen(uniforms(1)[:, 0], op.p, 1.0, 0.0)
+
+
 def _draw_jitter(op: Any, uniforms: Uniforms, sizes_B2: INT64) -> FLOAT64:
     """Factors and order side by side: parameters_B8."""
     numbers_BN = uniforms(colors.JITTER_NUMBERS)
@@ -59,7 +64,7 @@ def _draw_erasing(op: Any, uniforms: Uniforms, sizes_B2: INT64) -> FLOAT64:
 
 
 def _draw_rand(op: Any, uniforms: Uniforms, sizes_B2: INT64) -> FLOAT64:
-    """Choices and magnitudes side by side: parameters_BN."""
+    """Choices and magnitudes side by side: parameters_BN, N is twice the number of operations."""
     return np.concatenate(draw_policy(uniforms, rand_magnitudes(sizes_B2), op.num_ops, op.magnitude), axis=1)
 
 
@@ -122,11 +127,6 @@ _JITTERS = [
     for function in (color.adjust_brightness, color.adjust_contrast, color.adjust_saturation, color.adjust_hue)
 ]
 """In the order of `draw_color.JITTERS`."""
-
-
-def _draw_flag(op: Any, uniforms: Uniforms, sizes_B2: INT64) -> FLOAT64:
-    return colors.draw_chosen(uniforms(1)[:, 0], op.p, 1.0, 0.0)
-
 
 PIXEL_OPS: dict[str, PixelOp] = {
     "affine": PixelOp(
