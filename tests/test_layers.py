@@ -47,7 +47,7 @@ OWNERS: dict[str, set[str]] = {
     "PIL": {"launcher/data/decode.py", "shards/images.py", "shards/sources/synthetic.py"},
     "pydantic": {
         f"launcher/recipe/{name}.py"
-        for name in ("augment", "backbone", "explain", "fields", "lock", "optim", "parse", "schema")
+        for name in ("augment", "augment_pixels", "backbone", "explain", "fields", "lock", "optim", "parse", "schema")
     },
 }
 
@@ -55,7 +55,8 @@ WITHOUT_TORCH = (
     *("launcher.errors", "launcher.duration", "launcher.world", "launcher.keyed", "launcher.commit", "launcher.run"),
     *("launcher.recipe.parse", "launcher.recipe.plan", "launcher.recipe.resolve", "launcher.recipe.lock"),
     *("launcher.data.order", "launcher.data.features", "launcher.data.prepare", "launcher.log.journal"),
-    *("launcher.cache", "launcher.cli", "shards.cli"),
+    *("launcher.cache", "launcher.cli", "shards.cli", "launcher.augment.draw"),
+    *("launcher.augment.draw_color", "launcher.augment.draw_policy", "launcher.augment.draw_warp"),
 )
 
 FILES = [str(path.relative_to(ROOT)) for name in ("launcher", "shards") for path in sorted((ROOT / name).rglob("*.py"))]

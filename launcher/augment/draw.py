@@ -81,8 +81,8 @@ def draw_random_resized_crop(
     `ratio`.
     N is RANDOM_RESIZED_CROP_NUMBERS: two numbers for each try, two for the corner.
     """
-    areas_BT = np.prod(sizes_B2, axis=1, keepdims=True) * _between(uniforms_BN[:, :_TRIES], scale)
-    ratios_BT = np.exp(_between(uniforms_BN[:, _TRIES:-2], (np.log(ratio[0]), np.log(ratio[1]))))
+    areas_BT = np.prod(sizes_B2, axis=1, keepdims=True) * between(uniforms_BN[:, :_TRIES], scale)
+    ratios_BT = np.exp(between(uniforms_BN[:, _TRIES:-2], (np.log(ratio[0]), np.log(ratio[1]))))
     tries_BT2 = np.round(np.sqrt(np.stack([areas_BT / ratios_BT, areas_BT * ratios_BT], axis=2))).astype(np.int64)
     fits_BT = ((tries_BT2 > 0) & (tries_BT2 <= sizes_B2[:, None])).all(axis=2)
     found_B1 = fits_BT.any(axis=1, keepdims=True)
@@ -95,7 +95,7 @@ def draw_random_resized_crop(
 
 def draw_angles(uniforms_B: FLOAT64, degrees: float) -> FLOAT64:
     """Angles uniform in [-degrees, degrees), positive is counter-clockwise."""
-    return _between(uniforms_B, (-degrees, degrees))
+    return between(uniforms_B, (-degrees, degrees))
 
 
 def draw_flips(uniforms_B: FLOAT64, p: float) -> BOOL:
@@ -103,7 +103,8 @@ def draw_flips(uniforms_B: FLOAT64, p: float) -> BOOL:
     return uniforms_B < p
 
 
-def _between(uniforms: FLOAT64, limits: tuple[float, float]) -> FLOAT64:
+def between(uniforms: FLOAT64, limits: tuple[float, float]) -> FLOAT64:
+    """Uniform in [low, high)."""
     return limits[0] + (limits[1] - limits[0]) * uniforms
 
 

@@ -28,11 +28,12 @@ class Step:
 
     op: str
     parameters: npt.NDArray[np.generic]
-    """boxes_B4, offsets_B2, angles_B (degrees, float64) or flips_B (bool), as the operation needs."""
+    """boxes_B4, offsets_B2, angles_B (degrees, float64) or flips_B (bool), as the operation needs; of those in `pixels`
+    what is said there."""
     sizes: INT64
     """sizes_B2 of the images after it."""
     interpolation: Interpolation = "bilinear"
-    """How an operation that scales or turns weighs pixels."""
+    """How an operation that scales, turns or bends weighs pixels."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ class Window:
         """This window, looked at through a later one."""
         return Window(_through(self.rows_Bh, later.rows_Bh), _through(self.cols_Bw, later.cols_Bw))
 
+    def is_whole(self, sizes_B2: INT64) -> bool:
+        """Whether it shows images of these sizes as they are."""
+        whole = whole_window(sizes_B2)
+        return np.array_equal(self.rows_Bh, whole.rows_Bh) and np.array_equal(self.cols_Bw, whole.cols_Bw)
+
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width of the canvas seen."""
@@ -58,7 +64,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Pass:
-    """Pixels read and written once: a resize or a rotation, or None of both, seen through a window."""
+    """Pixels read and written once: a resize, a rotation, one of `pixels`, or none of them, seen through a window."""
 
     step: Step | None
     window: Window

@@ -22,6 +22,7 @@ from launcher.augment import draw, ops
 from launcher.augment.cpu import PIECE_PIXELS, rotate_bytes, scale_each, take_bytes
 from launcher.augment.draw import FLOAT64, INT64
 from launcher.augment.passes import Pass, Step, melt_steps
+from launcher.augment.pixels import PIXEL_OPS
 from launcher.errors import DataError
 from launcher.images import Images, Source, images_of
 
@@ -75,6 +76,7 @@ KINDS: dict[str, Kind] = {
     "vertical_flip": Kind(
         draw=lambda op, uniforms, sizes_B2: draw.draw_flips(uniforms(1)[:, 0], op.p),
     ),
+    **{name: Kind(pixel_op.draw) for name, pixel_op in PIXEL_OPS.items()},
 }
 
 SCALING = ("resize", "random_resized_crop")
@@ -127,6 +129,12 @@ def _is_scaling(one_pass: Pass) -> bool:
 
 def _apply_pass(images_BCHW: Tensor, one_pass: Pass) -> Tensor:
     step, window = one_pass.step, one_pass.window
+    if step is not None and step.op in PIXEL_OPS:
+        # Red, green, blue: on a CPU a fourth channel fills up.
+        images_BCHW = PIXEL_OPS[step.op].apply(images_BCHW[:, :3].float(), step)
+        if window.is_whole(step.sizes):
+            return images_BCHW
+        step = None
     if images_BCHW.dtype == torch.uint8 and images_BCHW.device.type == "cpu":
         if _is_scaling(one_pass):
             return scale_each(images_of(images_BCHW), one_pass)

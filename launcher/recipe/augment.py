@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from launcher.recipe.augment_pixels import PIXEL_OPS, PixelOp
 from launcher.recipe.fields import Count, Fraction, Positive, Section, Size
 
 
@@ -86,10 +87,10 @@ class VerticalFlip(Section):
 
 EvalOp = Annotated[Resize | CenterCrop, Field(discriminator="op")]
 TrainOp = Annotated[
-    Resize | CenterCrop | RandomCrop | RandomResizedCrop | Rotation | HorizontalFlip | VerticalFlip,
+    Resize | CenterCrop | RandomCrop | RandomResizedCrop | Rotation | HorizontalFlip | VerticalFlip | PixelOp,
     Field(discriminator="op"),
 ]
-RANDOM_OPS = ("random_crop", "random_resized_crop", "rotation", "horizontal_flip", "vertical_flip")
+RANDOM_OPS = ("random_crop", "random_resized_crop", "rotation", "horizontal_flip", "vertical_flip", *PIXEL_OPS)
 """What a TrainOp can be and an EvalOp cannot."""
 Channels = tuple[float, float, float]
 Spreads = tuple[Positive, Positive, Positive]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from launcher.recipe.augment import EvalOp, TrainOp
+from launcher.recipe.augment_pixels import PIXEL_OPS
 from launcher.recipe.backbone import Backbone, Stages
 from launcher.recipe.fields import Section
 from launcher.recipe.optim import Sgd
@@ -146,13 +147,30 @@ def _in_augment(recipe: Recipe) -> Iterator[Problem]:
                 "leaves images of different sizes; add a crop, or resize to [height, width]", f"augment.{name}"
             )
     for i, op in enumerate(recipe.augment.train):
-        if op.op == "random_resized_crop":
-            for key in ("scale", "ratio"):
-                low, high = getattr(op, key)
-                if low > high:
-                    yield _problem(f"smallest {low:g} is above largest {high:g}", f"augment.train.{i}.{key}")
-            if op.scale[1] > 1:
-                yield _problem("a window cannot be larger than the image: at most 1", f"augment.train.{i}.scale")
+        for key in ("scale", "ratio", "gamma", "sigma"):
+            if isinstance(limits := getattr(op, key, None), tuple) and limits[0] > limits[1]:
+                what = f"smallest {limits[0]:g} is above largest {limits[1]:g}"
+                yield _problem(what, f"augment.train.{i}.{key}")
+        if op.op == "random_resized_crop" and op.scale[1] > 1:
+            yield _problem("a window cannot be larger than the image: at most 1", f"augment.train.{i}.scale")
+        if op.op in PIXEL_OPS:
+            yield from _in_pixel_op(recipe.augment.train, i)
+
+
+def _in_pixel_op(ops: tuple[TrainOp, ...], i: int) -> Iterator[Problem]:
+    op, size = ops[i], final_size(ops[:i])
+    if size is None:
+        what = f"{op.op} needs images of one size; put it after a crop, or a resize to [height, width]"
+        yield _problem(what, f"augment.train.{i}")
+    if op.op == "gaussian_blur":
+        if op.kernel_size % 2 == 0:
+            what = f"must be odd, not {op.kernel_size}; try {op.kernel_size + 1}"
+            yield _problem(what, f"augment.train.{i}.kernel_size")
+        elif size is not None and op.kernel_size // 2 >= min(size):
+            what = f"{op.kernel_size} is too wide for images of {size[0]} x {size[1]}; at most {2 * min(size) - 1}"
+            yield _problem(what, f"augment.train.{i}.kernel_size")
+    if op.op == "color_jitter" and not (op.brightness or op.contrast or op.saturation or op.hue):
+        yield _problem("has no effect: give brightness, contrast, saturation or hue", f"augment.train.{i}")
 
 
 def _in_loss_and_optim(recipe: Recipe) -> Iterator[Problem]:

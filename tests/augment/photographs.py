@@ -45,6 +45,12 @@ def in_a_block(images: list[Tensor], channels: int = 3) -> Images:
     return Images(torch.cat([pixels_P3, noise_PC], dim=1), ends_B - sizes_B2.prod(axis=1), sizes_B2)
 
 
+def in_corners(canvas_BCHW: Tensor, sizes_B2: INT64) -> Images:
+    """The images that lie in the top left corners, in a block; bytes with a fourth channel."""
+    images = [image[:, :height, :width] for image, (height, width) in zip(canvas_BCHW, sizes_B2.tolist(), strict=True)]
+    return in_a_block(images, 4 if canvas_BCHW.dtype == torch.uint8 else 3)
+
+
 def worst_difference(canvas_BCHW: Tensor, expected: list[Tensor]) -> float:
     """Largest difference of a batch from single images, in their area, and from zero outside of it."""
     expected_BCHW, _ = pack([image.float() for image in expected])

@@ -1,0 +1,51 @@
+"""One batch, different operations: each is given the images that drew it, and only these.
+
+Shapes: B images of the batch, G of them in a group. Values of an image are a number or a row, float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from launcher.augment.draw import BOOL, FLOAT64, INT64
+
+Grouped = Callable[[Tensor, FLOAT64], Tensor]
+"""(images_GCHW, their values) -> images_GCHW, new ones."""
+
+
+def on_device(values: npt.NDArray[np.generic], images: Tensor) -> Tensor:
+    """Where the images are. No answer is waited for."""
+    return torch.tensor(values).to(images.device, non_blocking=True)
+
+
+def per_image(function: Callable[[Tensor, Tensor], Tensor]) -> Grouped:
+    """A function of (images_GCHW, values_G on their device, float32) as a Grouped."""
+    return lambda images_GCHW, values: function(images_GCHW, on_device(values.astype(np.float32), images_GCHW))
+
+
+def apply_groups(images_BCHW: Tensor, choices_B: INT64, values_B: FLOAT64, functions: Sequence[Grouped]) -> Tensor:
+    """`functions[choice]` for the images that chose it; those that chose none of them, such as -1, stay as they are.
+
+    Who is in a group is found on the CPU, so that a GPU waits for no answer. The images given are not written to.
+    """
+    groups = [(function, np.flatnonzero(choices_B == choice)) for choice, function in enumerate(functions)]
+    groups = [(function, rows_G) for function, rows_G in groups if len(rows_G)]
+    if not groups:
+        return images_BCHW
+    if len(groups) == 1 and len(groups[0][1]) == len(choices_B):
+        return groups[0][0](images_BCHW, values_B)
+    results_BCHW = images_BCHW.clone()
+    for function, rows_G in groups:
+        index_G = on_device(rows_G, images_BCHW)
+        results_BCHW.index_copy_(0, index_G, function(images_BCHW.index_select(0, index_G), values_B[rows_G]))
+    return results_BCHW
+
+
+def apply_where(images_BCHW: Tensor, chosen_B: BOOL, values_B: FLOAT64, function: Grouped) -> Tensor:
+    """The function for the images that are chosen; the others stay as they are."""
+    return apply_groups(images_BCHW, np.where(chosen_B, 0, -1), values_B, [function])
