@@ -56,7 +56,7 @@ JOB_A = Path(__file__).parent.parent / "recipes/resnet50_caltech.yaml"
 N = int(os.environ.get("N", "1500"))
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
 LOOP_CORES = int(os.environ.get("LOOP_CORES", "0")) or None
-"""Of the program and of the bare loop. None: all; fewer on a busy machine, where torch's threads wait for each other."""
+"""Of the program and of the bare loop; None: all. On a busy machine one: torch's threads wait for each other there."""
 WARM = 4
 """Batches before those that are timed."""
 RATIOS = (

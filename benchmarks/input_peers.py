@@ -196,7 +196,7 @@ def _ffmpeg_filters(width: int, height: int) -> str:
     turn = f"rotate={math.radians(random.uniform(-15, 15))}:bilinear=0"
     flip = ["hflip"] if random.random() < 0.5 else []
     scale = "scale=256:256:flags=bilinear"
-    return ",".join(["format=rgb24", f"crop={w}:{h}:{left}:{top}", scale, turn, *flip, "crop=224:224"])
+    return ",".join([f"crop={w}:{h}:{left}:{top}", scale, turn, *flip, "crop=224:224", "format=rgb24"])
 
 
 def dali(folder: Path, workers: int) -> Batches:
