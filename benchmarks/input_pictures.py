@@ -21,7 +21,7 @@ MEAN_BYTES = 68_000
 
 def make_photographs(folder: Path, number: int) -> Path:
     """`folder/train/<class>/<number>.jpg`: windows of about 500 x 375 pixels, as sharp as the photographs are."""
-    quality = _choose_quality(list(islice(_windows(), 8)))
+    quality = _choose_quality(list(islice(_windows(), 32)))
     for i, window in enumerate(islice(_windows(), number)):
         window.save(_new_file(folder, i, "jpg"), quality=quality)
     return folder
@@ -80,7 +80,7 @@ def _choose_quality(windows: list[Image.Image]) -> int:
             window.save(file, "jpeg", quality=quality)
         return abs(sum(len(file.getvalue()) for file in files) / len(files) - MEAN_BYTES)
 
-    return min(range(70, 97), key=distance)
+    return min(range(88, 97), key=distance)
 
 
 def _new_file(folder: Path, i: int, suffix: str) -> Path:
