@@ -100,9 +100,28 @@ def cut(model: nn.Module, backbone_name: str, examples: list[Tensor]) -> Cut:
 def _trace(model: nn.Module, leaves: tuple[tuple[type[nn.Module], ...], tuple[Callable[..., object], ...]]) -> fx.Graph:
     _, *options = inspect.signature(model.forward).parameters.values()
     try:
-        return _Tracer(*leaves).trace(model, {option.name: option.default for option in options})
+        graph = _Tracer(*leaves).trace(model, {option.name: option.default for option in options})
     except Exception as error:  # whatever a network's own code raises on a symbol
         raise CutError(f"torch.fx cannot trace it: {' '.join(str(error).split())[:200]}") from None
+    _follow_changes(graph)
+    return graph
+
+
+def _follow_changes(graph: fx.Graph) -> None:
+    """Have what comes after a change in place take the changed value, which else seems unused and would be left out."""
+    positions = {node: i for i, node in enumerate(graph.nodes)}
+    for node, position in positions.items():
+        if _is_in_place(node) and node.args and isinstance(node.args[0], fx.Node):
+            later = {user for user in node.args[0].users if positions[user] > position}
+            node.args[0].replace_all_uses_with(node, later.__contains__)
+
+
+def _is_in_place(node: fx.Node) -> bool:
+    if node.op == "call_method":
+        return str(node.target).endswith("_") and not str(node.target).endswith("__")
+    is_operator = getattr(node.target, "__module__", None) == "_operator"  # or_ and and_ are named after keywords
+    named_so = str(getattr(node.target, "__name__", "")).endswith("_") and not is_operator
+    return node.op == "call_function" and (named_so or node.kwargs.get("inplace") is True)
 
 
 def _text(graph: fx.Graph) -> str:
@@ -207,16 +226,40 @@ def _holds_parameters(node: fx.Node, model: nn.Module) -> bool:
 
 @torch.no_grad()
 def _check_same(model: nn.Module, parts: Cut, example_BCHW: Tensor) -> None:
+    """In evaluation, and in training with the same random numbers. Leaves the model in evaluation mode."""
     try:
-        whole: Tensor = model(example_BCHW)
+        whole = model(example_BCHW)
         values = parts.prefix(example_BCHW)
         if not all(
             isinstance(value, Tensor) and value.is_floating_point() and len(value) == len(example_BCHW)
             for value in values
         ):
             raise CutError("values without a batch dimension pass the boundary")
-        joined: Tensor = parts.eval_suffix(model).eval()(*values)
-    except (RuntimeError, TypeError) as error:
+        joined = parts.eval_suffix(model).eval()(*(value.clone() for value in values))
+        set_training(model)
+        whole_trained = _train_once(model, model, (example_BCHW,))
+        joined_trained = _train_once(model, parts.suffix, values)
+    except (RuntimeError, TypeError, ValueError) as error:
         raise CutError(f"its parts do not run: {' '.join(str(error).split())[:200]}") from None
-    if not (joined - whole).abs().max() <= TOLERANCE * whole.abs().max():
+    finally:
+        model.eval()
+    if not _is_near(joined, whole):
         raise CutError("its parts give something else than the whole")
+    if not _is_near(joined_trained, whole_trained):
+        raise CutError("in training its parts give something else than the whole")
+
+
+def _train_once(model: nn.Module, forward: Callable[..., Tensor], values: Values) -> Tensor:
+    """Always with the same random numbers; the statistics of `model` are put back."""
+    before = [buffer.clone() for buffer in model.buffers()]
+    with torch.random.fork_rng([values[0].device] if values[0].is_cuda else []):
+        torch.manual_seed(0)
+        try:
+            return forward(*values)
+        finally:
+            for buffer, old in zip(model.buffers(), before, strict=True):
+                buffer.copy_(old)
+
+
+def _is_near(joined: Tensor, whole: Tensor) -> bool:
+    return bool((joined - whole).abs().max() <= TOLERANCE * whole.abs().max())

@@ -95,10 +95,10 @@ def compare(network: Network, name: str, parts: Parts, images_BCHW: Tensor) -> C
     whole_bf16 = _forward(model, images_BCHW, bf16)
     ours = _forward_cut(two, model, images_BCHW)
     ours_bf16 = _forward_cut(two, model, images_BCHW, bf16, torch.bfloat16)
-    model.double()
-    two.prefix.double()
-    two.suffix.double()
     images_BCHW = images_BCHW.double()
+    two = cut(
+        model.double(), name, [images_BCHW]
+    )  # anew, for constants that tracing finds are in the model's precision
     exact, ours_exact = _forward(model, images_BCHW), _forward_cut(two, model, images_BCHW)
     gradients = _gradient_difference(model, two, images_BCHW)
     model.float()
