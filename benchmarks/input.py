@@ -9,6 +9,7 @@ decode         files in memory to pixels on one core: Pillow, torchvision's deco
 peers          job A with 1 and 2 workers: see input_peers.py; webdataset_reading reads and does nothing with it
 ours           job A with 1 and 2 workers, from the same shards, augmented on the CPU
 worker_side    ours with 1 worker: read and decoded into a batch; worker_side_320: from shards packed to 320 pixels
+decoded_side   ours with 1 worker and data.cache, all that comes before the augmentation; ours_decoded: with job A
 lenet128 ...   images/s of the program and of a bare loop: see input_loops.py; on the GPU where there is one
 A worker is a core: with n workers the whole process with all its threads and children is held to n cores, ours and
 peers alike. Needs the extra `bench`; what is not there is named and left out, as are DALI (nvidia-dali-cuda130, its CPU
@@ -39,6 +40,7 @@ import torch
 from input_peers import BATCH, PEERS, Batches, write_streaming
 from input_pictures import make_photographs, pack, read_pictures
 from PIL import Image
+from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from launcher.augment.pipeline import build_augment
@@ -46,7 +48,9 @@ from launcher.data.decode import decode_image
 from launcher.data.loader import Loader
 from launcher.data.order import Ids, epoch_order
 from launcher.data.reader import ShardReader
+from launcher.decoded_store import keep_decoded
 from launcher.feed import ImageFeed
+from launcher.images import Source
 from launcher.recipe.parse import load_recipe
 from launcher.strategy import build_strategy
 from launcher.world import World
@@ -65,14 +69,15 @@ RATIOS = (
     ("ours_2", "ours_1"),
     ("worker_side", "decode"),
     ("worker_side_320", "decode"),
+    ("ours_decoded", "webdataset_pil_1"),
     *((f"{name}", f"{name}_bare") for name in input_loops.JOBS),
 )
 
 Figures = dict[str, float]
 
 
-def ours(folder: Path, workers: int, augmented: bool = True) -> Batches:
-    """Job A as the program does it, or only what its workers do."""
+def ours(folder: Path, workers: int, augmented: bool = True, decoded: bool = False) -> Batches:
+    """Job A as the program does it, or what comes before the augmentation; with `data.cache` or from the shards."""
     packed = ["data.source=null", "data.classes=null", "data.split=null", f"data.dir={folder}"]
     recipe = load_recipe(JOB_A, [*packed, "backbone.weights=none", "strategy.device=cpu"]).recipe
     manifest = read_manifest(folder)
@@ -80,10 +85,19 @@ def ours(folder: Path, workers: int, augmented: bool = True) -> Batches:
     mean, std = recipe.augment.normalisation(manifest.mean, manifest.std)
     loader = Loader(ShardReader(folder, manifest, "train"), workers, strategy.device)
     work = _work(manifest.num_images("train"))
+    if decoded:
+        keep_decoded(strategy, "train", loader, recipe.data.model_copy(update={"cache_gib": 16.0}), "bench", print)
     if not augmented:
-        return (batch.canvas_BCHW for batch in loader.batches(ids_B for _, ids_B in work))
+        images = loader.batches(work, lambda images, ids_B, view: _touched(images))
+        return (batch.images_BChw for batch in images)
     feed = ImageFeed(loader, build_augment(recipe.augment.train, mean, std), strategy, 0, None, None)
     return (examples.inputs[0] for examples in feed.batches(work))
+
+
+def _touched(images: Source) -> Tensor:
+    """labels_B in length: the images are there, and one pixel of each has been looked at."""
+    block = images.part(slice(None))
+    return block.pixels_PC[torch.from_numpy(block.starts_B), 0]
 
 
 def _work(num_images: int) -> Iterator[tuple[int, Ids]]:
@@ -142,6 +156,10 @@ def measure(name: str, folder: Path, workers: int) -> Figures:
         return {f"{name}_{workers}": time_batches(batches, name != "webdataset_reading")}
     if name == "ours":
         return {f"ours_{workers}": time_batches(ours(folder / "shards", workers), True)}
+    if name == "ours_decoded":
+        return {name: time_batches(ours(folder / "shards", workers, decoded=True), True)}
+    if name == "decoded_side":
+        return {name: time_batches(ours(folder / "shards", workers, augmented=False, decoded=True), False)}
     shards = {"worker_side": "shards", "worker_side_320": "shards_320"}[name]
     return {name: time_batches(ours(folder / shards, workers, augmented=False), False)}
 
@@ -174,6 +192,8 @@ def run_round(folder: Path) -> Iterator[Figures]:
             yield run_alone(name, folder, workers)
     yield run_alone("worker_side", folder, 1)
     yield run_alone("worker_side_320", folder, 1)
+    yield run_alone("decoded_side", folder, 1)
+    yield run_alone("ours_decoded", folder, 1)
     for name in input_loops.JOBS:
         yield run_alone(name, folder, LOOP_CORES)
         with on_cores(LOOP_CORES):

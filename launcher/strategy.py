@@ -54,6 +54,8 @@ class Strategy:
 
     def adopt(self, optimizer: Optimizer) -> Optimizer:
         """The optimizer as `step` takes it: with the fp16 scaler, where there is one."""
+        if self.accelerator.scaler is None:
+            return optimizer  # accelerate's searches sys.path twice a step
         return self.accelerator.prepare_optimizer(optimizer)  # type: ignore[no-any-return]
 
     @property

@@ -88,7 +88,7 @@ def melt_steps(sizes_B2: INT64, steps: Sequence[Step]) -> list[Pass]:
         else:
             passes.append(Pass(None, _WINDOWS[step.op](step, sizes_B2)))
         sizes_B2 = step.sizes
-    return passes
+    return [one_pass for one_pass in passes if one_pass.step is not None or not one_pass.window.is_whole(sizes_B2)]
 
 
 def whole_window(sizes_B2: INT64) -> Window:
