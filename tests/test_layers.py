@@ -41,6 +41,7 @@ OWNERS: dict[str, set[str]] = {
     "cyclopts": {"launcher/cli.py", "shards/cli.py"},
     "webdataset": {"shards/write.py"},
     "sklearn": {"launcher/probe/regression.py", "shards/sources/digits.py"},
+    "scipy": {"launcher/augment/mix.py"},
     "timm": {"launcher/models/timm.py"},
     "huggingface_hub": {"launcher/models/timm.py"},
     "PIL": {"launcher/data/decode.py", "shards/images.py", "shards/sources/synthetic.py"},
