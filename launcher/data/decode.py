@@ -1,4 +1,4 @@
-"""Encoded bytes -> uint8 pixels. The only importer of Pillow on the training path."""
+"""Encoded bytes -> uint8 pixels. Nothing else on the training path reads images."""
 
 from __future__ import annotations
 
