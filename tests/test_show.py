@@ -97,7 +97,7 @@ def test_file_and_size_have_defaults(show: Show) -> None:
 
 def test_shards_are_packed_where_they_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["data={source: 'synthetic:2x30x40', dir: shards}", "augment.mean=dataset", "augment.std=dataset"]
+    words = ["data={source: 'synthetic:2x30x32', dir: shards}", "augment.mean=dataset", "augment.std=dataset"]
     assert run(["show", str(DIGITS), *words, "--images", "2", "--views", "1"]) == 0
     cells(Path("augmented.png"), 2, 2)
     assert Path("shards/manifest.json").exists()
