@@ -73,7 +73,7 @@ def test_views_take_turns(loader: Loader, strategy: Strategy, views: int) -> Non
 
 def test_images_are_mixed_after_augmentation(loader: Loader, strategy: Strategy) -> None:
     plain = feed_of(loader, strategy, None)
-    mix = Mix(((False, 1.0),), 1.0, 3)
+    mix = Mix((("mixup", 1.0),), 1.0, 3)
     work = [(1, np.array([5, 0, 41, 7]))]
     [before], [after] = list(plain.batches(work)), list(replace(plain, mix=mix).batches(work))
     assert before.images_BCHW is not None

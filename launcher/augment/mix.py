@@ -13,6 +13,7 @@ the CPU, as those of `draw`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,11 +22,14 @@ from torch import Tensor
 
 from launcher import keyed
 from launcher.augment.draw import FLOAT64, INT64
-from launcher.recipe.augment import Augment
+from launcher.recipe.augment import Augment, Mixing
+
+Method = Literal["mixup", "cutmix"]
 
 _MIX = 2
 """Stream of random numbers that belongs to mixing; the order of samples and augmentation have others."""
 _NUMBERS = 5
+"""Uniform numbers for a pair: its method, whether it is mixed, its share, the middle of its box."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +44,12 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Mix:
-    """`alphas`: of cutmix (True) and of mixup (False), where they are on; each pair draws one of them, evenly.
+    """`methods`: those that are on, with the alphas of their Beta distributions; each pair draws one of them, evenly.
 
     `p`: share of the pairs that are mixed.
     """
 
-    alphas: tuple[tuple[bool, float], ...]
+    methods: tuple[tuple[Method, float], ...]
     p: float
     num_classes: int
 
@@ -66,9 +70,9 @@ class Mix:
         """`size`: height and width of the images."""
         ids_P2 = ids_B.reshape(-1, 2)
         uniforms_PN = keyed.uniform(seed, _MIX, epoch, ids_P2[:, :1], ids_P2[:, 1:], np.arange(_NUMBERS))
-        chosen_P = (uniforms_PN[:, 0] * len(self.alphas)).astype(np.int64)
-        is_cut_P = np.array([is_cut for is_cut, _ in self.alphas])[chosen_P]
-        alphas_P = np.array([alpha for _, alpha in self.alphas])[chosen_P]
+        chosen_P = (uniforms_PN[:, 0] * len(self.methods)).astype(np.int64)
+        is_cut_P = np.array([method == "cutmix" for method, _ in self.methods])[chosen_P]
+        alphas_P = np.array([alpha for _, alpha in self.methods])[chosen_P]
         # The inverse of Beta's distribution function.
         shares_P = np.where(uniforms_PN[:, 1] < self.p, betaincinv(alphas_P, alphas_P, uniforms_PN[:, 2]), 1.0)
         boxes_P4 = is_cut_P[:, None] * boxes_of(shares_P, uniforms_PN[:, 3:], size)
@@ -103,9 +107,9 @@ def mix_labels(labels_B: Tensor, shares_B: Tensor, num_classes: int) -> Tensor:
 
 def build_mix(augment: Augment, num_classes: int) -> Mix | None:
     """None where the recipe mixes nothing."""
-    methods = ((False, augment.mixup), (True, augment.cutmix))
-    alphas = tuple((is_cut, method.alpha) for is_cut, method in methods if method is not None)
-    return Mix(alphas, augment.mix_p, num_classes) if alphas else None
+    sections: tuple[tuple[Method, Mixing | None], ...] = (("mixup", augment.mixup), ("cutmix", augment.cutmix))
+    methods = tuple((method, section.alpha) for method, section in sections if section is not None)
+    return Mix(methods, augment.mix_p, num_classes) if methods else None
 
 
 def _others(values: Tensor) -> Tensor:
