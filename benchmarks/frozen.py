@@ -153,7 +153,7 @@ class MemoryLoader(Loader):
             rows = np.maximum(ids_B, 0)
             images = Images(self._images.pixels_PC, self._images.starts_B[rows], self._images.sizes_B2[rows])
             weights_B = torch.from_numpy((ids_B >= 0).astype(np.int64))
-            yield Batch(prepare(images, ids_B, view), torch.from_numpy(ids_B % 10), weights_B, ids_B)
+            yield Batch(prepare(images, ids_B, view), torch.from_numpy(ids_B % 10), weights_B, ids_B, view)
 
     def close(self) -> None:
         pass

@@ -107,6 +107,30 @@ def fetch(recipe: Path, /, *overrides: str) -> int:
 
 
 @app.command
+def show(
+    recipe: Path, /, *overrides: str, images: int = 6, views: int = 6, output: Path = Path("augmented.png")
+) -> int:
+    """Write a picture of training images beside what augmentation makes of them, as the network will see them.
+
+    Parameters
+    ----------
+    recipe
+        A YAML file.
+    overrides
+        Values to change, as `key.path=value`.
+    images
+        How many training images, a row each: the first of the first epoch.
+    views
+        How many augmented views of each: those of the first epochs.
+    output
+        The PNG file.
+    """
+    from launcher.show import show as show_recipe
+
+    return show_recipe(load_recipe(recipe, overrides), images, views, output)
+
+
+@app.command
 def probe(recipe: Path, /, *overrides: str) -> int:
     """Logistic regression on what the recipe's backbone, all of it frozen, makes of the images. Trains no network.
 

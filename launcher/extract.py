@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import launcher
+from launcher.augment.mix import build_mix
 from launcher.errors import UserError
 from launcher.feature_store import FeatureStore, Source, prefix_sha256, values_of
 from launcher.feed import ImageFeed
@@ -41,6 +42,7 @@ def build_feeds(t: Training, engine: Engine | None) -> dict[str, ImageFeed]:
             seed=t.recipe.run.seed,
             views=t.recipe.augment.views if split == "train" else None,
             engine=engine,
+            mix=build_mix(t.recipe.augment, t.plan.num_classes) if split == "train" else None,
         )
         for split, loader in t.loaders.items()
     }

@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from launcher.augment.mix import Mix
 from launcher.augment.pipeline import Augment
 from launcher.data.features import Features
 from launcher.data.loader import Loader, Work
@@ -26,11 +27,13 @@ from launcher.strategy import Strategy
 class Examples:
     """A batch on the device. `inputs`: images_BCHW, or the values at the boundary of a frozen part.
 
-    `weights_B`: 1 counts, 0 is padding. `images_BCHW`: as augmented; None where features were read.
+    `targets`: what the loss compares the outputs with: labels_B, or where images are mixed the share of every class,
+    targets_BK. `weights_B`: 1 counts, 0 is padding. `images_BCHW`: as augmented; None where features were read.
     """
 
     inputs: tuple[Tensor, ...]
     labels_B: Tensor
+    targets: Tensor
     weights_B: Tensor
     ids_B: Ids
     images_BCHW: Tensor | None
@@ -57,6 +60,8 @@ class ImageFeed:
     views: int | None
     """Augmented views of each image, used in turn by the epochs; None: a new one every epoch."""
     engine: Engine | None
+    mix: Mix | None = None
+    """Mixes the images after augmentation, and their labels."""
 
     @property
     def wait_s(self) -> float:
@@ -70,9 +75,12 @@ class ImageFeed:
 
         views = ((epoch if self.views is None else epoch % self.views, ids_B) for epoch, ids_B in work)
         for batch in self.loader.batches(views, prepare):
-            images_BCHW = batch.images_BChw
+            images_BCHW, targets = batch.images_BChw, batch.labels_B
+            if self.mix is not None:
+                mixed_BCHW, targets = self.mix(images_BCHW, targets, batch.ids_B, self.seed, batch.view)
+                images_BCHW = self.strategy.layout(mixed_BCHW)
             inputs = (images_BCHW,) if self.engine is None else self.engine(images_BCHW)
-            yield Examples(inputs, batch.labels_B, batch.weights_B, batch.ids_B, images_BCHW)
+            yield Examples(inputs, batch.labels_B, targets, batch.weights_B, batch.ids_B, images_BCHW)
 
 
 @dataclass
@@ -100,8 +108,8 @@ class FeatureFeed:
             torch.from_numpy(bytes_BN.copy()).view(getattr(torch, value.dtype)).view(len(ids_B), *value.shape)
             for bytes_BN, value in zip(records, features.layout.values, strict=True)
         )
-        labels, weights = torch.from_numpy(labels_B), torch.from_numpy((ids_B >= 0).astype("int64"))
-        return Examples(tuple(map(self._send, inputs)), self._send(labels), self._send(weights), ids_B, None)
+        labels, weights = self._send(torch.from_numpy(labels_B)), torch.from_numpy((ids_B >= 0).astype("int64"))
+        return Examples(tuple(map(self._send, inputs)), labels, labels, self._send(weights), ids_B, None)
 
     def _send(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=True)

@@ -117,7 +117,7 @@ def train_step(t: Training, learner: Learner, batches: Iterator[Examples], step:
             write_grid(examples.images_BCHW, t.augment_train.mean, t.augment_train.std, picture)
         with t.strategy.exchange_gradients(now=i == plan.accumulation - 1):
             outputs_BO = learner.wrapped(*examples.inputs)
-            loss = t.loss_train(outputs_BO, examples.labels_B).mean()
+            loss = t.loss_train(outputs_BO, examples.targets).mean()
             t.strategy.backward(loss / plan.accumulation)
         losses.append(loss.detach())
         ids.append(examples.ids_B)

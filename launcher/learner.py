@@ -124,7 +124,7 @@ def _keep_decoded(t: Training, split: str, feed: ImageFeed, num_images: int, say
 def _find_sources(t: Training, number: int, feeds: dict[str, ImageFeed], say: Say) -> list[Source]:
     """The splits that are worth keeping: nothing new is drawn for their images every epoch."""
     augment, plan = t.recipe.augment, t.plan
-    is_random = any(op.op in RANDOM_OPS for op in augment.train)
+    is_random = augment.is_mixed or any(op.op in RANDOM_OPS for op in augment.train)
     first, last = _steps_of(t, number)
     sources = []
     for split, feed in feeds.items():

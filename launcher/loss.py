@@ -1,4 +1,7 @@
-"""What is minimised. B batch, K classes, O outputs of the network: K, or 1 for bce."""
+"""What is minimised. B batch, K classes, O outputs of the network: K, or 1 for bce.
+
+Targets are labels_B, or where images are mixed the share of every class: targets_BK.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from torch import Tensor
 from launcher.recipe.schema import Bce, Loss
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
-"""(outputs_BO, labels_B) -> losses_B, one an image."""
+"""(outputs_BO, targets) -> losses_B, one an image."""
 
 Outputs = Tensor | tuple[Tensor, ...]
 """outputs_BO, or in training (outputs_BO, auxiliary outputs_BO, ...)."""
@@ -28,8 +31,8 @@ def build_loss(loss: Loss, training: bool) -> LossFunction:
         return _bce
     smoothing = loss.label_smoothing if training else 0.0
 
-    def cross_entropy(outputs_BO: Tensor, labels_B: Tensor) -> Tensor:
-        return F.cross_entropy(outputs_BO.float(), labels_B, label_smoothing=smoothing, reduction="none")
+    def cross_entropy(outputs_BO: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs_BO.float(), targets, label_smoothing=smoothing, reduction="none")
 
     return cross_entropy
 
@@ -37,11 +40,11 @@ def build_loss(loss: Loss, training: bool) -> LossFunction:
 def with_auxiliary(loss: LossFunction, weight: float) -> Callable[[Outputs, Tensor], Tensor]:
     """The loss of a network that in training has auxiliary classifiers: each adds `weight` times its own loss."""
 
-    def total(outputs: Outputs, labels_B: Tensor) -> Tensor:
+    def total(outputs: Outputs, targets: Tensor) -> Tensor:
         if isinstance(outputs, Tensor):
-            return loss(outputs, labels_B)
+            return loss(outputs, targets)
         main_BO, *others = outputs
-        return loss(main_BO, labels_B) + weight * torch.stack([loss(each, labels_B) for each in others]).sum(0)
+        return loss(main_BO, targets) + weight * torch.stack([loss(each, targets) for each in others]).sum(0)
 
     return total
 
@@ -53,6 +56,7 @@ def class_scores(outputs_BO: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(outputs_BO), outputs_BO], dim=1)
 
 
-def _bce(outputs_BO: Tensor, labels_B: Tensor) -> Tensor:
+def _bce(outputs_BO: Tensor, targets: Tensor) -> Tensor:
     outputs_B = outputs_BO.squeeze(1).float()
-    return F.binary_cross_entropy_with_logits(outputs_B, labels_B.to(outputs_B.dtype), reduction="none")
+    targets_B = targets if targets.dim() == 1 else targets[:, 1]
+    return F.binary_cross_entropy_with_logits(outputs_B, targets_B.to(outputs_B.dtype), reduction="none")

@@ -96,6 +96,14 @@ def test_without_views_random_pictures_are_not_kept(place: Place) -> None:
     assert sorted(facts["split"] for facts in place.kept()) == ["test", "valid"]
 
 
+def test_mixed_pictures_are_not_kept(place: Place) -> None:
+    """Those that are evaluated are."""
+    place.train("augment.mixup={alpha: 0.2}")
+    place.train("augment.mixup={alpha: 0.2}", "run.dir=pictures", "strategy.feature_cache_gib=0")
+    assert {record["split"] for record in place.kept()} == {"valid", "test"}
+    assert place.losses() == pytest.approx(place.losses("pictures"), rel=1e-5)
+
+
 def test_training_and_evaluation_of_other_sizes(place: Place) -> None:
     sizes = ["augment.train.0.size=[32,32]", "augment.eval.0.size=[64,64]", "backbone.freeze={except_last: 2}"]
     place.train(*sizes, "strategy.feature_cache_gib=0", "run.dir=pictures")

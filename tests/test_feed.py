@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import fx, nn
 
+from launcher.augment.mix import Mix
 from launcher.augment.pipeline import build_augment
 from launcher.data.features import Layout, Value, commit_features, open_features, write_part
 from launcher.data.loader import Loader
@@ -66,6 +68,19 @@ def test_views_take_turns(loader: Loader, strategy: Strategy, views: int) -> Non
     for epoch in range(4):
         assert torch.equal(images(feed, epoch), images(endless, epoch % views))
     assert not torch.equal(images(endless, 0), images(endless, 1))
+
+
+def test_images_are_mixed_after_augmentation(loader: Loader, strategy: Strategy) -> None:
+    plain = feed_of(loader, strategy, None)
+    mix = Mix((("mixup", 1.0),), 1.0, 3)
+    work = [(1, np.array([5, 0, 41, 7]))]
+    [before], [after] = list(plain.batches(work)), list(replace(plain, mix=mix).batches(work))
+    assert before.images_BCHW is not None
+    images_BCHW, targets_BK = mix(before.images_BCHW, before.labels_B, before.ids_B, SEED, 1)
+    assert torch.equal(after.inputs[0], images_BCHW)
+    assert torch.equal(after.targets, targets_BK)
+    assert torch.equal(after.labels_B, before.labels_B)
+    assert torch.equal(before.targets, before.labels_B)
 
 
 def test_an_engine_gives_the_values_at_the_boundary(loader: Loader, strategy: Strategy) -> None:

@@ -23,13 +23,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("learner", "summary"),
     ("fit",),
     ("check",),
-    ("train", "fetch", "probe", "cache"),
+    ("train", "fetch", "show", "probe", "cache"),
     ("cli",),
     ("__main__",),
 )
 """Modules and packages of `launcher`. Each imports lower rows only; modules of one package also each other."""
 
-LAZY = {("launcher/cli.py", f"launcher.{name}") for name in ("train", "check", "fetch", "probe.main")}
+LAZY = {("launcher/cli.py", f"launcher.{name}") for name in ("train", "check", "fetch", "show", "probe.main")}
 """Imports of our own inside functions: `launcher schema` and `--help` must not wait for torch."""
 
 OWNERS: dict[str, set[str]] = {
@@ -41,10 +41,11 @@ OWNERS: dict[str, set[str]] = {
     "cyclopts": {"launcher/cli.py", "shards/cli.py"},
     "webdataset": {"shards/write.py"},
     "sklearn": {"launcher/probe/regression.py", "shards/sources/digits.py"},
+    "scipy": {"launcher/augment/mix.py"},
     "timm": {"launcher/models/timm.py"},
     "huggingface_hub": {"launcher/models/timm.py"},
     "simplejpeg": {"launcher/data/decode.py"},
-    "PIL": {"launcher/data/decode.py", "shards/images.py", "shards/sources/synthetic.py"},
+    "PIL": {"launcher/data/decode.py", "launcher/log/pictures.py", "shards/images.py", "shards/sources/synthetic.py"},
     "pydantic": {
         f"launcher/recipe/{name}.py"
         for name in ("augment", "augment_pixels", "backbone", "explain", "fields", "lock", "optim", "parse", "schema")

@@ -69,3 +69,22 @@ def test_each_auxiliary_loss_is_added_with_its_weight() -> None:
 def test_a_network_without_auxiliary_classifiers_has_the_plain_loss() -> None:
     plain = build_loss(PLAIN, training=True)
     assert torch.equal(with_auxiliary(plain, 0.3)(OUTPUTS_BK, LABELS_B), plain(OUTPUTS_BK, LABELS_B))
+
+
+SHARES_BK = torch.rand(6, 5, generator=torch.Generator().manual_seed(1)).softmax(1)
+
+
+@pytest.mark.parametrize("section", [PLAIN, SMOOTH])
+def test_shares_of_classes_are_torchs_probabilities(section: CrossEntropy) -> None:
+    losses_B = build_loss(section, training=True)(OUTPUTS_BK, SHARES_BK)
+    smoothing = section.label_smoothing
+    expected = F.cross_entropy(OUTPUTS_BK, SHARES_BK, label_smoothing=smoothing, reduction="none")
+    torch.testing.assert_close(losses_B, expected)
+    each_KB = [build_loss(section, training=True)(OUTPUTS_BK, torch.full((6,), k)) for k in range(5)]
+    torch.testing.assert_close(losses_B, (SHARES_BK * torch.stack(each_KB, dim=1)).sum(1))
+
+
+def test_bce_takes_the_share_of_class_1() -> None:
+    logits_B1, shares_BK = OUTPUTS_BK[:, :1], SHARES_BK[:, :2] / SHARES_BK[:, :2].sum(1, keepdim=True)
+    losses_B = build_loss(BCE, training=True)(logits_B1, shares_BK)
+    torch.testing.assert_close(losses_B, F.cross_entropy(class_scores(logits_B1), shares_BK, reduction="none"))

@@ -132,6 +132,19 @@ def test_patience_ends_a_run_that_does_not_improve(tmp_path: Path, digits: Path)
     assert [record["step"] for record in evaluations] == [2, 4, 6, 8]
 
 
+def test_mixed_images_train(tmp_path: Path, digits: Path) -> None:
+    words = quick(digits, 165)  # five epochs
+    train(DIGITS, *words, "augment.mixup={alpha: 0.2}", "augment.cutmix={alpha: 1}", cwd=tmp_path)
+    assert summary(tmp_path / "run")["test"]["top1_frac"] > 0.8
+    assert load_recipe(tmp_path / "run" / "recipe.lock.yaml").recipe.augment.mix_p == 1
+
+
+def test_mixed_images_cannot_be_odd(tmp_path: Path, digits: Path) -> None:
+    ended = run(DIGITS, *quick(digits), "augment.mixup={alpha: 1}", "train.global_batch=33", cwd=tmp_path)
+    what = "gives each process 33 images, but augment.mixup and augment.cutmix mix images in pairs; try 32"
+    assert (ended.code, ended.err) == (2, f"launcher: command line: train.global_batch: {what}\n")
+
+
 def test_one_logit(tmp_path: Path) -> None:
     words = ["data.source=synthetic:2x30x32", "data.split=null", "loss={name: bce}", "train.global_batch=8"]
     train(DIGITS, *words, "run.dir=run", "train.epochs=3", "log.wandb.mode=disabled", cwd=tmp_path)

@@ -47,12 +47,13 @@ Prepare = Callable[[Source, Ids, int], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`images_BChw`: as prepared; `labels_B`; `weights_B`: 1 counts, 0 is padding; `ids_B`: sample ids, on the CPU."""
+    """`images_BChw`: as prepared for `view`; `weights_B`: 1 counts, 0 is padding; `ids_B`: sample ids, on the CPU."""
 
     images_BChw: Tensor
     labels_B: Tensor
     weights_B: Tensor
     ids_B: Ids
+    view: int
 
 
 class Loader:
@@ -92,7 +93,7 @@ class Loader:
         blocks = self._ahead(work, self._load_decoded)
         for block in blocks if self._is_on_device else copy_ahead(blocks, self._device):
             images_BChw = prepare(block.images, block.ids_B, block.view)
-            yield Batch(images_BChw, block.labels_B, block.weights_B, block.ids_B)
+            yield Batch(images_BChw, block.labels_B, block.weights_B, block.ids_B, block.view)
 
     def close(self) -> None:
         if self._pool is not None:
@@ -133,7 +134,7 @@ class Loader:
         start, decoded_s = time.perf_counter(), times.decode_s
         images_BChw = prepare(images, ids_B, view)
         times.augment_s += time.perf_counter() - start - (times.decode_s - decoded_s)
-        return Batch(images_BChw, labels_B, _weights(ids_B), ids_B)
+        return Batch(images_BChw, labels_B, _weights(ids_B), ids_B, view)
 
     def _load_decoded(self, view: int, ids_B: Ids, times: Times) -> Block:
         images, labels_B = self._open(ids_B, times)

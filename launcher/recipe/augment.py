@@ -85,6 +85,14 @@ class VerticalFlip(Section):
     """Share of the images that are flipped."""
 
 
+class Mixing(Section):
+    """Training images mixed in pairs of neighbours of the micro batch, which must be even."""
+
+    alpha: Annotated[float, Field(gt=0.0, le=1000.0)]
+    """The share that an image keeps is drawn from Beta(alpha, alpha): with 1 all are equally likely, towards 0 those
+    near 0 and 1 are, above 1 those near a half."""
+
+
 EvalOp = Annotated[Resize | CenterCrop, Field(discriminator="op")]
 TrainOp = Annotated[
     Resize | CenterCrop | RandomCrop | RandomResizedCrop | Rotation | HorizontalFlip | VerticalFlip | PixelOp,
@@ -104,6 +112,13 @@ class Augment(Section):
     views: Count | None = None
     """How many augmented views of each training image there are: epoch e uses view e modulo this. null: a new one every
     epoch. With a number, what a frozen backbone makes of them is computed once: see strategy.feature_cache_gib."""
+    mixup: Mixing | None = None
+    """Blend the two training images of each pair, and their labels (Zhang et al. 2017). null: off."""
+    cutmix: Mixing | None = None
+    """Swap a box between the two training images of each pair, and as much of their labels (Yun et al. 2019). With
+    mixup, each pair draws one of the two, evenly. null: off."""
+    mix_p: Annotated[Fraction, Field(gt=0.0)] = 1.0
+    """Share of the pairs that mixup or cutmix mixes; the others stay as they are."""
     eval: Annotated[tuple[EvalOp, ...], Field(min_length=1)] | None = None
     """Operations on validation and test images, in order; nothing random. null: those that the pretrained weights named
     by backbone.weights were made with. Required without such weights."""
@@ -113,6 +128,11 @@ class Augment(Section):
     std: Spreads | Literal["dataset"] | None = None
     """Red, green, blue values in [0, 1] divided by last; `dataset`: the training split's, from the manifest. null: as
     for mean."""
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether training images are mixed with each other."""
+        return self.mixup is not None or self.cutmix is not None
 
     @property
     def eval_ops(self) -> tuple[EvalOp, ...]:

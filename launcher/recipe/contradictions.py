@@ -146,6 +146,11 @@ def _in_augment(recipe: Recipe) -> Iterator[Problem]:
             yield _problem(
                 "leaves images of different sizes; add a crop, or resize to [height, width]", f"augment.{name}"
             )
+    if recipe.augment.is_mixed and recipe.augment.views is not None:
+        what = "fixed views are to be computed once, but mixup and cutmix mix images anew every epoch; set it to null"
+        yield _problem(what, "augment.views", "augment.mixup", "augment.cutmix")
+    if not recipe.augment.is_mixed and _is_set(recipe.augment, "mix_p"):
+        yield _problem("has no effect without mixup or cutmix", "augment.mix_p", "augment.mixup", "augment.cutmix")
     for i, op in enumerate(recipe.augment.train):
         for key in ("scale", "ratio", "gamma", "sigma"):
             if isinstance(limits := getattr(op, key, None), tuple) and limits[0] > limits[1]:

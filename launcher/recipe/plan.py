@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from launcher.duration import Duration
 from launcher.recipe.contradictions import Problem
 from launcher.recipe.optim import OneCycle, Step
-from launcher.recipe.schema import Bce, Recipe
+from launcher.recipe.schema import Bce, Recipe, Train
 
 ONECYCLE_WARMUP_FRAC = 0.3
 
@@ -168,6 +168,8 @@ def _find_problems(recipe: Recipe, world_size: int, num_images: Mapping[str, int
             "train.micro_batch",
             f"{train.micro_batch} does not divide the {rank_batch} images of one process; try {near}",
         )
+    elif recipe.augment.is_mixed:
+        problems += _find_odd(train, world_size)
     if num_classes < 2:
         add("data.source", f"the data has {num_classes} class; telling pictures apart takes two or more")
     if isinstance(recipe.loss, Bce) and num_classes > 2:
@@ -178,6 +180,21 @@ def _find_problems(recipe: Recipe, world_size: int, num_images: Mapping[str, int
     if train.patience and not judged:
         add("train.patience", "has no effect: the data has no valid split; give data.split one")
     return problems
+
+
+def _find_odd(train: Train, world_size: int) -> Iterator[Problem]:
+    """Pairs of neighbours are mixed: an odd micro batch would leave one alone, and pair others on other processes."""
+    rank_batch = train.global_batch // world_size
+    micro_batch = train.micro_batch or rank_batch
+    what = "augment.mixup and augment.cutmix mix images in pairs"
+    if rank_batch % 2:
+        near = 2 * world_size * max(1, train.global_batch // (2 * world_size))
+        path, what = "train.global_batch", f"gives each process {rank_batch} images, but {what}; try {near}"
+        yield Problem(path, what, (path, "augment.mixup", "augment.cutmix"))
+    elif micro_batch % 2:
+        near = max(d for d in range(2, max(micro_batch, 2) + 1, 2) if rank_batch % d == 0)
+        path, what = "train.micro_batch", f"{micro_batch} is odd, but {what}; try {near}"
+        yield Problem(path, what, (path, "augment.mixup", "augment.cutmix"))
 
 
 def _notes(recipe: Recipe, total_steps: int, steps_per_epoch: int, num_images: Mapping[str, int]) -> tuple[str, ...]:

@@ -114,7 +114,15 @@ def probe_recipe(recipe: Recipe, num_processes: int) -> Recipe:
             "run": recipe.run.model_copy(update={"dir": None}),
             "backbone": recipe.backbone.model_copy(update={"head": Head(), "freeze": "backbone"}),
             "data": recipe.data.model_copy(update={"last_batch": "wrap"}),
-            "augment": recipe.augment.model_copy(update={"train": recipe.augment.eval_ops, "views": None}),
+            "augment": recipe.augment.model_copy(
+                update={
+                    "train": recipe.augment.eval_ops,
+                    "views": None,
+                    "mixup": None,
+                    "cutmix": None,
+                    "mix_p": 1.0,
+                }
+            ),
             "loss": CrossEntropy(name="cross_entropy"),
             "optim": recipe.optim.model_copy(update={"ema_decay": None, "backbone_lr": None, "layer_decay": None}),
             "schedule": Constant(name="constant"),

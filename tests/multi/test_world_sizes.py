@@ -34,3 +34,15 @@ def test_same_samples_and_losses(
     for step, record in expected.items():
         assert found[step]["samples"] == record["samples"]
         assert found[step]["loss"] == pytest.approx(record["loss"], rel=1e-4)
+
+
+def test_same_images_are_mixed(tmp_path: Path, digits: Path) -> None:
+    mixed = ["augment.mixup={alpha: 0.2}", "augment.cutmix={alpha: 1}", "augment.mix_p=0.8"]
+    words = [*(word.replace("24st", "8st") for word in settings(digits)), *mixed]
+    train(DIGITS, *words, "run.dir=alone", cwd=tmp_path)
+    train(DIGITS, *words, "run.dir=run", "train.micro_batch=4", cwd=tmp_path, processes=2)
+    expected, found = train_records(tmp_path / "alone"), train_records(tmp_path / "run")
+    assert sorted(found) == sorted(expected) == list(range(1, 9))
+    for step, record in expected.items():
+        assert found[step]["samples"] == record["samples"]
+        assert found[step]["loss"] == pytest.approx(record["loss"], rel=1e-4)

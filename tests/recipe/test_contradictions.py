@@ -35,6 +35,7 @@ def test_shipped_recipes_have_none(path: Path) -> None:
         ("data.split=null",),
         ("augment.eval=[{op: resize, size: 32}, {op: center_crop, size: 32}]",),
         ("augment.train=[{op: random_resized_crop, size: 32, scale: [1.0, 1.0]}]",),
+        ("augment.mixup={alpha: 0.2}", "augment.cutmix={alpha: 1}", "augment.mix_p=0.5"),
         ("train.micro_batch=32",),
         ("backbone={name: lenet}",),
     ],

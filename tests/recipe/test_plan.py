@@ -94,6 +94,32 @@ def test_micro_batch_that_is_proposed_is_right(rank_batch: int, micro_batch: int
 
 
 @QUICK
+@given(world_size=SMALL, global_batch=st.integers(1, 100), micro_batch=st.none() | SMALL)
+def test_mixed_images_need_even_micro_batches(world_size: int, global_batch: int, micro_batch: int | None) -> None:
+    section = {"global_batch": world_size * global_batch, "micro_batch": micro_batch}
+    try:
+        plan = plan_of(recipe(train=section), world_size, train=10_000)
+    except (PlanError, ValueError):
+        return
+    mixed = recipe(augment={"cutmix": {"alpha": 1}}, train=section)
+    if plan.micro_batch % 2 == 0:
+        assert plan_of(mixed, world_size, train=10_000) == plan
+        return
+    with pytest.raises(PlanError) as raised:
+        plan_of(mixed, world_size, train=10_000)
+    [problem] = raised.value.problems
+    key = problem.path.removeprefix("train.")
+    proposed = {
+        **section,
+        key: int(problem.what.rpartition(" ")[2]),
+        **({} if "micro" in key else {"micro_batch": None}),
+    }
+    assert (
+        plan_of(recipe(augment={"mixup": {"alpha": 1}}, train=proposed), world_size, train=10_000).micro_batch % 2 == 0
+    )
+
+
+@QUICK
 @given(world_size=SMALL, eval_batch=SMALL, num_valid=st.integers(1, 500))
 def test_evaluation_covers_the_split_in_the_fewest_equal_steps(
     world_size: int, eval_batch: int, num_valid: int

@@ -9,7 +9,7 @@ import pytest
 from launcher.recipe.contradictions import find_contradictions
 from launcher.recipe.parse import load_recipe
 from launcher.recipe.plan import make_plan
-from launcher.recipe.resolve import debug_recipe, pack_options, resolve_recipe
+from launcher.recipe.resolve import debug_recipe, pack_options, probe_recipe, resolve_recipe
 from launcher.recipe.schema import Recipe
 from tests.recipe.right import SHIPPED, load
 
@@ -127,6 +127,13 @@ def test_debug_recipe_uses_shards_that_are_there(tmp_path: Path) -> None:
 def test_debug_recipe_of_bce_has_two_classes(tmp_path: Path) -> None:
     recipe = load(tmp_path, overrides=("loss={name: bce}", f"data.dir={tmp_path / 'none'}")).recipe
     assert debug_recipe(recipe, tmp_path / "debug").data.source == "synthetic:2x8"
+
+
+def test_probe_recipe_mixes_nothing(tmp_path: Path) -> None:
+    mixed = load(tmp_path, overrides=("augment.mixup={alpha: 1}", "augment.cutmix={alpha: 1}", "augment.mix_p=0.5"))
+    recipe = probe_recipe(mixed.recipe, 1)
+    assert not recipe.augment.is_mixed
+    assert find_contradictions(recipe) == []
 
 
 def test_debug_recipe_forgets_how_torchvision_data_was_to_be_packed(tmp_path: Path) -> None:

@@ -231,6 +231,18 @@ RATES_AND_SPEED = [
     ("  mean: [0.5", "  views: 2.5\n  mean: [0.5", "15: augment.views: should be a whole number, not 2.5"),
 ]
 
+MIXING = [
+    ("  mean: [0.5", "  mixup: 0.2\n  mean: [0.5", "15: augment.mixup: should be a section with keys, not 0.2"),
+    ("  mean: [0.5", "  mixup: {}\n  mean: [0.5", "15: augment.mixup.alpha: required, but not there"),
+    ("  mean: [0.5", "  cutmix: {alpha: 0}\n  mean: [0.5", "15: augment.cutmix.alpha: must be more than 0, not 0"),
+    ("  mean: [0.5", "  mix_p: 0.5\n  mean: [0.5", "15: augment.mix_p: has no effect without mixup or cutmix"),
+    (
+        "  mean: [0.5",
+        "  cutmix: {alpha: 1}\n  views: 2\n  mean: [0.5",
+        "16: augment.views: {views}",
+    ),
+]
+
 NOT_PLAIN_YAML = [
     ("run: {seed: 3}", "\trun: 3", "1: not valid YAML: a tab; indent with spaces"),
     (
@@ -263,11 +275,12 @@ WORDS = {
     "sgd": "backbone_lr, clip_norm, ema_decay, layer_decay, lr, momentum, name, nesterov, weight_decay",
     "duration": "should be a duration such as 30ep, 5000st or 1000000im",
     "schedules": "constant, cosine, onecycle, step",
+    "views": "fixed views are to be computed once, but mixup and cutmix mix images anew every epoch; set it to null",
     "fp16": "fp16 needs CUDA; use bf16 on the CPU",
 }
 
 
-WRONG = WRONG_KEYS + WRONG_VALUES + WRONG_KINDS + CONTRADICTIONS + RATES_AND_SPEED + NOT_PLAIN_YAML
+WRONG = WRONG_KEYS + WRONG_VALUES + WRONG_KINDS + CONTRADICTIONS + RATES_AND_SPEED + MIXING + NOT_PLAIN_YAML
 
 
 @pytest.mark.parametrize(("old", "new", "line"), WRONG)
