@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
@@ -42,10 +43,11 @@ def enter_stage(t: Training, number: int, step: int, should_stop: Callable[[], b
     Called by every process. Raise UserError when compiling was asked for and fails, Stopped when asked to stop.
     """
 
-    def say(message: str) -> None:
+    def say_as(name: str, message: str) -> None:
         t.console.say(message)
-        t.journal.write("event", step, t.plan.epoch(step + 1) + 1, name="frozen_part", message=message)
+        t.journal.write("event", step, t.plan.epoch(step + 1) + 1, name=name, message=message)
 
+    say, say_kept = partial(say_as, "frozen_part"), partial(say_as, "images_kept")
     for stage in range(number + 1):
         _set_free(t, stage)
     network, ema = t.network.model, t.ema
@@ -56,10 +58,10 @@ def enter_stage(t: Training, number: int, step: int, should_stop: Callable[[], b
     pictures = build_feeds(t, engine)
     feeds: dict[str, Feed] = {**pictures}
     if parts is not None and engine is not None:
-        feeds |= _run_once(t, number, parts, engine, pictures, should_stop, say)
+        feeds |= _run_once(t, number, parts, engine, pictures, should_stop, say, say_kept)
     for split, feed in pictures.items():
         if feeds[split] is feed:
-            _keep_decoded(t, split, feed, _count_images(t, number, split), say)
+            _keep_decoded(t, split, feed, _count_images(t, number, split), say_kept)
     base: nn.Module = network if ema is None else ema.module
     return Learner(
         stage=number,
@@ -99,6 +101,7 @@ def _run_once(
     feeds: dict[str, ImageFeed],
     should_stop: Callable[[], bool],
     say: Say,
+    say_kept: Say,
 ) -> dict[str, Feed]:
     """Compile the engine where that repays, and compute features where they may be kept: the feeds that read them."""
     store = build_store(t, parts, should_stop, say)
@@ -108,7 +111,7 @@ def _run_once(
     num_images += sum(_count_images(t, number, split) for split in feeds if split not in kept)
     compile_if_it_repays(t, engine, num_images, say)
     for source in sources:
-        _keep_decoded(t, source.split, source.feed, store.count_missing(source), say)
+        _keep_decoded(t, source.split, source.feed, store.count_missing(source), say_kept)
     kept_feeds: dict[str, Feed] = {source.split: store.open(source) for source in sources}
     for source in sources:
         source.feed.loader.use(None)
