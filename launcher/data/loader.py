@@ -38,6 +38,9 @@ T = TypeVar("T")
 READ_AHEAD = 2
 """Batches ready beyond those that the threads are working on."""
 
+INLINE_PIXELS = 64 * 64
+"""Decoded images no larger than this are augmented in the training's own thread: handing them over takes longer."""
+
 Work = Iterable[tuple[int, Ids]]
 """(view, ids_B) of each batch; id -1 is padding."""
 
@@ -66,6 +69,7 @@ class Loader:
         self._device = device
         self._is_cpu = device.type == "cpu"
         self._decoded: Decoded | None = None
+        self._is_inline = False
         self._depth = workers + READ_AHEAD
         self._pool = _start_threads(workers, device) if workers else None
 
@@ -81,6 +85,9 @@ class Loader:
     def use(self, decoded: Decoded | None) -> None:
         """From now on take images from there and read nothing; None: from the shards again."""
         self._decoded = decoded
+        self._is_inline = False
+        if decoded is not None and self._is_cpu:
+            self._is_inline = int(decoded.images.sizes_B2.prod(axis=1).mean()) <= INLINE_PIXELS
 
     def batches(self, work: Work, prepare: Prepare) -> Iterator[Batch]:
         """One batch on the device for each array of ids.
@@ -109,7 +116,7 @@ class Loader:
             return load(view, ids_B, times), times
 
         def take() -> tuple[T, Times] | None:
-            if self._pool is None:
+            if self._pool is None or self._is_inline:
                 ids = next(coming, None)
                 return None if ids is None else timed(*ids)
             while len(waiting) < self._depth and (ids := next(coming, None)) is not None:
