@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from launcher.augment.mix import Mix
 from launcher.augment.pipeline import Augment
 from launcher.data.features import Features
+from launcher.data.files import Times
 from launcher.data.loader import Loader, Work
 from launcher.data.order import Ids
 from launcher.images import Source
@@ -43,8 +44,8 @@ class Feed(Protocol):
     """The examples of one split."""
 
     @property
-    def wait_s(self) -> float:
-        """Seconds that the training waited for data so far."""
+    def times(self) -> Times:
+        """What its examples cost so far; it goes on counting."""
 
     def batches(self, work: Work) -> Iterator[Examples]: ...
 
@@ -64,8 +65,8 @@ class ImageFeed:
     """Mixes the images after augmentation, and their labels."""
 
     @property
-    def wait_s(self) -> float:
-        return self.loader.times.wait_s
+    def times(self) -> Times:
+        return self.loader.times
 
     def batches(self, work: Work) -> Iterator[Examples]:
         """Raise DataError when an image cannot be read or decoded."""
@@ -93,13 +94,13 @@ class FeatureFeed:
     views: dict[int, Features]
     num_views: int
     device: torch.device
-    wait_s: float = 0.0
+    times: Times = field(default_factory=Times)
 
     def batches(self, work: Work) -> Iterator[Examples]:
         for epoch, ids_B in work:
             start = time.perf_counter()
             examples = self._read(self.views[epoch % self.num_views], ids_B)
-            self.wait_s += time.perf_counter() - start
+            self.times.wait_s += time.perf_counter() - start
             yield examples
 
     def _read(self, features: Features, ids_B: Ids) -> Examples:

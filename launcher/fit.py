@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Literal
 
 import numpy as np
@@ -16,17 +16,22 @@ from torch import Tensor
 
 from launcher import checkpoint
 from launcher.checkpoint import Best, Progress
+from launcher.data.loader import count_workers
 from launcher.data.order import Ids, micro_batch_ids
 from launcher.errors import UserError
 from launcher.evaluate import evaluate
-from launcher.feed import Examples
+from launcher.feed import Examples, ImageFeed
 from launcher.learner import Learner, enter_stage
 from launcher.log.pictures import write_grid
 from launcher.metrics import Counts, Figures, is_better
 from launcher.models.freeze import frozen_sha256, set_training
 from launcher.optim.schedule import lr_factor
+from launcher.recipe.augment import RANDOM_OPS
+from launcher.recipe.contradictions import final_size
+from launcher.recipe.schema import Data, Recipe
 from launcher.stop import StopRequest
 from launcher.training import Training
+from launcher.verdict import Cost, Setting, Verdict, judge
 
 Status = Literal["done", "stopped", "preempted"]
 
@@ -77,6 +82,8 @@ def _fit_stage(
             _record(t, step, loss_sum / summed_steps, ids)
             loss_sum, summed_steps = torch.zeros_like(loss_sum), 0
         t.watch.pause()
+        if step % plan.steps_per_epoch == 0 and step < plan.total_steps:
+            judge_input(t, learner, step)
         if plan.is_evaluation(step):
             progress = _judge(t, learner, progress)
         is_tired = patience is not None and progress.stale >= patience
@@ -109,7 +116,7 @@ def train_step(t: Training, learner: Learner, batches: Iterator[Examples], step:
     losses: list[Tensor] = []
     ids: list[Ids] = []
     feed = learner.feeds["train"]
-    waited_s = feed.wait_s
+    before = replace(feed.times)
     for i in range(plan.accumulation):
         examples = next(batches)
         if step == 1 and i == 0 and t.strategy.world.is_first and examples.images_BCHW is not None:
@@ -127,7 +134,9 @@ def train_step(t: Training, learner: Learner, batches: Iterator[Examples], step:
     elif t.ema is not None:
         t.ema.update_parameters(t.network.model)
     t.watch.images += plan.global_batch
-    t.watch.wait_s += feed.wait_s - waited_s
+    cost = feed.times.since(before)
+    t.watch.wait_s += cost.wait_s
+    t.costs.add(cost)
     return torch.stack(losses).mean(), ids
 
 
@@ -180,3 +189,52 @@ def evaluate_and_record(
     t.journal.write("eval", step, epoch, split=split, weights_step=weights_step, **figures)
     t.wandb.log(step, epoch, split, figures)
     return counts, figures
+
+
+def judge_input(t: Training, learner: Learner, step: int) -> Verdict | None:
+    """Whether the training has waited for its input since this process began; written down. Called by every process."""
+    costs = t.strategy.gather(_cost(t))
+    verdict = judge(costs, setting_of(t.recipe, learner, t.strategy.device.type))
+    if verdict is not None:
+        epoch = t.plan.epoch(step) + 1
+        t.journal.write("event", step, epoch, name="input", **asdict(verdict), ranks=[asdict(cost) for cost in costs])
+    return verdict
+
+
+def _cost(t: Training) -> Cost:
+    costs, world = t.costs, t.strategy.world
+    return Cost(
+        train_s=round(t.watch.train_s, 3),
+        wait_s=round(costs.wait_s, 3),
+        read_s=round(costs.read_s, 3),
+        decode_s=round(costs.decode_s, 3),
+        augment_s=round(costs.augment_s, 3),
+        copy_s=round(costs.copy_s, 3),
+        long_side=round(costs.long_sides / max(costs.num_images, 1), 1),
+        workers=count_workers(t.recipe.data.workers, world),
+        num_cores=count_workers(None, world),
+    )
+
+
+def setting_of(recipe: Recipe, learner: Learner, device_type: str) -> Setting:
+    """What could be done about a slow input."""
+    feed, augment, size = learner.feeds["train"], recipe.augment, final_size(recipe.augment.train)
+    is_decoded = isinstance(feed, ImageFeed) and feed.loader.is_decoded
+    feature_keys = []
+    if isinstance(feed, ImageFeed) and feed.engine is not None:
+        if augment.views is None and any(op.op in RANDOM_OPS for op in augment.train):
+            feature_keys.append("augment.views=4")
+        if not recipe.strategy.feature_cache_gib:
+            feature_keys.append("strategy.feature_cache_gib=20")
+    return Setting(
+        is_cpu=device_type == "cpu",
+        final_side=None if size is None else max(size),
+        cache_keys=_cache_keys(recipe.data, is_decoded),
+        feature_keys=" ".join(feature_keys) or None,
+    )
+
+
+def _cache_keys(data: Data, is_decoded: bool) -> str | None:
+    if is_decoded:
+        return None
+    return "data.cache=decoded" if data.cache == "none" else f"data.cache_gib above {data.cache_gib:g}"

@@ -12,13 +12,19 @@ from launcher.log.journal import read_journal, render_json
 from launcher.metrics import Figures
 from launcher.run import SUMMARY_NAME
 from launcher.training import Training
+from launcher.verdict import Verdict
 from shards.manifest import write_atomically
 
 Summary = dict[str, Any]
 
 
 def write_summary(
-    t: Training, status: str, progress: Progress, test: Figures | None, frozen_sha256: str | None
+    t: Training,
+    status: str,
+    progress: Progress,
+    test: Figures | None,
+    frozen_sha256: str | None,
+    verdict: Verdict | None,
 ) -> Summary:
     """Write and return it. `valid` is the best validation; `test` was measured with the same weights."""
     best = progress.best
@@ -33,6 +39,7 @@ def write_summary(
         "valid_last": progress.last_valid,
         "best": {k: v for k, v in asdict(best).items() if k != "figures"} if best is not None else None,
         "train": {**t.watch.whole(), "steps": progress.step},
+        "input": asdict(verdict) if verdict is not None else None,
         "wall_s": round(count_wall_s(t), 2),
         "wandb": {"mode": t.wandb.mode, "id": t.run.id},
         "device": t.strategy.device.type,
@@ -75,7 +82,8 @@ def summary_rows(summary: Summary, folder: str) -> list[Row]:
             rows += _figures_rows(split, figures)
     train = summary["train"]
     rows += [
-        ("speed", f"{train['images_per_s']:,.0f} images/s, {train['data_wait_frac']:.0%} of the time waiting for data"),
+        ("speed", f"{train['images_per_s']:,.0f} images/s"),
+        *([("input", summary["input"]["sentence"])] if summary.get("input") else []),
         (
             "time",
             f"{summary['wall_s']:,.1f} s on {summary['world_size']} x {summary['device']}, {summary['precision']} AMP",

@@ -18,7 +18,7 @@ from launcher.check import complete_recipe, plan_run
 from launcher.checkpoint import Progress
 from launcher.data.prepare import prepare_data
 from launcher.errors import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE, Stopped, UserError
-from launcher.fit import Status, check_frozen, evaluate_and_record, fit
+from launcher.fit import Status, check_frozen, evaluate_and_record, fit, judge_input
 from launcher.learner import Learner, enter_stage
 from launcher.log.console import Console
 from launcher.log.journal import read_first
@@ -170,10 +170,11 @@ def _say_start(t: Training, progress: Progress) -> None:
 def _finish(t: Training, learner: Learner, progress: Progress, status: Status) -> int:
     """Measure the best weights, write everything down, leave the other processes."""
     code = EXIT_RESUMABLE if status == "preempted" else EXIT_DONE
+    verdict = judge_input(t, learner, progress.step)
     final = {} if status == "preempted" else _measure_best(t, learner, progress)
     _leave(t, progress, status, code)
     if t.strategy.world.is_first:
-        summary = write_summary(t, status, progress, final.get("test"), learner.frozen_sha256)
+        summary = write_summary(t, status, progress, final.get("test"), learner.frozen_sha256, verdict)
         t.console.table(str(t.recipe.run.name), summary_rows(summary, str(t.run.path)))
         if status == "preempted":
             t.console.say("stopped as asked; the same command goes on from here")
@@ -219,7 +220,7 @@ def _fail(t: Training, error: BaseException) -> None:
         progress = checkpoint.read_progress(t.run.checkpoints / "last")
         t.journal.write("event", progress.step, 0, name="error", message=f"{type(error).__name__}: {error}")
         _leave(t, progress, status, code)
-        write_summary(t, status, progress, None, None)
+        write_summary(t, status, progress, None, None, None)
     except OSError as second:  # a full disk fails here again, and must not hide what came first
         LOGGER.error("could not be written down: %s", second)
 

@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from launcher.augment.pipeline import Augment, build_augment
 from launcher.checkpoint import TrainState
+from launcher.data.files import Times
 from launcher.data.loader import Loader, count_workers
 from launcher.data.reader import ShardReader
 from launcher.log.console import Console, NoConsole
@@ -51,6 +52,8 @@ class Training:
     loss_eval: LossFunction
     classes: tuple[str, ...]
     watch: Stopwatch
+    costs: Times
+    """Of the batches trained on so far, by this process since it began."""
     journal: Journal
     console: Console
     wandb: WandbMirror
@@ -103,6 +106,7 @@ def build_training(recipe: Recipe, plan: Plan, manifest: Manifest, strategy: Str
         loss_eval=build_loss(recipe.loss, training=False),
         classes=manifest.classes,
         watch=Stopwatch(),
+        costs=Times(),
         journal=Journal(run.path) if is_first else NoJournal(),
         console=Console(plan.total_steps, plan.steps_per_epoch) if is_first else NoConsole(),
         wandb=_build_wandb(recipe, run) if is_first else NoWandb(run.id),

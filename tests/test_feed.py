@@ -58,7 +58,7 @@ def test_pictures_are_augmented_for_their_epoch(loader: Loader, strategy: Strate
         assert torch.equal(examples.inputs[0], batch.images_BChw)
         assert examples.labels_B.tolist() == batch.labels_B.tolist()
         assert examples.weights_B.tolist() == (ids_B >= 0).tolist()
-    assert feed.wait_s == loader.times.wait_s > 0
+    assert feed.times.wait_s == loader.times.wait_s > 0
 
 
 @pytest.mark.parametrize("views", [1, 2, 3])
@@ -131,7 +131,7 @@ def test_features_come_back_as_tensors(tmp_path: Path, dtype: torch.dtype) -> No
     assert examples.inputs[0][:2].flatten(1).tolist() == [[40, 41, 42, 43, 44, 45], [10, 11, 12, 13, 14, 15]]
     assert (examples.labels_B[:2].tolist(), examples.weights_B.tolist()) == ([1, 1], [1, 1, 0])
     assert (examples.ids_B.tolist(), examples.images_BCHW) == ([4, 1, -1], None)
-    assert feed.wait_s > 0
+    assert feed.times.wait_s > 0
 
 
 def test_an_epoch_reads_its_view(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "duration", "keyed", "stop"),
-    ("world", "recipe", "metrics", "commit", "images"),
+    ("world", "recipe", "metrics", "commit", "images", "verdict"),
     ("data", "augment", "models", "loss", "optim", "log", "strategy"),
     ("checkpoint", "run", "feed"),
     ("feature_store", "decoded_store", "evaluate", "training"),
@@ -56,7 +56,7 @@ WITHOUT_TORCH = (
     *("launcher.errors", "launcher.duration", "launcher.world", "launcher.keyed", "launcher.commit", "launcher.run"),
     *("launcher.recipe.parse", "launcher.recipe.plan", "launcher.recipe.resolve", "launcher.recipe.lock"),
     *("launcher.data.order", "launcher.data.features", "launcher.data.prepare", "launcher.log.journal"),
-    *("launcher.cache", "launcher.cli", "shards.cli", "launcher.augment.draw"),
+    *("launcher.cache", "launcher.verdict", "launcher.cli", "shards.cli", "launcher.augment.draw"),
     *("launcher.augment.draw_color", "launcher.augment.draw_policy", "launcher.augment.draw_warp"),
 )
 

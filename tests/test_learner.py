@@ -219,5 +219,8 @@ def test_waiting_is_counted_in_training_alone(place: Place) -> None:
     place.patch.setattr(ShardReader, "read", slowly)
     place.train(LENET, "data.workers=0")
     assert summary(place.path / "run")["train"]["data_wait_frac"] < 0.7
+    assert summary(place.path / "run")["input"]["stage"] in (None, "reading features")
     place.train(LENET, "data.workers=0", "run.dir=pictures", "strategy.feature_cache_gib=0")
     assert summary(place.path / "pictures")["train"]["data_wait_frac"] > 0.7
+    assert summary(place.path / "pictures")["input"]["stage"] == "read"
+    assert [record["step"] for record in events(place.path / "pictures", "input")] == [3, 6]

@@ -17,16 +17,24 @@ from launcher.images import INT64, Images
 
 @dataclass(slots=True)
 class Times:
-    """Seconds of reading, decoding and, on a CPU, augmenting, summed over threads; and of waiting for them."""
+    """Seconds of reading, decoding and, on a CPU, augmenting, summed over threads; of waiting for them; of copying to a
+    GPU. And the images that were read, with the sum of their longer sides in pixels."""
 
     read_s: float = 0.0
     decode_s: float = 0.0
     augment_s: float = 0.0
     wait_s: float = 0.0
+    copy_s: float = 0.0
+    num_images: int = 0
+    long_sides: int = 0
 
     def add(self, other: Times) -> None:
         for name in (each.name for each in fields(self)):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def since(self, earlier: Times) -> Times:
+        """What came after `earlier`, a copy of this."""
+        return Times(*(getattr(self, each.name) - getattr(earlier, each.name) for each in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -64,4 +72,6 @@ def read_files(reader: ShardReader, ids_B: Ids, channels: int, is_pinned: bool, 
     encoded = tuple(open_image(sample.content, sample.place) for sample in samples)
     sizes_B2 = np.array([each.size for each in encoded], dtype=np.int64)
     times.read_s += time.perf_counter() - start
+    times.num_images += len(samples)
+    times.long_sides += int(sizes_B2.max(axis=1).sum())
     return Files(encoded, sizes_B2, channels, is_pinned, times), torch.tensor([sample.label for sample in samples])

@@ -98,7 +98,7 @@ class Loader:
             yield from self._ahead(work, partial(self._load_prepared, prepare))
             return
         blocks = self._ahead(work, self._load_decoded)
-        for block in blocks if self._is_on_device else copy_ahead(blocks, self._device):
+        for block in blocks if self._is_on_device else copy_ahead(blocks, self._device, self.times):
             images_BChw = prepare(block.images, block.ids_B, block.view)
             yield Batch(images_BChw, block.labels_B, block.weights_B, block.ids_B, block.view)
 
@@ -147,8 +147,6 @@ class Loader:
         images, labels_B = self._open(ids_B, times)
         if isinstance(images, Files):
             images = images.part(slice(None))
-        elif images.device.type == "cpu":
-            images = images.copy_pinned()
         block = Block(images, labels_B, _weights(ids_B), ids_B, view)
         return block.to(self._device) if self._is_on_device else block
 
@@ -157,9 +155,14 @@ class Loader:
         return self._decoded is not None and self._decoded.images.device.type != "cpu"
 
     def _open(self, ids_B: Ids, times: Times) -> tuple[Files | Images, Tensor]:
-        if self._decoded is not None:
-            return self._decoded.take(ids_B)
-        return read_files(self.reader, ids_B, self.channels, not self._is_cpu, times)
+        if self._decoded is None:
+            return read_files(self.reader, ids_B, self.channels, not self._is_cpu, times)
+        start = time.perf_counter()
+        images, labels_B = self._decoded.take(ids_B)
+        if not self._is_cpu and not self._is_on_device:
+            images = images.copy_pinned()
+        times.read_s += time.perf_counter() - start
+        return images, labels_B
 
 
 def count_workers(wanted: int | None, world: World) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from launcher.data.files import Times
 from launcher.data.order import Ids
 from launcher.images import Images
 
@@ -31,13 +33,19 @@ class Block:
         return self.images.pixels_PC, self.labels_B, self.weights_B
 
 
-def copy_ahead(blocks: Iterator[Block], device: torch.device) -> Iterator[Block]:
-    """The blocks on the GPU; while one is used, the next is on its way."""
+def copy_ahead(blocks: Iterator[Block], device: torch.device, times: Times) -> Iterator[Block]:
+    """The blocks on the GPU; while one is used, the next is on its way. `times`: what copying took is added to."""
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    copies: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
 
     def send(block: Block) -> tuple[Block, torch.cuda.Event]:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         with torch.cuda.stream(stream):
-            return block.to(device), stream.record_event()
+            stream.record_event(start)
+            sent = block.to(device)
+            stream.record_event(end)
+        copies.append((start, end))
+        return sent, end
 
     coming = map(send, blocks)
     ahead = next(coming, None)
@@ -48,4 +56,7 @@ def copy_ahead(blocks: Iterator[Block], device: torch.device) -> Iterator[Block]
         current.wait_event(arrived)
         for tensor in block.tensors:
             tensor.record_stream(current)  # its memory is not given to another before this stream is done with it
+        while copies and copies[0][1].query():  # type: ignore[no-untyped-call]  # only what is over: nothing waits
+            start, end = copies.popleft()
+            times.copy_s += start.elapsed_time(end) / 1000
         yield block

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,13 +40,16 @@ def test_any_part_is_what_each_file_decodes_to(reader: ShardReader, channels: in
         np.testing.assert_array_equal(part.image(number)[..., :3], image_HWC)
     assert times.read_s > 0
     assert times.decode_s > 0
-    assert times.augment_s == times.wait_s == 0
+    assert times.augment_s == times.wait_s == times.copy_s == 0
+    assert (times.num_images, times.long_sides) == (5, files.sizes_B2.max(axis=1).sum())
 
 
 def test_times_add_up() -> None:
-    times = Times(1, 2, 3, 4)
-    times.add(Times(10, 20, 30, 40))
-    assert times == Times(11, 22, 33, 44)
+    times = Times(1, 2, 3, 4, 5, 6, 7)
+    before = replace(times)
+    times.add(Times(10, 20, 30, 40, 50, 60, 70))
+    assert times == Times(11, 22, 33, 44, 55, 66, 77)
+    assert times.since(before) == Times(10, 20, 30, 40, 50, 60, 70)
 
 
 def test_a_damaged_file_is_named(reader: ShardReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
