@@ -146,6 +146,26 @@ def probe(recipe: Path, /, *overrides: str) -> int:
     return probe_recipe(load_recipe(recipe, overrides))
 
 
+@app.command
+def bench(recipe: Path, /, *overrides: str, seconds: float = 20.0, processes: int = 1) -> int:
+    """Measure reading, decoding, augmentation, the whole input and the network here, each alone. Keeps nothing.
+
+    Parameters
+    ----------
+    recipe
+        A YAML file.
+    overrides
+        Values to change, as `key.path=value`.
+    seconds
+        How long to measure, all stages together.
+    processes
+        How many processes will train on this machine and share its cores and the batch; one of them is measured.
+    """
+    from launcher.bench.main import bench as bench_recipe
+
+    return bench_recipe(load_recipe(recipe, overrides), seconds, processes)
+
+
 cache = App(name="cache", help="What frozen backbones have made of images, kept in data/features.")
 app.command(cache)
 

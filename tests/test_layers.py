@@ -23,13 +23,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("learner", "summary"),
     ("fit",),
     ("check",),
-    ("train", "fetch", "show", "probe", "cache"),
+    ("train", "fetch", "show", "probe", "cache", "bench"),
     ("cli",),
     ("__main__",),
 )
 """Modules and packages of `launcher`. Each imports lower rows only; modules of one package also each other."""
 
-LAZY = {("launcher/cli.py", f"launcher.{name}") for name in ("train", "check", "fetch", "show", "probe.main")}
+LAZY = {
+    ("launcher/cli.py", f"launcher.{name}") for name in ("train", "check", "fetch", "show", "probe.main", "bench.main")
+}
 """Imports of our own inside functions: `launcher schema` and `--help` must not wait for torch."""
 
 OWNERS: dict[str, set[str]] = {

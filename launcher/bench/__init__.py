@@ -1,0 +1,1 @@
+"""`launcher bench`: how fast each stage of a training is on this machine."""
