@@ -196,21 +196,21 @@ def judge_input(t: Training, learner: Learner, step: int) -> Verdict | None:
     costs = t.strategy.gather(_cost(t))
     verdict = judge(costs, setting_of(t.recipe, learner, t.strategy.device.type))
     if verdict is not None:
-        epoch = t.plan.epoch(step) + 1
-        t.journal.write("event", step, epoch, name="input", **asdict(verdict), ranks=[asdict(cost) for cost in costs])
+        ranks = [{name: round(value, 3) for name, value in asdict(cost).items()} for cost in costs]
+        t.journal.write("event", step, t.plan.epoch(step) + 1, name="input", **asdict(verdict), ranks=ranks)
     return verdict
 
 
 def _cost(t: Training) -> Cost:
     costs, world = t.costs, t.strategy.world
     return Cost(
-        train_s=round(t.watch.train_s, 3),
-        wait_s=round(costs.wait_s, 3),
-        read_s=round(costs.read_s, 3),
-        decode_s=round(costs.decode_s, 3),
-        augment_s=round(costs.augment_s, 3),
-        copy_s=round(costs.copy_s, 3),
-        long_side=round(costs.long_sides / max(costs.num_images, 1), 1),
+        train_s=t.watch.train_s,
+        wait_s=costs.wait_s,
+        read_s=costs.read_s,
+        decode_s=costs.decode_s,
+        augment_s=costs.augment_s,
+        copy_s=costs.copy_s,
+        long_side=costs.long_sides / max(costs.num_images, 1),
         workers=count_workers(t.recipe.data.workers, world),
         num_cores=count_workers(None, world),
     )

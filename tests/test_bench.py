@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from launcher.bench import main
 from launcher.bench.advice import Speeds, cache_keys, choose_workers, describe_cache, describe_limit
 from launcher.cli import run as run_command
 from launcher.recipe.schema import Data
@@ -66,6 +68,18 @@ def test_mistakes_are_one_line(words: list[str], line: str, capsys: pytest.Captu
     err = capsys.readouterr().err
     assert err.startswith(f"launcher: {line}")
     assert err.count("\n") == 1
+
+
+def test_too_little_memory_is_one_line(
+    digits: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(*arguments: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(main, "measure", measure)
+    monkeypatch.setattr(main, "log_warnings", lambda: None)
+    assert run_command(["bench", str(DIGITS), f"data.dir={digits}"]) == 2
+    assert capsys.readouterr().err.startswith("launcher: train.micro_batch: a pass of 32 images takes more memory")
 
 
 def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

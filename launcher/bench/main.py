@@ -6,6 +6,8 @@ import os
 from dataclasses import replace
 from tempfile import TemporaryDirectory
 
+import torch
+
 from launcher.bench.advice import cache_keys, choose_workers, describe_cache, describe_limit
 from launcher.bench.measure import feed_of, measure, take_samples
 from launcher.check import complete_recipe, plan_run
@@ -49,6 +51,11 @@ def bench(loaded: LoadedRecipe, seconds: float, processes: int) -> int:
         t = build_training(alone, plan, manifest, strategy, run)
         try:
             _measure_and_say(t, recipe, count_workers(None, World(local_size=processes)), seconds)
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"train.micro_batch: a pass of {plan.micro_batch} images takes more memory than the GPU has; lower it, "
+                "or say with --processes how many share the batch"
+            ) from None
         finally:
             t.close()
     return EXIT_DONE
@@ -68,7 +75,7 @@ def _without_keeping(recipe: Recipe, folder: str) -> Recipe:
 
 
 def _measure_and_say(t: Training, recipe: Recipe, num_cores: int, seconds: float) -> None:
-    """`recipe`: as the user wrote it."""
+    """`recipe`: as the user wrote it; measured in its first stage of freezing."""
     learner = enter_stage(t, 0, 0, lambda: False)
     set_training(t.network.model)
     samples = take_samples(t)

@@ -46,3 +46,16 @@ def test_every_precision_learns_the_digits(tmp_path: Path, digits: Path, precisi
     assert found["device"] == "cuda"
     assert found["test"]["top1_frac"] >= 0.97
     assert len(events(tmp_path / "run", "overflow")) < 10
+
+
+def test_copies_to_the_gpu_are_timed(tmp_path: Path, digits: Path) -> None:
+    train_on_gpu(tmp_path, f"data.dir={digits}", "train.epochs=2", "data.cache=none", "run.dir=run")
+    first, last = (record["ranks"][0] for record in events(tmp_path / "run", "input"))
+    assert 0 < first["copy_s"] < last["copy_s"] < last["train_s"]
+    assert last["augment_s"] == 0
+
+
+def test_bench_measures_the_gpu(tmp_path: Path, digits: Path) -> None:
+    words = [sys.executable, "-m", "launcher", "bench", str(DIGITS), f"data.dir={digits}", "strategy.device=cuda"]
+    ended = subprocess.run([*words, "--seconds", "2"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "cuda, 32 images a step" in ended.stdout

@@ -57,6 +57,15 @@ def test_one_wandb_run(cwd: Path, run: str) -> None:
     assert events(cwd / run, "wandb_failed") == []
 
 
+@pytest.mark.parametrize("run", ["alone", "torchrun", "accelerate"])
+def test_every_process_tells_what_its_input_cost(cwd: Path, run: str) -> None:
+    found, records = summary(cwd / run), events(cwd / run, "input")
+    assert len(records) == 30
+    for record in records:
+        assert [rank["train_s"] > rank["augment_s"] > 0 for rank in record["ranks"]] == [True] * found["world_size"]
+    assert found["input"]["sentence"] == records[-1]["sentence"]
+
+
 def test_the_run_folder_is_whole(cwd: Path) -> None:
     run = cwd / "torchrun"
     names = {path.name for path in run.iterdir()}
