@@ -141,7 +141,7 @@ def test_what_keeps_decoded_images(cache: str, gib: float, free_gib: float, keys
 def test_what_a_cache_would_bring(network: float, both: float, words: str) -> None:
     speeds = Speeds(SPEEDS.stages, SPEEDS.by_workers, network, both)
     line = describe_cache(speeds, "data.cache=decoded", 3 * GIB, 10 * GIB)
-    assert line == f"data.cache=decoded {words}; 3.0 GiB decoded, memory has room for 10.0 GiB"
+    assert line == f"data.cache=decoded {words} by estimate; 3.0 GiB decoded, memory has room for 10.0 GiB"
 
 
 def test_a_cache_without_room() -> None:

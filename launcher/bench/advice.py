@@ -72,4 +72,4 @@ def describe_cache(speeds: Speeds, keys: str | None, num_bytes: int, free_bytes:
     # Not faster than the network alone; nor slower than now, should the network alone have been measured so.
     after_s = min(max(1 / speeds.both - saved_s, 1 / speeds.network), 1 / speeds.both)
     gain = 1 / speeds.both / after_s
-    return f"{keys} {'helps' if gain >= GROWTH else 'does not help much'}: training x {gain:.2f}; {size}"
+    return f"{keys} {'helps' if gain >= GROWTH else 'does not help much'}: training x {gain:.2f} by estimate; {size}"
