@@ -69,7 +69,7 @@ def test_no_picture_is_read_twice(place: Place) -> None:
 
 @pytest.mark.parametrize("epochs", [2, 5])
 def test_views_are_used_in_turn(place: Place, epochs: int) -> None:
-    words = [LENET, FLIPS, f"train.epochs={epochs}", "augment.views=2"]
+    words = [LENET, FLIPS, f"train.epochs={epochs}", "augment.views=2", "data.cache=none"]
     place.train(*words, "strategy.feature_cache_gib=0", "run.dir=pictures")
     ids = place.count_reads()
     place.train(*words, "train.eval_batch=3")

@@ -80,7 +80,7 @@ def test_overrides_are_yaml_values(tmp_path: Path) -> None:
     recipe = loaded.recipe
     assert recipe.train.epochs == Duration(5000, "st")
     assert recipe.run.dir == "runs/a=b"
-    assert recipe.augment.train[1].model_dump() == {"op": "rotation", "degrees": 7.5}
+    assert recipe.augment.train[1].model_dump() == {"op": "rotation", "degrees": 7.5, "interpolation": "bilinear"}
     assert recipe.log.wandb.tags == ("x", "y z")
     assert recipe.checkpoint.every == Duration(2, "ep")
     assert recipe.train.patience is None

@@ -24,7 +24,7 @@ WRONG_KEYS = [
     (
         "{op: rotation, ",
         "{op: rotation, angle: 3, ",
-        "12: augment.train.1.angle: unknown key; valid: degrees, op",
+        "12: augment.train.1.angle: unknown key; valid: degrees, interpolation, op",
     ),
     (
         "  momentum: 0.9",
@@ -466,7 +466,10 @@ def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_key_causes_no_contradiction(old: str, new: str, line: str, tmp_path: Path) -> None:
-    data = "classes, dir, download, images_per_shard, last_batch, max_side, root, source, split, split_seed, workers"
+    data = (
+        "cache, cache_gib, classes, dir, download, images_per_shard, last_batch, max_side, root, source, split, "
+        "split_seed, ..."
+    )
     assert errors_of(write(tmp_path, (old, new))) == [f"recipe.yaml:{line.format(data=data)}"]
 
 
