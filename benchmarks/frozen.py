@@ -165,6 +165,7 @@ def our_training(folder: Path, name: str, pictures: list[np.ndarray[Any, np.dtyp
         "backbone.weights=none",
         "train.epochs=1000",
         "train.patience=null",
+        "data.cache=none",
         f"run.dir={folder / name}",
         "log.wandb.mode=disabled",
     ]

@@ -51,6 +51,7 @@ from launcher.data.reader import ShardReader
 from launcher.decoded_store import keep_decoded
 from launcher.feed import ImageFeed
 from launcher.images import Source
+from launcher.memory import keep_freed_memory
 from launcher.recipe.parse import load_recipe
 from launcher.strategy import build_strategy
 from launcher.world import World
@@ -78,6 +79,7 @@ Figures = dict[str, float]
 
 def ours(folder: Path, workers: int, augmented: bool = True, decoded: bool = False) -> Batches:
     """Job A as the program does it, or what comes before the augmentation; with `data.cache` or from the shards."""
+    keep_freed_memory()
     packed = ["data.source=null", "data.classes=null", "data.split=null", f"data.dir={folder}"]
     recipe = load_recipe(JOB_A, [*packed, "backbone.weights=none", "strategy.device=cpu"]).recipe
     manifest = read_manifest(folder)

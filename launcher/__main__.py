@@ -6,6 +6,7 @@ import os
 import sys
 
 from launcher.cli import run
+from launcher.memory import keep_freed_memory
 
 
 def main() -> None:
@@ -14,6 +15,7 @@ def main() -> None:
     By `os._exit`: after a group of gloo processes has been left, the interpreter's own way out aborts now and then
     (torch 2.14), and a W&B thread that hangs would keep a finished run from ending.
     """
+    keep_freed_memory()
     code = run()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -23,14 +23,17 @@ from launcher.data.decoded import (
 )
 from launcher.data.features import part_bounds, show_bytes
 from launcher.data.loader import Loader
+from launcher.data.order import Ids
+from launcher.errors import DataError
 from launcher.recipe.schema import Data
 from launcher.strategy import Strategy
 
 Say = Callable[[str], None]
+T = TypeVar("T")
 Place = Literal["decoded", "device"]
 
 _DEVICE_SHARE = 4
-"""`auto` takes at most this part of a GPU's free memory: the network needs the rest."""
+"""Of a GPU's free memory images take one part in so many: the network needs the rest."""
 
 
 def keep_decoded(
@@ -42,7 +45,8 @@ def keep_decoded(
     say: Say,
 ) -> None:
     """Decode a split into memory where `data.cache` and the room allow. Raise DataError when an image is damaged."""
-    if data.cache == "none" or loader.is_decoded:
+    assert data.cache != "none"
+    if loader.is_decoded:
         return
     num_bytes = estimate_pixels(loader.reader) * loader.channels
     place, why = _choose_place(strategy, data.cache, num_bytes, data.cache_gib * 2**30)
@@ -50,9 +54,9 @@ def keep_decoded(
         say(f"images of {split}: not kept decoded, {show_bytes(num_bytes)} are over {why}")
         return
     start = time.perf_counter()
-    decoded = _decode(strategy, split, loader, run_id)
+    decoded = _decode(strategy, split, loader, data.cache_gib * 2**30, run_id)
     if decoded is None:
-        say(f"images of {split}: not kept decoded, {shared_folder()} is full")
+        say(f"images of {split}: not kept decoded, there is no room for them after all")
         return
     num_bytes = decoded.images.pixels_PC.numel()
     loader.use(decoded.to(strategy.device) if place == "device" else decoded)
@@ -72,47 +76,72 @@ def _choose_place(
         rooms["device"] = torch.cuda.mem_get_info(strategy.device)[0] // _DEVICE_SHARE
     # The node with the least room decides.
     rooms = {place: min(each[place] for each in strategy.gather(rooms)) for place in rooms}
-    if is_cuda and wanted != "decoded" and num_bytes <= rooms["device"]:
+    # On its way to a GPU it is in memory, too.
+    if is_cuda and wanted != "decoded" and num_bytes <= min(rooms.values()):
         return "device", ""
     if (wanted != "device" or not is_cuda) and num_bytes <= rooms["decoded"]:
         return "decoded", ""
     return None, "what memory has room for"
 
 
-def _decode(strategy: Strategy, split: str, loader: Loader, run_id: str) -> Decoded | None:
-    """Every process scans its part of all heads, and decodes its part of its node's images."""
+def _decode(strategy: Strategy, split: str, loader: Loader, room_bytes: float, run_id: str) -> Decoded | None:
+    """Every process scans its part of all heads, and decodes its part of its node's images. None: there is no room."""
     world, reader = strategy.world, loader.reader
-    bounds = part_bounds(reader.num_images, world.size)
-    facts_N3 = np.concatenate(strategy.gather(scan_heads(reader, np.arange(*bounds[world.rank : world.rank + 2]))))
+    mine = _part(reader.num_images, world.size, world.rank)
+    facts_N3 = np.concatenate(_together(strategy, lambda: scan_heads(reader, mine)))
     num_bytes = int(facts_N3[:, :2].prod(axis=1).sum()) * loader.channels
+    if num_bytes > room_bytes:
+        return None
     block_N = _new_block(strategy, f"launcher-{run_id}-{split}-{world.node}", num_bytes)
     if block_N is None:
         return None
     decoded = lay_out(facts_N3, block_N.view(-1, loader.channels))
-    bounds = part_bounds(reader.num_images, world.local_size)
-    fill(decoded, reader, np.arange(*bounds[world.local_rank : world.local_rank + 2]), loader.workers)
-    strategy.gather(None)
+    mine = _part(reader.num_images, world.local_size, world.local_rank)
+    _together(strategy, lambda: fill(decoded, reader, mine, loader.workers))
     return decoded
 
 
-def _new_block(strategy: Strategy, name: str, num_bytes: int) -> Tensor | None:
-    """bytes_N that the processes of this node share; None on all when some node has no room."""
-    if strategy.world.local_size == 1:
-        return torch.empty(num_bytes, dtype=torch.uint8)
-    path, is_leader = shared_folder() / name, strategy.world.local_rank == 0
+def _part(num_images: int, num_parts: int, number: int) -> Ids:
+    return np.arange(*part_bounds(num_images, num_parts)[number : number + 2])
+
+
+def _together(strategy: Strategy, work: Callable[[], T]) -> list[T]:
+    """Every process's result, in the order of ranks; the first one's DataError is raised by all of them."""
+    outcome: T | DataError
     try:
-        if is_leader:
+        outcome = work()
+    except DataError as error:
+        outcome = error
+    results: list[T] = []
+    for each in strategy.gather(outcome):
+        if isinstance(each, DataError):
+            raise each
+        results.append(each)
+    return results
+
+
+def _new_block(strategy: Strategy, name: str, num_bytes: int) -> Tensor | None:
+    """bytes_N that the processes of this node share; None on all when some node has no room.
+
+    Every process gathers twice, also one that is alone on its node: others may not be.
+    """
+    world = strategy.world
+    path, is_alone, is_leader = shared_folder() / name, world.local_size == 1, world.local_rank == 0
+    try:
+        if is_leader and not is_alone:
             path.unlink(missing_ok=True)  # of a run that was killed between the lines below
             create_shared(path, num_bytes)
         has_room = True
     except OSError:
         has_room = False
-    if not all(strategy.gather(has_room)):
-        if is_leader and has_room:
-            path.unlink()
-        return None
-    block_N = map_shared(path, num_bytes)
-    strategy.gather(None)
-    if is_leader:
-        path.unlink()  # nothing is left behind, however the run ends
-    return block_N
+    block_N = None
+    try:
+        if all(strategy.gather(has_room)):
+            block_N = torch.empty(num_bytes, dtype=torch.uint8) if is_alone else map_shared(path, num_bytes)
+    except OSError:
+        pass
+    finally:
+        is_ready = strategy.gather(block_N is not None)
+        if is_leader and not is_alone:
+            path.unlink(missing_ok=True)  # its bytes stay as long as they are mapped
+    return block_N if all(is_ready) else None

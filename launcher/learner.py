@@ -120,7 +120,7 @@ def _run_once(
 
 def _keep_decoded(t: Training, split: str, feed: ImageFeed, num_images: int, say: Say) -> None:
     """`num_images`: that will be read, over all processes: it is worth while from twice each on."""
-    if num_images >= 2 * feed.loader.reader.num_images:
+    if t.recipe.data.cache != "none" and num_images >= 2 * feed.loader.reader.num_images:
         keep_decoded(t.strategy, split, feed.loader, t.recipe.data, t.run.id, say)
 
 

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "duration", "keyed", "stop"),
+    ("errors", "duration", "keyed", "memory", "stop"),
     ("world", "recipe", "metrics", "commit", "images", "verdict"),
     ("data", "augment", "models", "loss", "optim", "log", "strategy"),
     ("checkpoint", "run", "feed"),
@@ -55,7 +55,8 @@ OWNERS: dict[str, set[str]] = {
 }
 
 WITHOUT_TORCH = (
-    *("launcher.errors", "launcher.duration", "launcher.world", "launcher.keyed", "launcher.commit", "launcher.run"),
+    *("launcher.errors", "launcher.duration", "launcher.world", "launcher.keyed", "launcher.memory", "launcher.commit"),
+    "launcher.run",
     *("launcher.recipe.parse", "launcher.recipe.plan", "launcher.recipe.resolve", "launcher.recipe.lock"),
     *("launcher.data.order", "launcher.data.features", "launcher.data.prepare", "launcher.log.journal"),
     *("launcher.cache", "launcher.verdict", "launcher.cli", "shards.cli", "launcher.augment.draw"),

@@ -107,10 +107,11 @@ def _gather(images_BCHW: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
     images_BHWC = images_BCHW.permute(0, 2, 3, 1)
     images_BHW4 = (images_BHWC if channels == 4 else pad(images_BHWC, (0, 1))).contiguous()
     bordered_P = pad(images_BHW4.view(torch.int32)[..., 0], (1, 1, 1, 1)).flatten()
-    firsts_B1 = torch.arange(batch, dtype=rows.dtype)[:, None] * ((height + 2) * (width + 2)) + width + 3
-    rows, cols = rows.clamp_(-1, height).mul_(width + 2), cols.clamp_(-1, width)
+    firsts_B1 = torch.arange(batch, dtype=torch.int32)[:, None] * ((height + 2) * (width + 2)) + width + 3
+    # As whole numbers before they are multiplied: float32 counts to 2 ** 24 only.
+    rows, cols = rows.clamp_(-1, height).int().mul_(width + 2), cols.clamp_(-1, width).int()
     if rows.ndim == 3:
-        places_Bhw = rows.add_(cols).int() + firsts_B1[..., None].int()
+        places_Bhw = rows.add_(cols).add_(firsts_B1[..., None])
     else:
         places_Bhw = (rows + firsts_B1)[:, :, None] + cols[:, None]
     taken_Bhw = bordered_P.index_select(0, places_Bhw.flatten()).view(places_Bhw.shape)

@@ -80,6 +80,7 @@ class Pass:
 def melt_steps(sizes_B2: INT64, steps: Sequence[Step]) -> list[Pass]:
     """The passes that do what the steps do to images of these sizes; none for no steps."""
     passes: list[Pass] = []
+    first_B2 = sizes_B2
     for step in steps:
         if step.op not in _WINDOWS:
             passes.append(Pass(step, whole_window(step.sizes)))
@@ -88,7 +89,7 @@ def melt_steps(sizes_B2: INT64, steps: Sequence[Step]) -> list[Pass]:
         else:
             passes.append(Pass(None, _WINDOWS[step.op](step, sizes_B2)))
         sizes_B2 = step.sizes
-    return [one_pass for one_pass in passes if one_pass.step is not None or not one_pass.window.is_whole(sizes_B2)]
+    return [one_pass for one_pass in passes if one_pass.step is not None or not one_pass.window.is_whole(first_B2)]
 
 
 def whole_window(sizes_B2: INT64) -> Window:

@@ -71,7 +71,9 @@ class _Jpeg:
         except ValueError:  # of odd bytes that do no harm, too: Pillow judges
             try:
                 _Other(Image.open(io.BytesIO(self.content), formats=FORMATS), self.place).decode(out_HWC)
-            except (OSError, SyntaxError) as error:
+            except DataError:
+                raise
+            except Exception as error:  # as below
                 raise _damaged(self.place, error) from None
 
 
@@ -105,8 +107,9 @@ def _open_jpeg(content: bytes, place: str) -> _Jpeg | None:
 
 
 def _is_turned(content: bytes) -> bool:
-    # Exif stands in one of the first segments, none of which is longer than 64 KiB.
-    if b"Exif\0\0" not in content[: 2**17]:
+    # It stands in one of the first segments, none of which is longer than 64 KiB.
+    head = content[: 2**17]
+    if b"Exif\0\0" not in head and b"tiff:Orientation" not in head:
         return False
     with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
         return bool(image.getexif().get(_EXIF_ORIENTATION, 1) != 1)

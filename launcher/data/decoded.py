@@ -72,21 +72,36 @@ def fill(decoded: Decoded, reader: ShardReader, ids: Ids, workers: int) -> None:
 
 
 def free_bytes(is_shared: bool) -> int:
-    """Memory that a block may take without pushing others out: half of what this node has left."""
-    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Memory that a block may take without pushing others out: half of what this node, or this job's part, has left."""
+    left = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        pages = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
+        left = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")] or left
+    except OSError:
         pass  # not Linux: what is free without the files it has in memory
     if is_shared:
         place = os.statvfs(shared_folder())
-        pages = min(pages, place.f_bavail * place.f_frsize)
-    return pages // 2
+        left.append(place.f_bavail * place.f_frsize)
+    return min([*left, *_left_of_groups()]) // 2
+
+
+def _left_of_groups() -> list[int]:
+    """What the control groups (version 2) that SLURM or a container put this process in have left."""
+    left = []
+    try:
+        name = Path("/proc/self/cgroup").read_text().splitlines()[-1].rpartition(":")[2]
+        group = Path("/sys/fs/cgroup") / name.lstrip("/")
+        for folder in (group, *group.parents):
+            limit = folder / "memory.max"
+            if limit.exists() and (text := limit.read_text().strip()) != "max":
+                left.append(max(int(text) - int((folder / "memory.current").read_text()), 0))
+    except (OSError, ValueError, IndexError):
+        pass  # none, or not Linux
+    return left
 
 
 def shared_folder() -> Path:
-    """Where files are memory."""
+    """Where files are memory, on Linux."""
     return _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir())
 
 
@@ -106,5 +121,10 @@ def create_shared(path: Path, num_bytes: int) -> None:
 
 
 def map_shared(path: Path, num_bytes: int) -> Tensor:
-    """Its bytes_N; they stay as long as some process uses them, also when the file has lost its name."""
+    """Its bytes_N; they stay as long as some process uses them, also when the file has lost its name.
+
+    Raise OSError when it is not there, or another: torch would make a new one.
+    """
+    if path.stat().st_size != num_bytes:
+        raise FileNotFoundError(f"{path}: not the file that was made here")
     return torch.from_file(str(path), shared=True, size=num_bytes, dtype=torch.uint8)

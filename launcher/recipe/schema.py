@@ -58,7 +58,7 @@ class Data(Section):
     """Decode every image once and keep its pixels: `decoded` in memory that the processes of a node share, `device` on
     each GPU, `auto` on the GPU or else in memory. Only where it has room and images are used more than once."""
     cache_gib: NotNegative = 4.0
-    """GiB per split that the cache may take, of memory or of a GPU; never more than half of the free memory."""
+    """GiB per split that the cache may take; never more than half of the free memory, or a quarter of a GPU's."""
     last_batch: Literal["drop", "wrap"] = "drop"
     """An epoch's incomplete last global batch: left out, or filled up from the epoch's beginning."""
 

@@ -69,3 +69,13 @@ def test_bytes_equal_pillow(kind: str, mode: Interpolation) -> None:
         picture = Image.fromarray(image_CHW.permute(1, 2, 0).contiguous().numpy())
         expected = np.asarray(picture.resize((40, 45), Image.Resampling[mode.upper()])).astype(int)
         assert np.abs(scaled_CHW.permute(1, 2, 0).numpy() - expected).max() <= 1
+
+
+def test_places_are_exact_in_images_of_more_pixels_than_float32_counts() -> None:
+    images_BCHW = (torch.arange(6_000_000) % 251).to(torch.uint8).expand(1, 4, 3, -1)
+    sizes_B2 = np.array([[3, 6_000_000]], dtype=np.int64)
+    window = crop_window(np.array([[2, 5_999_992]]), sizes_B2, np.array([[1, 8]]))
+    step = Step("rotation", np.zeros(1), sizes_B2, "nearest")
+    found = cpu.rotate_bytes(images_BCHW, step, window)
+    assert torch.equal(found[0, 0, 0], images_BCHW[0, 0, 2, -8:])
+    assert torch.equal(cpu.take_bytes(images_BCHW, window), found)

@@ -62,3 +62,16 @@ def test_flips_and_crops_melt_into_what_is_before_them() -> None:
 def test_no_step_is_no_pass() -> None:
     assert melt_steps(SIZES, []) == []
     assert worst_difference(apply_passes(BLOCKS[3], []).float(), list(PHOTOGRAPHS)) == 0
+
+
+@pytest.mark.parametrize("side", [11, 12, 13])
+def test_a_crop_that_begins_at_the_corner_is_still_a_crop(side: int) -> None:
+    """The middle 11 of 12 pixels begin at 0."""
+    image = PHOTOGRAPHS[0][:, :side, :side]
+    block = in_a_block([image, image], 4)
+    passes = melt_steps(
+        block.sizes_B2, draw_parameters((CenterCrop(op="center_crop", size=11),), block.sizes_B2, IDS[:2], 1, 2)
+    )
+    assert len(passes) == (side > 11)
+    expected = reference.center_crop(image, [11, 11]).float()
+    assert worst_difference(apply_passes(block, passes)[:, :3].float(), [expected, expected]) == 0

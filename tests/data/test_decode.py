@@ -127,6 +127,13 @@ def test_exif_orientation_turns_the_image(file_format: str, orientation: int) ->
     np.testing.assert_array_equal(turned, turns[orientation](plain))
 
 
+def test_an_orientation_in_xmp_turns_a_jpeg() -> None:
+    description = b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    packet = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF>' + description + b"</rdf:RDF></x:xmpmeta>"
+    content = encode(COLOUR, "JPEG", xmp=packet)
+    assert decode_image(content, "x").shape == (17, 13, 3)
+
+
 def test_a_16_bit_image_is_turned_too() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

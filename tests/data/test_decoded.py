@@ -102,6 +102,15 @@ def test_no_room_is_an_error_at_once_and_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("size", [None, 9])
+def test_a_file_that_is_not_the_one_made_is_not_mapped(tmp_path: Path, size: int | None) -> None:
+    if size is not None:
+        (tmp_path / "block").write_bytes(bytes(size))
+    with pytest.raises(FileNotFoundError):
+        map_shared(tmp_path / "block", 10)
+    assert (tmp_path / "block").exists() == (size is not None)
+
+
 def test_free_memory_is_less_than_there_is() -> None:
     whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert 0 < free_bytes(is_shared=True) <= free_bytes(is_shared=False) < whole
