@@ -125,7 +125,7 @@ def train_step(t: Training, learner: Learner, batches: Iterator[Examples], step:
         with t.strategy.exchange_gradients(now=i == plan.accumulation - 1):
             outputs_BO = learner.wrapped(*examples.inputs)
             loss = t.loss_train(outputs_BO, examples.targets).mean()
-            t.strategy.backward(loss / plan.accumulation)
+            t.strategy.backward(loss / plan.accumulation if plan.accumulation > 1 else loss)
         losses.append(loss.detach())
         ids.append(examples.ids_B)
     stepped = t.strategy.step(t.optimizer, t.recipe.optim.clip_norm, t.network.model.parameters())

@@ -42,7 +42,7 @@ class Images:
     def device(self) -> torch.device:
         return self.pixels_PC.device
 
-    def part(self, numbers: slice) -> Images:
+    def part(self, numbers: slice | INT64) -> Images:
         return Images(self.pixels_PC, self.starts_B[numbers], self.sizes_B2[numbers])
 
     def to(self, device: torch.device) -> Images:
@@ -50,11 +50,10 @@ class Images:
 
     def copy_pinned(self) -> Images:
         """These images alone, in memory that a GPU can fetch from."""
-        areas_B = self.sizes_B2.prod(axis=1)
-        ends_B = areas_B.cumsum()
-        pixels_PC = self.pixels_PC.new_empty((int(ends_B[-1]), self.pixels_PC.shape[1]), pin_memory=True)
-        torch.cat([self.image(i).flatten(0, 1) for i in range(len(areas_B))], out=pixels_PC)
-        return Images(pixels_PC, ends_B - areas_B, self.sizes_B2)
+        starts_B, num_pixels = lay_side_by_side(self.sizes_B2)
+        pixels_PC = self.pixels_PC.new_empty((num_pixels, self.pixels_PC.shape[1]), pin_memory=True)
+        torch.cat([self.image(i).flatten(0, 1) for i in range(len(starts_B))], out=pixels_PC)
+        return Images(pixels_PC, starts_B, self.sizes_B2)
 
     def image(self, number: int) -> Tensor:
         """image_HWC, not copied."""
@@ -94,6 +93,12 @@ class Images:
         places_BHW = (starts_B11 + rows_H1 * widths_B11 + cols_W) * inside_BHW
         canvas_BHWC: Tensor = self.pixels_PC[places_BHW]
         return canvas_BHWC.mul_(inside_BHW[..., None])
+
+
+def lay_side_by_side(sizes_B2: INT64) -> tuple[INT64, int]:
+    """starts_B of images of these sizes, one after the other, and their pixels together."""
+    ends_B = sizes_B2.prod(axis=1).cumsum()
+    return np.concatenate([[0], ends_B[:-1]]), int(ends_B[-1])
 
 
 def images_of(images_BCHW: Tensor) -> Images:

@@ -61,7 +61,7 @@ def enter_stage(t: Training, number: int, step: int, should_stop: Callable[[], b
         feeds |= _run_once(t, number, parts, engine, pictures, should_stop, say, say_kept)
     for split, feed in pictures.items():
         if feeds[split] is feed:
-            _keep_decoded(t, split, feed, _count_images(t, number, split), say_kept)
+            _keep_decoded(t, split, feed, _count_images(t, number, split, step), say_kept)
     base: nn.Module = network if ema is None else ema.module
     return Learner(
         stage=number,
@@ -150,9 +150,10 @@ def _steps_of(t: Training, number: int) -> tuple[int, int]:
     return starts[number] + 1, max(starts[number] + 1, min(starts[number + 1], t.plan.total_steps))
 
 
-def _count_images(t: Training, number: int, split: str) -> int:
-    """Images of `split` that pass through the network in a stage."""
+def _count_images(t: Training, number: int, split: str, done: int = 0) -> int:
+    """Images of `split` that pass through the network in a stage, once `done` steps are done."""
     first, last = _steps_of(t, number)
+    first = max(first, done + 1)
     if split == "train":
         return (last - first + 1) * t.plan.global_batch
     if split == "valid":

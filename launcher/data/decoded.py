@@ -15,7 +15,7 @@ from torch import Tensor
 from launcher.data.decode import open_image
 from launcher.data.order import Ids
 from launcher.data.reader import ShardReader
-from launcher.images import INT64, Images
+from launcher.images import INT64, Images, lay_side_by_side
 
 _SAMPLES = 64
 _SHARED_MEMORY = Path("/dev/shm")
@@ -31,8 +31,7 @@ class Decoded:
     def take(self, ids_B: Ids) -> tuple[Images, Tensor]:
         """Images and labels_B, no pixel copied; for padding, -1, those of image 0."""
         rows = np.maximum(ids_B, 0)
-        images = Images(self.images.pixels_PC, self.images.starts_B[rows], self.images.sizes_B2[rows])
-        return images, torch.from_numpy(self.labels_N[rows])
+        return self.images.part(rows), torch.from_numpy(self.labels_N[rows])
 
     def to(self, device: torch.device) -> Decoded:
         return replace(self, images=self.images.to(device))
@@ -55,8 +54,8 @@ def estimate_pixels(reader: ShardReader) -> int:
 
 def lay_out(facts_N3: INT64, pixels_PC: Tensor) -> Decoded:
     """Where each image has its place in the block, one after the other."""
-    areas_N = facts_N3[:, :2].prod(axis=1)
-    return Decoded(Images(pixels_PC, areas_N.cumsum() - areas_N, facts_N3[:, :2]), facts_N3[:, 2].copy())
+    sizes_N2 = facts_N3[:, :2]
+    return Decoded(Images(pixels_PC, lay_side_by_side(sizes_N2)[0], sizes_N2), facts_N3[:, 2].copy())
 
 
 def fill(decoded: Decoded, reader: ShardReader, ids: Ids, workers: int) -> None:

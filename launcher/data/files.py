@@ -12,7 +12,7 @@ from torch import Tensor
 from launcher.data.decode import Encoded, open_image
 from launcher.data.order import Ids
 from launcher.data.reader import ShardReader
-from launcher.images import INT64, Images
+from launcher.images import INT64, Images, lay_side_by_side
 
 
 @dataclass(slots=True)
@@ -55,14 +55,13 @@ class Files:
         """Decode some. Raise DataError when one is damaged."""
         start = time.perf_counter()
         sizes_B2 = self.sizes_B2[numbers]
-        areas_B = sizes_B2.prod(axis=1)
-        ends_B = np.cumsum(areas_B)
-        pixels_PC = torch.empty(int(ends_B[-1]), self.channels, dtype=torch.uint8, pin_memory=self.is_pinned)
-        flat_PC = pixels_PC.numpy()
-        for encoded, end, area in zip(self.encoded[numbers], ends_B.tolist(), areas_B.tolist(), strict=True):
-            encoded.decode(flat_PC[end - area : end].reshape(*encoded.size, self.channels))
+        starts_B, num_pixels = lay_side_by_side(sizes_B2)
+        pixels_PC = torch.empty(num_pixels, self.channels, dtype=torch.uint8, pin_memory=self.is_pinned)
+        images = Images(pixels_PC, starts_B, sizes_B2)
+        for number, encoded in enumerate(self.encoded[numbers]):
+            encoded.decode(images.image(number).numpy())
         self.times.decode_s += time.perf_counter() - start
-        return Images(pixels_PC, ends_B - areas_B, sizes_B2)
+        return images
 
 
 def read_files(reader: ShardReader, ids_B: Ids, channels: int, is_pinned: bool, times: Times) -> tuple[Files, Tensor]:

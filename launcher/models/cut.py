@@ -239,13 +239,14 @@ def _check_same(model: nn.Module, parts: Cut, example_BCHW: Tensor) -> None:
         set_training(model)
         whole_trained = _train_once(model, model, (example_BCHW,))
         joined_trained = _train_once(model, parts.suffix, values)
+        is_same = _is_near(joined, whole), _is_near(joined_trained, whole_trained)
     except (RuntimeError, TypeError, ValueError) as error:
         raise CutError(f"its parts do not run: {' '.join(str(error).split())[:200]}") from None
     finally:
         model.eval()
-    if not _is_near(joined, whole):
+    if not is_same[0]:
         raise CutError("its parts give something else than the whole")
-    if not _is_near(joined_trained, whole_trained):
+    if not is_same[1]:
         raise CutError("in training its parts give something else than the whole")
 
 
