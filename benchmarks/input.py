@@ -1,6 +1,6 @@
 """Reading, decoding and augmenting, ours and others', and the program against a bare loop, side by side.
 
-    python benchmarks/input.py             # 3 rounds, 20 minutes on 2 cores; N=200 ROUNDS=1 SHORTER=10 for a trial
+    python benchmarks/input.py             # 3 rounds; N=200 ROUNDS=1 SHORTER=10 for a trial
 
 1,500 JPEG files of about 500 x 375 pixels and 68 KB, in an image folder and in 4 tar shards, read from the page cache.
 Job A: RandomResizedCrop(256, scale 0.8-1, ratio 0.75-1.33), RandomRotation(15), RandomHorizontalFlip, CenterCrop(224),

@@ -21,6 +21,7 @@ from torch import Tensor
 from launcher.augment import draw, ops
 from launcher.augment.cpu import PIECE_PIXELS, rotate_bytes, scale_each, take_bytes
 from launcher.augment.draw import FLOAT64, INT64
+from launcher.augment.groups import on_device
 from launcher.augment.passes import Pass, Step, melt_steps
 from launcher.augment.pixels import PIXEL_OPS
 from launcher.errors import DataError
@@ -143,15 +144,12 @@ def _apply_pass(images_BCHW: Tensor, one_pass: Pass) -> Tensor:
         if step.op == "rotation" and step.interpolation == "nearest":
             return rotate_bytes(images_BCHW, step, window)
 
-    def on_device(values: Parameters) -> Tensor:
-        return torch.tensor(values).to(images_BCHW.device, non_blocking=True)
-
-    rows_Bh, cols_Bw = on_device(window.rows_Bh), on_device(window.cols_Bw)
+    rows_Bh, cols_Bw = on_device(window.rows_Bh, images_BCHW), on_device(window.cols_Bw, images_BCHW)
     wanted = rows_Bh.clamp(min=0), cols_Bw.clamp(min=0)
     if step is None:
         results_BChw = ops.take(images_BCHW, *wanted)
     else:
-        parameters, sizes_B2 = on_device(step.parameters), on_device(step.sizes)
+        parameters, sizes_B2 = on_device(step.parameters, images_BCHW), on_device(step.sizes, images_BCHW)
         apply = ops.resample if step.op in SCALING else ops.rotate
         results_BChw = apply(images_BCHW[:, :3].float(), parameters, sizes_B2, *wanted, step.interpolation)
     # Asked of the window on the CPU, so that a GPU waits for no answer.
