@@ -43,14 +43,15 @@ from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from launcher.augment.pipeline import build_augment
+from launcher.augment.pipeline import build_augment, find_needed_side
 from launcher.data.decode import decode_image
+from launcher.data.files import Files
 from launcher.data.loader import Loader
 from launcher.data.order import Ids, epoch_order
 from launcher.data.reader import ShardReader
 from launcher.decoded_store import keep_decoded
 from launcher.feed import ImageFeed
-from launcher.images import Source
+from launcher.images import Images, Source
 from launcher.memory import keep_freed_memory
 from launcher.recipe.parse import load_recipe
 from launcher.strategy import build_strategy
@@ -85,20 +86,24 @@ def ours(folder: Path, workers: int, augmented: bool = True, decoded: bool = Fal
     manifest = read_manifest(folder)
     strategy = build_strategy(recipe.strategy, World(), 0, False)
     mean, std = recipe.augment.normalisation(manifest.mean, manifest.std)
-    loader = Loader(ShardReader(folder, manifest, "train"), workers, strategy.device)
+    side = find_needed_side(recipe.augment.train)
+    loader = Loader(ShardReader(folder, manifest, "train"), workers, strategy.device, side)
     work = _work(manifest.num_images("train"))
     if decoded:
         keep_decoded(strategy, "train", loader, recipe.data.model_copy(update={"cache_gib": 16.0}), "bench", print)
     if not augmented:
         images = loader.batches(work, lambda images, ids_B, view: _touched(images))
         return (batch.images_BChw for batch in images)
-    feed = ImageFeed(loader, build_augment(recipe.augment.train, mean, std), strategy, 0, None, None)
+    feed = ImageFeed(
+        loader, build_augment(recipe.augment.train, mean, std, strategy.memory_format), strategy, 0, None, None
+    )
     return (examples.inputs[0] for examples in feed.batches(work))
 
 
 def _touched(images: Source) -> Tensor:
     """labels_B in length: the images are there, and one pixel of each has been looked at."""
-    block = images.part(slice(None))
+    block = images.decode() if isinstance(images, Files) else images
+    assert isinstance(block, Images)
     return block.pixels_PC[torch.from_numpy(block.starts_B), 0]
 
 

@@ -48,7 +48,7 @@ def keep_decoded(
     assert data.cache != "none"
     if loader.is_decoded:
         return
-    num_bytes = estimate_pixels(loader.reader) * loader.channels
+    num_bytes = 3 * estimate_pixels(loader.reader, loader.needed_side)
     place, why = _choose_place(strategy, data.cache, num_bytes, data.cache_gib * 2**30)
     if place is None:
         say(f"images of {split}: not kept decoded, {show_bytes(num_bytes)} are over {why}")
@@ -88,16 +88,16 @@ def _decode(strategy: Strategy, split: str, loader: Loader, room_bytes: float, r
     """Every process scans its part of all heads, and decodes its part of its node's images. None: there is no room."""
     world, reader = strategy.world, loader.reader
     mine = _part(reader.num_images, world.size, world.rank)
-    facts_N3 = np.concatenate(_together(strategy, lambda: scan_heads(reader, mine)))
-    num_bytes = int(facts_N3[:, :2].prod(axis=1).sum()) * loader.channels
+    facts_N3 = np.concatenate(_together(strategy, lambda: scan_heads(reader, mine, loader.needed_side)))
+    num_bytes = 3 * int(facts_N3[:, :2].prod(axis=1).sum())
     if num_bytes > room_bytes:
         return None
     block_N = _new_block(strategy, f"launcher-{run_id}-{split}-{world.node}", num_bytes)
     if block_N is None:
         return None
-    decoded = lay_out(facts_N3, block_N.view(-1, loader.channels))
+    decoded = lay_out(facts_N3, block_N.view(-1, 3))
     mine = _part(reader.num_images, world.local_size, world.local_rank)
-    _together(strategy, lambda: fill(decoded, reader, mine, loader.workers))
+    _together(strategy, lambda: fill(decoded, reader, mine, loader.needed_side, loader.workers))
     return decoded
 
 

@@ -17,7 +17,7 @@ INT64 = npt.NDArray[np.int64]
 
 
 class Source(Protocol):
-    """Images of known sizes, of which any part can be had: `Images`, or files that are decoded when asked for."""
+    """Images of known sizes: `Images`, or files that are decoded when they are asked for."""
 
     @property
     def sizes_B2(self) -> INT64:  # noqa: N802 - as the fields of those that have it
@@ -26,13 +26,24 @@ class Source(Protocol):
     @property
     def device(self) -> torch.device: ...
 
-    def part(self, numbers: slice) -> Images: ...
+    @property
+    def is_bytes(self) -> bool:
+        """Whether levels are whole numbers, as those of decoded images are."""
+
+    def part(self, numbers: slice) -> Source:
+        """Some of them; no pixel is touched."""
+
+    def image(self, number: int) -> Tensor:
+        """image_HWC, to be used before the next one is asked for."""
+
+    def canvas(self) -> Tensor:
+        """canvas_BCHW: all of them, each in the top left corner of its canvas, zero elsewhere; channels last."""
 
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """`pixels_PC`: uint8, row by row, 3 channels, or 4 of which the last means nothing. `starts_B`: each image's first
-    pixel. Starts and sizes stay on the CPU, where augmentation parameters are drawn."""
+    """`pixels_PC`: row by row. `starts_B`: each image's first pixel. Starts and sizes stay on the CPU, where
+    augmentation parameters are drawn. A `Source`."""
 
     pixels_PC: Tensor
     starts_B: INT64
@@ -41,6 +52,10 @@ class Images:
     @property
     def device(self) -> torch.device:
         return self.pixels_PC.device
+
+    @property
+    def is_bytes(self) -> bool:
+        return self.pixels_PC.dtype == torch.uint8
 
     def part(self, numbers: slice | INT64) -> Images:
         return Images(self.pixels_PC, self.starts_B[numbers], self.sizes_B2[numbers])
@@ -61,10 +76,7 @@ class Images:
         return self.pixels_PC[start : start + height * width].view(height, width, -1)
 
     def canvas(self) -> Tensor:
-        """canvas_BCHW: all of them, each in the top left corner of its canvas, zero elsewhere; channels last.
-
-        Not copied where they have one size and lie side by side.
-        """
+        """As `Source` says. Not copied where they have one size and lie side by side."""
         (height, width), channels = self.sizes_B2.max(axis=0).tolist(), self.pixels_PC.shape[1]
         area = height * width
         if (self.sizes_B2 == self.sizes_B2[0]).all() and not (self.starts_B % area).any():

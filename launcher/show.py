@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from launcher.augment.mix import build_mix
-from launcher.augment.pipeline import build_augment
+from launcher.augment.pipeline import build_augment, find_needed_side
 from launcher.check import complete_recipe, plan_run
 from launcher.data.decode import decode_image
 from launcher.data.loader import Loader
@@ -96,7 +96,7 @@ def _augment(
     mix = build_mix(recipe.augment, len(manifest.classes))
     seed = recipe.run.seed
     strategy = build_strategy(Strategy(device="cpu"), World(), seed, deterministic=False)
-    with closing(Loader(reader, 0, strategy.device)) as loader:
+    with closing(Loader(reader, 0, strategy.device, find_needed_side(recipe.augment.train))) as loader:
         feed = ImageFeed(loader, augment, strategy, seed, recipe.augment.views, None, mix)
         for epoch in range(views):
             ids_B, rows_N = find_pairs(epoch_order(reader.num_images, seed, epoch), ids_N)

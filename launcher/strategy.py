@@ -35,7 +35,7 @@ class Strategy:
         self.device = device
         self.accelerator = accelerator
         self._sync_batchnorm = section.sync_batchnorm
-        self._layout = torch.channels_last if section.channels_last else torch.contiguous_format
+        self.memory_format = torch.channels_last if section.channels_last else torch.contiguous_format
         self._wrapped: nn.Module | None = None
         # NCCL moves tensors of the training; words between processes go by gloo and never make a GPU wait.
         self._talk = _new_gloo_group() if world.size > 1 else None
@@ -67,11 +67,11 @@ class Strategy:
         """Move to the device in the recipe's memory layout; to be done before an optimizer holds the parameters."""
         if self._sync_batchnorm and self.world.size > 1:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-        return model.to(device=self.device, memory_format=self._layout)  # type: ignore[call-overload,no-any-return]
+        return model.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload,no-any-return]
 
     def layout(self, images_BCHW: Tensor) -> Tensor:
         """Images in the memory layout that the model was placed in."""
-        return images_BCHW.contiguous(memory_format=self._layout)
+        return images_BCHW.contiguous(memory_format=self.memory_format)
 
     def autocast(self) -> AbstractContextManager[None]:
         return self.accelerator.autocast()  # type: ignore[no-any-return]

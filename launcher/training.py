@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from launcher.augment.pipeline import Augment, build_augment
+from launcher.augment.pipeline import Augment, build_augment, find_needed_side
 from launcher.checkpoint import TrainState
 from launcher.data.files import Times
 from launcher.data.loader import Loader, count_workers
+from launcher.data.nvjpeg import IS_THERE, time_decoders
 from launcher.data.reader import ShardReader
+from launcher.errors import UserError
 from launcher.log.console import Console, NoConsole
 from launcher.log.journal import Journal, NoJournal
 from launcher.log.wandb import NoWandb, WandbMirror, choose_mode
@@ -90,6 +94,7 @@ def build_training(recipe: Recipe, plan: Plan, manifest: Manifest, strategy: Str
     seed_rank(recipe.run.seed, strategy.world)
     mean, std = recipe.augment.normalisation(manifest.mean, manifest.std)
     is_first = strategy.world.is_first
+    console = Console(plan.total_steps, plan.steps_per_epoch) if is_first else NoConsole()
     return Training(
         recipe=recipe,
         plan=plan,
@@ -99,27 +104,53 @@ def build_training(recipe: Recipe, plan: Plan, manifest: Manifest, strategy: Str
         ema=ema,
         optimizer=optimizer,
         state=TrainState(network.model, ema, optimizer, strategy, recipe.run.seed, run.id, manifest.sha256),
-        loaders=_build_loaders(recipe, plan, manifest, strategy),
-        augment_train=build_augment(recipe.augment.train, mean, std),
-        augment_eval=build_augment(recipe.augment.eval_ops, mean, std),
+        loaders=_build_loaders(recipe, plan, manifest, strategy, console.say),
+        augment_train=build_augment(recipe.augment.train, mean, std, strategy.memory_format),
+        augment_eval=build_augment(recipe.augment.eval_ops, mean, std, strategy.memory_format),
         loss_train=with_auxiliary(build_loss(recipe.loss, training=True), network.auxiliary_weight),
         loss_eval=build_loss(recipe.loss, training=False),
         classes=manifest.classes,
         watch=Stopwatch(),
         costs=Times(),
         journal=Journal(run.path) if is_first else NoJournal(),
-        console=Console(plan.total_steps, plan.steps_per_epoch) if is_first else NoConsole(),
+        console=console,
         wandb=_build_wandb(recipe, run) if is_first else NoWandb(run.id),
     )
 
 
-def _build_loaders(recipe: Recipe, plan: Plan, manifest: Manifest, strategy: Strategy) -> dict[str, Loader]:
+def _build_loaders(
+    recipe: Recipe, plan: Plan, manifest: Manifest, strategy: Strategy, say: Callable[[str], None]
+) -> dict[str, Loader]:
     workers = count_workers(recipe.data.workers, strategy.world)
     folder = Path(str(recipe.data.dir))
-    return {
-        split: Loader(ShardReader(folder, manifest, split), workers, strategy.device)
-        for split in ("train", *plan.num_eval)
-    }
+    needed = {"train": find_needed_side(recipe.augment.train)}
+    needed |= {split: find_needed_side(recipe.augment.eval_ops) for split in plan.num_eval}
+    readers = {split: ShardReader(folder, manifest, split) for split in needed}
+    on_device = _choose_decoder(recipe.data.decode, readers["train"], needed["train"], workers, strategy, say)
+    return {split: Loader(readers[split], workers, strategy.device, side, on_device) for split, side in needed.items()}
+
+
+def _choose_decoder(
+    wanted: Literal["auto", "cpu", "cuda"],
+    reader: ShardReader,
+    needed_side: int | None,
+    workers: int,
+    strategy: Strategy,
+    say: Callable[[str], None],
+) -> bool:
+    """Whether JPEG is decoded on the GPU: the same on every process. Raise UserError where there is none."""
+    if strategy.device.type == "cpu":
+        if wanted == "cuda":
+            raise UserError("data.decode: cuda decodes on a GPU and there is none here; use auto or cpu")
+        return False
+    if wanted != "auto" or not IS_THERE:
+        return wanted == "cuda"
+    # All at once, as in training: the processes of a node share its cores.
+    speeds = strategy.gather(time_decoders(reader, needed_side, workers, strategy.device))
+    by_cpu, by_gpu = (float(sum(each)) for each in zip(*speeds, strict=True))
+    place = "GPU" if by_gpu > by_cpu else "CPU"
+    say(f"JPEG is decoded on the {place}: tried at {by_cpu:,.0f} images/s by CPU threads, {by_gpu:,.0f} by nvJPEG")
+    return by_gpu > by_cpu
 
 
 def _build_wandb(recipe: Recipe, run: RunFolder) -> WandbMirror:

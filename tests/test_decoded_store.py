@@ -39,8 +39,8 @@ def test_cached_images_train_as_those_from_shards_do(tmp_path: Path, digits: Pat
     assert summary(kept)["test"] == summary(plain)["test"]
     assert messages(plain) == []
     assert [re.sub(r"[\d.]+ s$", "1 s", message) for message in messages(kept)] == [
-        "images of train: decoded once, 269.5 KiB in memory, 1 s",
-        "images of valid: decoded once, 90.0 KiB in memory, 1 s",
+        "images of train: decoded once, 202.1 KiB in memory, 1 s",
+        "images of valid: decoded once, 67.5 KiB in memory, 1 s",
     ]
     assert [path for path in shared_folder().iterdir() if path.name.startswith("launcher-")] == []
 
@@ -48,7 +48,7 @@ def test_cached_images_train_as_those_from_shards_do(tmp_path: Path, digits: Pat
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["data.cache_gib=0.0002"], "images of train: not kept decoded, 269.5 KiB are over data.cache_gib, 0.0002"),
+        (["data.cache_gib=0.00015"], "images of train: not kept decoded, 202.1 KiB are over data.cache_gib, 0.00015"),
         (["train.epochs=33st"], None),
     ],
 )

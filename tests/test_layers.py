@@ -45,6 +45,7 @@ OWNERS: dict[str, set[str]] = {
     "sklearn": {"launcher/probe/regression.py", "shards/sources/digits.py"},
     "scipy": {"launcher/augment/mix.py"},
     "timm": {"launcher/models/timm.py"},
+    "numba": {"launcher/augment/kernels.py"},
     "huggingface_hub": {"launcher/models/timm.py"},
     "simplejpeg": {"launcher/data/decode.py"},
     "PIL": {"launcher/data/decode.py", "launcher/log/pictures.py", "shards/images.py", "shards/sources/synthetic.py"},

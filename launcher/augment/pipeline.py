@@ -8,6 +8,7 @@ Shapes: as in `ops` and `draw`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,13 +20,13 @@ import torch
 from torch import Tensor
 
 from launcher.augment import draw, ops
-from launcher.augment.cpu import PIECE_PIXELS, rotate_bytes, scale_each, take_bytes
+from launcher.augment.cpu import LEVELS_CV, PIECE_PIXELS, is_move, move_bytes, normalized_levels, scale_each
 from launcher.augment.draw import FLOAT64, INT64
 from launcher.augment.groups import on_device
-from launcher.augment.passes import Pass, Step, melt_steps
+from launcher.augment.passes import Pass, Step, melt_steps, whole_window
 from launcher.augment.pixels import PIXEL_OPS
 from launcher.errors import DataError
-from launcher.images import Images, Source, images_of
+from launcher.images import Source, images_of
 
 Parameters = npt.NDArray[np.generic]
 
@@ -83,6 +84,9 @@ KINDS: dict[str, Kind] = {
 SCALING = ("resize", "random_resized_crop")
 """Operations that have an interpolation."""
 
+SHRINK = 2
+"""An image may be decoded to a part of its size that is so many times as long and wide as what is made of it."""
+
 
 def draw_parameters(entries: Sequence[Op], sizes_B2: INT64, ids_B: INT64, seed: int, epoch: int) -> list[Step]:
     """A Step for each entry of the list, for images of these sizes and sample ids."""
@@ -108,13 +112,29 @@ def output_size(entries: Sequence[Op]) -> tuple[int, int] | None:
     return (height, width) if (sizes_B2 == sizes_B2[0]).all() else None
 
 
-def apply_passes(images: Images, passes: Sequence[Pass]) -> Tensor:
+def find_needed_side(entries: Sequence[Op]) -> int | None:
+    """The shorter side, in pixels, of an image of which every crop is still shrunk by SHRINK in the first operation.
+
+    None where that does not scale: every pixel is needed.
+    """
+    if not entries or entries[0].op not in SCALING:
+        return None
+    first: Any = entries[0]
+    side: int = SHRINK * max(draw.exact_size(first.size))
+    if first.op == "resize":
+        return side
+    # Of a square image's side: of the smallest, longest crop, and of what is cut where no crop fits.
+    drawn_frac = math.sqrt(first.scale[0] * min(first.ratio[0], 1 / first.ratio[1]))
+    least_frac: float = min(drawn_frac, 1 / first.ratio[0], first.ratio[1], 1.0)
+    return math.ceil(side / least_frac)
+
+
+def apply_passes(images: Source, passes: Sequence[Pass]) -> Tensor:
     """images_BCHW after all passes, on the scale they had, on the smallest canvas that holds those of the whole batch.
 
     uint8 where nothing computed finer levels: after crops and flips, and on a CPU after a resize.
     """
-    is_bytes_on_cpu = images.device.type == "cpu" and images.pixels_PC.dtype == torch.uint8
-    if is_bytes_on_cpu and passes and _is_scaling(passes[0]):
+    if images.device.type == "cpu" and images.is_bytes and passes and _is_scaling(passes[0]):
         images_BCHW = scale_each(images, passes[0])
         passes = passes[1:]
     else:
@@ -131,18 +151,17 @@ def _is_scaling(one_pass: Pass) -> bool:
 def _apply_pass(images_BCHW: Tensor, one_pass: Pass) -> Tensor:
     step, window = one_pass.step, one_pass.window
     if step is not None and step.op in PIXEL_OPS:
-        # Red, green, blue: on a CPU a fourth channel fills up.
-        images_BCHW = PIXEL_OPS[step.op].apply(images_BCHW[:, :3].float(), step)
+        images_BCHW = PIXEL_OPS[step.op].apply(images_BCHW.float(), step)
         if window.is_whole(step.sizes):
             return images_BCHW
         step = None
     if images_BCHW.dtype == torch.uint8 and images_BCHW.device.type == "cpu":
         if _is_scaling(one_pass):
             return scale_each(images_of(images_BCHW), one_pass)
-        if step is None:
-            return take_bytes(images_BCHW, window)
-        if step.op == "rotation" and step.interpolation == "nearest":
-            return rotate_bytes(images_BCHW, step, window)
+        if is_move(one_pass):
+            out_BhwC = images_BCHW.new_empty(len(images_BCHW), *window.shape, 3)
+            move_bytes(images_BCHW, one_pass, LEVELS_CV, out_BhwC.permute(0, 3, 1, 2))
+            return out_BhwC.permute(0, 3, 1, 2)
 
     rows_Bh, cols_Bw = on_device(window.rows_Bh, images_BCHW), on_device(window.cols_Bw, images_BCHW)
     wanted = rows_Bh.clamp(min=0), cols_Bw.clamp(min=0)
@@ -151,7 +170,7 @@ def _apply_pass(images_BCHW: Tensor, one_pass: Pass) -> Tensor:
     else:
         parameters, sizes_B2 = on_device(step.parameters, images_BCHW), on_device(step.sizes, images_BCHW)
         apply = ops.resample if step.op in SCALING else ops.rotate
-        results_BChw = apply(images_BCHW[:, :3].float(), parameters, sizes_B2, *wanted, step.interpolation)
+        results_BChw = apply(images_BCHW.float(), parameters, sizes_B2, *wanted, step.interpolation)
     # Asked of the window on the CPU, so that a GPU waits for no answer.
     return ops.blacken(results_BChw, rows_Bh >= 0, cols_Bw >= 0) if window.has_black else results_BChw
 
@@ -165,6 +184,10 @@ class Augment:
     """mean_C on the scale [0, 1]."""
     std: Tensor
     """std_C on the scale [0, 1]."""
+    levels: Tensor
+    """What is made of each level of a byte: levels_CV."""
+    layout: torch.memory_format
+    """Of the results on a CPU."""
 
     def __call__(self, images: Source, ids_B: INT64, seed: int, epoch: int) -> Tensor:
         """Normalised float32 images_BChw, on the device of the images, all of one size.
@@ -178,26 +201,42 @@ class Augment:
         # Under autocast the products of `resample` would be rounded to bfloat16.
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             if images.device.type != "cpu":
-                return ops.normalize(apply_passes(images.part(slice(None)), passes).float(), self.mean, self.std)
-            return self._in_pieces(images, passes)
+                return ops.normalize(apply_passes(images, passes).float(), self.mean, self.std)
+            return self._in_pieces(images, passes, steps[-1].sizes if steps else sizes_B2)
 
-    def _in_pieces(self, images: Source, passes: Sequence[Pass]) -> Tensor:
+    def _in_pieces(self, images: Source, passes: Sequence[Pass], sizes_B2: INT64) -> Tensor:
         """A few images after the other, whose pixels stay in the CPU's caches from file to network."""
-        h, w = passes[-1].window.shape if passes else images.sizes_B2[0].tolist()
+        # While bytes are bytes, they are normalised as they are moved for the last time.
+        *passes, last = passes if passes and is_move(passes[-1]) else [*passes, Pass(None, whole_window(sizes_B2))]
         batch = len(images.sizes_B2)
-        length = max(1, PIECE_PIXELS // int(images.sizes_B2.prod(axis=1).max()))
-        results_BChw = torch.empty(batch, 3, h, w)
+        length = max(1, PIECE_PIXELS // _largest_canvas(images, passes))
+        results_BChw = torch.empty(batch, 3, *last.window.shape, memory_format=self.layout)
         for start in range(0, batch, length):
             piece = slice(start, start + length)
-            images_PChw = apply_passes(images.part(piece), [one_pass.part(piece) for one_pass in passes])
-            results_BChw[piece] = images_PChw[:, :3]
-            ops.normalize(results_BChw[piece], self.mean, self.std)
+            images_PCHW = apply_passes(images.part(piece), [one_pass.part(piece) for one_pass in passes])
+            if images_PCHW.dtype == torch.uint8:
+                move_bytes(images_PCHW, last.part(piece), self.levels, results_BChw[piece])
+            else:
+                results_BChw[piece] = _apply_pass(images_PCHW, last.part(piece))
+                ops.normalize(results_BChw[piece], self.mean, self.std)
         return results_BChw
 
 
-def build_augment(entries: Sequence[Op], mean: Sequence[float], std: Sequence[float]) -> Augment:
+def _largest_canvas(images: Source, passes: Sequence[Pass]) -> int:
+    """Pixels of one image at its largest. Those that are scaled first are decoded one at a time."""
+    canvases = [math.prod(one_pass.window.shape) for one_pass in passes]
+    return max(canvases if passes and _is_scaling(passes[0]) else [*canvases, int(images.sizes_B2.prod(axis=1).max())])
+
+
+def build_augment(
+    entries: Sequence[Op],
+    mean: Sequence[float],
+    std: Sequence[float],
+    layout: torch.memory_format = torch.contiguous_format,
+) -> Augment:
     """The callable for a list of the recipe; mean and std per channel on the scale [0, 1]."""
-    return Augment(tuple(entries), torch.tensor(mean), torch.tensor(std))
+    mean_C, std_C = torch.tensor(mean), torch.tensor(std)
+    return Augment(tuple(entries), mean_C, std_C, normalized_levels(mean_C, std_C), layout)
 
 
 def _check_one_size(sizes_B2: INT64) -> None:

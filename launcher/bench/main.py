@@ -81,7 +81,7 @@ def _measure_and_say(t: Training, recipe: Recipe, num_cores: int, seconds: float
     samples = take_samples(t)
     speeds, rows = measure(t, learner, samples, num_cores, seconds)
     t.console.columns(("stage", "images/s", "measured"), rows)
-    num_bytes = int(samples.num_pixels * t.plan.num_train) * t.loaders["train"].channels
+    num_bytes = 3 * int(samples.num_pixels * t.plan.num_train)
     room_bytes = free_bytes(is_shared=t.plan.world_size > 1)
     keys = cache_keys(recipe.data, num_bytes, room_bytes)
     setting = replace(setting_of(recipe, learner, t.strategy.device.type), cache_keys=keys)

@@ -47,7 +47,7 @@ def take_samples(t: Training) -> Samples:
     """Raise DataError when one of them is no image."""
     loader = t.loaders["train"]
     order = epoch_order(t.plan.num_train, t.recipe.run.seed, 0)
-    files, _ = read_files(loader.reader, order[:NUM_SAMPLES], loader.channels, False, Times())
+    files, _ = read_files(loader.reader, order[:NUM_SAMPLES], loader.needed_side, Times())
     areas_N = files.sizes_B2.prod(axis=1)
     num_fitting = max(1, int(np.searchsorted(areas_N.cumsum(), SAMPLE_PIXELS, side="right")))
     num = min(num_fitting, t.plan.micro_batch)
@@ -102,7 +102,7 @@ def _measure_decoding(t: Training, samples: Samples, seconds: float) -> float:
 
     def decode() -> int:
         file = next(files)
-        decode_image(file.content, file.place, loader.channels)
+        decode_image(file.content, file.place, loader.needed_side)
         return 1
 
     return _rate(t, decode, seconds)
@@ -110,8 +110,8 @@ def _measure_decoding(t: Training, samples: Samples, seconds: float) -> float:
 
 def _measure_augmenting(t: Training, samples: Samples, seconds: float) -> float:
     loader = t.loaders["train"]
-    files, _ = read_files(loader.reader, samples.ids_B, loader.channels, False, Times())
-    images, views = files.part(slice(None)).to(t.strategy.device), itertools.count()
+    files, _ = read_files(loader.reader, samples.ids_B, loader.needed_side, Times())
+    images, views = files.decode().to(t.strategy.device), itertools.count()
 
     def augment() -> int:
         t.strategy.layout(t.augment_train(images, samples.ids_B, t.recipe.run.seed, next(views)))
@@ -142,7 +142,8 @@ def _measure_steps(t: Training, learner: Learner, batches: Iterator[Examples], s
 @contextmanager
 def _input(t: Training, learner: Learner, workers: int) -> Iterator[Iterator[Examples]]:
     """Training's batches from the shards, without end and without the frozen part of the network."""
-    loader = Loader(t.loaders["train"].reader, workers, t.strategy.device)
+    kept = t.loaders["train"]
+    loader = Loader(kept.reader, workers, t.strategy.device, kept.needed_side, kept.decodes_on_device)
     feed = replace(feed_of(learner), loader=loader, engine=None)
     epochs = itertools.repeat(range(1, t.plan.total_steps + 1))
     try:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from launcher.data.decode import open_image
+from launcher.data.files import open_sample
 from launcher.data.order import Ids
 from launcher.data.reader import ShardReader
 from launcher.images import INT64, Images, lay_side_by_side
@@ -37,19 +37,19 @@ class Decoded:
         return replace(self, images=self.images.to(device))
 
 
-def scan_heads(reader: ShardReader, ids: Ids) -> INT64:
+def scan_heads(reader: ShardReader, ids: Ids, needed_side: int | None) -> INT64:
     """Height, width and label of each image: facts_N3. Raise DataError when one is none."""
     facts_N3: INT64 = np.empty((len(ids), 3), dtype=np.int64)
     for row, i in enumerate(ids.tolist()):
-        sample = reader.read(i)
-        facts_N3[row] = (*open_image(sample.content, sample.place).size, sample.label)
+        encoded, label = open_sample(reader, i, needed_side)
+        facts_N3[row] = (*encoded.size, label)
     return facts_N3
 
 
-def estimate_pixels(reader: ShardReader) -> int:
+def estimate_pixels(reader: ShardReader, needed_side: int | None) -> int:
     """Pixels of all images together, from some of them."""
     ids = np.unique(np.linspace(0, reader.num_images - 1, _SAMPLES).astype(np.int64))
-    return int(scan_heads(reader, ids)[:, :2].prod(axis=1).mean() * reader.num_images)
+    return int(scan_heads(reader, ids, needed_side)[:, :2].prod(axis=1).mean() * reader.num_images)
 
 
 def lay_out(facts_N3: INT64, pixels_PC: Tensor) -> Decoded:
@@ -58,12 +58,12 @@ def lay_out(facts_N3: INT64, pixels_PC: Tensor) -> Decoded:
     return Decoded(Images(pixels_PC, lay_side_by_side(sizes_N2)[0], sizes_N2), facts_N3[:, 2].copy())
 
 
-def fill(decoded: Decoded, reader: ShardReader, ids: Ids, workers: int) -> None:
+def fill(decoded: Decoded, reader: ShardReader, ids: Ids, needed_side: int | None, workers: int) -> None:
     """Decode these images to their places. Raise DataError when one is damaged."""
 
     def decode(i: int) -> None:
-        sample = reader.read(i)
-        open_image(sample.content, sample.place).decode(decoded.images.image(i).numpy())
+        encoded, _ = open_sample(reader, i, needed_side)
+        encoded.decode(decoded.images.image(i).numpy())
 
     with ThreadPoolExecutor(max(workers, 1), "decode") as pool:
         for _ in pool.map(decode, ids.tolist()):

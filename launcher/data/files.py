@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -39,38 +39,66 @@ class Times:
 
 @dataclass(frozen=True)
 class Files:
-    """Image files of one batch, in order. A `Source`."""
+    """Image files of one batch, in order. A `Source`.
+
+    `scratch_N`: where single images are decoded, one over the other, so that their bytes stay in the caches.
+    """
 
     encoded: tuple[Encoded, ...]
     sizes_B2: INT64
-    channels: int
-    is_pinned: bool
+    scratch_N: Tensor
     times: Times
 
     @property
     def device(self) -> torch.device:
         return torch.device("cpu")
 
-    def part(self, numbers: slice) -> Images:
-        """Decode some. Raise DataError when one is damaged."""
-        start = time.perf_counter()
-        sizes_B2 = self.sizes_B2[numbers]
-        starts_B, num_pixels = lay_side_by_side(sizes_B2)
-        pixels_PC = torch.empty(num_pixels, self.channels, dtype=torch.uint8, pin_memory=self.is_pinned)
-        images = Images(pixels_PC, starts_B, sizes_B2)
-        for number, encoded in enumerate(self.encoded[numbers]):
-            encoded.decode(images.image(number).numpy())
-        self.times.decode_s += time.perf_counter() - start
+    @property
+    def is_bytes(self) -> bool:
+        return True
+
+    def part(self, numbers: slice) -> Files:
+        return replace(self, encoded=self.encoded[numbers], sizes_B2=self.sizes_B2[numbers])
+
+    def image(self, number: int) -> Tensor:
+        """Raise DataError when it is damaged."""
+        height, width = self.encoded[number].size
+        image_HWC = self.scratch_N[: height * width * 3].view(height, width, 3)
+        self._decode(number, image_HWC)
+        return image_HWC
+
+    def canvas(self) -> Tensor:
+        """Raise DataError when one is damaged."""
+        return self.decode().canvas()
+
+    def decode(self, is_pinned: bool = False) -> Images:
+        """All of them. Raise DataError when one is damaged."""
+        starts_B, num_pixels = lay_side_by_side(self.sizes_B2)
+        pixels_PC = torch.empty(num_pixels, 3, dtype=torch.uint8, pin_memory=is_pinned)
+        images = Images(pixels_PC, starts_B, self.sizes_B2)
+        for number in range(len(self.encoded)):
+            self._decode(number, images.image(number))
         return images
 
+    def _decode(self, number: int, image_HWC: Tensor) -> None:
+        start = time.perf_counter()
+        self.encoded[number].decode(image_HWC.numpy())
+        self.times.decode_s += time.perf_counter() - start
 
-def read_files(reader: ShardReader, ids_B: Ids, channels: int, is_pinned: bool, times: Times) -> tuple[Files, Tensor]:
+
+def open_sample(reader: ShardReader, sample_id: int, needed_side: int | None) -> tuple[Encoded, int]:
+    """An image, as `open_image` opens it, and its label. Raise DataError when it is none."""
+    sample = reader.read(sample_id)
+    return open_image(sample.content, sample.place, needed_side), sample.label
+
+
+def read_files(reader: ShardReader, ids_B: Ids, needed_side: int | None, times: Times) -> tuple[Files, Tensor]:
     """The files of these ids and labels_B; for padding, -1, those of image 0. Raise DataError when one is no image."""
     start = time.perf_counter()
-    samples = [reader.read(max(i, 0)) for i in ids_B.tolist()]
-    encoded = tuple(open_image(sample.content, sample.place) for sample in samples)
+    encoded, labels = zip(*(open_sample(reader, max(i, 0), needed_side) for i in ids_B.tolist()), strict=True)
     sizes_B2 = np.array([each.size for each in encoded], dtype=np.int64)
+    scratch_N = torch.empty(3 * int(sizes_B2.prod(axis=1).max()), dtype=torch.uint8)
     times.read_s += time.perf_counter() - start
-    times.num_images += len(samples)
+    times.num_images += len(encoded)
     times.long_sides += int(sizes_B2.max(axis=1).sum())
-    return Files(encoded, sizes_B2, channels, is_pinned, times), torch.tensor([sample.label for sample in samples])
+    return Files(encoded, sizes_B2, scratch_N, times), torch.tensor(labels)

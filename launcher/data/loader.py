@@ -27,6 +27,7 @@ from torch import Tensor
 
 from launcher.data.decoded import Decoded
 from launcher.data.files import Files, Times, read_files
+from launcher.data.nvjpeg import decode_files
 from launcher.data.order import Ids
 from launcher.data.reader import ShardReader
 from launcher.data.transfer import Block, copy_ahead
@@ -62,9 +63,19 @@ class Batch:
 class Loader:
     """Batches of one split, in the order asked for. `times`: what they cost so far."""
 
-    def __init__(self, reader: ShardReader, workers: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        reader: ShardReader,
+        workers: int,
+        device: torch.device,
+        needed_side: int | None = None,
+        decodes_on_device: bool = False,
+    ) -> None:
+        """`needed_side`: as for `open_image`."""
         self.times = Times()
+        self.decodes_on_device = decodes_on_device
         self.reader = reader
+        self.needed_side = needed_side
         self.workers = workers
         self._device = device
         self._is_cpu = device.type == "cpu"
@@ -72,11 +83,6 @@ class Loader:
         self._is_inline = False
         self._depth = workers + READ_AHEAD
         self._pool = _start_threads(workers, device) if workers else None
-
-    @property
-    def channels(self) -> int:
-        """Of decoded pixels: a CPU moves whole 32-bit numbers faster, to a GPU three bytes are less to send."""
-        return 4 if self._is_cpu else 3
 
     @property
     def is_decoded(self) -> bool:
@@ -146,7 +152,8 @@ class Loader:
     def _load_decoded(self, view: int, ids_B: Ids, times: Times) -> Block:
         images, labels_B = self._open(ids_B, times)
         if isinstance(images, Files):
-            images = images.part(slice(None))
+            is_there = self.decodes_on_device
+            images = decode_files(images, self._device) if is_there else images.decode(is_pinned=True)
         block = Block(images, labels_B, _weights(ids_B), ids_B, view)
         return block.to(self._device) if self._is_on_device else block
 
@@ -156,7 +163,7 @@ class Loader:
 
     def _open(self, ids_B: Ids, times: Times) -> tuple[Files | Images, Tensor]:
         if self._decoded is None:
-            return read_files(self.reader, ids_B, self.channels, not self._is_cpu, times)
+            return read_files(self.reader, ids_B, self.needed_side, times)
         start = time.perf_counter()
         images, labels_B = self._decoded.take(ids_B)
         if not self._is_cpu and not self._is_on_device:

@@ -54,6 +54,8 @@ class Data(Section):
     """Fetch a torchvision dataset that is not in `root`."""
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
     """Threads per process that read and decode. 0: decode in line. null: this process's share of the cores."""
+    decode: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where JPEG is decoded: `cpu` by the threads, `cuda` on the GPU by nvJPEG, `auto` where a trial is faster."""
     cache: Literal["auto", "none", "decoded", "device"] = "auto"
     """Decode every image once and keep its pixels: `decoded` in memory that the processes of a node share, `device` on
     each GPU, `auto` on the GPU or else in memory. Only where it has room and images are used more than once."""

@@ -36,19 +36,18 @@ def pack(images: list[Tensor]) -> tuple[Tensor, INT64]:
     return canvas_BCHW, sizes_B2
 
 
-def in_a_block(images: list[Tensor], channels: int = 3) -> Images:
-    """The images as the loader hands them over; a fourth channel is noise."""
+def in_a_block(images: list[Tensor]) -> Images:
+    """The images as the loader hands them over."""
     sizes_B2 = np.array([image.shape[1:] for image in images], dtype=np.int64)
     ends_B = sizes_B2.prod(axis=1).cumsum()
-    pixels_P3 = torch.cat([image.permute(1, 2, 0).reshape(-1, 3) for image in images])
-    noise_PC = torch.randint(0, 256, (len(pixels_P3), channels - 3)).to(pixels_P3.dtype)
-    return Images(torch.cat([pixels_P3, noise_PC], dim=1), ends_B - sizes_B2.prod(axis=1), sizes_B2)
+    pixels_PC = torch.cat([image.permute(1, 2, 0).reshape(-1, 3) for image in images])
+    return Images(pixels_PC, ends_B - sizes_B2.prod(axis=1), sizes_B2)
 
 
 def in_corners(canvas_BCHW: Tensor, sizes_B2: INT64) -> Images:
-    """The images that lie in the top left corners, in a block; bytes with a fourth channel."""
+    """The images that lie in the top left corners, in a block."""
     images = [image[:, :height, :width] for image, (height, width) in zip(canvas_BCHW, sizes_B2.tolist(), strict=True)]
-    return in_a_block(images, 4 if canvas_BCHW.dtype == torch.uint8 else 3)
+    return in_a_block(images)
 
 
 def worst_difference(canvas_BCHW: Tensor, expected: list[Tensor]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import get_args
 
 import numpy as np
@@ -15,7 +16,15 @@ from torchvision.transforms.v2 import functional as reference
 
 from launcher.augment.draw import INT64
 from launcher.augment.ops import Interpolation
-from launcher.augment.pipeline import KINDS, Op, build_augment, draw_parameters, output_size
+from launcher.augment.pipeline import (
+    KINDS,
+    SHRINK,
+    Op,
+    build_augment,
+    draw_parameters,
+    find_needed_side,
+    output_size,
+)
 from launcher.errors import UserError
 from launcher.images import Images
 from launcher.recipe.augment import (
@@ -53,7 +62,7 @@ LENET: tuple[Op, ...] = (
     RandomCrop(op="random_crop", size=32, padding=2),
 )
 PHOTOGRAPHS = load_photographs()
-BLOCK = in_a_block(PHOTOGRAPHS, 4)
+BLOCK = in_a_block(PHOTOGRAPHS)
 SIZES = BLOCK.sizes_B2
 IDS = np.array([3, 1, 4, 15, 9, 26])
 
@@ -81,9 +90,8 @@ def test_train_list_equals_torchvision() -> None:
 @pytest.mark.parametrize("photographs", [PHOTOGRAPHS, [image[:, :8, :8] for image in PHOTOGRAPHS], PHOTOGRAPHS[3:4]])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("number", range(4))
-@pytest.mark.parametrize("channels", [3, 4])
 def test_bytes_and_floats_give_the_same_images(
-    photographs: list[Tensor], interpolation: Interpolation, number: int, channels: int
+    photographs: list[Tensor], interpolation: Interpolation, number: int
 ) -> None:
     """Float images take the way of a GPU: batch operations only."""
     entries = tuple(
@@ -94,7 +102,7 @@ def test_bytes_and_floats_give_the_same_images(
     )
     augment, ids = build_augment(entries, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), IDS[: len(photographs)]
     floats_BCHW = augment(in_a_block([image.float() for image in photographs]), ids, 1, 2)
-    bytes_BCHW = augment(in_a_block(photographs, channels), ids, 1, 2)
+    bytes_BCHW = augment(in_a_block(photographs), ids, 1, 2)
     assert float((bytes_BCHW - floats_BCHW).abs().max()) * 255 <= (1.01 if interpolation == "bilinear" else 1.2)
 
 
@@ -120,7 +128,7 @@ def test_everything_on_mixed_sizes_equals_one_image_at_a_time() -> None:
     images_BCHW = augment(BLOCK, IDS, 1, 2)
     assert images_BCHW.shape == (6, 3, 28, 28)
     for row, image in enumerate(PHOTOGRAPHS):
-        alone_BCHW = augment(in_a_block([image], 4), IDS[row : row + 1], 1, 2)
+        alone_BCHW = augment(in_a_block([image]), IDS[row : row + 1], 1, 2)
         torch.testing.assert_close(alone_BCHW[0], images_BCHW[row], atol=1e-3, rtol=0)
 
 
@@ -221,7 +229,7 @@ def test_nearest_rotation_equals_torchvision(side: int, dtype: torch.dtype) -> N
     images = [image[:, :side, : side + i].to(dtype) for i, image in enumerate([PHOTOGRAPHS[0]] * 6)]
     flip = HorizontalFlip(op="horizontal_flip", p=1.0)
     crop: tuple[Op, ...] = (*NEAREST, flip, CenterCrop(op="center_crop", size=200))
-    block = in_a_block(images, 4 if dtype == torch.uint8 else 3)
+    block = in_a_block(images)
     turns = draw_parameters(crop, block.sizes_B2, IDS, 1, 2)[0].parameters.tolist()
     found_BCHW = build_augment(crop, (0.0, 0.0, 0.0), (1 / 255,) * 3)(block, IDS, 1, 2)
     turned = [reference.rotate(image.float(), turn) for image, turn in zip(images, turns, strict=True)]
@@ -234,3 +242,34 @@ def test_inference_mode_gives_the_same_images() -> None:
     expected = augment(BLOCK, IDS, 0, 0)
     with torch.inference_mode():
         assert torch.equal(augment(BLOCK, IDS, 0, 0), expected)
+
+
+@pytest.mark.parametrize(
+    ("entry", "side"),
+    [
+        (Resize(op="resize", size=256), 512),
+        (Resize(op="resize", size=(100, 300)), 600),
+        (RandomResizedCrop(op="random_resized_crop", size=224), math.ceil(448 / math.sqrt(0.08 * 0.75))),
+        (RandomResizedCrop(op="random_resized_crop", size=32, scale=(1.0, 1.0), ratio=(1.0, 1.0)), 64),
+        (RandomResizedCrop(op="random_resized_crop", size=32, scale=(0.25, 1.0), ratio=(0.5, 1.5)), 182),
+        (CenterCrop(op="center_crop", size=224), None),
+    ],
+)
+def test_so_many_pixels_are_needed(entry: Op, side: int | None) -> None:
+    assert find_needed_side([entry, HorizontalFlip(op="horizontal_flip")]) == side
+
+
+def test_all_pixels_are_needed_where_nothing_scales_first() -> None:
+    assert find_needed_side([]) is None
+    assert find_needed_side([HorizontalFlip(op="horizontal_flip"), Resize(op="resize", size=9)]) is None
+
+
+@pytest.mark.parametrize("ratio", [(0.4, 3.0), (3.0, 4.0), (0.2, 0.3)])
+def test_every_crop_of_an_image_of_the_needed_side_is_shrunk(ratio: tuple[float, float]) -> None:
+    entry = RandomResizedCrop(op="random_resized_crop", size=(20, 30), scale=(0.1, 1.0), ratio=ratio)
+    side = find_needed_side([entry])
+    assert side is not None
+    sizes_B2 = np.array([(side, side), (side, 3 * side), (2 * side, side)] * 2000)
+    boxes_B4 = draw_parameters([entry], sizes_B2, np.arange(6000), 0, 0)[0].parameters.astype(np.int64)
+    assert (boxes_B4[:, 2:] >= SHRINK * 30 - 1).all()  # boxes are rounded
+    assert boxes_B4[:, 2:].min() < SHRINK * 30 * 1.2

@@ -37,32 +37,31 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> ShardReader:
     return ShardReader(folder, read_manifest(folder), "train")
 
 
-@pytest.mark.parametrize("channels", [3, 4])
-def test_every_image_is_where_it_belongs(reader: ShardReader, channels: int) -> None:
-    facts_N3 = scan_heads(reader, np.arange(NUM))
-    decoded = lay_out(facts_N3, torch.empty(int(facts_N3[:, :2].prod(axis=1).sum()), channels, dtype=torch.uint8))
+def test_every_image_is_where_it_belongs(reader: ShardReader) -> None:
+    facts_N3 = scan_heads(reader, np.arange(NUM), None)
+    decoded = lay_out(facts_N3, torch.empty(int(facts_N3[:, :2].prod(axis=1).sum()), 3, dtype=torch.uint8))
     for part in (np.arange(9, NUM), np.arange(9)):
-        fill(decoded, reader, part, 2)
+        fill(decoded, reader, part, None, 2)
     images, labels_B = decoded.take(np.array([13, 4, -1, 4]))
     for number, i in enumerate((13, 4, 0, 4)):
         sample = reader.read(i)
-        np.testing.assert_array_equal(images.image(number)[..., :3], decode_image(sample.content, "x"))
+        np.testing.assert_array_equal(images.image(number), decode_image(sample.content, "x"))
         assert labels_B[number] == sample.label
     assert images.pixels_PC.data_ptr() == decoded.images.pixels_PC.data_ptr()
 
 
 def test_a_loader_gives_the_same_with_and_without(reader: ShardReader) -> None:
     work = [(0, np.array([3, 11, -1])), (1, np.array([7]))]
-    facts_N3 = scan_heads(reader, np.arange(NUM))
-    decoded = lay_out(facts_N3, torch.empty(int(facts_N3[:, :2].prod(axis=1).sum()), 4, dtype=torch.uint8))
-    fill(decoded, reader, np.arange(NUM), 1)
+    facts_N3 = scan_heads(reader, np.arange(NUM), None)
+    decoded = lay_out(facts_N3, torch.empty(int(facts_N3[:, :2].prod(axis=1).sum()), 3, dtype=torch.uint8))
+    fill(decoded, reader, np.arange(NUM), None, 1)
     for workers in (0, 2):
         found = []
         loader = Loader(reader, workers, torch.device("cpu"))
         for kept in (None, decoded):
             loader.use(kept)
             assert loader.is_decoded == (kept is not None)
-            found.append(list(loader.batches(work, lambda images, _, view: images.part(slice(None)).canvas()[:, :3])))
+            found.append(list(loader.batches(work, lambda images, _, view: images.canvas())))
         loader.close()
         for plain, cached in zip(*found, strict=True):
             assert torch.equal(plain.images_BChw, cached.images_BChw)
@@ -72,8 +71,8 @@ def test_a_loader_gives_the_same_with_and_without(reader: ShardReader) -> None:
 
 
 def test_the_size_is_estimated_from_some(reader: ShardReader) -> None:
-    exact = int(scan_heads(reader, np.arange(NUM))[:, :2].prod(axis=1).sum())
-    assert estimate_pixels(reader) == exact
+    exact = int(scan_heads(reader, np.arange(NUM), None)[:, :2].prod(axis=1).sum())
+    assert estimate_pixels(reader, None) == exact
 
 
 def test_shared_memory_is_the_owners_alone_and_outlives_its_name(tmp_path: Path) -> None:

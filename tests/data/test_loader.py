@@ -59,8 +59,7 @@ def work_of(*batches: list[int]) -> list[tuple[int, Ids]]:
 
 def corners(images: Source, ids_B: Ids, view: int) -> Tensor:
     """Of each image the first pixel, and the view it is made for."""
-    block = images.part(slice(None))
-    return torch.stack([torch.cat([block.image(i)[0, 0, :3], torch.tensor([view])]) for i in range(len(ids_B))])
+    return torch.stack([torch.cat([images.image(i)[0, 0], torch.tensor([view])]) for i in range(len(ids_B))])
 
 
 def loading_threads() -> int:

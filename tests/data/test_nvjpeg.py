@@ -1,0 +1,84 @@
+"""Decoding by torchvision, on whichever device there is, against each file decoded by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+from launcher.data.decode import open_image
+from launcher.data.files import Files, Times
+from launcher.data.nvjpeg import decode_files, time_decoders
+from launcher.data.reader import ShardReader
+from launcher.errors import DataError
+from shards.manifest import read_manifest
+from shards.sources import PackOptions
+from shards.write import pack
+from tests.data.made import encode
+
+pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")  # torchvision 0.29
+
+CUDA = pytest.param(
+    torch.device("cuda"),
+    marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
+)
+DEVICES = [torch.device("cpu"), CUDA]
+PHOTOGRAPH = Image.fromarray(load_sample_image("flower.jpg"))
+
+
+def files_of(contents: list[bytes], needed_side: int | None = None) -> Files:
+    encoded = tuple(open_image(content, f"file {number}", needed_side) for number, content in enumerate(contents))
+    sizes_B2 = np.array([each.size for each in encoded], dtype=np.int64)
+    return Files(encoded, sizes_B2, torch.empty(3 * int(sizes_B2.prod(axis=1).max()), dtype=torch.uint8), Times())
+
+
+def turned(image: Image.Image) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encode(image, "JPEG", exif=exif)
+
+
+def kinds() -> list[bytes]:
+    """Plain JPEG of several sizes, gray, turned, CMYK and PNG."""
+    small = PHOTOGRAPH.resize((91, 60))
+    plain = [encode(PHOTOGRAPH, "JPEG", quality=90), encode(small, "JPEG"), encode(small.convert("L"), "JPEG")]
+    return [turned(small), *plain, encode(small.convert("CMYK"), "JPEG"), encode(small, "PNG")]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_every_kind_is_decoded_to_its_place(device: torch.device) -> None:
+    files = files_of(kinds())
+    found, expected = decode_files(files, device), files.decode()
+    assert found.device.type == device.type
+    assert found.sizes_B2.tolist() == expected.sizes_B2.tolist()
+    # One way of filling up missing colours and another, at sharp edges.
+    difference = (found.pixels_PC.cpu().int() - expected.pixels_PC.int()).abs()
+    assert float(difference.float().mean()) < 1.0
+    assert device.type == "cuda" or not difference.any()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_large_files_come_in_the_size_that_is_needed(device: torch.device) -> None:
+    files = files_of([encode(PHOTOGRAPH.resize((1536, 1024)), "JPEG", quality=90)], 256)
+    found = decode_files(files, device)
+    assert found.sizes_B2.tolist() == [[256, 384]]
+    assert float((found.image(0).cpu().int() - files.image(0).int()).abs().float().mean()) < 2.0
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_damaged_file_is_named(device: torch.device) -> None:
+    contents = kinds()
+    contents[1] = contents[1][:-2000]
+    with pytest.raises(DataError, match="file 1: cannot be decoded"):
+        decode_files(files_of(contents), device)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_both_ways_are_timed(tmp_path: Path, device: torch.device) -> None:
+    pack("synthetic:2x10", tmp_path / "shards", PackOptions())
+    reader = ShardReader(tmp_path / "shards", read_manifest(tmp_path / "shards"), "train")
+    assert min(time_decoders(reader, None, 2, device)) > 0
