@@ -31,8 +31,8 @@ class Examples:
     """A batch on the device. `inputs`: images_BCHW, or the values at the boundary of a frozen part.
 
     `targets`: what the loss compares the outputs with: labels_B, or where images are mixed the share of every class,
-    targets_BK. `weights_B`: 1 counts, 0 is padding. `images_BCHW`: as augmented; None where features were read. `drawn_BD`: a
-    hash of what augmentation and mixing did to each; of no bytes where nobody asks for it, or where features were read.
+    targets_BK. `weights_B`: 1 counts, 0 is padding. `images_BCHW`: as augmented; None where features were read.
+    `drawn_BD`: a hash of what augmentation and mixing did to each; no bytes where nobody asks, or features were read.
     """
 
     inputs: tuple[Tensor, ...]

@@ -175,9 +175,10 @@ def _samples(t: Training, ids: list[Ids], drawn: list[Hashes]) -> dict[str, Any]
 
     Where features were read, nothing was done to an image in this step, and there is no hash.
     """
-    ids_G, drawn_GD = (np.concatenate(t.strategy.gather(np.concatenate(each))) for each in (ids, drawn))
-    hashes = {"augmentation": hashlib.blake2b(drawn_GD, digest_size=16).hexdigest()} if drawn_GD.size else {}
-    return {"samples": ids_G.tolist(), **hashes}
+    ids_G = np.concatenate(t.strategy.gather(np.concatenate(ids)))
+    hashes = np.concatenate(t.strategy.gather(np.concatenate(drawn))).tobytes()
+    augmentation = {"augmentation": hashlib.blake2b(hashes, digest_size=16).hexdigest()} if hashes else {}
+    return {"samples": ids_G.tolist(), **augmentation}
 
 
 def _judge(t: Training, learner: Learner, progress: Progress) -> Progress:
