@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +30,13 @@ from launcher.verify.compare import (
 
 
 def record(step: int) -> Record:
-    return {"step": step, "kind": "train", "loss": 1 / step, "samples": [step, 2 * step], "augmentation": f"{step:016x}"}
+    return {
+        "step": step,
+        "kind": "train",
+        "loss": 1 / step,
+        "samples": [step, 2 * step],
+        "augmentation": f"{step:016x}",
+    }
 
 
 def steps(*numbers: int) -> Steps:
@@ -56,7 +63,9 @@ def test_what_is_the_same_is_the_same() -> None:
     ],
 )
 @pytest.mark.parametrize("step", [3, 5])
-def test_a_difference_is_named_before_the_kill_and_after(key: str, value: object, compare, words: str, step: int) -> None:  # type: ignore[no-untyped-def] # fmt: skip # noqa: ANN001
+def test_a_difference_is_named_before_the_kill_and_after(
+    key: str, value: object, compare: Callable[[Steps, History], str], words: str, step: int
+) -> None:
     other = {step: {**record(step), key: value}}
     before = replace(RIGHT, before={**RIGHT.before, **other})
     assert compare(WHOLE, before) == f"differs at step {step} before the kill ({words.format(step=step)})"

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -75,7 +75,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def wait_for(is_so) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001
+def wait_for(is_so: Callable[[], bool]) -> None:
     end_s = time.monotonic() + 30
     while not is_so():
         assert time.monotonic() < end_s
@@ -87,7 +87,7 @@ def test_the_first_failing_rank_is_heard_and_the_others_are_ended(tmp_path: Path
     started_s = time.monotonic()
     with (
         start(tmp_path, program, size=2) as ranks,
-        pytest.raises(AttemptError, match="^rank 1 ended with exit code 1: no such thing$") as raised,
+        pytest.raises(AttemptError, match=r"^rank 1 ended with exit code 1: no such thing$") as raised,
     ):
         list(watch(ranks, tmp_path, 300, stop))
     assert raised.value.code == 1
@@ -108,9 +108,12 @@ def test_a_run_that_writes_nothing_hangs(tmp_path: Path, stop: StopRequest) -> N
 
 
 def test_asked_to_stop_it_stops(tmp_path: Path, stop: StopRequest) -> None:
-    with start(tmp_path, HANGS) as ranks, pytest.raises(Stopped):
-        for _ in watch(ranks, tmp_path, 300, stop):
-            signal.raise_signal(signal.SIGTERM)
+    with start(tmp_path, HANGS) as ranks:
+        seen = watch(ranks, tmp_path, 300, stop)
+        assert next(seen) == 0
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Stopped):
+            next(seen)
 
 
 def test_ranks_are_told_who_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: StopRequest) -> None:

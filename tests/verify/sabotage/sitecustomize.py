@@ -1,6 +1,6 @@
 """Breaks a resume in a way of its own, in every process that has this folder on its PYTHONPATH.
 
-SABOTAGE names what a run gets wrong from its second start on; a first start is left as it is.
+SABOTAGE_ALONE names what a single process gets wrong from its second start on, SABOTAGE_TOGETHER what several do.
 """
 
 from __future__ import annotations
@@ -42,5 +42,12 @@ def break_augmentation() -> None:
     draw.draw_uniforms = wrong
 
 
+def crash() -> None:
+    """The start fails."""
+    raise SystemExit("launcher: no such luck")
+
+
+WAYS = {"order": break_order, "augmentation": break_augmentation, "crash": crash}
+
 if is_resumed():
-    {"order": break_order, "augmentation": break_augmentation}[os.environ["SABOTAGE"]]()
+    WAYS[os.environ["SABOTAGE_TOGETHER" if "RANK" in os.environ else "SABOTAGE_ALONE"]]()
