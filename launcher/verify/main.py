@@ -38,15 +38,13 @@ from launcher.verify.compare import (
     read_history,
     read_whole,
 )
-from launcher.verify.habits import observe, why_not_comparable
+from launcher.verify.habits import observe, rounding_of, why_not_comparable
 from launcher.world import World, read_world
 from shards.manifest import Manifest
 
 FEWEST_STEPS = 4
 OTHER_SIZES = (2, 1, 3, 4, 5, 6, 7, 8)
 """World sizes to try for the second kill, in this order."""
-ROUNDING = {"no": 1e-3, "bf16": 2e-2, "fp16": 2e-2}
-"""strategy.precision -> share of a loss that sums in another order may change, grown over some dozens of steps."""
 
 WHOLE, KILLED, RESIZED = "whole", "killed", "resized"
 """Names of the runs and of their folders."""
@@ -220,10 +218,11 @@ def _kill_and_compare(v: Verification, name: str, plan: Plan, kill: int, whole: 
 def _expectations(v: Verification, plan: Plan) -> tuple[Tolerance, Tolerance | str, str | None]:
     """For a run that goes on by `plan`: how equal its losses must be before the kill and after it, or why they cannot
     be compared; and why its weights cannot."""
-    rounding = Tolerance(ROUNDING[v.recipe.strategy.precision], "sums are rounded in another order")
+    habits = observe(v.recipe, plan)
+    rounding = rounding_of(habits, v.recipe)
     before = rounding if v.is_cuda else EXACT
     if plan.world_size != v.plan.world_size:
-        after = why_not_comparable(observe(v.recipe, plan), v.recipe, v.plan, plan) or rounding
+        after = why_not_comparable(habits, v.recipe, v.plan, plan) or rounding
         return before, after, f"{NOT_COMPARABLE} (sums over other processes are rounded in another order)"
     if v.is_cuda:
         return before, before, f"{NOT_COMPARABLE} (a GPU may round sums in another order each time)"

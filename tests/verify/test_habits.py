@@ -9,7 +9,7 @@ import pytest
 
 from launcher.recipe.plan import Plan, make_plan
 from launcher.recipe.schema import Recipe
-from launcher.verify.habits import Habits, observe, why_not_comparable
+from launcher.verify.habits import FINE, ROUGH, Habits, observe, rounding_of, why_not_comparable
 from tests.data.made import recipe_of
 
 QUIET = Habits(draws=False, counts=False)
@@ -65,6 +65,11 @@ def test_batchnorm_can_be_compared_where_it_sees_the_same_images() -> None:
     )
     assert "train.micro_batch=4 would" in str(why(counts, 3))
     assert why(counts, 3, micro_batch=4) is None
+
+
+def test_rounding_is_rougher_in_amp_and_under_batchnorm() -> None:
+    counts, plain, amp = Habits(draws=False, counts=True), recipe_of(), recipe_of(strategy={"precision": "bf16"})
+    assert [rounding_of(*of).share for of in ((QUIET, plain), (counts, plain), (QUIET, amp))] == [FINE, ROUGH, ROUGH]
 
 
 def test_a_batchnorm_over_all_processes_sees_what_they_see_together() -> None:

@@ -27,7 +27,7 @@ def break_order() -> None:
     def wrong(plan: Any, seed: int, *words: int) -> Any:
         return right(plan, seed + 1, *words)
 
-    order.micro_batch_ids = wrong
+    order.micro_batch_ids = wrong  # type: ignore[assignment]
 
 
 def break_augmentation() -> None:
@@ -39,7 +39,7 @@ def break_augmentation() -> None:
     def wrong(seed: int, *words: Any) -> Any:
         return right(seed + 1, *words)
 
-    draw.draw_uniforms = wrong
+    draw.draw_uniforms = wrong  # type: ignore[assignment]
 
 
 def crash() -> None:
