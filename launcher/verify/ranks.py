@@ -89,7 +89,7 @@ def watch(ranks: Ranks, folder: Path, hang_s: float, stop: StopRequest) -> Itera
         if has_ended:
             return
         if stop.wanted is not None:
-            raise Stopped("stopped while verifying; the same command begins again")
+            raise Stopped("stopped while verifying: nothing is proved yet")
         if time.monotonic() - since_s > hang_s:
             after = f"after step {journal.step}" if journal.step else "before its first step"
             raise AttemptError(f"hangs: nothing new in its journal for {hang_s:g} s, {after}")
