@@ -166,6 +166,44 @@ def bench(recipe: Path, /, *overrides: str, seconds: float = 20.0, processes: in
     return bench_recipe(load_recipe(recipe, overrides), seconds, processes)
 
 
+@app.command
+def verify_resume(
+    recipe: Path,
+    /,
+    *overrides: str,
+    steps: int = 20,
+    processes: int | None = None,
+    other_processes: int | None = None,
+    seed: int | None = None,
+    keep: Path | None = None,
+    hang_s: float = 900.0,
+) -> int:
+    """Prove that this recipe, killed and gone on with, trains as if never interrupted: a few steps, in its own folder.
+
+    Parameters
+    ----------
+    recipe
+        A YAML file.
+    overrides
+        Values to change, as `key.path=value`.
+    steps
+        How many optimizer steps each run has; the learning rate's schedule is that of a training of this length.
+    processes
+        How many processes train. Left out: 1 on a CPU, one for each GPU.
+    other_processes
+        How many go on after the second kill. Left out: another number that the global batch allows.
+    seed
+        Decides the steps to kill at. Left out: drawn, and said.
+    keep
+        A new or empty folder for the runs, which stay there. Left out: a temporary one, kept when something differs.
+    hang_s
+        A run that writes nothing to its journal for so many seconds is taken to hang.
+    """
+    from launcher.verify.main import Wishes, verify
+
+    return verify(recipe, overrides, Wishes(steps, processes, other_processes, seed, keep, hang_s))
+
+
 cache = App(name="cache", help="What frozen backbones have made of images, kept in data/features.")
 app.command(cache)
 

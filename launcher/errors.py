@@ -5,6 +5,7 @@
     │   ├── RecipeError    every problem of a recipe at once, a line each       exit 2
     │   ├── RunError       the run folder cannot be used as asked               exit 2
     │   └── DataError      an image cannot be read: names shard and image       exit 2
+    ├── AttemptError       a run that verify-resume started fails or hangs      exit 1
     ├── Stopped            asked to stop before training; the same command goes on     exit 75
     └── CheckpointError    a checkpoint is incomplete or damaged: it is skipped, the next older one is tried
 
@@ -48,6 +49,14 @@ class DataError(UserError):
 
 class Stopped(LauncherError):  # noqa: N818  # nobody's mistake
     """Asked to stop while there was nothing to save yet; the same command begins again."""
+
+
+class AttemptError(LauncherError):
+    """A run that was started to be watched has failed or hangs. `code`: its exit code, where it ended."""
+
+    def __init__(self, message: str, code: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class CheckpointError(LauncherError):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 import launcher
 from launcher.augment.mix import build_mix
+from launcher.augment.witness import NoWitness, Witness
 from launcher.errors import UserError
 from launcher.feature_store import FeatureStore, Source, prefix_sha256, values_of
 from launcher.feed import ImageFeed
@@ -43,6 +44,7 @@ def build_feeds(t: Training, engine: Engine | None) -> dict[str, ImageFeed]:
             views=t.recipe.augment.views if split == "train" else None,
             engine=engine,
             mix=build_mix(t.recipe.augment, t.plan.num_classes) if split == "train" else None,
+            witness=Witness if split == "train" and t.recipe.log.samples else NoWitness,
         )
         for split, loader in t.loaders.items()
     }

@@ -6,15 +6,17 @@ B batch, C channels, H x W pixels.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from launcher.augment.mix import Mix
 from launcher.augment.pipeline import Augment
+from launcher.augment.witness import Hashes, NoWitness, Witness
 from launcher.data.features import Features
 from launcher.data.files import Times
 from launcher.data.loader import Loader, Work
@@ -30,6 +32,7 @@ class Examples:
 
     `targets`: what the loss compares the outputs with: labels_B, or where images are mixed the share of every class,
     targets_BK. `weights_B`: 1 counts, 0 is padding. `images_BCHW`: as augmented; None where features were read.
+    `drawn_BD`: a hash of what augmentation and mixing did to each; no bytes where nobody asks, or features were read.
     """
 
     inputs: tuple[Tensor, ...]
@@ -38,6 +41,7 @@ class Examples:
     weights_B: Tensor
     ids_B: Ids
     images_BCHW: Tensor | None
+    drawn_BD: Hashes
 
 
 class Feed(Protocol):
@@ -63,6 +67,8 @@ class ImageFeed:
     engine: Engine | None
     mix: Mix | None = None
     """Mixes the images after augmentation, and their labels."""
+    witness: Callable[[], Witness] = NoWitness
+    """Makes what remembers what was done to each image."""
 
     @property
     def times(self) -> Times:
@@ -70,18 +76,22 @@ class ImageFeed:
 
     def batches(self, work: Work) -> Iterator[Examples]:
         """Raise DataError when an image cannot be read or decoded."""
+        augmented, mixed = self.witness(), self.witness()
+        augment = replace(self.augment, tell=augmented.tell)
+        mix = None if self.mix is None else replace(self.mix, tell=mixed.tell)
 
         def prepare(images: Source, ids_B: Ids, view: int) -> Tensor:
-            return self.strategy.layout(self.augment(images, ids_B, self.seed, view))
+            return self.strategy.layout(augment(images, ids_B, self.seed, view))
 
         views = ((epoch if self.views is None else epoch % self.views, ids_B) for epoch, ids_B in work)
         for batch in self.loader.batches(views, prepare):
             images_BCHW, targets = batch.images_BChw, batch.labels_B
-            if self.mix is not None:
-                mixed_BCHW, targets = self.mix(images_BCHW, targets, batch.ids_B, self.seed, batch.view)
+            if mix is not None:
+                mixed_BCHW, targets = mix(images_BCHW, targets, batch.ids_B, self.seed, batch.view)
                 images_BCHW = self.strategy.layout(mixed_BCHW)
             inputs = (images_BCHW,) if self.engine is None else self.engine(images_BCHW)
-            yield Examples(inputs, batch.labels_B, targets, batch.weights_B, batch.ids_B, images_BCHW)
+            drawn_BD = np.hstack([each.take(batch.ids_B, batch.view) for each in (augmented, mixed)])
+            yield Examples(inputs, batch.labels_B, targets, batch.weights_B, batch.ids_B, images_BCHW, drawn_BD)
 
 
 @dataclass
@@ -110,7 +120,8 @@ class FeatureFeed:
             for bytes_BN, value in zip(records, features.layout.values, strict=True)
         )
         labels, weights = self._send(torch.from_numpy(labels_B)), torch.from_numpy((ids_B >= 0).astype("int64"))
-        return Examples(tuple(map(self._send, inputs)), labels, labels, self._send(weights), ids_B, None)
+        drawn_BD = NoWitness().take(ids_B, 0)
+        return Examples(tuple(map(self._send, inputs)), labels, labels, self._send(weights), ids_B, None, drawn_BD)
 
     def _send(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=True)

@@ -5,16 +5,18 @@ B batch, O outputs of the network.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from launcher import checkpoint
+from launcher.augment.witness import Hashes
 from launcher.checkpoint import Best, Progress
 from launcher.data.loader import count_workers
 from launcher.data.order import Ids, micro_batch_ids
@@ -71,7 +73,7 @@ def _fit_stage(
     set_training(t.network.model)
     t.watch.resume()
     for step in steps:
-        loss, ids = train_step(t, learner, batches, step)
+        loss, ids, drawn = train_step(t, learner, batches, step)
         loss_sum += loss
         summed_steps += 1
         progress = replace(progress, step=step)
@@ -79,7 +81,7 @@ def _fit_stage(
         # Before anything is judged or saved: a loss that is no number ends the run here.
         is_due = any(due(step) for due in (plan.is_record, plan.is_evaluation, plan.is_checkpoint))
         if is_due or is_asked or t.recipe.log.samples:
-            _record(t, step, loss_sum / summed_steps, ids)
+            _record(t, step, loss_sum / summed_steps, ids, drawn)
             loss_sum, summed_steps = torch.zeros_like(loss_sum), 0
         t.watch.pause()
         if step % plan.steps_per_epoch == 0 and step < plan.total_steps:
@@ -108,13 +110,16 @@ def train_work(t: Training, steps: range) -> Iterator[tuple[int, Ids]]:
             yield t.plan.epoch(step), ids_B
 
 
-def train_step(t: Training, learner: Learner, batches: Iterator[Examples], step: int) -> tuple[Tensor, list[Ids]]:
-    """One optimizer step: this rank's mean loss over its images, and their ids."""
+def train_step(
+    t: Training, learner: Learner, batches: Iterator[Examples], step: int
+) -> tuple[Tensor, list[Ids], list[Hashes]]:
+    """One optimizer step: this rank's mean loss over its images, their ids, and a hash of what was done to each."""
     plan, epoch = t.plan, t.plan.epoch(step)
     for group in t.optimizer.param_groups:
         group["lr"] = _lr(t, step) * group["lr_scale"]
     losses: list[Tensor] = []
     ids: list[Ids] = []
+    drawn: list[Hashes] = []
     feed = learner.feeds["train"]
     before = replace(feed.times)
     for i in range(plan.accumulation):
@@ -128,6 +133,7 @@ def train_step(t: Training, learner: Learner, batches: Iterator[Examples], step:
             t.strategy.backward(loss / plan.accumulation if plan.accumulation > 1 else loss)
         losses.append(loss.detach())
         ids.append(examples.ids_B)
+        drawn.append(examples.drawn_BD)
     stepped = t.strategy.step(t.optimizer, t.recipe.optim.clip_norm, t.network.model.parameters())
     if not stepped:
         t.journal.write("event", step, epoch + 1, name="overflow", message="fp16 overflow: optimizer step left out")
@@ -137,7 +143,7 @@ def train_step(t: Training, learner: Learner, batches: Iterator[Examples], step:
     cost = feed.times.since(before)
     t.watch.wait_s += cost.wait_s
     t.costs.add(cost)
-    return torch.stack(losses).mean(), ids
+    return torch.stack(losses).mean(), ids, drawn
 
 
 def _lr(t: Training, step: int) -> float:
@@ -145,14 +151,12 @@ def _lr(t: Training, step: int) -> float:
     return t.recipe.optim.lr * lr_factor(t.recipe.schedule, t.plan, step)
 
 
-def _record(t: Training, step: int, rank_loss: Tensor, ids: list[Ids]) -> None:
+def _record(t: Training, step: int, rank_loss: Tensor, ids: list[Ids], drawn: list[Hashes]) -> None:
     """Journal, console and W&B: the mean loss, over all ranks, of the steps since the last record."""
     loss = t.strategy.sum(rank_loss).item() / t.strategy.world.size
     epoch = t.plan.epoch(step) + 1
     figures: Figures = {"loss": loss, "lr": _lr(t, step), **t.watch.lap()}
-    samples = (
-        {"samples": np.concatenate(t.strategy.gather(np.concatenate(ids))).tolist()} if t.recipe.log.samples else {}
-    )
+    samples = _samples(t, ids, drawn) if t.recipe.log.samples else {}
     t.journal.write("train", step, epoch, **figures, **samples)
     if t.plan.is_record(step):
         t.console.train(step, epoch, figures)
@@ -164,6 +168,17 @@ def _record(t: Training, step: int, rank_loss: Tensor, ids: list[Ids]) -> None:
         raise UserError(
             f"loss is {loss} at step {step}, epoch {epoch}: lower optim.lr, or add schedule.warmup or optim.clip_norm"
         )
+
+
+def _samples(t: Training, ids: list[Ids], drawn: list[Hashes]) -> dict[str, Any]:
+    """Ids of a step's samples over all ranks, and one hash of what augmentation and mixing did to them, in that order.
+
+    Where features were read, nothing was done to an image in this step, and there is no hash.
+    """
+    ids_G = np.concatenate(t.strategy.gather(np.concatenate(ids)))
+    hashes = np.concatenate(t.strategy.gather(np.concatenate(drawn))).tobytes()
+    augmentation = {"augmentation": hashlib.blake2b(hashes, digest_size=16).hexdigest()} if hashes else {}
+    return {"samples": ids_G.tolist(), **augmentation}
 
 
 def _judge(t: Training, learner: Learner, progress: Progress) -> Progress:

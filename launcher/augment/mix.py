@@ -22,6 +22,7 @@ from torch import Tensor
 
 from launcher import keyed
 from launcher.augment.draw import FLOAT64, INT64
+from launcher.augment.witness import Tell, tell_nobody
 from launcher.recipe.augment import Augment, Mixing
 
 Method = Literal["mixup", "cutmix"]
@@ -52,12 +53,16 @@ class Mix:
     methods: tuple[tuple[Method, float], ...]
     p: float
     num_classes: int
+    tell: Tell = tell_nobody
+    """Is told how each image is about to be mixed."""
 
     def __call__(
         self, images_BCHW: Tensor, labels_B: Tensor, ids_B: INT64, seed: int, epoch: int
     ) -> tuple[Tensor, Tensor]:
         """Mixed images_BCHW, and the share of every class in them: targets_BK. B is even; nothing waits for a GPU."""
         drawn = self.draw(ids_B, seed, epoch, (images_BCHW.shape[2], images_BCHW.shape[3]))
+        values = (drawn.blends_P, drawn.boxes_P4, drawn.shares_P)
+        self.tell(ids_B, epoch, [np.repeat(values_P, 2, axis=0) for values_P in values])
 
         def on_device(values_P: FLOAT64 | INT64) -> Tensor:
             values_B = np.repeat(values_P, 2, axis=0).astype(np.float32)

@@ -25,6 +25,7 @@ from launcher.augment.draw import FLOAT64, INT64
 from launcher.augment.groups import on_device
 from launcher.augment.passes import Pass, Step, melt_steps, whole_window
 from launcher.augment.pixels import PIXEL_OPS
+from launcher.augment.witness import Tell, tell_nobody
 from launcher.errors import DataError
 from launcher.images import Source, images_of
 
@@ -188,6 +189,8 @@ class Augment:
     """What is made of each level of a byte: levels_CV."""
     layout: torch.memory_format
     """Of the results on a CPU."""
+    tell: Tell = tell_nobody
+    """Is told what each image is about to go through."""
 
     def __call__(self, images: Source, ids_B: INT64, seed: int, epoch: int) -> Tensor:
         """Normalised float32 images_BChw, on the device of the images, all of one size.
@@ -197,6 +200,7 @@ class Augment:
         sizes_B2 = images.sizes_B2
         steps = draw_parameters(self.entries, sizes_B2, ids_B, seed, epoch)
         _check_one_size(steps[-1].sizes if steps else sizes_B2)
+        self.tell(ids_B, epoch, [values for step in steps for values in (step.parameters, step.sizes)])
         passes = melt_steps(sizes_B2, steps)
         # Under autocast the products of `resample` would be rounded to bfloat16.
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):

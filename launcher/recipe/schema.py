@@ -153,7 +153,7 @@ class Log(Section):
     every: StepInterval = Duration(50, "st")
     """Length between two train records; a bare number is optimizer steps."""
     samples: bool = False
-    """Write a train record at every step, with the ids of its samples."""
+    """Write a train record at every step, with the ids of its samples and a hash of what augmentation did to them."""
     wandb: Wandb = Wandb()
     """Weights & Biases."""
 
