@@ -143,7 +143,7 @@ def train_step(
     cost = feed.times.since(before)
     t.watch.wait_s += cost.wait_s
     t.costs.add(cost)
-    return torch.stack(losses).mean(), ids, drawn
+    return torch.stack(losses).mean() if len(losses) > 1 else losses[0], ids, drawn
 
 
 def _lr(t: Training, step: int) -> float:

@@ -81,7 +81,11 @@ class Strategy:
         return nullcontext() if now else self.accelerator.no_sync(self._wrapped)
 
     def backward(self, loss: Tensor) -> None:
-        self.accelerator.backward(loss)
+        # Accelerate's, without a scaler, only divides by its own count of accumulated passes, which is one here.
+        if self.accelerator.scaler is None:
+            loss.backward()  # type: ignore[no-untyped-call]
+        else:
+            self.accelerator.backward(loss)
 
     def step(self, optimizer: Optimizer, clip_norm: float | None, parameters: Iterable[nn.Parameter]) -> bool:
         """Clip, step, clear gradients. False when the fp16 scaler found an overflow and left the step out."""

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby, islice
+from operator import itemgetter
 from threading import Barrier
 from typing import TypeVar
 
@@ -42,6 +44,9 @@ READ_AHEAD = 2
 INLINE_PIXELS = 64 * 64
 """Decoded images no larger than this are augmented in the training's own thread: handing them over takes longer."""
 
+INLINE_IMAGES = 128
+"""So many of these are augmented at once, whatever the batch: eight take as long as thirty."""
+
 Work = Iterable[tuple[int, Ids]]
 """(view, ids_B) of each batch; id -1 is padding."""
 
@@ -58,6 +63,9 @@ class Batch:
     weights_B: Tensor
     ids_B: Ids
     view: int
+
+    def part(self, rows: slice) -> Batch:
+        return Batch(self.images_BChw[rows], self.labels_B[rows], self.weights_B[rows], self.ids_B[rows], self.view)
 
 
 class Loader:
@@ -101,7 +109,8 @@ class Loader:
         Raise DataError when an image cannot be read or decoded.
         """
         if self._is_cpu:
-            yield from self._ahead(work, partial(self._load_prepared, prepare))
+            load = partial(self._load_prepared, prepare)
+            yield from self._in_groups(work, load) if self._is_inline else self._ahead(work, load)
             return
         blocks = self._ahead(work, self._load_decoded)
         for block in blocks if self._is_on_device else copy_ahead(blocks, self._device, self.times):
@@ -141,6 +150,24 @@ class Loader:
         finally:
             for future in waiting:
                 future.cancel()
+
+    def _in_groups(self, work: Work, load: Callable[[int, Ids, Times], Batch]) -> Iterator[Batch]:
+        """Batches of one view that follow one another are loaded together."""
+        sizes: deque[int] = deque()
+
+        def joined() -> Iterator[tuple[int, Ids]]:
+            for view, batches in groupby(work, key=itemgetter(0)):
+                for _, first_B in batches:
+                    more = islice(batches, max(0, INLINE_IMAGES // len(first_B) - 1))  # noqa: B031 - goes on from there
+                    group = [first_B, *(ids_B for _, ids_B in more)]
+                    sizes.extend(map(len, group))
+                    yield view, np.concatenate(group)
+
+        for whole in self._ahead(joined(), load):
+            stop = 0
+            while stop < len(whole.ids_B):
+                start, stop = stop, stop + sizes.popleft()
+                yield whole.part(slice(start, stop))
 
     def _load_prepared(self, prepare: Prepare, view: int, ids_B: Ids, times: Times) -> Batch:
         images, labels_B = self._open(ids_B, times)

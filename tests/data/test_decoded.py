@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from launcher.data.decode import decode_image
 from launcher.data.decoded import (
@@ -22,7 +23,9 @@ from launcher.data.decoded import (
     shared_folder,
 )
 from launcher.data.loader import Loader
+from launcher.data.order import Ids
 from launcher.data.reader import ShardReader
+from launcher.images import Source
 from shards.manifest import read_manifest
 from shards.sources import PackOptions
 from shards.write import pack
@@ -68,6 +71,44 @@ def test_a_loader_gives_the_same_with_and_without(reader: ShardReader) -> None:
             assert torch.equal(plain.labels_B, cached.labels_B)
             assert torch.equal(plain.weights_B, cached.weights_B)
             assert (plain.ids_B == cached.ids_B).all()
+
+
+@pytest.mark.parametrize("together", [1, 6, 100])
+def test_small_images_are_prepared_together(
+    reader: ShardReader, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many at a time as said, and none with those of another view."""
+    monkeypatch.setattr("launcher.data.loader.INLINE_IMAGES", together)
+    monkeypatch.setattr("launcher.data.loader.INLINE_PIXELS", 1000 * 1000)
+    facts_N3 = scan_heads(reader, np.arange(NUM), None)
+    decoded = lay_out(facts_N3, torch.empty(int(facts_N3[:, :2].prod(axis=1).sum()), 3, dtype=torch.uint8))
+    fill(decoded, reader, np.arange(NUM), None, 1)
+    asked: list[tuple[int, list[int]]] = []
+
+    def corners(images: Source, ids_B: Ids, view: int) -> Tensor:
+        asked.append((view, ids_B.tolist()))
+        return torch.stack([images.image(row)[0, 0].clone() for row in range(len(ids_B))])
+
+    work = [(view, np.array(ids)) for view, ids in ((0, [3, 11]), (0, [4, -1]), (0, [7, 1]), (0, [2, 9]), (1, [3, 6]))]
+    loader = Loader(reader, 1, torch.device("cpu"))
+    plain = list(loader.batches(work, corners))
+    asked.clear()
+    loader.use(decoded)
+    found = list(loader.batches(work, corners))
+    loader.close()
+    assert (
+        asked
+        == {
+            1: [(view, ids_B.tolist()) for view, ids_B in work],
+            6: [(0, [3, 11, 4, -1, 7, 1]), (0, [2, 9]), (1, [3, 6])],
+            100: [(0, [3, 11, 4, -1, 7, 1, 2, 9]), (1, [3, 6])],
+        }[together]
+    )
+    for one, other in zip(plain, found, strict=True):
+        assert (one.view, one.ids_B.tolist()) == (other.view, other.ids_B.tolist())
+        for a, b in ((one.images_BChw, other.images_BChw), (one.labels_B, other.labels_B)):
+            assert torch.equal(a, b)
+        assert torch.equal(one.weights_B, other.weights_B)
 
 
 def test_the_size_is_estimated_from_some(reader: ShardReader) -> None:
