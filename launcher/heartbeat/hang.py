@@ -14,6 +14,12 @@ ALLOWANCE_S = {"prepare": 3600.0, "finish": 3600.0}
 What reads images or computes features in them moves on, and is watched as anywhere else.
 """
 
+SILENT_FRAC = 0.5
+"""Of the timeout without a beat, from which on a process is called silent: five beats or more."""
+
+DEADLOCK_FRAC = 1.2
+"""Of the timeout, after which all that wait are told of: if one of them is silent, it has been found by then."""
+
 MAX_NAMED = 3
 """Ranks that a line names; the others are counted."""
 
@@ -43,13 +49,13 @@ def find_hang(beats: Mapping[int, Beat], hosts: Sequence[str], timeout_s: float,
     stuck = [rank for rank, beat in beats.items() if _is_stuck(beat, timeout_s, now_s)]
     others = [rank for rank in beats if rank not in stuck]
     if stuck:
-        stuck.sort(key=lambda rank: (-beats[rank].silent_s(now_s) // timeout_s, -beats[rank].stands_s(now_s), rank))
+        stuck.sort(key=lambda rank: (not _is_silent(beats[rank], timeout_s, now_s), -beats[rank].stands_s(now_s), rank))
         parts = [_describe(rank, beats[rank], hosts, timeout_s, now_s) for rank in stuck[:MAX_NAMED]]
         if len(stuck) > MAX_NAMED:
             parts.append(f"{len(stuck) - MAX_NAMED} more do not move either")
         return "; ".join(parts + describe_waiting({rank: beats[rank].at for rank in others if beats[rank].at[2]}))
     moved_s = min(beat.stands_s(now_s) for beat in beats.values())
-    if all(beat.at[2] for beat in beats.values()) and moved_s > timeout_s:
+    if all(beat.at[2] for beat in beats.values()) and moved_s > DEADLOCK_FRAC * timeout_s:
         waiting = describe_waiting({rank: beat.at for rank, beat in beats.items()})
         return "; ".join([*waiting, f"nothing has moved for {moved_s:.0f} s, and nobody is elsewhere"])
     return None
@@ -79,14 +85,18 @@ def name_rank(rank: int, hosts: Sequence[str]) -> str:
 
 def _is_stuck(beat: Beat, timeout_s: float, now_s: float) -> bool:
     phase, _, waits = beat.at
-    if waits:
-        return beat.silent_s(now_s) > timeout_s
-    return beat.stands_s(now_s) > max(timeout_s, ALLOWANCE_S.get(phase, 0.0))
+    if beat.silent_s(now_s) > timeout_s:
+        return True
+    return not waits and beat.stands_s(now_s) > max(timeout_s, ALLOWANCE_S.get(phase, 0.0))
+
+
+def _is_silent(beat: Beat, timeout_s: float, now_s: float) -> bool:
+    return beat.silent_s(now_s) > SILENT_FRAC * timeout_s
 
 
 def _describe(rank: int, beat: Beat, hosts: Sequence[str], timeout_s: float, now_s: float) -> str:
     place = f" at {beat.place}" if beat.place is not None else ""
-    if beat.silent_s(now_s) > timeout_s:
+    if _is_silent(beat, timeout_s, now_s):
         return (
             f"{name_rank(rank, hosts)} not heard of for {beat.silent_s(now_s):.0f} s, last in {_phase(beat.at)}{place}"
         )

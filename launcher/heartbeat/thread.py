@@ -108,13 +108,14 @@ class Heartbeat(NoHeartbeat):
     def _await_decision(self, is_victim: bool) -> Failure | None:
         """Who failed first; where nobody says so, who has fallen silent."""
         watch = self._watch
-        rounds = (1, 2) if is_victim and not watch.world.is_first else (1,)
-        for _ in rounds:
+        for _ in range(1 if watch.world.is_first else 2):  # rank 0 may need as long itself
             end_s = time.monotonic() + watch.grace_s
             while not watch.is_decided and time.monotonic() < end_s:
                 time.sleep(0.02)
-        if is_victim:
-            watch.blame_who_is_gone(time.monotonic())
+            if is_victim:
+                watch.blame_who_is_gone(time.monotonic())
+            if watch.first is not None:
+                break
         return watch.first
 
     def _run(self) -> None:
@@ -131,7 +132,7 @@ class Heartbeat(NoHeartbeat):
             self._listen(now_s + watch.interval_s)
 
     def _listen(self, until_s: float) -> None:
-        while not self._is_closed and (left_s := until_s - time.monotonic()) > 0:
+        while not (self._is_closed or self._watch.over) and (left_s := until_s - time.monotonic()) > 0:
             message = self._post.receive(min(left_s, SLICE_S) if isinstance(self._post, Post) else left_s)
             if message is not None:
                 self._watch.hear(message, time.monotonic())
@@ -145,12 +146,16 @@ class Heartbeat(NoHeartbeat):
         self._watch.over = words
         if speaks:
             os.write(STDERR, f"launcher: {words}\n".encode())  # no lock that a thread that hangs could have
-        for _ in range(3):
-            for rank in range(self._watch.world.size if self._watch.world.is_first else 1):
-                self._post.send(rank, self._watch.say())
-            time.sleep(0.05)
+        self._tell_all()
         self._log.write(f"{words}\n")
         self._log.flush()
         faulthandler.dump_traceback(self._log)
         self._record(words)
+        for _ in range(3):  # a message may be lost; and all are to show where they are before the first has ended
+            time.sleep(0.1)
+            self._tell_all()
         os._exit(EXIT_FAILED)
+
+    def _tell_all(self) -> None:
+        for rank in range(self._watch.world.size if self._watch.world.is_first else 1):
+            self._post.send(rank, self._watch.say())

@@ -95,8 +95,9 @@ class Watch:
         """Why this process is to end, unless it is doing so already."""
         if self.over is not None:
             return self.over
-        if self.first is not None and self.first.rank != self.world.rank and now_s - self._first_s > self.grace_s:
-            return self.first.words
+        if self.first is not None:
+            is_late = self.first.rank != self.world.rank and now_s - self._first_s > self.grace_s
+            return self.first.words if is_late else None
         if self.world.is_first:
             return find_hang(self.beats, self.hosts, self.timeout_s, now_s)
         boss = self.beats.get(0)
