@@ -39,8 +39,8 @@ def hang(**changes: Beat) -> str | None:
         ),
         (
             {f"r{rank}": beat(DATA, 62.0 + rank) for rank in range(3, 8)},
-            "rank 7 (node4) in data for 69 s; rank 6 (node4) in data for 68 s; rank 5 (node3) in data for 67 s; "
-            +             "2 more do not move either; 3 ranks wait in reduce of step 812",
+            "rank 7 (node4) in data for 69 s; rank 6 (node4) in data for 68 s; rank 5 (node3) in data for 67 s; "  # noqa: ISC004
+            "2 more do not move either; 3 ranks wait in reduce of step 812",
         ),
         ({"r3": beat(("save", 812, False), 61.0)},
          "rank 3 (node2) in save for 61 s; 7 ranks wait in reduce of step 812"),

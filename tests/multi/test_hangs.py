@@ -130,7 +130,7 @@ def test_a_stopped_rank_is_not_heard_of(begin: Begin) -> None:
         r"rank 0 waits in reduce of step \d+",
         line,
     )
-    assert "train_step" in two.log(0)
+    assert "in _fit_stage" in two.log(0)
     two.ranks[1].process.send_signal(signal.SIGCONT)
     assert two.ranks[1].end() == 1
     assert "Current thread" in two.log(1)
