@@ -111,7 +111,7 @@ def test_what_has_been_read_for_longest_is_told(packed: Path, monkeypatch: pytes
         assert len(order) < 2 or may_end.wait(30)
         return pread(descriptor, size, offset)
 
-    monkeypatch.setattr(reader_module.os, "pread", slow)
+    monkeypatch.setattr(os, "pread", slow)
     assert reader.reading is None
     reader.read(20)
     with ThreadPoolExecutor(2) as pool:
