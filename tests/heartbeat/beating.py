@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from launcher.heartbeat.post import Post, open_boss, open_follower
+from launcher.heartbeat.post import Post, Postless, open_boss, open_follower
 from launcher.heartbeat.thread import Heartbeat
 from launcher.heartbeat.watch import Watch
 from launcher.pulse import Pulse
@@ -101,7 +101,8 @@ def main(rank: int, size: int, folder: Path, fault: str) -> int:
     pulse = Pulse()
     watch = Watch(world, hosts, TIMEOUT_S)
     watch.grace_s = 1.0
-    heartbeat = Heartbeat(watch, pulse, join(rank, folder), Path(f"rank-{rank}.log"))
+    post = join(rank, folder) if size > 1 else Postless()
+    heartbeat = Heartbeat(watch, pulse, post, Path(f"rank-{rank}.log"))
     assert heartbeat.reach(10)
     while len(list(folder.glob("reached-*"))) < size:
         (folder / f"reached-{rank}").touch()

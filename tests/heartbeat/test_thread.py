@@ -72,6 +72,12 @@ def test_rank_0_tells_of_itself(processes: Processes) -> None:
     assert "in hang_in_data" in processes.log(0)
 
 
+def test_a_single_process_tells_of_itself(processes: Processes) -> None:
+    processes.start("data")
+    assert processes.end(0) == ["launcher: rank 0 (node1) in data for 1 s at train-00042.tar: image 17\n"]
+    assert "in hang_in_data" in processes.log(0)
+
+
 def test_when_all_wait_nobody_is_to_blame(processes: Processes) -> None:
     processes.start("wait", "wait")
     said = processes.end(0, 1)
