@@ -21,8 +21,10 @@ from launcher.errors import (
     EXIT_USER_ERROR,
     DataError,
     LauncherError,
+    RankLost,
     Stopped,
     UserError,
+    is_peer_lost,
 )
 from launcher.recipe.parse import load_recipe
 from launcher.recipe.schema import Recipe
@@ -31,9 +33,6 @@ from shards.manifest import ShardsError
 
 HOLD_BACK_S = 3.0
 """A launcher ends all ranks when one ends: those that fail in the same words leave rank 0 the time to say them."""
-
-PEER_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "ncclRemoteError")
-"""What gloo and NCCL say on a rank when it is another that has failed."""
 
 app = App(
     name="launcher",
@@ -244,12 +243,14 @@ def run(arguments: list[str] | None = None) -> int:
     except Stopped as error:
         print(f"launcher: {error}", file=sys.stderr, flush=True)
         return EXIT_RESUMABLE
+    except RankLost as error:
+        return _tell_of_lost_rank(error)
     except (LauncherError, ShardsError) as error:
         return _explain(error)
     except KeyboardInterrupt:
         return EXIT_FAILED
-    except Exception:
-        return _show_traceback()
+    except Exception as error:
+        return _show_traceback(error)
     return int(code or 0)
 
 
@@ -263,10 +264,18 @@ def _explain(error: Exception) -> int:
     return EXIT_USER_ERROR if isinstance(error, UserError | ShardsError) else EXIT_FAILED
 
 
-def _show_traceback() -> int:
+def _tell_of_lost_rank(error: RankLost) -> int:
+    """Said by one rank alone; and the one that failed first is to end first."""
+    if error.speaks:
+        print(f"launcher: {error}", file=sys.stderr, flush=True)
+    time.sleep(HOLD_BACK_S)
+    return EXIT_FAILED
+
+
+def _show_traceback(error: Exception) -> int:
     """The rank's own failure, last of all it says."""
-    text, rank = traceback.format_exc(), _world().rank
-    if any(words in text for words in PEER_LOST):
+    text, rank = "".join(traceback.format_exception(error)), _world().rank
+    if is_peer_lost(error):
         print(
             f"launcher: rank {rank} lost another rank, which has failed; the same command goes on",
             file=sys.stderr,

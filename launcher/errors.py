@@ -7,6 +7,7 @@
     │   └── DataError      an image cannot be read: names shard and image       exit 2
     ├── AttemptError       a run that verify-resume started fails or hangs      exit 1
     ├── Stopped            asked to stop before training; the same command goes on     exit 75
+    ├── RankLost           another process has failed, and this one because of it       exit 1
     └── CheckpointError    a checkpoint is incomplete or damaged: it is skipped, the next older one is tried
 
 Anything else is our own mistake: its traceback is shown, exit 1. Shards raise `shards.manifest.ShardsError` (exit 2).
@@ -15,12 +16,16 @@ Anything else is our own mistake: its traceback is shown, exit 1. Shards raise `
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_RESUMABLE = 75
+
+PEER_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "ncclRemoteError")
+"""What gloo and NCCL say on a rank when it is another that has failed."""
 
 
 class LauncherError(Exception):
@@ -59,8 +64,25 @@ class AttemptError(LauncherError):
         self.code = code
 
 
+class RankLost(LauncherError):  # noqa: N818  # it is the other rank's error
+    """Another process has failed, and this one because of it. The message: which, and of what.
+
+    `speaks`: whether nobody else tells the user on this console.
+    """
+
+    def __init__(self, words: str, speaks: bool) -> None:
+        super().__init__(words)
+        self.speaks = speaks
+
+
 class CheckpointError(LauncherError):
     """A checkpoint is incomplete or damaged. The message names the file."""
+
+
+def is_peer_lost(error: BaseException) -> bool:
+    """Whether it is because of another process."""
+    text = "".join(traceback.format_exception(error))
+    return any(words in text for words in PEER_LOST)
 
 
 def _on_one_line(text: str) -> str:

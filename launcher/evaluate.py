@@ -21,9 +21,11 @@ def evaluate(model: nn.Module, split: str, feed: Feed, loss: LossFunction, plan:
     are summed.
     """
     model.eval()
+    strategy.pulse.enter("eval")
     strategy.share_buffers(model)
     counts = Counts(plan.num_classes, strategy.device)
     for examples in feed.batches((0, ids) for ids in eval_batch_ids(plan, split, strategy.world.rank)):
+        strategy.pulse.enter("eval")
         with strategy.autocast():
             outputs_BO = model(*examples.inputs)
         losses_B = loss(outputs_BO, examples.labels_B)

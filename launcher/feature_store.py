@@ -163,6 +163,7 @@ class FeatureStore:
 
     def _records(self, feed: ImageFeed, view: int, ids: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[Records]:
         for examples in feed.batches((view, ids_B) for ids_B in ids):
+            self.strategy.pulse.enter("features")
             if self.strategy.any_process(self.should_stop()):
                 raise Stopped("stopped while computing features; the same command computes them anew")
             columns = [*map(_bytes_of, examples.inputs), _bytes_of(examples.labels_B[:, None])]

@@ -93,6 +93,7 @@ def _fit_stage(
         # Entering the next stage may be asked to stop, and then loses nothing.
         is_end = step == steps[-1]
         if plan.is_checkpoint(step) or is_best or is_tired or is_asked or is_end:
+            t.strategy.pulse.enter("save")
             checkpoint.save(t.run.checkpoints, t.state, progress, t.recipe.checkpoint.keep)
             t.journal.write("checkpoint", step, plan.epoch(step) + 1, name=checkpoint.step_name(step), is_best=is_best)
         if is_tired:
@@ -122,14 +123,18 @@ def train_step(
     drawn: list[Hashes] = []
     feed = learner.feeds["train"]
     before = replace(feed.times)
+    pulse = t.strategy.pulse
     for i in range(plan.accumulation):
+        pulse.at = ("data", step, False)
         examples = next(batches)
         if step == 1 and i == 0 and t.strategy.world.is_first and examples.images_BCHW is not None:
             picture = t.run.pictures / "augmented.png"
             write_grid(examples.images_BCHW, t.augment_train.mean, t.augment_train.std, picture)
         with t.strategy.exchange_gradients(now=i == plan.accumulation - 1):
+            pulse.at = ("forward", step, False)
             outputs_BO = learner.wrapped(*examples.inputs)
             loss = t.loss_train(outputs_BO, examples.targets).mean()
+            pulse.at = ("backward", step, False)
             t.strategy.backward(loss / plan.accumulation if plan.accumulation > 1 else loss)
         losses.append(loss.detach())
         ids.append(examples.ids_B)
@@ -209,7 +214,7 @@ def evaluate_and_record(
 def judge_input(t: Training, learner: Learner, step: int) -> Verdict | None:
     """Whether the training has waited for its input since this process began; written down. Called by every process."""
     costs = t.strategy.gather(_cost(t))
-    verdict = judge(costs, setting_of(t.recipe, learner, t.strategy.device.type))
+    verdict = judge(costs, setting_of(t.recipe, learner, t.strategy.device.type), t.strategy.hosts)
     if verdict is not None:
         ranks = [{name: round(value, 3) for name, value in asdict(cost).items()} for cost in costs]
         t.journal.write("event", step, t.plan.epoch(step) + 1, name="input", **asdict(verdict), ranks=ranks)
@@ -220,6 +225,8 @@ def _cost(t: Training) -> Cost:
     costs, world = t.costs, t.strategy.world
     return Cost(
         train_s=t.watch.train_s,
+        work_s=t.strategy.pace.work_s,
+        steps=t.watch.images // t.plan.global_batch,
         wait_s=costs.wait_s,
         read_s=costs.read_s,
         decode_s=costs.decode_s,

@@ -47,6 +47,7 @@ def enter_stage(t: Training, number: int, step: int, should_stop: Callable[[], b
         t.console.say(message)
         t.journal.write("event", step, t.plan.epoch(step + 1) + 1, name=name, message=message)
 
+    t.strategy.pulse.enter("prepare")
     say, say_kept = partial(say_as, "frozen_part"), partial(say_as, "images_kept")
     for stage in range(number + 1):
         _set_free(t, stage)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
@@ -18,6 +19,8 @@ from torch.optim import Optimizer
 
 from launcher import keyed
 from launcher.errors import LauncherError, UserError
+from launcher.pace import NoPace, Pace
+from launcher.pulse import Pulse
 from launcher.recipe.schema import Strategy as StrategySection
 from launcher.world import World
 
@@ -40,6 +43,11 @@ class Strategy:
         # NCCL moves tensors of the training; words between processes go by gloo and never make a GPU wait.
         self._talk = _new_gloo_group() if world.size > 1 else None
         self._vote: tuple[Any, Tensor] | None = None
+        self._last_gradient: Any = None
+        self.pulse = Pulse()
+        self.pace = Pace(device) if world.size > 1 else NoPace()
+        self.hosts = self.gather(socket.gethostname())
+        """Name of each rank's node."""
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model as training calls it (DDP, autocast). What was wrapped before is plain again."""
@@ -50,7 +58,21 @@ class Strategy:
             self._wrapped = None
         self._wrapped = self.accelerator.prepare_model(model)
         assert self._wrapped is not None
+        if self.world.size > 1:
+            self._watch_gradients(model)
         return self._wrapped
+
+    def _watch_gradients(self, model: nn.Module) -> None:
+        """See when a backward pass has only the exchange left: the first parameter's gradient is the last to come."""
+
+        def note(_gradient: Tensor) -> None:
+            self.pulse.at = ("reduce", self.pulse.at[1], True)
+            self.pace.end()
+
+        if self._last_gradient is not None:
+            self._last_gradient.remove()
+        first = next(parameter for parameter in model.parameters() if parameter.requires_grad)
+        self._last_gradient = first.register_hook(note)  # type: ignore[no-untyped-call]
 
     def adopt(self, optimizer: Optimizer) -> Optimizer:
         """The optimizer as `step` takes it: with the fp16 scaler, where there is one."""
@@ -78,6 +100,7 @@ class Strategy:
 
     def exchange_gradients(self, now: bool) -> AbstractContextManager[None]:
         """Around forward and backward: gradients are summed over processes only where `now`."""
+        self.pace.begin()
         return nullcontext() if now else self.accelerator.no_sync(self._wrapped)
 
     def backward(self, loss: Tensor) -> None:
@@ -107,21 +130,24 @@ class Strategy:
     def sum(self, tensor: Tensor) -> Tensor:
         """Sum over all processes, in place."""
         if self.world.size > 1:
-            dist.all_reduce(tensor)
+            with self.pulse.waiting():
+                dist.all_reduce(tensor)
         return tensor
 
     def share_buffers(self, model: nn.Module) -> None:
         """Give every process rank 0's buffers, which are those that are saved: BatchNorm counts on each its own."""
         if self.world.size > 1:
-            for buffer in model.buffers():
-                dist.broadcast(buffer, src=0)
+            with self.pulse.waiting():
+                for buffer in model.buffers():
+                    dist.broadcast(buffer, src=0)
 
     def gather(self, value: T) -> list[T]:
         """Every process's value, in the order of ranks, on every process."""
         if self.world.size == 1:
             return [value]
         values: list[Any] = [None] * self.world.size
-        dist.all_gather_object(values, value, group=self._talk)
+        with self.pulse.waiting():
+            dist.all_gather_object(values, value, group=self._talk)
         return values
 
     def on_first(self, work: Callable[[], T]) -> T:
@@ -134,7 +160,8 @@ class Strategy:
                 outcome = [work()]
             except LauncherError as error:
                 outcome = [error]
-        dist.broadcast_object_list(outcome, src=0, group=self._talk)
+        with self.pulse.waiting():
+            dist.broadcast_object_list(outcome, src=0, group=self._talk)
         if isinstance(outcome[0], LauncherError):
             raise outcome[0]
         return outcome[0]  # type: ignore[no-any-return]
@@ -158,7 +185,8 @@ class Strategy:
 
     def _wait_for_all(self) -> None:
         if self.world.size > 1:
-            dist.barrier(group=self._talk)
+            with self.pulse.waiting():
+                dist.barrier(group=self._talk)
 
     def any_process(self, wish: bool) -> bool:
         """Whether some process wished so at the previous call (at this one, when alone): agreed by all.
@@ -176,7 +204,8 @@ class Strategy:
         if self._vote is None:
             return False
         work, ballot = self._vote
-        work.wait()
+        with self.pulse.waiting():
+            work.wait()
         self._vote = None
         return bool(ballot.item())
 

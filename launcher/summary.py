@@ -84,6 +84,7 @@ def summary_rows(summary: Summary, folder: str) -> list[Row]:
     rows += [
         ("speed", f"{train['images_per_s']:,.0f} images/s"),
         *([("input", summary["input"]["sentence"])] if summary.get("input") else []),
+        *([("straggler", straggler)] if (straggler := (summary.get("input") or {}).get("straggler")) else []),
         (
             "time",
             f"{summary['wall_s']:,.1f} s on {summary['world_size']} x {summary['device']}, {summary['precision']} AMP",

@@ -7,6 +7,7 @@ import platform
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from launcher.checkpoint import Progress
 from launcher.data.prepare import prepare_data
 from launcher.errors import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE, Stopped, UserError
 from launcher.fit import Status, check_frozen, evaluate_and_record, fit, judge_input
+from launcher.heartbeat.start import start_heartbeat
+from launcher.heartbeat.thread import NoHeartbeat
 from launcher.learner import Learner, enter_stage
 from launcher.log.console import Console
 from launcher.log.journal import read_first
@@ -68,15 +71,20 @@ def main(loaded: LoadedRecipe, options: Options) -> int:
         return _show_finished(run.path, world)
     recipe = recipe.model_copy(update={"run": recipe.run.model_copy(update={"dir": str(run.path)})})
     t = build_training(recipe, plan, manifest, strategy, run)
+    heartbeat = _start_heartbeat(t)
     try:
         learner, progress = _start(t, manifest, stop)
         learner, progress, status = fit(t, learner, progress, stop)
         check_frozen(t, learner)
         return _finish(t, learner, progress, status)
     except BaseException as error:
-        _fail(t, error)
+        lost = heartbeat.fail(error)
+        _fail(t, lost or error)
+        if lost is not None:
+            raise lost from error
         raise
     finally:
+        heartbeat.close()
         t.close()
 
 
@@ -102,6 +110,20 @@ def without_file(loaded: LoadedRecipe) -> LoadedRecipe:
         return loaded
     backbone = backbone.model_copy(update={"weights": "none"})
     return replace(loaded, recipe=loaded.recipe.model_copy(update={"backbone": backbone}))
+
+
+def _start_heartbeat(t: Training) -> NoHeartbeat:
+    pulse = t.strategy.pulse
+    pulse.readers += [partial(getattr, loader.reader, "reading") for loader in t.loaders.values()]
+
+    def record(name: str, message: str) -> None:
+        t.journal.write("event", pulse.at[1], 0, name=name, message=message)
+
+    def say(message: str) -> None:
+        t.console.say(message)
+        record("note", message)
+
+    return start_heartbeat(t.strategy, t.recipe.strategy.hang_timeout_s, t.run.logs, partial(record, "hang"), say)
 
 
 def _start(t: Training, manifest: Manifest, stop: StopRequest) -> tuple[Learner, Progress]:
@@ -169,6 +191,7 @@ def _say_start(t: Training, progress: Progress) -> None:
 
 def _finish(t: Training, learner: Learner, progress: Progress, status: Status) -> int:
     """Measure the best weights, write everything down, leave the other processes."""
+    t.strategy.pulse.enter("finish")
     code = EXIT_RESUMABLE if status == "preempted" else EXIT_DONE
     verdict = judge_input(t, learner, progress.step)
     final = {} if status == "preempted" else _measure_best(t, learner, progress)
@@ -203,6 +226,7 @@ def _measure_best(t: Training, learner: Learner, progress: Progress) -> dict[str
 
 def _leave(t: Training, progress: Progress, status: str, code: int) -> None:
     """Close W&B and write the last record."""
+    t.strategy.pulse.enter("finish")
     epoch = t.plan.epoch(progress.step) + 1
     for failure in t.wandb.finish(code):
         t.journal.write("event", progress.step, epoch, name="wandb_failed", message=failure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,12 @@ COPYING_FRAC = 0.9
 
 CROP_ROOM = 1.4
 """Longest side of pictures that are worth shrinking to, over what the network takes: a random crop needs room."""
+
+SLOWER = 1.5
+"""Times the others' own part of a step, from which on a process is named: it makes all of them wait."""
+
+MIN_STEPS = 10
+"""That are compared at least."""
 
 FEATURES = "reading features"
 """What the wait is for when no thread has read or decoded a picture."""
@@ -39,10 +46,18 @@ class Cost:
     long_side: float
     workers: int
     num_cores: int
+    work_s: float = 0.0
+    """Of the network's own part of the steps, without waiting for other processes; 0 when alone."""
+    steps: int = 0
 
     @property
     def wait_frac(self) -> float:
         return min(self.wait_s / self.train_s, 1.0) if self.train_s else 0.0
+
+    @property
+    def step_s(self) -> float:
+        """Of one step, without waiting for other processes."""
+        return (self.work_s + self.wait_s) / self.steps
 
     @property
     def threads_s(self) -> float:
@@ -86,10 +101,12 @@ class Verdict:
     rank: int
     wait_frac: float
     threads_busy_frac: float
+    straggler: str | None = None
+    """Which process is markedly slower than the others; None: none is."""
 
 
-def judge(costs: Sequence[Cost], setting: Setting) -> Verdict | None:
-    """`costs`: of every rank. None when nothing was trained."""
+def judge(costs: Sequence[Cost], setting: Setting, hosts: Sequence[str] = ("here",)) -> Verdict | None:
+    """`costs`, `hosts`: of every rank. None when nothing was trained."""
     rank = max(range(len(costs)), key=lambda rank: costs[rank].wait_frac)
     cost = costs[rank]
     if not cost.train_s:
@@ -106,7 +123,23 @@ def judge(costs: Sequence[Cost], setting: Setting) -> Verdict | None:
         share = _percent(min(cost.threads_s / (cost.train_s * cost.num_cores), 1.0))
         cores = "the core" if cost.num_cores == 1 else f"the {cost.num_cores} cores"
         sentence += f"; reading and augmenting took {share} of {cores} that the network uses too"
-    return Verdict(sentence, stage, rank, round(cost.wait_frac, 4), round(cost.busy_frac, 4))
+    figures = round(cost.wait_frac, 4), round(cost.busy_frac, 4)
+    return Verdict(sentence, stage, rank, *figures, find_straggler(costs, hosts))
+
+
+def find_straggler(costs: Sequence[Cost], hosts: Sequence[str]) -> str | None:
+    """The slowest process, where it is `SLOWER` times as slow as the median of the others."""
+    if len(costs) < 2 or min(cost.steps for cost in costs) < MIN_STEPS:
+        return None
+    rank = max(range(len(costs)), key=lambda rank: costs[rank].step_s)
+    slow, others_s = costs[rank], statistics.median(cost.step_s for i, cost in enumerate(costs) if i != rank)
+    if not others_s or slow.step_s < SLOWER * others_s:
+        return None
+    return (
+        f"rank {rank} ({hosts[rank]}) is {slow.step_s / others_s:.1f} times as slow as the others: "
+        f"{1000 * slow.step_s:.1f} ms a step, {1000 * slow.wait_s / slow.steps:.1f} of them waiting for data, "
+        f"against {1000 * others_s:.1f} ms"
+    )
 
 
 def find_remedies(stage: str, long_side: float, setting: Setting) -> list[str]:

@@ -32,7 +32,7 @@ class Ended:
     err: str
 
 
-def command(processes: int = 1, launcher: str = "torchrun") -> list[str]:
+def command(processes: int = 1, launcher: str = "torchrun", program: Sequence[str] = ("-m", "launcher")) -> list[str]:
     """How a user starts the program as so many CPU processes."""
     if processes == 1 and launcher == "torchrun":
         return [sys.executable, "-m", "launcher"]
@@ -42,7 +42,7 @@ def command(processes: int = 1, launcher: str = "torchrun") -> list[str]:
     }[launcher]
     mode = {"torchrun": [], "accelerate": ["launch", "--multi_gpu"][: min(processes, 2)]}[launcher]
     start = [sys.executable, "-m", module, *mode, number, str(processes), port, str(free_port())]
-    return [*start, "-m", "launcher"]
+    return [*start, *program]
 
 
 def environment() -> dict[str, str]:
@@ -60,10 +60,14 @@ def free_port() -> int:
 
 
 def start(
-    arguments: Sequence[str | Path], cwd: Path, processes: int = 1, launcher: str = "torchrun"
+    arguments: Sequence[str | Path],
+    cwd: Path,
+    processes: int = 1,
+    launcher: str = "torchrun",
+    program: Sequence[str] = ("-m", "launcher"),
 ) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*command(processes, launcher), *map(str, arguments)],
+        [*command(processes, launcher, program), *map(str, arguments)],
         cwd=cwd,
         env=environment(),
         stdin=subprocess.DEVNULL,

@@ -2,7 +2,17 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.errors import CheckpointError, DataError, LauncherError, RecipeError, RunError, UserError, nearest
+from launcher.errors import (
+    CheckpointError,
+    DataError,
+    LauncherError,
+    RankLost,
+    RecipeError,
+    RunError,
+    UserError,
+    is_peer_lost,
+    nearest,
+)
 
 
 def test_recipe_error_has_a_line_a_problem() -> None:
@@ -25,6 +35,15 @@ def test_what_the_user_can_mend_is_a_user_error(kind: type[Exception]) -> None:
 def test_a_damaged_checkpoint_is_no_user_error() -> None:
     assert issubclass(CheckpointError, LauncherError)
     assert not issubclass(CheckpointError, UserError)
+
+
+def test_what_gloo_says_of_a_lost_peer_is_known_also_as_a_cause() -> None:
+    lost = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1")
+    assert is_peer_lost(lost)
+    error = RankLost("rank 1 failed", speaks=True)
+    error.__cause__ = lost
+    assert is_peer_lost(error)
+    assert not is_peer_lost(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "duration", "keyed", "memory", "stop"),
-    ("world", "recipe", "metrics", "commit", "images", "verdict"),
+    ("errors", "duration", "keyed", "memory", "pulse", "stop"),
+    ("world", "recipe", "metrics", "commit", "images", "pace", "verdict"),
     ("data", "augment", "models", "loss", "optim", "log", "strategy"),
-    ("checkpoint", "run", "feed"),
+    ("checkpoint", "run", "feed", "heartbeat"),
     ("feature_store", "decoded_store", "evaluate", "training"),
     ("extract",),
     ("learner", "summary"),
@@ -58,7 +58,7 @@ OWNERS: dict[str, set[str]] = {
 
 WITHOUT_TORCH = (
     *("launcher.errors", "launcher.duration", "launcher.world", "launcher.keyed", "launcher.memory", "launcher.commit"),
-    "launcher.run",
+    *("launcher.run", "launcher.pulse", "launcher.heartbeat.thread"),
     *("launcher.recipe.parse", "launcher.recipe.plan", "launcher.recipe.resolve", "launcher.recipe.lock"),
     *("launcher.data.order", "launcher.data.features", "launcher.data.prepare", "launcher.log.journal"),
     *("launcher.cache", "launcher.verdict", "launcher.cli", "shards.cli", "launcher.augment.draw"),

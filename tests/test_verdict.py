@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from launcher.verdict import FEATURES, Cost, Setting, find_remedies, judge
+from launcher.verdict import FEATURES, Cost, Setting, find_remedies, find_straggler, judge
 
 GPU = Setting(is_cpu=False, final_side=224, cache_keys="data.cache=decoded", feature_keys=None)
 CPU = replace(GPU, is_cpu=True)
@@ -68,6 +68,35 @@ def test_a_wait_is_never_longer_than_the_training() -> None:
     verdict = judge([replace(SLOW, wait_s=101.0)], GPU)
     assert verdict is not None
     assert verdict.wait_frac == 1.0
+
+
+def ranks(*own: tuple[float, float]) -> list[Cost]:
+    """Seconds of own work and of waiting for data, in 100 steps."""
+    return [replace(SLOW, work_s=work_s, wait_s=wait_s, steps=100) for work_s, wait_s in own]
+
+
+def test_a_straggler_is_named() -> None:
+    costs = ranks((2.0, 0.1), (2.1, 0.1), (2.0, 2.0), (1.9, 0.2))
+    line = (
+        "rank 2 (d) is 1.9 times as slow as the others: 40.0 ms a step, 20.0 of them waiting for data, against 21.0 ms"
+    )
+    assert find_straggler(costs, ["c", "c", "d", "d"]) == line
+    verdict = judge(costs, GPU, ["c", "c", "d", "d"])
+    assert verdict is not None
+    assert verdict.straggler == line
+
+
+@pytest.mark.parametrize(
+    "costs",
+    [
+        ranks((2.0, 0.1), (2.9, 0.1)),
+        ranks((2.0, 0.1)),
+        [replace(cost, steps=9) for cost in ranks((2.0, 0.1), (9.0, 0.1))],  # too few to say
+        ranks((0.0, 0.0), (0.0, 0.0)),
+    ],
+)
+def test_nobody_is_called_slow_without_need(costs: list[Cost]) -> None:
+    assert find_straggler(costs, ["a", "b"]) is None
 
 
 def test_nothing_trained_is_not_judged() -> None:

@@ -53,8 +53,26 @@ class ShardReader:
         self._first_ids = np.cumsum([0, *(shard.num_images for shard in shards)])
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
         self._lock = threading.Lock()
+        self._reading: dict[int, int] = {}
+
+    @property
+    def reading(self) -> str | None:
+        """Shard and image that some thread has been reading for longest; None when none is."""
+        for sample_id in list(self._reading.values())[:1]:
+            number = int(np.searchsorted(self._first_ids, sample_id, side="right")) - 1
+            return f"{self.paths[number].name}: image {sample_id - int(self._first_ids[number])}"
+        return None
 
     def read(self, sample_id: int) -> Sample:
+        """Raise DataError as `_read`; meanwhile `reading` tells of it."""
+        thread = threading.get_ident()
+        self._reading[thread] = sample_id
+        try:
+            return self._read(sample_id)
+        finally:
+            del self._reading[thread]
+
+    def _read(self, sample_id: int) -> Sample:
         """Raise DataError naming the shard when the image is not there whole, or its label is no class."""
         assert 0 <= sample_id < self._first_ids[-1], f"no image {sample_id} among {self._first_ids[-1]}"
         number = int(np.searchsorted(self._first_ids, sample_id, side="right")) - 1

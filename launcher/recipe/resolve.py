@@ -25,6 +25,7 @@ DEBUG_STRATEGY = {
     "sync_batchnorm": False,
     "compile": "off",
     "feature_cache_gib": 0.0,
+    "hang_timeout_s": None,
 }
 
 

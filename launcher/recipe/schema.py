@@ -100,6 +100,9 @@ class Strategy(Section):
     feature_cache_gib: NotNegative = 20.0
     """Largest size on disk of what the frozen part gives for this run's images, in each stage of freezing. Kept where
     nothing random comes before the end of that part: it then runs once for an image, not once an epoch. 0: not kept."""
+    hang_timeout_s: Annotated[float, Field(ge=1.0)] | None = 600.0
+    """Seconds in which a process makes no progress, after which all end with a line that says which, where and what the
+    others wait for. Preparing and finishing may take an hour. null: wait for ever."""
 
 
 class Train(Section):

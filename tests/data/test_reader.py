@@ -6,6 +6,8 @@ import io
 import json
 import os
 import tarfile
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -98,6 +100,31 @@ def test_threads_read_the_right_bytes_while_shards_are_closed(packed: Path, monk
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(reader.read, ids))
     assert pairs(found) == [expected[i] for i in ids]
+
+
+def test_what_has_been_read_for_longest_is_told(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that does not answer: the second image's read goes on for as long as the test wants."""
+    reader, pread, may_end, order = reader_of(packed), os.pread, threading.Event(), []
+
+    def slow(descriptor: int, size: int, offset: int) -> bytes:
+        order.append(reader.reading)
+        assert len(order) < 2 or may_end.wait(30)
+        return pread(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pread", slow)
+    assert reader.reading is None
+    reader.read(20)
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(reader.read, 3)
+        while len(order) < 2:
+            time.sleep(0.001)
+        pool.submit(reader.read, 4)
+        while len(order) < 3:
+            time.sleep(0.001)
+        assert reader.reading == "train-00000.tar: image 3"
+        may_end.set()
+    assert reader.reading is None
+    assert order[0] == f"{reader.read(20).place.rpartition('/')[2]}"
 
 
 def test_no_more_files_are_open_than_allowed_and_none_afterwards(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:

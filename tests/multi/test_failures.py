@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -45,6 +46,8 @@ def test_a_killed_rank_does_not_leave_the_other_waiting(tmp_path: Path, digits: 
     subprocess.run(["kill", f"-{signal.SIGKILL}", children[-1]], check=True)
     ended = finish(process)
     assert ended.code != 0
+    [line] = [line for line in ended.err.splitlines() if line.startswith("launcher: ")]
+    assert re.match(r"launcher: rank 1 \(.+\) is gone, last heard of in \w+ of step \d+; see logs/rank-1\.log", line)
     assert train_records(tmp_path / "run").keys() < set(range(1171))
     again = start([DIGITS, f"data.dir={digits}", "run.dir=run", "log.wandb.mode=disabled"], tmp_path)
     wait_until(lambda: bool(events(tmp_path / "run", "resumed")), again)

@@ -1,0 +1,64 @@
+"""The real program with a fault on one rank: python faulty.py FAULT RANK [what launcher takes]."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import launcher.__main__
+from launcher import fit
+from launcher.data.reader import Sample, ShardReader
+
+STEP = 40
+READS = 1500
+
+
+def hang_in_data() -> None:
+    read, count = ShardReader._read, 0
+
+    def slow(self: ShardReader, sample_id: int) -> Sample:
+        nonlocal count
+        count += 1
+        if count > READS:
+            time.sleep(1000)
+        return read(self, sample_id)
+
+    ShardReader._read = slow  # type: ignore[method-assign]
+
+
+def at_step(work: Callable[[], object]) -> Callable[[], None]:
+    step_with = fit.train_step
+
+    def faulty(t: Any, learner: Any, batches: Any, step: int) -> Any:
+        if step == STEP:
+            work()
+        return step_with(t, learner, batches, step)
+
+    return lambda: setattr(fit, "train_step", faulty)
+
+
+def fail() -> None:
+    raise ArithmeticError("broken on purpose")
+
+
+def fail_later() -> None:
+    time.sleep(0.5)
+    raise LookupError("broken as well")
+
+
+FAULTS = {
+    "none": lambda: None,
+    "data": hang_in_data,
+    "raise": at_step(fail),
+    "raise-later": at_step(fail_later),
+}
+
+if __name__ == "__main__":
+    for fault, rank in zip(sys.argv[1].split(","), sys.argv[2].split(","), strict=True):
+        if rank == os.environ["RANK"]:
+            FAULTS[fault]()
+    sys.argv[1:3] = []
+    launcher.__main__.main()
