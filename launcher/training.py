@@ -14,6 +14,7 @@ from launcher.augment.pipeline import Augment, build_augment
 from launcher.checkpoint import TrainState
 from launcher.data.files import Times
 from launcher.data.loader import Loader, count_workers
+from launcher.data.order import Order, build_order
 from launcher.data.reader import ShardReader
 from launcher.log.console import Console, NoConsole
 from launcher.log.journal import Journal, NoJournal
@@ -37,6 +38,7 @@ class Training:
 
     recipe: Recipe
     plan: Plan
+    order: Order
     run: RunFolder
     strategy: Strategy
     network: Network
@@ -93,6 +95,7 @@ def build_training(recipe: Recipe, plan: Plan, manifest: Manifest, strategy: Str
     return Training(
         recipe=recipe,
         plan=plan,
+        order=build_order(plan, manifest, recipe.run.seed),
         run=run,
         strategy=strategy,
         network=network,

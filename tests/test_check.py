@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.check import check, complete_recipe
+from launcher.check import Wishes, check, complete_recipe
 from launcher.cli import run
 from launcher.errors import DataError, RecipeError, UserError
 from launcher.models.transform import Transform
@@ -29,7 +29,7 @@ def test_shards_that_are_not_there_are_announced_and_not_packed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     loaded = load(tmp_path, WEIGHTLESS, overrides=(f"data.dir={tmp_path / 'shards'}",))
-    assert check(loaded, 2) == 0
+    assert check(loaded, Wishes(2)) == 0
     assert "recipe is right" in capsys.readouterr().out
     assert not (tmp_path / "shards").exists()
 
@@ -51,7 +51,7 @@ def test_shards_that_are_not_there_are_announced_and_not_packed(
 def test_eval_transform_is_shown(
     changes: list[tuple[str, str]], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert check(load(tmp_path, *changes, overrides=(f"data.dir={tmp_path / 'shards'}",)), 1) == 0
+    assert check(load(tmp_path, *changes, overrides=(f"data.dir={tmp_path / 'shards'}",)), Wishes()) == 0
     assert capsys.readouterr().out.splitlines()[0] == line
 
 
@@ -75,7 +75,7 @@ def test_transform_that_does_not_fit_has_its_place(tmp_path: Path, monkeypatch: 
 
 def test_names_that_do_not_exist_have_their_place(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"recipe.yaml:3: backbone.name: no such model 'resnet19'; did you mean"):
-        check(load(tmp_path, ("resnet18", "resnet19")), 1)
+        check(load(tmp_path, ("resnet18", "resnet19")), Wishes())
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_names_that_do_not_exist_have_their_place(tmp_path: Path) -> None:
 def test_what_cannot_be_frozen_has_its_place(freeze: str, line: str, tmp_path: Path) -> None:
     loaded = load(tmp_path, ("freeze: none", f"freeze: {freeze}"))
     with pytest.raises(RecipeError) as error:
-        check(loaded, 1)
+        check(loaded, Wishes())
     assert error.value.lines == [f"{loaded.file}:{line}"]
 
 
@@ -103,17 +103,17 @@ def test_plan_error_has_its_place(digits: Path, tmp_path: Path) -> None:
         overrides=(f"data.dir={digits}",),
     )
     with pytest.raises(RecipeError, match=r"recipe.yaml:24: train.global_batch: 32 cannot be shared .* try 33"):
-        check(loaded, 3)
+        check(loaded, Wishes(3))
 
 
 def test_shards_of_another_packing_are_refused(digits: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds 'digits split="):
-        check(load(tmp_path, WEIGHTLESS, overrides=(f"data.dir={digits}",)), 1)
+        check(load(tmp_path, WEIGHTLESS, overrides=(f"data.dir={digits}",)), Wishes())
 
 
 def test_no_processes_at_all_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--processes 0: must be at least 1"):
-        check(load(tmp_path, WEIGHTLESS), 0)
+        check(load(tmp_path, WEIGHTLESS), Wishes(0))
 
 
 def test_nothing_is_written(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
