@@ -66,8 +66,8 @@ class LaneEpochs:
         num_shards = len(ring.ends_S)
         is_all = num >= self.plan.num_train or (high == low and last < first)
         num_touched = num_shards if is_all else (high - low) % num_shards + 1
-        shards = ring.shards_S[(low + np.arange(num_touched)) % num_shards]
-        return shards[self.sizes_S[shards] > 0]
+        opened: Ids = ring.shards_S[(low + np.arange(num_touched)) % num_shards]
+        return opened[self.sizes_S[opened] > 0]
 
     @property
     def lane_images(self) -> int:
@@ -83,7 +83,8 @@ class LaneEpochs:
         """The ids at places of the line that the lanes are cut from; past its end it begins again."""
         ring = _ring(self, epoch)
         places_P = (places_P + ring.start) % self.plan.num_train
-        return places_P + ring.shifts_S[np.searchsorted(ring.ends_S, places_P, side="right")]
+        ids_P: Ids = places_P + ring.shifts_S[np.searchsorted(ring.ends_S, places_P, side="right")]
+        return ids_P
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,10 +46,11 @@ class WholeEpochs:
         order = epoch_order(self.plan.num_train, self.seed, epoch)
         # Past the end of the order only when the recipe wraps: the epoch's first samples fill its last batch.
         start = batch * self.plan.global_batch
-        return order[np.arange(start + first, start + end) % self.plan.num_train]
+        ids: Ids = order[np.arange(start + first, start + end) % self.plan.num_train]
+        return ids
 
     def left_out(self, epoch: int) -> Ids:
-        order = epoch_order(self.plan.num_train, self.seed, epoch)
+        order: Ids = epoch_order(self.plan.num_train, self.seed, epoch)
         return order[self.plan.steps_per_epoch * self.plan.global_batch :]
 
     def shards(self, epoch: int, node: int, num_nodes: int) -> Ids:

@@ -97,10 +97,6 @@ class Plan:
             if steps:
                 yield stage, steps
 
-    def eval_steps(self, split: str) -> int:
-        """Forward passes of every process over `split`."""
-        return -(-self.num_eval[split] // (self.eval_batch * self.world_size))
-
 
 def make_plan(recipe: Recipe, world_size: int, num_images: Mapping[str, int], num_classes: int) -> Plan:
     """Raise PlanError with every reason why this recipe cannot run on `world_size` processes with these images."""
