@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -178,14 +179,24 @@ def test_windows_of_a_lane_follow_each_other_along_the_shards(case: Case, epoch:
     assert any(fits(start) for start in range(case.sizes[shards[0]]))
 
 
-def test_windows_are_shuffled_and_epochs_differ() -> None:
-    case = Case((40,) * 10, 4, 2, 80, "drop", 3)
-    order = case.order()
-    ids = node_ids(order, 0, 0, 4)
-    assert ids.tolist() != sorted(ids.tolist())
-    first_lanes = {tuple(sorted(node_ids(order, epoch, 0, 4))) for epoch in range(3)}
-    seeds = {tuple(Case((40,) * 10, 4, 2, 80, "drop", seed).order().global_batch_ids(1)) for seed in range(3)}
-    assert len(first_lanes) == len(seeds) == 3
+def test_every_window_is_shuffled_in_a_way_of_its_own() -> None:
+    order = Case((400,), 4, 2, 80, "drop", 3).order()
+    patterns = set()
+    for epoch, lane in itertools.product(range(2), range(4)):
+        for ids_W in node_ids(order, epoch, lane, 4).reshape(5, 20):
+            places = (ids_W - ids_W[0] + 200) % 400  # a window may lie over the ring's seam
+            patterns.add(tuple((places - places.min()).tolist()))
+    assert all(sorted(pattern) == list(range(20)) for pattern in patterns)
+    assert len(patterns - {tuple(range(20))}) == 2 * 4 * 5
+
+
+def test_shards_come_in_another_order_every_epoch_and_for_every_seed() -> None:
+    rings = set()
+    for epoch, seed in itertools.product(range(3), range(3)):
+        shards = Case((40,) * 10, 4, 2, 80, "wrap", seed).order().epochs.shards(epoch, 0, 1).tolist()
+        assert sorted(shards) == list(range(10))
+        rings.add((*shards[shards.index(0) :], *shards[: shards.index(0)]))
+    assert len(rings) == 9
 
 
 def chi_square(counts: Ids) -> float:
