@@ -135,8 +135,8 @@ def _rows(plan: Plan) -> list[tuple[str, str]]:
 def _node_rows(manifest: Manifest, order: Order, nodes: int) -> list[tuple[str, str]]:
     """How many training shards each node opens in the first epoch, and their size."""
     shard_bytes = np.array([shard.num_bytes for shard in manifest.shards_of("train")], dtype=np.int64)
-    opened = [order.epochs.shards(0, node, nodes) for node in range(nodes)]
-    nums, sizes = [len(shards) for shards in opened], [int(shard_bytes[shards].sum()) for shards in opened]
+    opened = (order.epochs.shards(0, node, nodes) for node in range(nodes))
+    nums, sizes = zip(*((len(shards), int(shard_bytes[shards].sum())) for shards in opened), strict=True)
     return [
         ("node_shards", f"{_span(f'{min(nums):,}', f'{max(nums):,}')} of {len(shard_bytes):,}"),
         ("node_bytes", _span(show_bytes(min(sizes)), show_bytes(max(sizes)))),

@@ -1,7 +1,8 @@
 """An epoch in lanes: a node reads few shards, nearly from end to end, and batches are the same on any number of nodes.
 
 The epoch's shards, in an order of its own, are laid end to end to a ring of all images. From a place of its own, the
-ring is cut into L lanes of equal length; what is left over (or read twice) comes after the last lane:
+ring is cut into L lanes of equal length. What is left over comes after the last lane; where the recipe wraps, the last
+lanes run into the images of the first instead:
 
     ring    |  shard 4  | shard 0 |   shard 2   | shard 1 |  shard 3  |
     lanes       |    0    |    1    |    2    |    3    |  left out...
@@ -54,8 +55,8 @@ class LaneEpochs:
     def shards(self, epoch: int, node: int, num_nodes: int) -> Ids:
         """Numbers of the shards that one of `num_nodes` equal nodes opens in an epoch, as its lanes pass over them.
 
-        Its images are m = steps_per_epoch x global_batch / num_nodes neighbours on the ring: where no shard is empty
-        and the smallest has s images, these are in at most (m - 2) // s + 2 shards. Of S shards, all nodes together
+        Its images are m = steps_per_epoch x global_batch / num_nodes neighbours on the ring: in at most
+        (m - 2) // s + 2 shards, where s is the fewest images of a shard that has any. Of S shards, all nodes together
         open at most S + num_nodes where last_batch is drop: a shard twice only where it is cut between two nodes.
         """
         ring = _ring(self, epoch)
