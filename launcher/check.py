@@ -1,30 +1,62 @@
-"""`launcher check RECIPE`: everything that can be known before a device is touched."""
+"""`launcher check RECIPE`: everything that can be known before a device is touched, for any number of nodes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
+import numpy as np
+
+from launcher.data.features import show_bytes
+from launcher.data.order import Order, build_order
 from launcher.data.prepare import prepare_data
 from launcher.errors import EXIT_DONE, UserError
 from launcher.log.console import Console
-from launcher.models.freeze import check_freeze
-from launcher.models.transform import fill_from_weights
-from launcher.models.zoo import check_backbone
+from launcher.models.known import is_known
 from launcher.recipe.augment import Augment
-from launcher.recipe.contradictions import find_contradictions
+from launcher.recipe.contradictions import has_transform
 from launcher.recipe.parse import LoadedRecipe
 from launcher.recipe.plan import Plan, PlanError, make_plan
 from launcher.recipe.schema import Recipe
 from launcher.world import World
 from shards.manifest import MANIFEST_NAME, Manifest
 
+FEW_IDS = 16
+"""Ids of a first batch that are shown unless more is asked for."""
 
-def check(loaded: LoadedRecipe, processes: int) -> int:
-    """Print the plan for this many processes. Raise RecipeError for whatever would stop the run."""
-    if processes < 1:
-        raise UserError(f"--processes {processes}: must be at least 1")
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """For which processes to plan. `processes`: in all, on one node; None: `nodes` times `gpus_per_node`.
+
+    `rank`: whose first batch to show whole; None: the beginning of the first one's.
+    """
+
+    processes: int | None = None
+    nodes: int = 1
+    gpus_per_node: int = 1
+    rank: int | None = None
+
+    @property
+    def world_size(self) -> int:
+        return self.processes if self.processes is not None else self.nodes * self.gpus_per_node
+
+    def check(self) -> None:
+        """Raise UserError when these are not such processes."""
+        for name in ("processes", "nodes", "gpus_per_node"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise UserError(f"--{name.replace('_', '-')} {number}: must be at least 1")
+        if self.processes is not None and self.nodes * self.gpus_per_node > 1:
+            raise UserError("--processes: leave it out, --nodes and --gpus-per-node say how many there are")
+        if self.rank is not None and not 0 <= self.rank < self.world_size:
+            raise UserError(f"--rank {self.rank}: must be 0 to {self.world_size - 1}")
+
+
+def check(loaded: LoadedRecipe, wishes: Wishes) -> int:
+    """Print the plan for these processes. Raise RecipeError for whatever would stop the run."""
+    wishes.check()
     console = Console(1, 1)
     recipe = complete_recipe(loaded, console.say)
     console.say(_describe_eval(recipe.augment))
@@ -34,8 +66,13 @@ def check(loaded: LoadedRecipe, processes: int) -> int:
             f"{loaded.file}: recipe is right; {folder} will be packed from {recipe.data.source} by the first run"
         )
         return EXIT_DONE
-    plan = plan_run(loaded, recipe, processes, prepare_data(recipe.data, World()))
-    console.table(f"{loaded.file} on {processes} processes", _rows(plan))
+    manifest = prepare_data(recipe.data, World())
+    plan = plan_run(loaded, recipe, wishes.world_size, manifest)
+    order = build_order(plan, manifest, recipe.run.seed)
+    console.table(
+        f"{loaded.file} on {wishes.world_size} processes", [*_rows(plan), *_node_rows(manifest, order, wishes.nodes)]
+    )
+    console.say(_describe_first_batch(order, wishes.rank))
     for note in plan.notes:
         console.say(f"note: {note}")
     return EXIT_DONE
@@ -46,12 +83,13 @@ def complete_recipe(loaded: LoadedRecipe, say: Callable[[str], None]) -> Recipe:
 
     `say` is told where that cannot be had exactly. Raise RecipeError when there are no such models, weights or files.
     """
-    if problems := check_backbone(loaded.recipe.backbone) or check_freeze(loaded.recipe.backbone):
-        raise loaded.error(problems)
-    recipe = fill_from_weights(loaded.recipe, lambda note: say(f"note: {note}"))
-    if problems := find_contradictions(recipe):
-        raise loaded.error(problems)
-    return recipe
+    augment = loaded.recipe.augment
+    is_whole = not has_transform(loaded.recipe.backbone) or None not in (augment.eval, augment.mean, augment.std)
+    if is_whole and is_known(loaded.recipe.backbone):
+        return loaded.recipe
+    from launcher.complete import ask_libraries
+
+    return ask_libraries(loaded, say)
 
 
 def _describe_eval(augment: Augment) -> str:
@@ -92,3 +130,25 @@ def _rows(plan: Plan) -> list[tuple[str, str]]:
         elif field.name == "num_eval":
             rows += [(f"num_{split}", f"{num:,}") for split, num in value.items()]
     return rows
+
+
+def _node_rows(manifest: Manifest, order: Order, nodes: int) -> list[tuple[str, str]]:
+    """How many training shards each node opens in the first epoch, and their size."""
+    shard_bytes = np.array([shard.num_bytes for shard in manifest.shards_of("train")], dtype=np.int64)
+    opened = (order.epochs.shards(0, node, nodes) for node in range(nodes))
+    nums, sizes = zip(*((len(shards), int(shard_bytes[shards].sum())) for shards in opened), strict=True)
+    return [
+        ("node_shards", f"{_span(f'{min(nums):,}', f'{max(nums):,}')} of {len(shard_bytes):,}"),
+        ("node_bytes", _span(show_bytes(min(sizes)), show_bytes(max(sizes)))),
+    ]
+
+
+def _span(least: str, most: str) -> str:
+    return least if least == most else f"{least} to {most}"
+
+
+def _describe_first_batch(order: Order, rank: int | None) -> str:
+    ids = order.micro_batch_ids(1, rank or 0).reshape(-1)
+    shown = ids if rank is not None else ids[:FEW_IDS]
+    more = "" if len(shown) == len(ids) else f" and {len(ids) - len(shown):,} more; all: --rank 0"
+    return f"step 1, rank {rank or 0}: samples {' '.join(map(str, shown.tolist()))}{more}"

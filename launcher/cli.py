@@ -72,7 +72,15 @@ def train(
 
 
 @app.command
-def check(recipe: Path, /, *overrides: str, processes: int = 1) -> int:
+def check(
+    recipe: Path,
+    /,
+    *overrides: str,
+    processes: int | None = None,
+    nodes: int = 1,
+    gpus_per_node: int = 1,
+    rank: int | None = None,
+) -> int:
     """Read the recipe and the manifest of its shards, and print the plan. Trains nothing, downloads nothing.
 
     Parameters
@@ -82,11 +90,18 @@ def check(recipe: Path, /, *overrides: str, processes: int = 1) -> int:
     overrides
         Values to change, as `key.path=value`.
     processes
-        How many processes will train.
+        How many processes will train, all on one node.
+    nodes
+        How many nodes will train, instead of --processes.
+    gpus_per_node
+        How many processes on each of them.
+    rank
+        Show all samples of this process's first batch.
     """
+    from launcher.check import Wishes
     from launcher.check import check as check_recipe
 
-    return check_recipe(load_recipe(recipe, overrides), processes)
+    return check_recipe(load_recipe(recipe, overrides), Wishes(processes, nodes, gpus_per_node, rank))
 
 
 @app.command

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from launcher.data.order import eval_batch_ids
+from launcher.data.order import portion_ids
 from launcher.feed import Feed
 from launcher.loss import LossFunction, class_scores
 from launcher.metrics import Counts
@@ -24,7 +24,8 @@ def evaluate(model: nn.Module, split: str, feed: Feed, loss: LossFunction, plan:
     strategy.pulse.enter("eval")
     strategy.share_buffers(model)
     counts = Counts(plan.num_classes, strategy.device)
-    for examples in feed.batches((0, ids) for ids in eval_batch_ids(plan, split, strategy.world.rank)):
+    mine = portion_ids(plan.num_eval[split], plan.world_size, plan.eval_batch, strategy.world.rank)
+    for examples in feed.batches((0, ids_B) for ids_B in mine):
         strategy.pulse.enter("eval")
         with strategy.autocast():
             outputs_BO = model(*examples.inputs)

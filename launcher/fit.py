@@ -19,7 +19,7 @@ from launcher import checkpoint
 from launcher.augment.witness import Hashes
 from launcher.checkpoint import Best, Progress
 from launcher.data.loader import count_workers
-from launcher.data.order import Ids, micro_batch_ids
+from launcher.data.order import Ids
 from launcher.errors import UserError
 from launcher.evaluate import evaluate
 from launcher.feed import Examples, ImageFeed
@@ -107,7 +107,7 @@ def _fit_stage(
 def train_work(t: Training, steps: range) -> Iterator[tuple[int, Ids]]:
     """Epoch and ids of every micro batch of this process."""
     for step in steps:
-        for ids_B in micro_batch_ids(t.plan, t.recipe.run.seed, step, t.strategy.world.rank):
+        for ids_B in t.order.micro_batch_ids(step, t.strategy.world.rank):
             yield t.plan.epoch(step), ids_B
 
 

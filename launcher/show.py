@@ -17,7 +17,7 @@ from launcher.augment.pipeline import build_augment, find_needed_side
 from launcher.check import complete_recipe, plan_run
 from launcher.data.decode import decode_image
 from launcher.data.loader import Loader
-from launcher.data.order import Ids, epoch_order
+from launcher.data.order import Ids, Order, build_order
 from launcher.data.prepare import prepare_data
 from launcher.data.reader import ShardReader
 from launcher.errors import EXIT_DONE, UserError
@@ -46,18 +46,22 @@ def show(loaded: LoadedRecipe, images: int, views: int, output: Path) -> int:
     _check_wishes(images, views, output)
     recipe = complete_recipe(loaded, lambda note: None)
     manifest = prepare_data(recipe.data, World())
-    num_train = plan_run(loaded, recipe, 1, manifest).num_train
-    if images > num_train:
-        raise UserError(f"--images {images}: there are {num_train} training images")
+    plan = plan_run(loaded, recipe, 1, manifest)
+    if images > plan.num_train:
+        raise UserError(f"--images {images}: there are {plan.num_train} training images")
     cell = _cell(recipe)
     if (num_pixels := images * (views + 1) * cell[0] * cell[1]) > MAX_PIXELS:
         raise UserError(
             f"--images {images} --views {views}: {num_pixels / 1e6:,.0f} million pixels, {MAX_PIXELS / 1e6:,.0f} are "
             "allowed; ask for fewer"
         )
-    ids_N = epoch_order(num_train, recipe.run.seed, 0)[:images]
+    order = build_order(plan, manifest, recipe.run.seed)
+    ids_N = order.visits(0)[:images]
     reader = ShardReader(Path(str(recipe.data.dir)), manifest, "train")
-    columns = [_read_originals(reader, ids_N, manifest.classes), *_augment(recipe, manifest, reader, ids_N, views)]
+    columns = [
+        _read_originals(reader, ids_N, manifest.classes),
+        *_augment(recipe, manifest, reader, order, ids_N, views),
+    ]
     try:
         write_sheet(list(zip(*columns, strict=True)), cell, output)
     except OSError as error:
@@ -88,7 +92,7 @@ def _read_originals(reader: ShardReader, ids_N: Ids, classes: tuple[str, ...]) -
 
 
 def _augment(
-    recipe: Recipe, manifest: Manifest, reader: ShardReader, ids_N: Ids, views: int
+    recipe: Recipe, manifest: Manifest, reader: ShardReader, order: Order, ids_N: Ids, views: int
 ) -> Iterator[list[Captioned]]:
     """The images in each of the first epochs, by the way that training goes."""
     mean, std = recipe.augment.normalisation(manifest.mean, manifest.std)
@@ -99,7 +103,7 @@ def _augment(
     with closing(Loader(reader, 0, strategy.device, find_needed_side(recipe.augment.train))) as loader:
         feed = ImageFeed(loader, augment, strategy, seed, recipe.augment.views, None, mix)
         for epoch in range(views):
-            ids_B, rows_N = find_pairs(epoch_order(reader.num_images, seed, epoch), ids_N)
+            ids_B, rows_N = find_pairs(order.visits(epoch), ids_N)
             [examples] = feed.batches([(epoch, ids_B)])
             assert examples.images_BCHW is not None
             pixels = to_pixels(examples.images_BCHW[rows_N], augment.mean, augment.std)
@@ -110,14 +114,15 @@ def _augment(
             yield list(zip(captions, pixels, strict=True))
 
 
-def find_pairs(order: Ids, ids_N: Ids) -> tuple[Ids, Ids]:
-    """The pairs that images are in when an epoch visits all in this order: mixing needs both.
+def find_pairs(visits: Ids, ids_N: Ids) -> tuple[Ids, Ids]:
+    """The pairs that images are in when an epoch visits them in this order, some perhaps twice: mixing needs both.
 
     Give ids_B, pair after pair, and the row of each image in it.
     """
-    places_N = np.argsort(order)[ids_N]
+    by_id = np.argsort(visits, kind="stable")
+    places_N = by_id[np.searchsorted(visits, ids_N, sorter=by_id)]
     pairs_N2 = places_N[:, None] // 2 * 2 + np.arange(2)
-    return order[pairs_N2.reshape(-1) % len(order)], 2 * np.arange(len(ids_N)) + places_N % 2
+    return visits[pairs_N2.reshape(-1) % len(visits)], 2 * np.arange(len(ids_N)) + places_N % 2
 
 
 def _describe_shares(shares_K: Tensor, classes: tuple[str, ...]) -> str:

@@ -17,6 +17,7 @@ from launcher.checkpoint import TrainState
 from launcher.data.files import Times
 from launcher.data.loader import Loader, count_workers
 from launcher.data.nvjpeg import IS_THERE, time_decoders
+from launcher.data.order import Order, build_order
 from launcher.data.reader import ShardReader
 from launcher.errors import UserError
 from launcher.log.console import Console, NoConsole
@@ -41,6 +42,7 @@ class Training:
 
     recipe: Recipe
     plan: Plan
+    order: Order
     run: RunFolder
     strategy: Strategy
     network: Network
@@ -98,6 +100,7 @@ def build_training(recipe: Recipe, plan: Plan, manifest: Manifest, strategy: Str
     return Training(
         recipe=recipe,
         plan=plan,
+        order=build_order(plan, manifest, recipe.run.seed),
         run=run,
         strategy=strategy,
         network=network,

@@ -16,7 +16,7 @@ from launcher import train
 from launcher.augment.pipeline import build_augment
 from launcher.check import plan_run
 from launcher.data.loader import Loader
-from launcher.data.order import global_batch_ids
+from launcher.data.order import build_order
 from launcher.data.prepare import prepare_data
 from launcher.data.reader import ShardReader
 from launcher.models.freeze import freeze, frozen_names, set_training
@@ -137,9 +137,10 @@ def plain_training(loaded: LoadedRecipe) -> tuple[list[float], dict[str, float],
     optimizer = torch.optim.SGD(free, lr=recipe.optim.lr, momentum=0.9)
     images_BCHW, labels_B = plain_images(loaded, "train")
     losses = []
+    order = build_order(plan, manifest, recipe.run.seed)
     set_training(model)
     for step in range(1, plan.total_steps + 1):
-        ids_B = torch.from_numpy(global_batch_ids(plan, recipe.run.seed, step))
+        ids_B = torch.from_numpy(order.global_batch_ids(step))
         loss = F.cross_entropy(model(images_BCHW[ids_B]), labels_B[ids_B])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -1,16 +1,29 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from launcher.check import check, complete_recipe
+from launcher.check import Wishes, check, complete_recipe, plan_run
 from launcher.cli import run
+from launcher.data.order import build_order, epoch_order
 from launcher.errors import DataError, RecipeError, UserError
+from launcher.models.known import TORCHVISION, is_known
 from launcher.models.transform import Transform
+from launcher.models.zoo import check_backbone, model_names
 from launcher.recipe.augment import CenterCrop
+from launcher.recipe.backbone import Backbone
+from launcher.recipe.contradictions import OWN_NETWORKS
+from launcher.recipe.parse import load_recipe
+from shards.manifest import write_manifest
+from tests.data.made import manifest_of
 from tests.recipe.right import load
+from tests.runs import environment
 
 WEIGHTLESS = ("weights: DEFAULT", "weights: none")
 
@@ -29,7 +42,7 @@ def test_shards_that_are_not_there_are_announced_and_not_packed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     loaded = load(tmp_path, WEIGHTLESS, overrides=(f"data.dir={tmp_path / 'shards'}",))
-    assert check(loaded, 2) == 0
+    assert check(loaded, Wishes(2)) == 0
     assert "recipe is right" in capsys.readouterr().out
     assert not (tmp_path / "shards").exists()
 
@@ -51,7 +64,7 @@ def test_shards_that_are_not_there_are_announced_and_not_packed(
 def test_eval_transform_is_shown(
     changes: list[tuple[str, str]], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert check(load(tmp_path, *changes, overrides=(f"data.dir={tmp_path / 'shards'}",)), 1) == 0
+    assert check(load(tmp_path, *changes, overrides=(f"data.dir={tmp_path / 'shards'}",)), Wishes()) == 0
     assert capsys.readouterr().out.splitlines()[0] == line
 
 
@@ -75,7 +88,7 @@ def test_transform_that_does_not_fit_has_its_place(tmp_path: Path, monkeypatch: 
 
 def test_names_that_do_not_exist_have_their_place(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"recipe.yaml:3: backbone.name: no such model 'resnet19'; did you mean"):
-        check(load(tmp_path, ("resnet18", "resnet19")), 1)
+        check(load(tmp_path, ("resnet18", "resnet19")), Wishes())
 
 
 @pytest.mark.parametrize(
@@ -91,7 +104,7 @@ def test_names_that_do_not_exist_have_their_place(tmp_path: Path) -> None:
 def test_what_cannot_be_frozen_has_its_place(freeze: str, line: str, tmp_path: Path) -> None:
     loaded = load(tmp_path, ("freeze: none", f"freeze: {freeze}"))
     with pytest.raises(RecipeError) as error:
-        check(loaded, 1)
+        check(loaded, Wishes())
     assert error.value.lines == [f"{loaded.file}:{line}"]
 
 
@@ -103,17 +116,111 @@ def test_plan_error_has_its_place(digits: Path, tmp_path: Path) -> None:
         overrides=(f"data.dir={digits}",),
     )
     with pytest.raises(RecipeError, match=r"recipe.yaml:24: train.global_batch: 32 cannot be shared .* try 33"):
-        check(loaded, 3)
+        check(loaded, Wishes(3))
 
 
 def test_shards_of_another_packing_are_refused(digits: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds 'digits split="):
-        check(load(tmp_path, WEIGHTLESS, overrides=(f"data.dir={digits}",)), 1)
+        check(load(tmp_path, WEIGHTLESS, overrides=(f"data.dir={digits}",)), Wishes())
 
 
 def test_no_processes_at_all_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--processes 0: must be at least 1"):
-        check(load(tmp_path, WEIGHTLESS), 0)
+        check(load(tmp_path, WEIGHTLESS), Wishes(0))
+
+
+@pytest.mark.parametrize(
+    ("wishes", "line"),
+    [
+        (Wishes(nodes=0), "--nodes 0: must be at least 1"),
+        (Wishes(gpus_per_node=-1), "--gpus-per-node -1: must be at least 1"),
+        (Wishes(4, nodes=2), "--processes: leave it out, --nodes and --gpus-per-node say how many there are"),
+        (Wishes(nodes=2, gpus_per_node=4, rank=8), "--rank 8: must be 0 to 7"),
+        (Wishes(rank=-1), "--rank -1: must be 0 to 0"),
+    ],
+)
+def test_processes_that_cannot_be_are_one_line(wishes: Wishes, line: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        check(load(tmp_path, WEIGHTLESS), wishes)
+    assert str(error.value) == line
+
+
+def test_known_names_are_those_of_the_library() -> None:
+    """Where torchvision has changed: the names in launcher/models/known.py are to follow."""
+    assert sorted([*TORCHVISION, *OWN_NETWORKS]) == sorted(model_names())
+    for name in TORCHVISION:
+        assert check_backbone(Backbone(name=name, weights="DEFAULT")) == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "known"),
+    [
+        ({"name": "resnet50"}, True),
+        ({"name": "lenet", "freeze": "backbone"}, True),
+        ({"name": "resnet50", "weights": "DEFAULT"}, True),
+        ({"name": "resnet50", "weights": "pyproject.toml"}, False),
+        ({"name": "resnet50", "weights": "missing.pt"}, False),
+        ({"name": "resnet50", "weights": "IMAGENET1K_V3"}, False),
+        ({"name": "resnet51"}, False),
+        ({"name": "resnet50", "freeze": {"except_last": 99}}, False),
+    ],
+)
+def test_libraries_are_asked_where_something_may_be_wrong(keys: dict[str, Any], known: bool) -> None:
+    assert is_known(Backbone.model_validate_json(json.dumps(keys))) is known
+
+
+BIG = """\
+backbone: {name: resnet50}
+data: {dir: shards, lanes: 4096}
+augment:
+  train: [{op: random_resized_crop, size: 224}]
+  eval: [{op: resize, size: 256}, {op: center_crop, size: 224}]
+  mean: [0.5, 0.5, 0.5]
+  std: [0.5, 0.5, 0.5]
+optim: {name: sgd, lr: 0.1}
+train: {epochs: 90, global_batch: 32768}
+"""
+
+
+def test_4096_processes_and_a_billion_images(tmp_path: Path) -> None:
+    """Within 1 GB and 5 s, of the processor's time: others use the machine, too."""
+    (tmp_path / "big.yaml").write_text(BIG)
+    (tmp_path / "shards").mkdir()
+    manifest = manifest_of([10_000] * 100_000, num_classes=1000, shard_bytes=1_200_000_000)
+    write_manifest(tmp_path / "shards", manifest)
+    words = ["big.yaml", "--nodes", "512", "--gpus-per-node", "8", "--rank", "4095"]
+    program = f"import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (10**9, 10**9)); sys.argv[1:] = {words}\n"
+    program += "sys.argv.insert(1, 'check'); from launcher.cli import run; code = run()\n"
+    program += "used = resource.getrusage(resource.RUSAGE_SELF); print('used', used.ru_utime + used.ru_stime, code)"
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, env=environment()
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    lines = ended.stdout.splitlines()
+    used, code = lines[-1].split()[1:]
+    assert float(used) < 5
+    assert code == "0"
+    rows = {row[1].strip(): row[2].strip() for row in (line.split("│") for line in lines) if len(row) == 4}
+    assert (rows["num_train"], rows["world_size"], rows["steps_per_epoch"]) == ("1,000,000,000", "4,096", "30,517")
+    assert rows["node_shards"] == "196 to 197 of 100,000"
+    assert rows["node_bytes"] == "219.0 GiB to 220.2 GiB"
+    loaded = load_recipe(tmp_path / "big.yaml")
+    plan = plan_run(loaded, loaded.recipe, 1, manifest)
+    last = build_order(plan, manifest, 0).global_batch_ids(1)[-8:].tolist()
+    assert f"step 1, rank 4095: samples {' '.join(map(str, last))}" in lines
+
+
+def test_first_batch_is_that_of_training(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without lanes; all of rank 1, and the beginning of rank 0."""
+    order = epoch_order(1078, 0, 0).tolist()
+    words = ["check", "recipes/lenet_digits.yaml", f"data.dir={digits}", "train.global_batch=64"]
+    assert run([*words, "--nodes", "2", "--rank", "1"]) == 0
+    out = capsys.readouterr().out
+    assert f"step 1, rank 1: samples {' '.join(map(str, order[32:64]))}\n" in out
+    assert "2 of 2" in " ".join(line for line in out.splitlines() if "node_shards" in line)
+    assert run([*words, "--nodes", "2"]) == 0
+    shown = " ".join(map(str, order[:16]))
+    assert f"step 1, rank 0: samples {shown} and 16 more; all: --rank 0\n" in capsys.readouterr().out
 
 
 def test_nothing_is_written(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

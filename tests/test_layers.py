@@ -22,6 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("extract",),
     ("learner", "summary"),
     ("fit",),
+    ("complete",),
     ("check",),
     ("train", "fetch", "show", "probe", "cache", "bench", "verify"),
     ("cli",),
@@ -32,8 +33,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 LAZY = {
     ("launcher/cli.py", f"launcher.{name}")
     for name in ("train", "check", "fetch", "show", "probe.main", "bench.main", "verify.main")
-}
-"""Imports of our own inside functions: `launcher schema` and `--help` must not wait for torch."""
+} | {("launcher/check.py", "launcher.complete")}
+"""Imports of our own inside functions: `launcher schema`, `--help` and most of `check` must not wait for torch."""
 
 OWNERS: dict[str, set[str]] = {
     "accelerate": {"launcher/strategy.py"},
@@ -58,7 +59,7 @@ OWNERS: dict[str, set[str]] = {
 
 WITHOUT_TORCH = (
     *("launcher.errors", "launcher.duration", "launcher.world", "launcher.keyed", "launcher.memory", "launcher.commit"),
-    *("launcher.run", "launcher.pulse", "launcher.heartbeat.thread"),
+    *("launcher.run", "launcher.check", "launcher.pulse", "launcher.heartbeat.thread"),
     *("launcher.recipe.parse", "launcher.recipe.plan", "launcher.recipe.resolve", "launcher.recipe.lock"),
     *("launcher.data.order", "launcher.data.features", "launcher.data.prepare", "launcher.log.journal"),
     *("launcher.cache", "launcher.verdict", "launcher.cli", "shards.cli", "launcher.augment.draw"),

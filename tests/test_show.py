@@ -16,14 +16,14 @@ from launcher.augment.pipeline import build_augment
 from launcher.cli import run
 from launcher.data.decode import decode_image
 from launcher.data.loader import Loader
-from launcher.data.order import epoch_order, global_batch_ids
+from launcher.data.order import epoch_order
 from launcher.data.reader import ShardReader
 from launcher.feed import ImageFeed
 from launcher.log.pictures import CAPTION_HEIGHT, GAP, to_pixels
 from launcher.recipe.parse import load_recipe
 from launcher.show import find_pairs
 from shards.manifest import read_manifest
-from tests.data.made import plan_of
+from tests.data.made import order_of, plan_of
 from tests.runs import DIGITS
 from tests.small_run import alone
 
@@ -130,14 +130,14 @@ def test_what_the_user_can_mend_is_one_line(
 
 
 @pytest.mark.parametrize("num", [6, 7])
-def test_pairs_are_those_of_training(num: int) -> None:
+@pytest.mark.parametrize("lanes", [None, 2, 4])
+def test_pairs_are_those_of_training(num: int, lanes: int | None) -> None:
     """Of 7 images the last is alone, or wrapped with the first."""
-    order = epoch_order(num, 3, 1)
-    plan = plan_of(num, data={"source": "digits", "last_batch": "wrap"}, train={"epochs": 2, "global_batch": 4})
+    data = {"source": "digits", "last_batch": "wrap", "lanes": lanes}
+    plan = plan_of(num, data=data, train={"epochs": 2, "global_batch": 4})
+    every = order_of(plan, [num - 3, 3], seed=3)
     first, last = 1 + plan.steps_per_epoch, 2 * plan.steps_per_epoch
-    trained = [
-        ids for step in range(first, last + 1) for ids in global_batch_ids(plan, 3, step).reshape(-1, 2).tolist()
-    ]
-    ids_B, rows_N = find_pairs(order, np.arange(num))
+    trained = [ids for step in range(first, last + 1) for ids in every.global_batch_ids(step).reshape(-1, 2).tolist()]
+    ids_B, rows_N = find_pairs(every.visits(1), np.arange(num))
     assert ids_B[rows_N].tolist() == list(range(num))
     assert all(pair in trained for pair in ids_B.reshape(-1, 2).tolist())

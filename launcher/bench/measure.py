@@ -16,7 +16,7 @@ from launcher.data.decode import decode_image
 from launcher.data.features import show_bytes
 from launcher.data.files import Times, read_files
 from launcher.data.loader import Loader
-from launcher.data.order import Ids, epoch_order
+from launcher.data.order import Ids
 from launcher.feed import Examples, ImageFeed
 from launcher.fit import train_step, train_work
 from launcher.learner import Learner
@@ -32,12 +32,11 @@ Rows = list[tuple[str, str, str]]
 
 @dataclass(frozen=True)
 class Samples:
-    """Some of the training images. `order`: all ids as an epoch visits them; `ids_B`: those that are kept in memory.
+    """Some of the training images. `ids_B`: those that are kept in memory.
 
     `num_pixels` and `long_side` are of one image, on average.
     """
 
-    order: Ids
     ids_B: Ids
     num_pixels: float
     long_side: float
@@ -46,12 +45,18 @@ class Samples:
 def take_samples(t: Training) -> Samples:
     """Raise DataError when one of them is no image."""
     loader = t.loaders["train"]
-    order = epoch_order(t.plan.num_train, t.recipe.run.seed, 0)
-    files, _ = read_files(loader.reader, order[:NUM_SAMPLES], loader.needed_side, Times())
+    ids = np.fromiter(itertools.islice(_ids(t), min(NUM_SAMPLES, t.plan.num_train)), dtype=np.int64)
+    files, _ = read_files(loader.reader, ids, loader.needed_side, Times())
     areas_N = files.sizes_B2.prod(axis=1)
     num_fitting = max(1, int(np.searchsorted(areas_N.cumsum(), SAMPLE_PIXELS, side="right")))
     num = min(num_fitting, t.plan.micro_batch)
-    return Samples(order, order[:num], float(areas_N.mean()), float(files.sizes_B2.max(axis=1).mean()))
+    return Samples(ids[:num], float(areas_N.mean()), float(files.sizes_B2.max(axis=1).mean()))
+
+
+def _ids(t: Training) -> Iterator[int]:
+    """What the first process reads, epoch after epoch."""
+    for step in itertools.count(1):
+        yield from t.order.micro_batch_ids(step, 0).reshape(-1).tolist()
 
 
 def measure(t: Training, learner: Learner, samples: Samples, num_cores: int, seconds: float) -> tuple[Speeds, Rows]:
@@ -64,7 +69,7 @@ def measure(t: Training, learner: Learner, samples: Samples, num_cores: int, sec
         return speed
 
     with _one_thread():
-        read, rate_bytes = _measure_reading(t, samples, each_s)
+        read, rate_bytes = _measure_reading(t, each_s)
         add("read", read, f"1 thread, {show_bytes(rate_bytes)}/s; what was read before comes from memory")
         decode = add("decode", _measure_decoding(t, samples, each_s), "1 thread")
         where = "1 thread" if device == "cpu" else device
@@ -83,9 +88,9 @@ def measure(t: Training, learner: Learner, samples: Samples, num_cores: int, sec
     return Speeds(stages, by_workers, network, both), rows
 
 
-def _measure_reading(t: Training, samples: Samples, seconds: float) -> tuple[float, int]:
+def _measure_reading(t: Training, seconds: float) -> tuple[float, int]:
     """Images and bytes per second."""
-    reader, ids = t.loaders["train"].reader, itertools.cycle(samples.order.tolist())
+    reader, ids = t.loaders["train"].reader, _ids(t)
     sizes: list[int] = []
 
     def read() -> int:

@@ -1,64 +1,108 @@
-"""Which samples form which batch: a function of (seed, epoch, number of images), never a state.
+"""Which samples form which batch: a function of (seed, epoch, manifest, lanes), never a state.
 
 A sample's id is its position in its split: shard after shard in the manifest's order. Needs no torch.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from launcher import keyed
+from launcher.data.lanes import Ids as Ids
+from launcher.data.lanes import LaneEpochs
 from launcher.recipe.plan import Plan
-
-Ids = npt.NDArray[np.int64]
+from shards.manifest import Manifest
 
 _ORDER = 1
 """Stream of random numbers that belongs to the order of samples; augmentation has others."""
 
 
+class Epochs(Protocol):
+    """The ids of a training's epochs, in batches."""
+
+    def batch_ids(self, epoch: int, batch: int, first: int, end: int) -> Ids:
+        """Ids `first` to `end` of global batch `batch`, from 0, of an epoch."""
+
+    def left_out(self, epoch: int) -> Ids:
+        """Ids of the images that no batch of an epoch has."""
+
+    def shards(self, epoch: int, node: int, num_nodes: int) -> Ids:
+        """Numbers of the shards, in the manifest's order, that a node opens in an epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class WholeEpochs:
+    """Each epoch is one random order of all images: a node opens every shard."""
+
+    plan: Plan
+    seed: int
+    num_shards: int
+
+    def batch_ids(self, epoch: int, batch: int, first: int, end: int) -> Ids:
+        order = epoch_order(self.plan.num_train, self.seed, epoch)
+        # Past the end of the order only when the recipe wraps: the epoch's first samples fill its last batch.
+        start = batch * self.plan.global_batch
+        ids: Ids = order[np.arange(start + first, start + end) % self.plan.num_train]
+        return ids
+
+    def left_out(self, epoch: int) -> Ids:
+        order: Ids = epoch_order(self.plan.num_train, self.seed, epoch)
+        return order[self.plan.steps_per_epoch * self.plan.global_batch :]
+
+    def shards(self, epoch: int, node: int, num_nodes: int) -> Ids:
+        return np.arange(self.num_shards)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The training samples of every step, for any rank."""
+
+    plan: Plan
+    epochs: Epochs
+
+    def global_batch_ids(self, step: int) -> Ids:
+        """The ids of optimizer step `step` (from 1), shape [global_batch]; the same for any number of processes."""
+        return self._ids(step, 0, self.plan.global_batch)
+
+    def micro_batch_ids(self, step: int, rank: int) -> Ids:
+        """What `rank` computes in step `step`, shape [accumulation, micro_batch]: its part of the global batch."""
+        mine = self._ids(step, rank * self.plan.rank_batch, (rank + 1) * self.plan.rank_batch)
+        return mine.reshape(self.plan.accumulation, self.plan.micro_batch)
+
+    def visits(self, epoch: int) -> Ids:
+        """All ids of an epoch, batch after batch, and then those that are left out."""
+        first = epoch * self.plan.steps_per_epoch + 1
+        batches = [self.global_batch_ids(first + i) for i in range(self.plan.steps_per_epoch)]
+        return np.concatenate([*batches, self.epochs.left_out(epoch)])
+
+    def _ids(self, step: int, first: int, end: int) -> Ids:
+        return self.epochs.batch_ids(self.plan.epoch(step), (step - 1) % self.plan.steps_per_epoch, first, end)
+
+
+def build_order(plan: Plan, manifest: Manifest, seed: int) -> Order:
+    sizes_S = np.array([shard.num_images for shard in manifest.shards_of("train")], dtype=np.int64)
+    return Order(plan, LaneEpochs(plan, seed, sizes_S) if plan.lanes else WholeEpochs(plan, seed, len(sizes_S)))
+
+
 @lru_cache(maxsize=2)
 def epoch_order(num_images: int, seed: int, epoch: int) -> Ids:
-    """All ids of an epoch, each once, in the order in which training visits them."""
+    """All ids of an epoch without lanes, each once, in the order in which training visits them."""
     order = keyed.permutation(num_images, seed, _ORDER, epoch)
     order.setflags(write=False)
     return order
 
 
-def global_batch_ids(plan: Plan, seed: int, step: int) -> Ids:
-    """The ids of optimizer step `step` (from 1), shape [global_batch]; the same for any number of processes."""
-    order = epoch_order(plan.num_train, seed, plan.epoch(step))
-    start = (step - 1) % plan.steps_per_epoch * plan.global_batch
-    # Past the end of the order only when the recipe wraps: the epoch's first samples fill its last batch.
-    return order[np.arange(start, start + plan.global_batch) % plan.num_train]
-
-
-def micro_batch_ids(plan: Plan, seed: int, step: int, rank: int) -> Ids:
-    """What `rank` computes in step `step`, shape [accumulation, micro_batch]: its equal part of the global batch."""
-    mine = global_batch_ids(plan, seed, step)[rank * plan.rank_batch : (rank + 1) * plan.rank_batch]
-    return mine.reshape(plan.accumulation, plan.micro_batch)
-
-
 def portion_ids(num_images: int, world_size: int, batch: int, rank: int) -> Ids:
     """The ids of one of `world_size` equal portions in order, shape [steps, batch]; -1 is padding at the end.
 
-    Every rank gets the same number of steps.
+    Every rank gets the same number of steps; all portions together are each image once.
     """
     portion = -(-num_images // world_size)
     mine = np.arange(min(rank * portion, num_images), min((rank + 1) * portion, num_images), dtype=np.int64)
     ids = np.full((-(-portion // batch), batch), -1, dtype=np.int64)
     ids.reshape(-1)[: len(mine)] = mine
     return ids
-
-
-def eval_batch_ids(plan: Plan, split: str, rank: int) -> Ids:
-    """What `rank` evaluates, shape [steps, eval_batch]: each image of `split` once over all ranks; -1 is padding.
-
-    Every rank gets the same number of steps.
-    """
-    shape = (plan.eval_steps(split), plan.world_size, plan.eval_batch)
-    ids = np.full(shape, -1, dtype=np.int64)
-    ids.reshape(-1)[: plan.num_eval[split]] = np.arange(plan.num_eval[split])
-    return ids[:, rank]

@@ -96,6 +96,7 @@ def final_size(ops: tuple[TrainOp, ...] | tuple[EvalOp, ...]) -> tuple[int, int]
 
 
 def _in_data(recipe: Recipe) -> Iterator[Problem]:
+    yield from _in_lanes(recipe)
     data = recipe.data
     if data.source is None:
         if data.dir is None:
@@ -130,6 +131,23 @@ def _in_data(recipe: Recipe) -> Iterator[Problem]:
         yield _problem("fractions add up to 1: nothing is left for the rest", "data.split")
     if data.split is not None and "train" not in data.split:
         yield _problem("gives no images to train; add train: rest", "data.split")
+
+
+def _in_lanes(recipe: Recipe) -> Iterator[Problem]:
+    lanes, shuffled, global_batch = recipe.data.lanes, recipe.data.shuffle_images, recipe.train.global_batch
+    if lanes is None:
+        if _is_set(recipe.data, "shuffle_images"):
+            yield _problem(
+                "has no effect without data.lanes: all images are shuffled", "data.shuffle_images", "data.lanes"
+            )
+        return
+    if global_batch % lanes:
+        near = max(d for d in range(1, min(lanes, global_batch) + 1) if global_batch % d == 0)
+        what = f"{lanes} does not divide train.global_batch {global_batch}; try {near}"
+        yield _problem(what, "data.lanes", "train.global_batch")
+    if shuffled < lanes:
+        what = f"{shuffled} is less than one image for each of {lanes} lanes; give {lanes} times a lane's window"
+        yield _problem(what, "data.shuffle_images", "data.lanes")
 
 
 def _in_augment(recipe: Recipe) -> Iterator[Problem]:

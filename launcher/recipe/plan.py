@@ -6,6 +6,7 @@ number of steps, and none can wait for another at the end of an epoch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -15,6 +16,9 @@ from launcher.recipe.optim import OneCycle, Step
 from launcher.recipe.schema import Bce, Recipe, Train
 
 ONECYCLE_WARMUP_FRAC = 0.3
+
+MOST_WITHOUT_LANES = 2**28
+"""Training images that one process can put in order at once: 2 GiB of ids, and several times that on the way."""
 
 
 class PlanError(Exception):
@@ -51,6 +55,10 @@ class Plan:
     """Images an epoch leaves out with its incomplete last batch; another random few every epoch."""
     wrapped_per_epoch: int
     """Images an epoch sees twice to fill its last batch."""
+    lanes: int
+    """Parts of an epoch that every global batch takes equally from; 0: an epoch is one random order of all images."""
+    lane_window: int
+    """Neighbouring images of a lane that are shuffled with one another; 0 without lanes."""
     warmup_steps: int
     drop_every_steps: int
     """Steps between two drops of a step schedule; 0: no such schedule."""
@@ -89,10 +97,6 @@ class Plan:
             if steps:
                 yield stage, steps
 
-    def eval_steps(self, split: str) -> int:
-        """Forward passes of every process over `split`."""
-        return -(-self.num_eval[split] // (self.eval_batch * self.world_size))
-
 
 def make_plan(recipe: Recipe, world_size: int, num_images: Mapping[str, int], num_classes: int) -> Plan:
     """Raise PlanError with every reason why this recipe cannot run on `world_size` processes with these images."""
@@ -125,6 +129,8 @@ def make_plan(recipe: Recipe, world_size: int, num_images: Mapping[str, int], nu
         total_steps=total_steps,
         dropped_per_epoch=0 if wrap else rest,
         wrapped_per_epoch=train.global_batch - rest if wrap and rest else 0,
+        lanes=recipe.data.lanes or 0,
+        lane_window=recipe.data.shuffle_images // recipe.data.lanes if recipe.data.lanes else 0,
         warmup_steps=warmup_steps,
         drop_every_steps=steps(recipe.schedule.every) if isinstance(recipe.schedule, Step) else 0,
         evaluate_every_steps=steps(train.evaluate_every),
@@ -156,7 +162,14 @@ def _find_problems(recipe: Recipe, world_size: int, num_images: Mapping[str, int
             "train.global_batch",
             f"{train.global_batch} is more than the {num_train} training images; lower it or set data.last_batch=wrap",
         )
-    if train.global_batch % world_size:
+    if recipe.data.lanes is None and num_train > MOST_WITHOUT_LANES:
+        what = f"needed to put {num_train:,} training images in order without holding all their numbers in memory"
+        add("data.lanes", f"{what}; try {math.gcd(world_size, train.global_batch)}")
+    if recipe.data.lanes is not None and recipe.data.lanes % world_size:
+        fitting = ", ".join(map(str, _fitting_world_sizes(recipe, recipe.data.lanes))) or "none"
+        what = f"{recipe.data.lanes} lanes cannot be shared equally by {world_size} processes"
+        add("data.lanes", f"{what}; these numbers of processes can: {fitting}")
+    elif train.global_batch % world_size:
         near = max(world_size, round(train.global_batch / world_size) * world_size)
         add(
             "train.global_batch", f"{train.global_batch} cannot be shared equally by {world_size} processes; try {near}"
@@ -180,6 +193,17 @@ def _find_problems(recipe: Recipe, world_size: int, num_images: Mapping[str, int
     if train.patience and not judged:
         add("train.patience", "has no effect: the data has no valid split; give data.split one")
     return problems
+
+
+def _fitting_world_sizes(recipe: Recipe, lanes: int) -> Iterator[int]:
+    """All that share lanes and global batch equally, in whole micro batches and, where images are mixed, in pairs."""
+    train = recipe.train
+    for world_size in range(1, lanes + 1):
+        rank_batch = train.global_batch // world_size
+        if lanes % world_size or rank_batch % (train.micro_batch or rank_batch):
+            continue
+        if not (recipe.augment.is_mixed and any(_find_odd(train, world_size))):
+            yield world_size
 
 
 def _find_odd(train: Train, world_size: int) -> Iterator[Problem]:

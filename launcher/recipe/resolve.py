@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from pathlib import Path
 
@@ -27,6 +28,7 @@ DEBUG_STRATEGY = {
     "feature_cache_gib": 0.0,
     "hang_timeout_s": None,
 }
+WITHOUT_LANES = {"lanes": None, "shuffle_images": Data.model_fields["shuffle_images"].default}
 
 
 def resolve_recipe(recipe: Recipe, file_name: str) -> Recipe:
@@ -79,6 +81,8 @@ def debug_recipe(recipe: Recipe, folder: Path) -> Recipe:
         data = data.model_copy(update={**synthetic, "root": None, "download": True})
         data = data.model_copy(update={"dir": _default_folder(data)})
     batch = min(DEBUG_BATCH, recipe.train.global_batch)
+    if data.lanes is not None:
+        data = data.model_copy(update={"lanes": math.gcd(data.lanes, batch)})
     return recipe.model_copy(
         update={
             "run": recipe.run.model_copy(update={"dir": str(folder)}),
@@ -114,7 +118,7 @@ def probe_recipe(recipe: Recipe, num_processes: int) -> Recipe:
         update={
             "run": recipe.run.model_copy(update={"dir": None}),
             "backbone": recipe.backbone.model_copy(update={"head": Head(), "freeze": "backbone"}),
-            "data": recipe.data.model_copy(update={"last_batch": "wrap"}),
+            "data": recipe.data.model_copy(update={"last_batch": "wrap", **WITHOUT_LANES}),
             "augment": recipe.augment.model_copy(
                 update={
                     "train": recipe.augment.eval_ops,

@@ -63,6 +63,12 @@ class Data(Section):
     """GiB per split that the cache may take; never more than half of the free memory, or a quarter of a GPU's."""
     last_batch: Literal["drop", "wrap"] = "drop"
     """An epoch's incomplete last global batch: left out, or filled up from the epoch's beginning."""
+    lanes: Count | None = None
+    """Lay the epoch's shards end to end, cut that line into so many lanes, and take every global batch from all lanes
+    alike: a node then opens its part of the shards only. Any number of processes that divides it trains the same; it
+    must divide `train.global_batch`. null: every image may come at any time, and every node opens every shard."""
+    shuffle_images: Count = 131072
+    """With `lanes`: how many images are shuffled with one another at a time, neighbours from every lane alike."""
 
 
 class CrossEntropy(Section):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
+from launcher.data.order import Order, build_order
 from launcher.recipe.plan import Plan, make_plan
 from launcher.recipe.schema import Recipe
-from shards.manifest import Manifest
+from shards.manifest import Manifest, Shard
 from shards.sources import PackOptions
 from shards.write import pack
 
@@ -40,6 +42,19 @@ def plan_of(
     **sections: Mapping[str, Any],
 ) -> Plan:
     return make_plan(recipe_of(**sections), world_size, {"train": num_train, **(num_eval or {})}, num_classes)
+
+
+def manifest_of(sizes: Sequence[int], num_classes: int = 3, shard_bytes: int = 10240) -> Manifest:
+    """Of training shards with so many images each; there are no such tars."""
+    shards = [Shard(f"train-{i:06d}.tar", "train", size, shard_bytes, f"{i:064x}") for i, size in enumerate(sizes)]
+    classes = tuple(f"class-{k}" for k in range(num_classes))
+    counts = np.full(num_classes, sum(sizes) // num_classes)
+    counts[: sum(sizes) % num_classes] += 1
+    return Manifest("made up", classes, tuple(shards), {"train": tuple(counts.tolist())}, (0.5,) * 3, (0.2,) * 3)
+
+
+def order_of(plan: Plan, sizes: Sequence[int], seed: int = 7) -> Order:
+    return build_order(plan, manifest_of(sizes), seed)
 
 
 def pack_synthetic(dest: Path, images_per_shard: int = 7) -> Manifest:

@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.data.order import epoch_order, eval_batch_ids, global_batch_ids, micro_batch_ids
+from launcher.data.order import epoch_order, portion_ids
 from launcher.recipe.plan import Plan
-from tests.data.made import plan_of
+from tests.data.made import order_of, plan_of
 
 
 def epoch_ids(plan: Plan, seed: int, epoch: int) -> list[int]:
-    first = epoch * plan.steps_per_epoch + 1
-    return [int(i) for step in range(plan.steps_per_epoch) for i in global_batch_ids(plan, seed, first + step)]
+    order, first = order_of(plan, [plan.num_train], seed), epoch * plan.steps_per_epoch + 1
+    return [int(i) for step in range(plan.steps_per_epoch) for i in order.global_batch_ids(first + step)]
 
 
 @given(num=st.integers(8, 300), seed=st.integers(0, 2**32 - 1), epoch=st.integers(0, 3), batch=st.integers(1, 8))
@@ -41,10 +41,27 @@ def test_a_wrapped_epoch_visits_every_sample_and_repeats_what_the_plan_says(
 def test_micro_batches_of_all_ranks_are_the_global_batch(world: int, micro: int | None, step: int) -> None:
     train = {"epochs": 4, "global_batch": 24, "micro_batch": micro}
     plan = plan_of(130, world, train=train)
-    mine = [micro_batch_ids(plan, 7, step, rank) for rank in range(world)]
+    mine = [order_of(plan, [130]).micro_batch_ids(step, rank) for rank in range(world)]
     assert all(ids.shape == (plan.accumulation, plan.micro_batch) for ids in mine)
     alone = plan_of(130, 1, train={"epochs": 4, "global_batch": 24})
-    assert np.concatenate([ids.ravel() for ids in mine]).tolist() == global_batch_ids(alone, 7, step).tolist()
+    assert (
+        np.concatenate([ids.ravel() for ids in mine]).tolist() == order_of(alone, [130]).global_batch_ids(step).tolist()
+    )
+
+
+@pytest.mark.parametrize("last_batch", ["drop", "wrap"])
+def test_visits_are_all_batches_and_what_they_leave_out(last_batch: str) -> None:
+    plan = plan_of(30, data={"source": "digits", "last_batch": last_batch}, train={"epochs": 4, "global_batch": 8})
+    visits = order_of(plan, [30]).visits(2).tolist()
+    seen = epoch_ids(plan, 7, 2)
+    assert visits[: len(seen)] == seen
+    assert len(visits) - len(seen) == plan.dropped_per_epoch
+    assert set(visits) == set(range(30))
+
+
+def test_without_lanes_a_node_opens_every_shard() -> None:
+    order = order_of(plan_of(30, 2), [10, 15, 5])
+    assert order.epochs.shards(0, 1, 2).tolist() == [0, 1, 2]
 
 
 def test_epochs_and_seeds_differ_and_the_same_key_does_not() -> None:
@@ -79,11 +96,12 @@ def test_a_cached_order_cannot_be_changed() -> None:
 
 @given(num=st.integers(1, 200), world=st.integers(1, 8), batch=st.integers(1, 30))
 def test_evaluation_sees_each_image_once_over_all_ranks(num: int, world: int, batch: int) -> None:
-    train = {"epochs": 1, "global_batch": 8 * world, "eval_batch": batch}
-    plan = plan_of(64, world, num_eval={"valid": num}, train=train)
-    ranks = [eval_batch_ids(plan, "valid", rank) for rank in range(world)]
-    assert {ids.shape for ids in ranks} == {(plan.eval_steps("valid"), batch)}
+    ranks = [portion_ids(num, world, batch, rank) for rank in range(world)]
+    [(steps, width)] = {ids.shape for ids in ranks}
+    assert width == batch
+    assert (steps - 1) * world * batch < num <= steps * world * batch, "the fewest"
     every = np.concatenate([ids.ravel() for ids in ranks])
     assert sorted(every[every >= 0].tolist()) == list(range(num))
     assert set(every[every < 0].tolist()) <= {-1}
+    assert every[every >= 0].tolist() == sorted(every[every >= 0].tolist()), "each rank has neighbours"
     assert len(every) - num < world * batch

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from launcher.recipe.contradictions import Problem
 from launcher.recipe.parse import PLAIN
-from launcher.recipe.plan import Plan, PlanError, make_plan
+from launcher.recipe.plan import MOST_WITHOUT_LANES, Plan, PlanError, make_plan
 from launcher.recipe.schema import Recipe
 from tests.recipe.right import QUICK
 
@@ -25,10 +26,14 @@ def plan_of(recipe: Recipe, world_size: int = 1, num_classes: int = 10, **num_im
     return make_plan(recipe, world_size, num_images or {"train": 100, "valid": 10, "test": 20}, num_classes)
 
 
-def problems_of(recipe: Recipe, world_size: int = 1, num_classes: int = 10, **num_images: int) -> list[str]:
+def problems_in(recipe: Recipe, world_size: int = 1, num_classes: int = 10, **num_images: int) -> list[Problem]:
     with pytest.raises(PlanError) as raised:
         plan_of(recipe, world_size, num_classes, **num_images)
-    return [problem.path for problem in raised.value.problems]
+    return raised.value.problems
+
+
+def problems_of(recipe: Recipe, world_size: int = 1, num_classes: int = 10, **num_images: int) -> list[str]:
+    return [problem.path for problem in problems_in(recipe, world_size, num_classes, **num_images)]
 
 
 @QUICK
@@ -120,14 +125,55 @@ def test_mixed_images_need_even_micro_batches(world_size: int, global_batch: int
 
 
 @QUICK
-@given(world_size=SMALL, eval_batch=SMALL, num_valid=st.integers(1, 500))
-def test_evaluation_covers_the_split_in_the_fewest_equal_steps(
-    world_size: int, eval_batch: int, num_valid: int
+@given(lanes=SMALL, share=SMALL, micro_batch=st.sampled_from([None, 1, 2, 3]), world_size=st.integers(1, 30))
+def test_lanes_are_shared_equally_or_every_number_that_works_is_named(
+    lanes: int, share: int, micro_batch: int | None, world_size: int
 ) -> None:
-    wanted = recipe(train={"global_batch": world_size, "eval_batch": eval_batch})
-    plan = plan_of(wanted, world_size, train=100, valid=num_valid)
-    at_once = world_size * eval_batch
-    assert (plan.eval_steps("valid") - 1) * at_once < num_valid <= plan.eval_steps("valid") * at_once
+    global_batch = lanes * share * (micro_batch or 1)
+    wanted = recipe(data={"lanes": lanes}, train={"global_batch": global_batch, "micro_batch": micro_batch})
+    try:
+        plan = plan_of(wanted, world_size, train=10_000)
+    except PlanError as error:
+        [problem] = error.problems
+        if problem.path == "train.micro_batch":
+            assert lanes % world_size == 0
+            return
+        what, _, named = problem.what.partition(": ")
+        assert what == f"{lanes} lanes cannot be shared equally by {world_size} processes; " + WORKING
+        right = [int(number) for number in named.split(", ")]
+        for number in range(1, 31):
+            if number in right:
+                assert plan_of(wanted, number, train=10_000).rank_batch * number == global_batch
+            else:
+                problems_of(wanted, number, train=10_000)
+        return
+    assert lanes % world_size == 0
+    assert (plan.lanes, plan.lane_window) == (lanes, 131072 // lanes)
+    whole = plan_of(recipe(train={"global_batch": global_batch}), train=10_000)
+    assert (plan.total_steps, plan.dropped_per_epoch) == (whole.total_steps, whole.dropped_per_epoch)
+
+
+WORKING = "these numbers of processes can"
+
+
+def test_processes_that_lanes_name_can_mix_pairs() -> None:
+    wanted = recipe(data={"lanes": 8}, train={"global_batch": 8}, augment={"mixup": {"alpha": 1.0}})
+    assert [problem.what for problem in problems_in(wanted, 3)] == [
+        f"8 lanes cannot be shared equally by 3 processes; {WORKING}: 1, 2, 4"
+    ]
+    odd = recipe(data={"lanes": 3}, train={"global_batch": 3}, augment={"mixup": {"alpha": 1.0}})
+    assert problems_in(odd, 2)[0].what == f"3 lanes cannot be shared equally by 2 processes; {WORKING}: none"
+
+
+def test_more_images_than_fit_in_one_order_need_lanes() -> None:
+    most = MOST_WITHOUT_LANES
+    assert problems_of(recipe(train={"global_batch": 24}), 8, train=most + 1) == ["data.lanes"]
+    plan_of(recipe(train={"global_batch": 24}), 8, train=most)
+    [problem] = problems_in(recipe(train={"global_batch": 24}), 8, train=10**9)
+    assert problem.what == (
+        "needed to put 1,000,000,000 training images in order without holding all their numbers in memory; try 8"
+    )
+    plan_of(recipe(train={"global_batch": 24}, data={"lanes": 8}), 8, train=10**9)
 
 
 @QUICK

@@ -66,7 +66,8 @@ def test_every_way_of_packing_has_a_folder_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "override", ["data.workers=3", "data.last_batch=wrap", "run.seed=9", "data.split={valid: rest, train: 0.8}"]
+    "override",
+    ["data.workers=3", "data.lanes=8", "data.last_batch=wrap", "run.seed=9", "data.split={valid: rest, train: 0.8}"],
 )
 def test_what_does_not_change_the_shards_does_not_change_their_folder(override: str, tmp_path: Path) -> None:
     assert folder_of(tmp_path, override) == folder_of(tmp_path)
@@ -116,6 +117,19 @@ def test_debug_recipe_is_small_and_alone(tmp_path: Path) -> None:
         "wandb": "disabled",
         "micro_batch": None,
     }
+
+
+@pytest.mark.parametrize(("lanes", "left"), [(16, 4), (2, 2), (1, 1)])
+def test_debug_recipe_keeps_the_lanes_that_its_batch_has_room_for(lanes: int, left: int, tmp_path: Path) -> None:
+    words = (f"data.lanes={lanes}", "data.shuffle_images=64")
+    recipe = debug_recipe(load(tmp_path, overrides=words).recipe, tmp_path / "debug")
+    assert recipe.data.lanes == left
+    assert find_contradictions(recipe) == []
+
+
+def test_probe_recipe_needs_no_lanes(tmp_path: Path) -> None:
+    words = ("data.lanes=16", "data.shuffle_images=64")
+    assert find_contradictions(probe_recipe(load(tmp_path, overrides=words).recipe, 3)) == []
 
 
 def test_debug_recipe_uses_shards_that_are_there(tmp_path: Path) -> None:

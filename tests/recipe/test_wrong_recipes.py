@@ -10,6 +10,7 @@ import pytest
 from launcher.recipe.contradictions import Problem
 from launcher.recipe.parse import load_recipe
 from launcher.recipe.plan import PlanError, make_plan
+from launcher.recipe.schema import Data
 from tests.recipe.right import errors_of, load, write
 
 BCE = ("{name: cross_entropy, label_smoothing: 0.1}", "{name: bce}")
@@ -151,6 +152,23 @@ CONTRADICTIONS = [
         "source: digits\n  split: {train: 0.8, valid: rest}",
         "workers: 2",
         "6: data.dir: needed when there is no data.source to pack from",
+    ),
+    ("source: digits", "source: digits\n  lanes: 0", "8: data.lanes: must be at least 1, not 0"),
+    ("source: digits", "source: digits\n  lanes: auto", '8: data.lanes: should be a whole number, not "auto"'),
+    (
+        "source: digits",
+        "source: digits\n  lanes: 24",
+        "8: data.lanes: 24 does not divide train.global_batch 32; try 16",
+    ),
+    (
+        "source: digits",
+        "source: digits\n  shuffle_images: 64",
+        "8: data.shuffle_images: has no effect without data.lanes: all images are shuffled",
+    ),
+    (
+        "source: digits",
+        "source: digits\n  lanes: 16\n  shuffle_images: 15",
+        "9: data.shuffle_images: 15 is less than one image for each of 16 lanes; give 16 times a lane's window",
     ),
     ("train: 0.8, valid: rest", "valid: 0.8", "8: data.split: gives no images to train; add train: rest"),
     ("train: 0.8", "train: rest", "8: data.split: only one split can have the rest"),
@@ -469,10 +487,7 @@ def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_key_causes_no_contradiction(old: str, new: str, line: str, tmp_path: Path) -> None:
-    data = (
-        "cache, cache_gib, classes, dir, download, images_per_shard, last_batch, max_side, root, source, split, "
-        "split_seed, ..."
-    )
+    data = ", ".join(sorted(Data.model_fields)[:12]) + ", ..."
     assert errors_of(write(tmp_path, (old, new))) == [f"recipe.yaml:{line.format(data=data)}"]
 
 
@@ -584,6 +599,15 @@ def test_global_batch_that_processes_cannot_share(tmp_path: Path) -> None:
     assert plan_errors(tmp_path, processes=3) == [
         "recipe.yaml:24: train.global_batch: 32 cannot be shared equally by 3 processes; try 33"
     ]
+
+
+def test_lanes_that_processes_cannot_share(tmp_path: Path) -> None:
+    lanes = ("source: digits", "source: digits\n  lanes: 16")
+    [line] = plan_errors(tmp_path, lanes, processes=6)
+    assert line == (
+        "recipe.yaml:8: data.lanes: 16 lanes cannot be shared equally by 6 processes; "
+        "these numbers of processes can: 1, 2, 4"
+    )
 
 
 def test_micro_batch_that_does_not_divide_the_share_of_a_process(tmp_path: Path) -> None:

@@ -22,12 +22,12 @@ def break_order() -> None:
     """The order of samples is that of another seed."""
     from launcher.data import order
 
-    right = order.micro_batch_ids
+    right = order.build_order
 
-    def wrong(plan: Any, seed: int, *words: int) -> Any:
-        return right(plan, seed + 1, *words)
+    def wrong(plan: Any, manifest: Any, seed: int) -> Any:
+        return right(plan, manifest, seed + 1)
 
-    order.micro_batch_ids = wrong  # type: ignore[assignment]
+    order.build_order = wrong
 
 
 def break_augmentation() -> None:
