@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from launcher import commit
-from launcher.checkpoint import Progress, TrainState, load_weights, save, step_name
+from launcher.checkpoint import Progress, TrainState, load_weights, step_name
 from launcher.errors import CheckpointError, RunError
 from launcher.recipe.optim import Optim
 from launcher.strategy import Strategy
@@ -28,6 +28,7 @@ from tests.small_run import (
     best_at,
     flip_a_bit,
     restore,
+    save,
     save_two,
     silent,
 )
