@@ -2,7 +2,7 @@
 
 checkpoints/step-00001234/model.safetensors   weights under plain names
                           ema.safetensors     averaged weights, when the recipe keeps them
-                          optimizer.pt        optimizer and fp16 scaler
+                          optimizer.safetensors   optimizer; its groups and the fp16 scaler beside the tensors
                           rng.safetensors     random generator of every rank
                           state.json          step, best, early-stop counter, W&B id, data hash
                           hashes.json         sha256 of each of these; written last
@@ -15,9 +15,9 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 from torch.optim import Optimizer
@@ -26,6 +26,7 @@ from torch.optim.swa_utils import AveragedModel
 from launcher.commit import check_file, check_folder, find_newest, point, read_hashes
 from launcher.errors import CheckpointError, RunError
 from launcher.metrics import Figures
+from launcher.optim.state import Groups, is_of, load_tensors
 from launcher.strategy import Strategy, seed_rank, write_rng
 
 
@@ -58,6 +59,13 @@ class Start:
 
     path: Path | None
     progress: Progress
+
+
+class OptimizerFacts(TypedDict):
+    """What an optimizer's file says beside its tensors. `scaler`: of fp16, or null."""
+
+    groups: Groups
+    scaler: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -105,11 +113,12 @@ def restore_optimizer(start: Start, state: TrainState) -> None:
     path = start.path
     if path is None:
         return
-    saved = torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
-    _check_optimizer(state, saved, path)
-    groups = state.optimizer.state_dict()["param_groups"]
-    state.optimizer.load_state_dict({"state": saved["optimizer"]["state"], "param_groups": groups})
-    state.strategy.restore_scaler(saved["scaler"])
+    file = path / "optimizer.safetensors"
+    facts = _read_optimizer_facts(file)
+    if not is_of(facts["groups"], state.model, state.optimizer):
+        raise RunError(f"{path}: its optimizer is not the recipe's, or trained other weights; start anew with --fresh")
+    load_tensors(load_file(file), state.model, state.optimizer)
+    state.strategy.restore_scaler(facts["scaler"])
     world = state.strategy.world
     if _read_state(path)["world_size"] == world.size:
         rng = load_file(path / "rng.safetensors")
@@ -175,19 +184,9 @@ def _load_into(model: nn.Module, file: Path) -> None:
         raise RunError(f"{file}: its weights are not of the recipe's network; start anew with --fresh") from None
 
 
-def _check_optimizer(state: TrainState, saved: dict[str, Any], path: Path) -> None:
-    """Raise RunError when it is of another kind or stepped other parameters.
-
-    Learning rate, weight decay and momentum are the recipe's, which may have been changed.
-    """
-    old, new = saved["optimizer"]["param_groups"], state.optimizer.state_dict()["param_groups"]
-    # A stage of freezing that begins right here has added groups behind those that were saved.
-    is_same_kind = ["betas" in group for group in old] == ["betas" in group for group in new[: len(old)]]
-    if not is_same_kind or saved.get("names") != names_by_group(state)[: len(old)]:
-        raise RunError(f"{path}: its optimizer is not the recipe's, or trained other weights; start anew with --fresh")
-
-
-def names_by_group(state: TrainState) -> list[list[str]]:
-    """Names of the parameters in each group of the optimizer."""
-    names = {id(parameter): name for name, parameter in state.model.named_parameters()}
-    return [[names[id(parameter)] for parameter in group["params"]] for group in state.optimizer.param_groups]
+def _read_optimizer_facts(file: Path) -> OptimizerFacts:
+    if not file.exists():
+        raise RunError(f"{file}: is not there: another version wrote this checkpoint; start anew with --fresh")
+    with safe_open(file, "pt") as opened:
+        facts: OptimizerFacts = json.loads(opened.metadata()["optimizer"])
+    return facts

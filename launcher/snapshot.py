@@ -5,8 +5,8 @@ Training waits for the copy alone. The files are described in `checkpoint`.
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,44 +14,43 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from launcher.checkpoint import Progress, TrainState, names_by_group, step_name
+from launcher.checkpoint import OptimizerFacts, Progress, TrainState, step_name
 from launcher.commit import commit, point, prune
 from launcher.errors import RunError
 from launcher.log.journal import render_json
+from launcher.optim.state import read_groups, read_tensors
 
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
 """A full disk is each of these to somebody."""
 
-Tensors = dict[str, Tensor]
+Files = dict[str, dict[str, Tensor]]
+"""The tensors of each file, by the file's name without its end."""
 
 
 class HostMemory:
     """Holds one snapshot at a time, in the same memory from save to save: new pages cost more than the copy.
 
-    For a tensor on a GPU it is pinned, and the copy runs in the GPU's own order of work while the host goes on.
+    For a tensor on a GPU it is pinned, and the copy takes its turn in the GPU's work while the host goes on.
     """
 
     def __init__(self) -> None:
-        self._buffers: dict[str, Tensor] = {}
+        self._buffers: dict[tuple[str, str], Tensor] = {}
 
-    def copy(self, name: str, tree: Any) -> Any:
-        """`tree` (dicts, lists, tensors and what else there is) with each tensor replaced by its copy, kept as `name`.
+    def copy(self, files: Files) -> Files:
+        """Strides are kept: to put channels in another order is for whoever writes it."""
+        return {
+            file: {name: self._copy((file, name), tensor.detach()) for name, tensor in tensors.items()}
+            for file, tensors in files.items()
+        }
 
-        Strides are kept: putting channels in another order is for whoever writes it.
-        """
-        if isinstance(tree, Tensor):
-            buffer = self._buffers.get(name)
-            if buffer is None or buffer.shape != tree.shape or buffer.dtype != tree.dtype:
-                buffer = torch.empty_like(tree, device="cpu", pin_memory=tree.is_cuda, requires_grad=False)
-                self._buffers[name] = buffer
-            return buffer.copy_(tree.detach(), non_blocking=True)
-        if isinstance(tree, Mapping):
-            return {key: self.copy(f"{name}.{key}", value) for key, value in tree.items()}
-        if isinstance(tree, list):
-            return [self.copy(f"{name}.{i}", value) for i, value in enumerate(tree)]
-        return tree
+    def _copy(self, key: tuple[str, str], tensor: Tensor) -> Tensor:
+        buffer = self._buffers.get(key)
+        if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
+            buffer = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+            self._buffers[key] = buffer
+        return buffer.copy_(tensor, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -59,31 +58,27 @@ class Snapshot:
     """A training at the end of a step, in memory of the host."""
 
     progress: Progress
-    weights: dict[str, Tensors]
-    """`model`, and `ema` where averaged weights are kept: plain name -> tensor."""
-    optimizer: dict[str, Any]
-    rngs: list[Tensors]
-    """State of the random generators of every rank."""
+    files: Files
+    optimizer: OptimizerFacts
     facts: dict[str, Any]
     copied: torch.cuda.Event | None
     """When the copies from the GPU are complete; None on a CPU, where they are."""
 
 
-def take_snapshot(state: TrainState, progress: Progress, rngs: list[Tensors], memory: HostMemory) -> Snapshot:
-    """`rngs`: of every rank. Valid until `memory` takes the next."""
-    models: dict[str, nn.Module] = {"model": state.model}
+def take_snapshot(state: TrainState, progress: Progress, rngs: list[dict[str, Tensor]], memory: HostMemory) -> Snapshot:
+    """`rngs`: states of the random generators of every rank. Valid until `memory` takes the next."""
+    files: Files = {
+        "model": state.model.state_dict(),
+        "optimizer": read_tensors(state.model, state.optimizer),
+        "rng": {f"{rank}.{name}": tensor for rank, states in enumerate(rngs) for name, tensor in states.items()},
+    }
     if state.ema is not None:
-        models["ema"] = state.ema.module
+        files["ema"] = state.ema.module.state_dict()
     device = state.strategy.device
     return Snapshot(
         progress=progress,
-        weights={name: memory.copy(name, model.state_dict()) for name, model in models.items()},
-        optimizer={
-            "optimizer": memory.copy("optimizer", state.optimizer.state_dict()),
-            "names": names_by_group(state),
-            "scaler": state.strategy.scaler_state,
-        },
-        rngs=rngs,
+        files=memory.copy(files),
+        optimizer={"groups": read_groups(state.model, state.optimizer), "scaler": state.strategy.scaler_state},
         facts=_facts(state, len(rngs)),
         copied=torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None,
     )
@@ -114,11 +109,9 @@ def _write_files(folder: Path, snapshot: Snapshot) -> None:
         snapshot.copied.synchronize()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for name, tensors in snapshot.weights.items():
-        _write_weights(folder / f"{name}.safetensors", tensors)
-    torch.save(snapshot.optimizer, folder / "optimizer.pt")
-    rng = {f"{rank}.{key}": state for rank, states in enumerate(snapshot.rngs) for key, state in states.items()}
-    save_file(rng, folder / "rng.safetensors")
+    for name, tensors in snapshot.files.items():
+        facts = {"optimizer": json.dumps(snapshot.optimizer)} if name == "optimizer" else {}
+        _write_tensors(folder / f"{name}.safetensors", tensors, facts)
     (folder / "state.json").write_text(render_json({**asdict(snapshot.progress), **snapshot.facts}, indent=1))
 
 
@@ -128,7 +121,7 @@ def save_weights(folder: Path, state: TrainState) -> None:
     temporary = folder / f".{name}.tmp"
     try:
         temporary.mkdir(parents=True)
-        _write_weights(temporary / "model.safetensors", state.model.state_dict())
+        _write_tensors(temporary / "model.safetensors", state.model.state_dict(), {})
         (temporary / "state.json").write_text(render_json({**asdict(Progress()), **_facts(state, 1)}, indent=1))
         commit(temporary, folder / name)
         for link in ("last", "best"):
@@ -137,9 +130,9 @@ def save_weights(folder: Path, state: TrainState) -> None:
         raise RunError(f"{folder / name}: cannot be written ({one_line(error)})") from None
 
 
-def _write_weights(file: Path, tensors: Tensors) -> None:
+def _write_tensors(file: Path, tensors: dict[str, Tensor], facts: dict[str, str]) -> None:
     plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    save_file(plain, file, metadata={"format": "pt"})
+    save_file(plain, file, metadata={"format": "pt", **facts})
 
 
 def _facts(state: TrainState, world_size: int) -> dict[str, Any]:

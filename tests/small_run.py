@@ -20,7 +20,7 @@ from launcher.world import World
 
 SGD = Sgd(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.01)
 ADAM = Adam(name="adamw", lr=0.01)
-FILES = ["ema.safetensors", "model.safetensors", "optimizer.pt", "rng.safetensors", "state.json"]
+FILES = ["ema.safetensors", "model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json"]
 
 
 def alone() -> Strategy:

@@ -52,7 +52,6 @@ def test_the_newest_and_the_best_are_kept_and_pointed_to(tmp_path: Path, strateg
 
 STAGES: dict[str, tuple[Any, str]] = {
     "weights": (snapshot, "save_file"),
-    "optimizer": (torch, "save"),
     "hashes": (commit, "write_atomically"),
     "hashing": (commit, "_sha256"),
     "rename": (Path, "rename"),
