@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -210,6 +211,12 @@ def run(arguments: list[str] | None = None) -> int:
         return _explain(error)
     except KeyboardInterrupt:
         return EXIT_FAILED
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            return _show_traceback()
+        return _explain(
+            UserError(f"no space left on the disk of {error.filename or 'the run folder'}; make room first")
+        )
     except Exception:
         return _show_traceback()
     return int(code or 0)

@@ -39,11 +39,11 @@ class Witness:
         self.journal.write("checkpoint", step, self.plan.epoch(step) + 1, **figures)
 
     def fail(self, step: int, message: str, in_a_row: int) -> None:
-        self.note(step, "checkpoint_failed", message)
+        self.note(step, "checkpoint_failed", message, failed_in_a_row=in_a_row)
         self.wandb.log(step, self.plan.epoch(step) + 1, "checkpoint", {"failed_in_a_row": in_a_row})
 
-    def note(self, step: int, name: str, message: str) -> None:
-        self.journal.write("event", step, self.plan.epoch(step) + 1, name=name, message=message)
+    def note(self, step: int, name: str, message: str, **figures: int) -> None:
+        self.journal.write("event", step, self.plan.epoch(step) + 1, name=name, message=message, **figures)
         self.console.say(message)
 
 
