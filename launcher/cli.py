@@ -214,9 +214,8 @@ def run(arguments: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             return _show_traceback()
-        return _explain(
-            UserError(f"no space left on the disk of {error.filename or 'the run folder'}; make room first")
-        )
+        where = error.filename or "the run folder"
+        return _explain(UserError(f"no space left on the disk of {where}; make room, then give the same command"))
     except Exception:
         return _show_traceback()
     return int(code or 0)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from launcher import commit, snapshot, train
 from launcher.__main__ import main as run_program
@@ -124,7 +125,8 @@ def kill_at_random(kills: int, draw: random.Random) -> dict[str, Any]:
     overrides = ("train.epochs=8", "checkpoint.every=2st")
     whole = Run(Path("whole"), overrides)
     whole.finish()
-    num_runs, sizes, resumed = 0, [], 0
+    num_runs, resumed = 0, 0
+    sizes: list[int] = []
     while len(sizes) < kills:
         run = Run(Path(f"random-{num_runs}"), overrides)
         num_runs += 1
@@ -178,7 +180,7 @@ class Boundaries:
     def install(self) -> None:
         for name in self.CALLS:
             setattr(os, name, self._before(getattr(os, name)))
-        snapshot.save_file = self._torn(snapshot.save_file, 1)
+        vars(snapshot)["save_file"] = self._torn(save_file, 1)
 
     def _before(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*arguments: Any, **options: Any) -> Any:

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from launcher import commit, snapshot
 from launcher import saver as saver_module
-from launcher import snapshot
 from launcher.checkpoint import Best, Progress, step_name
-from launcher.commit import check_folder
 from launcher.errors import RunError
 from launcher.log.console import NoConsole
 from launcher.log.journal import Journal, read_journal
@@ -96,14 +95,14 @@ class Gate:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.reached, self.opened = threading.Event(), threading.Event()
-        real = snapshot.commit
+        real: Callable[[Path, Path], None] = commit.commit
 
-        def commit(temporary: Path, final: Path) -> None:
+        def wait(temporary: Path, final: Path) -> None:
             self.reached.set()
             assert self.opened.wait(20)
             real(temporary, final)
 
-        patch.setattr(snapshot, "commit", commit)
+        patch.setattr(snapshot, "commit", wait)
 
 
 def test_training_goes_on_while_a_save_is_written_and_what_is_saved_is_of_its_step(
@@ -173,7 +172,7 @@ def test_a_failing_save_is_loud_and_the_one_before_stands(desk: Desk) -> None:
         (20, "checkpoint", {"failed_in_a_row": 1}),
         (30, "checkpoint", {"failed_in_a_row": 2}),
     ]
-    check_folder(desk.folder / "last")
+    commit.check_folder(desk.folder / "last")
     assert saved_steps(desk.folder) == [10]
 
 
@@ -250,7 +249,7 @@ def test_closing_lets_a_save_come_to_its_end(desk: Desk) -> None:
     desk.save(10)
     desk.saver.close()
     assert len(desk.records(step_name(10))) == 1
-    check_folder(desk.folder / "last")
+    commit.check_folder(desk.folder / "last")
 
 
 def test_memory_is_used_again(strategy: Strategy) -> None:

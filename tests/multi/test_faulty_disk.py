@@ -11,6 +11,7 @@ import pytest
 from launcher import cli
 from launcher import train as program
 from launcher.commit import check_folder
+from launcher.errors import UserError
 from tests.frozen_run import LENET, Place
 from tests.runs import events, summary, train_records
 from tests.small_run import flip_a_bit, saved_steps
@@ -51,7 +52,7 @@ def test_a_full_disk_ends_a_run_when_patience_does_and_room_lets_it_go_on(
     common = (*PLAIN, "train.epochs=12st", "train.evaluate_every=12st", "checkpoint.every=1st", "checkpoint.keep=1")
     assert place.train(*common, "run.dir=whole") == 0
     folder = small_disk / "run"
-    with pytest.raises(program.UserError) as ended:
+    with pytest.raises(UserError) as ended:
         place.train(*common, f"run.dir={folder}")
     assert str(ended.value).startswith(f"{folder}/checkpoints/step-00000004: cannot be written (")
     assert "No space left" in str(ended.value)
@@ -75,7 +76,7 @@ def test_a_full_disk_ends_a_run_when_patience_does_and_room_lets_it_go_on(
 def test_a_run_whose_last_save_fails_is_not_done(place: Place, small_disk: Path) -> None:
     folder = small_disk / "run"
     common = (*PLAIN, "train.epochs=4st", "checkpoint.every=1st", "checkpoint.keep=1", "checkpoint.patience=100")
-    with pytest.raises(program.UserError, match=r"step-00000004: cannot be written .*, the last save of all"):
+    with pytest.raises(UserError, match=r"step-00000004: cannot be written .*, the last save of all"):
         place.train(*common, f"run.dir={folder}")
     assert summary(folder)["status"] == "failed"
     assert train_records(folder).keys() == {1, 2, 3, 4}
