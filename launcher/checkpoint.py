@@ -1,8 +1,8 @@
-"""Checkpoints: written whole or not at all, hashed, read back only when every hash is right.
+"""Checkpoints: what is in them, and how a run goes on from one: read back only when every hash is right.
 
 checkpoints/step-00001234/model.safetensors   weights under plain names
                           ema.safetensors     averaged weights, when the recipe keeps them
-                          optimizer.pt        optimizer and fp16 scaler
+                          optimizer.safetensors   optimizer; its groups and the fp16 scaler beside the tensors
                           rng.safetensors     random generator of every rank
                           state.json          step, best, early-stop counter, W&B id, data hash
                           hashes.json         sha256 of each of these; written last
@@ -12,24 +12,22 @@ checkpoints/last -> step-00001234,  checkpoints/best -> step-00000987
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from launcher.commit import check_file, check_folder, commit, find_newest, point, prune, read_hashes
+from launcher.commit import check_file, check_folder, find_newest, point, read_hashes
 from launcher.errors import CheckpointError, RunError
-from launcher.log.journal import render_json
 from launcher.metrics import Figures
-from launcher.strategy import Strategy, read_rng, seed_rank, write_rng
+from launcher.optim.state import Groups, is_of, load_tensors
+from launcher.strategy import Strategy, seed_rank, write_rng
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +61,13 @@ class Start:
     progress: Progress
 
 
+class OptimizerFacts(TypedDict):
+    """What an optimizer's file says beside its tensors. `scaler`: of fp16, or null."""
+
+    groups: Groups
+    scaler: dict[str, Any] | None
+
+
 @dataclass(frozen=True)
 class TrainState:
     """Everything of a run that changes while it trains, but for its Progress."""
@@ -78,62 +83,6 @@ class TrainState:
 
 def step_name(step: int) -> str:
     return f"step-{step:08d}"
-
-
-def save(folder: Path, state: TrainState, progress: Progress, keep: int) -> None:
-    """Write `folder/step-...`, point `last` (and `best`, when it is that) to it, prune. Called by every rank."""
-    rngs = state.strategy.gather(read_rng(state.strategy.device))
-    state.strategy.on_first(lambda: _write_or_explain(folder, state, progress, rngs, keep))
-
-
-def save_weights(folder: Path, state: TrainState) -> None:
-    """Write the network alone, as step 0, `last` and `best`: of what was fitted in no steps. Called by rank 0 alone."""
-    name = step_name(0)
-    temporary = folder / f".{name}.tmp"
-    try:
-        temporary.mkdir(parents=True)
-        save_file(_plain(state.model), temporary / "model.safetensors", metadata={"format": "pt"})
-        (temporary / "state.json").write_text(render_json({**asdict(Progress()), **_facts(state, 1)}, indent=1))
-        commit(temporary, folder / name)
-        for link in ("last", "best"):
-            point(folder, link, name)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise RunError(f"{folder / name}: cannot be written ({' '.join(str(error).split())})") from None
-
-
-def _write_or_explain(
-    folder: Path, state: TrainState, progress: Progress, rngs: list[dict[str, Tensor]], keep: int
-) -> None:
-    try:
-        _write(folder, state, progress, rngs, keep)
-    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk is each of these to somebody
-        name, reason = step_name(progress.step), " ".join(str(error).split())
-        raise RunError(f"{folder / name}: cannot be written ({reason}); the one before it stands") from None
-
-
-def _write(folder: Path, state: TrainState, progress: Progress, rngs: list[dict[str, Tensor]], keep: int) -> None:
-    name = step_name(progress.step)
-    temporary = folder / f".{name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_file(_plain(state.model), temporary / "model.safetensors", metadata={"format": "pt"})
-    if state.ema is not None:
-        save_file(_plain(state.ema.module), temporary / "ema.safetensors", metadata={"format": "pt"})
-    optimizer = {"optimizer": state.optimizer.state_dict(), "names": _names_by_group(state)}
-    torch.save({**optimizer, "scaler": state.strategy.scaler_state}, temporary / "optimizer.pt")
-    save_file(
-        {f"{rank}.{k}": v for rank, rng in enumerate(rngs) for k, v in rng.items()}, temporary / "rng.safetensors"
-    )
-    (temporary / "state.json").write_text(render_json({**asdict(progress), **_facts(state, len(rngs))}, indent=1))
-    commit(temporary, folder / name)
-    point(folder, "last", name)
-    if progress.best is not None and progress.best.step == progress.step:
-        point(folder, "best", name)
-    prune(folder, name, keep)
-
-
-def _facts(state: TrainState, world_size: int) -> dict[str, Any]:
-    return {"wandb_id": state.wandb_id, "data_sha256": state.data_sha256, "world_size": world_size}
 
 
 def find_start(folder: Path, state: TrainState, report: Callable[[str], None]) -> Start:
@@ -164,11 +113,12 @@ def restore_optimizer(start: Start, state: TrainState) -> None:
     path = start.path
     if path is None:
         return
-    saved = torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
-    _check_optimizer(state, saved, path)
-    groups = state.optimizer.state_dict()["param_groups"]
-    state.optimizer.load_state_dict({"state": saved["optimizer"]["state"], "param_groups": groups})
-    state.strategy.restore_scaler(saved["scaler"])
+    file = path / "optimizer.safetensors"
+    facts = _read_optimizer_facts(file)
+    if not is_of(facts["groups"], state.model, state.optimizer):
+        raise RunError(f"{path}: its optimizer is not the recipe's, or trained other weights; start anew with --fresh")
+    load_tensors(load_file(file), state.model, state.optimizer)
+    state.strategy.restore_scaler(facts["scaler"])
     world = state.strategy.world
     if _read_state(path)["world_size"] == world.size:
         rng = load_file(path / "rng.safetensors")
@@ -234,23 +184,9 @@ def _load_into(model: nn.Module, file: Path) -> None:
         raise RunError(f"{file}: its weights are not of the recipe's network; start anew with --fresh") from None
 
 
-def _check_optimizer(state: TrainState, saved: dict[str, Any], path: Path) -> None:
-    """Raise RunError when it is of another kind or stepped other parameters.
-
-    Learning rate, weight decay and momentum are the recipe's, which may have been changed.
-    """
-    old, new = saved["optimizer"]["param_groups"], state.optimizer.state_dict()["param_groups"]
-    # A stage of freezing that begins right here has added groups behind those that were saved.
-    is_same_kind = ["betas" in group for group in old] == ["betas" in group for group in new[: len(old)]]
-    if not is_same_kind or saved.get("names") != _names_by_group(state)[: len(old)]:
-        raise RunError(f"{path}: its optimizer is not the recipe's, or trained other weights; start anew with --fresh")
-
-
-def _names_by_group(state: TrainState) -> list[list[str]]:
-    """Names of the parameters in each group of the optimizer."""
-    names = {id(parameter): name for name, parameter in state.model.named_parameters()}
-    return [[names[id(parameter)] for parameter in group["params"]] for group in state.optimizer.param_groups]
-
-
-def _plain(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
+def _read_optimizer_facts(file: Path) -> OptimizerFacts:
+    if not file.exists():
+        raise RunError(f"{file}: is not there: another version wrote this checkpoint; start anew with --fresh")
+    with safe_open(file, "pt") as opened:
+        facts: OptimizerFacts = json.loads(opened.metadata()["optimizer"])
+    return facts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -264,6 +265,11 @@ def run(arguments: list[str] | None = None) -> int:
         return _explain(error)
     except KeyboardInterrupt:
         return EXIT_FAILED
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            return _show_traceback(error)
+        where = error.filename or "the run folder"
+        return _explain(UserError(f"no space left on the disk of {where}; make room, then give the same command"))
     except Exception as error:
         return _show_traceback(error)
     return int(code or 0)

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from launcher import checkpoint
 from launcher.augment.witness import Hashes
 from launcher.checkpoint import Best, Progress
 from launcher.data.loader import count_workers
@@ -42,7 +41,7 @@ def fit(t: Training, learner: Learner, progress: Progress, stop: StopRequest) ->
     """Train from `progress` to the end of the plan, to the end of patience, or until asked to stop.
 
     `learner`: of the stage that `progress` is in; what comes back is of the last stage that was reached.
-    Raise UserError when the loss is no longer a number.
+    Raise UserError when the loss is no longer a number, RunError when saves fail.
     """
     patience = t.recipe.train.patience
     if patience is not None and progress.stale >= patience:
@@ -52,6 +51,7 @@ def fit(t: Training, learner: Learner, progress: Progress, stop: StopRequest) ->
             check_frozen(t, learner)
             learner = enter_stage(t, stage, progress.step, lambda: stop.wanted is not None)
         progress, status = _fit_stage(t, learner, steps, progress, stop)
+        progress = t.saver.settle(progress, is_last=status != "done" or progress.step == t.plan.total_steps)
         if status != "done":
             return learner, progress, status
     return learner, progress, "done"
@@ -86,16 +86,18 @@ def _fit_stage(
         t.watch.pause()
         if step % plan.steps_per_epoch == 0 and step < plan.total_steps:
             judge_input(t, learner, step)
+        # Entering the next stage may be asked to stop, and then loses nothing.
+        is_save = plan.is_checkpoint(step) or is_asked or step == steps[-1]
+        if is_save or plan.is_evaluation(step):
+            progress = t.saver.settle(progress)
         if plan.is_evaluation(step):
             progress = _judge(t, learner, progress)
         is_tired = patience is not None and progress.stale >= patience
         is_best = progress.best is not None and progress.best.step == step
-        # Entering the next stage may be asked to stop, and then loses nothing.
-        is_end = step == steps[-1]
-        if plan.is_checkpoint(step) or is_best or is_tired or is_asked or is_end:
+        if is_save or is_best or is_tired:
             t.strategy.pulse.enter("save")
-            checkpoint.save(t.run.checkpoints, t.state, progress, t.recipe.checkpoint.keep)
-            t.journal.write("checkpoint", step, plan.epoch(step) + 1, name=checkpoint.step_name(step), is_best=is_best)
+            t.saver.save(progress)
+        t.saver.poll(step)
         if is_tired:
             return progress, "stopped"
         if is_asked and step < plan.total_steps:

@@ -19,7 +19,7 @@ from launcher.recipe.schema import Recipe
 SUMMARY_NAME = "summary.json"
 IN_USE = ".in-use"
 FINISHED = ("done", "stopped")
-BEFORE_LOCK = {IN_USE, "logs", "checkpoints", "pictures", "wandb", JOURNAL_NAME, SUMMARY_NAME}
+BEFORE_LOCK = {IN_USE, f".{LOCK_NAME}.tmp", "logs", "checkpoints", "pictures", "wandb", JOURNAL_NAME, SUMMARY_NAME}
 FIXED = ("backbone",)
 """What --allow-change does not free: best and last checkpoint of a run are of one network with the same frozen part."""
 ASIDE = ".before-"

@@ -241,6 +241,7 @@ def _fail(t: Training, error: BaseException) -> None:
     if not t.strategy.world.is_first:
         return
     try:
+        t.saver.close()
         progress = checkpoint.read_progress(t.run.checkpoints / "last")
         t.journal.write("event", progress.step, 0, name="error", message=f"{type(error).__name__}: {error}")
         _leave(t, progress, status, code)

@@ -32,6 +32,7 @@ from launcher.recipe.contradictions import final_size
 from launcher.recipe.plan import Plan
 from launcher.recipe.schema import Recipe
 from launcher.run import RunFolder
+from launcher.saver import Saver, SaveReport
 from launcher.strategy import Strategy, seed_rank
 from shards.manifest import Manifest
 
@@ -50,6 +51,7 @@ class Training:
     """Moving average of the network's weights, where the recipe keeps one."""
     optimizer: Optimizer
     state: TrainState
+    saver: Saver
     loaders: dict[str, Loader]
     """For each split."""
     augment_train: Augment
@@ -72,6 +74,7 @@ class Training:
 
     def close(self) -> None:
         """Let go of files, threads and the run folder."""
+        self.saver.close()
         self.console.close()
         self.journal.close()
         for loader in self.loaders.values():
@@ -96,7 +99,10 @@ def build_training(recipe: Recipe, plan: Plan, manifest: Manifest, strategy: Str
     seed_rank(recipe.run.seed, strategy.world)
     mean, std = recipe.augment.normalisation(manifest.mean, manifest.std)
     is_first = strategy.world.is_first
+    state = TrainState(network.model, ema, optimizer, strategy, recipe.run.seed, run.id, manifest.sha256)
+    journal = Journal(run.path) if is_first else NoJournal()
     console = Console(plan.total_steps, plan.steps_per_epoch) if is_first else NoConsole()
+    wandb = _build_wandb(recipe, run) if is_first else NoWandb(run.id)
     return Training(
         recipe=recipe,
         plan=plan,
@@ -106,7 +112,8 @@ def build_training(recipe: Recipe, plan: Plan, manifest: Manifest, strategy: Str
         network=network,
         ema=ema,
         optimizer=optimizer,
-        state=TrainState(network.model, ema, optimizer, strategy, recipe.run.seed, run.id, manifest.sha256),
+        state=state,
+        saver=Saver(run.checkpoints, recipe.checkpoint, state, SaveReport(plan, journal, console, wandb)),
         loaders=_build_loaders(recipe, plan, manifest, strategy, console.say),
         augment_train=build_augment(recipe.augment.train, mean, std, strategy.memory_format),
         augment_eval=build_augment(recipe.augment.eval_ops, mean, std, strategy.memory_format),
@@ -115,9 +122,9 @@ def build_training(recipe: Recipe, plan: Plan, manifest: Manifest, strategy: Str
         classes=manifest.classes,
         watch=Stopwatch(),
         costs=Times(),
-        journal=Journal(run.path) if is_first else NoJournal(),
+        journal=journal,
         console=console,
-        wandb=_build_wandb(recipe, run) if is_first else NoWandb(run.id),
+        wandb=wandb,
     )
 
 

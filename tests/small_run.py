@@ -10,16 +10,17 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from launcher.checkpoint import Best, Progress, TrainState, find_start, restore_optimizer, restore_weights, save
+from launcher.checkpoint import Best, Progress, TrainState, find_start, restore_optimizer, restore_weights
 from launcher.optim.build import build_groups, build_optimizer
 from launcher.recipe.optim import Adam, Optim, Sgd
 from launcher.recipe.schema import Strategy as StrategySection
-from launcher.strategy import Strategy, build_strategy
+from launcher.snapshot import HostMemory, take_snapshot, write_snapshot
+from launcher.strategy import Strategy, build_strategy, read_rng
 from launcher.world import World
 
 SGD = Sgd(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.01)
 ADAM = Adam(name="adamw", lr=0.01)
-FILES = ["ema.safetensors", "model.safetensors", "optimizer.pt", "rng.safetensors", "state.json"]
+FILES = ["ema.safetensors", "model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json"]
 
 
 def alone() -> Strategy:
@@ -61,6 +62,12 @@ class SmallRun:
 def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     assert found.keys() == expected.keys()
     assert [name for name in found if not torch.equal(found[name], expected[name])] == []
+
+
+def save(folder: Path, state: TrainState, progress: Progress, keep: int) -> None:
+    """All that a run does to save, in line."""
+    rngs = state.strategy.gather(read_rng(state.strategy.device))
+    write_snapshot(folder, take_snapshot(state, progress, rngs, HostMemory()), keep)
 
 
 def restore(folder: Path, state: TrainState, report: Callable[[str], None]) -> Progress:

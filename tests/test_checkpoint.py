@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from launcher import commit
-from launcher.checkpoint import Progress, TrainState, load_weights, save, step_name
+from launcher.checkpoint import Progress, TrainState, load_weights, step_name
 from launcher.errors import CheckpointError, RunError
 from launcher.recipe.optim import Optim
 from launcher.strategy import Strategy
@@ -28,6 +29,7 @@ from tests.small_run import (
     best_at,
     flip_a_bit,
     restore,
+    save,
     save_two,
     silent,
 )
@@ -200,12 +202,38 @@ class Payload:
         return os.mkdir, (self.target,)
 
 
-def test_code_in_a_checkpoint_is_not_executed(two: Path, strategy: Strategy, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [name for name in FILES if name.endswith(".safetensors")])
+def test_code_in_a_checkpoint_is_not_executed(two: Path, strategy: Strategy, tmp_path: Path, name: str) -> None:
     path, target = two / step_name(20), tmp_path / "executed"
-    torch.save({"optimizer": Payload(str(target)), "scaler": None}, path / "optimizer.pt")
-    rehash(path, "optimizer.pt")
-    with pytest.raises(Exception, match="Weights only load failed"):
+    torch.save({"optimizer": Payload(str(target)), "scaler": None}, path / name)
+    rehash(path, name)
+    with pytest.raises(SafetensorError):
         restore(two, SmallRun(strategy).state, silent)
     assert not target.exists()
-    torch.load(path / "optimizer.pt", weights_only=False)
+    torch.load((path / name).rename(path / "pickled.pt"), weights_only=False)
     assert target.exists()  # it would have been
+
+
+def test_a_checkpoint_of_another_version_is_refused_in_one_line(two: Path, strategy: Strategy) -> None:
+    path = two / step_name(20)
+    (path / "optimizer.safetensors").rename(path / "optimizer.pt")
+    hashes = json.loads((path / "hashes.json").read_text())
+    hashes["optimizer.pt"] = hashes.pop("optimizer.safetensors")
+    (path / "hashes.json").write_text(json.dumps(hashes))
+    with pytest.raises(RunError, match=r"optimizer.safetensors: is not there: another version .*--fresh$"):
+        restore(two, SmallRun(strategy).state, silent)
+
+
+def test_optimizer_state_comes_back_in_the_order_of_memory_of_its_weights(tmp_path: Path, strategy: Strategy) -> None:
+    def build() -> TrainState:
+        model = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        return TrainState(model, None, torch.optim.Adam(model.parameters()), strategy, 0, "abc", "data 1")
+
+    state, other = build(), build()
+    state.model(torch.randn(1, 3, 5, 5)).sum().backward()
+    state.optimizer.step()
+    save(tmp_path, state, Progress(1), keep=1)
+    restore(tmp_path, other, silent)
+    [found, expected] = [each.optimizer.state_dict()["state"][0]["exp_avg"] for each in (other, state)]
+    assert torch.equal(found, expected)
+    assert found.stride() == expected.stride() == next(iter(state.model.parameters())).stride()

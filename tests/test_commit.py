@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from launcher import checkpoint, commit
-from launcher.checkpoint import Progress, TrainState, read_progress, save, step_name
+from launcher import commit, snapshot
+from launcher.checkpoint import Progress, TrainState, read_progress, step_name
 from launcher.strategy import Strategy
 from tests.small_run import (
     FILES,
@@ -22,6 +22,7 @@ from tests.small_run import (
     flip_a_bit,
     pointed,
     restore,
+    save,
     save_two,
     saved_steps,
 )
@@ -50,14 +51,13 @@ def test_the_newest_and_the_best_are_kept_and_pointed_to(tmp_path: Path, strateg
 
 
 STAGES: dict[str, tuple[Any, str]] = {
-    "weights": (checkpoint, "save_file"),
-    "optimizer": (torch, "save"),
+    "weights": (snapshot, "save_file"),
     "hashes": (commit, "write_atomically"),
     "hashing": (commit, "_sha256"),
     "rename": (Path, "rename"),
     "folder": (commit, "fsync_folder"),
-    "links": (checkpoint, "point"),
-    "pruning": (checkpoint, "prune"),
+    "links": (snapshot, "point"),
+    "pruning": (snapshot, "prune"),
     "deletion": (shutil, "rmtree"),
 }
 

@@ -18,6 +18,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("world", "recipe", "metrics", "commit", "images", "pace", "verdict"),
     ("data", "augment", "models", "loss", "optim", "log", "strategy"),
     ("checkpoint", "run", "feed", "heartbeat"),
+    ("snapshot",),
+    ("saver",),
     ("feature_store", "decoded_store", "evaluate", "training"),
     ("extract",),
     ("learner", "summary"),

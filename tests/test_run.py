@@ -12,7 +12,7 @@ import pytest
 
 from launcher.errors import RunError
 from launcher.log.journal import Journal
-from launcher.recipe.lock import write_lock
+from launcher.recipe.lock import LOCK_NAME, write_lock
 from launcher.recipe.schema import Recipe
 from launcher.run import RunFolder, debug_folder, open_run, read_summary
 from tests.recipe.right import load
@@ -260,6 +260,7 @@ def test_checkpoints_without_a_recipe_are_refused(recipe: Recipe) -> None:
 def test_run_that_failed_before_its_recipe_was_locked_begins_again(recipe: Recipe) -> None:
     first = open_run(in_folder(recipe, "here"))
     Journal(first.path).close()
+    (first.path / f".{LOCK_NAME}.tmp").write_text("run: {")  # killed while it was being locked
     first.release()
     run = open_run(in_folder(recipe, "here"))
     assert run.state == "new"

@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 
 from launcher.check import complete_recipe, plan_run
-from launcher.checkpoint import save_weights
 from launcher.data.features import Layout
 from launcher.data.prepare import prepare_data
 from launcher.errors import EXIT_DONE, Stopped, UserError
@@ -37,6 +36,7 @@ from launcher.recipe.parse import LoadedRecipe
 from launcher.recipe.resolve import probe_recipe
 from launcher.recipe.schema import Recipe
 from launcher.run import SUMMARY_NAME, RunFolder, open_run, probe_folder
+from launcher.snapshot import save_weights
 from launcher.stop import StopRequest, follow_accelerate
 from launcher.strategy import build_strategy
 from launcher.summary import Summary, probe_rows

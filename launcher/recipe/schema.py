@@ -137,6 +137,8 @@ class Checkpoint(Section):
     """Length between two checkpoints. null: only the best and the last."""
     keep: Count = 2
     """How many of the newest are kept, beside the best."""
+    patience: Count = 3
+    """Fail after this many saves in a row that could not be written; training goes on until then."""
 
 
 class Wandb(Section):

@@ -417,9 +417,12 @@ def test_what_may_be_written(old: str, new: str, tmp_path: Path) -> None:
         ("augment.train.-1.op=x", "augment.train.-1.op: augment.train is a list, it has no -1; valid: 0 to 1"),
         ("augment.train.op=x", "augment.train.op: augment.train is a list, it has no op; valid: 0 to 1"),
         ("data.split={train: 2.0}", "data.split.train: must be less than 1, not 2.0"),
+        ("checkpoint.patience=0", "checkpoint.patience: must be at least 1, not 0"),
+        ("checkpoint.patience=null", "checkpoint.patience: should be a whole number, not null"),
+        ("checkpoint.patience=1.5", "checkpoint.patience: should be a whole number, not 1.5"),
         ("run.dir=\udcff", "run.dir: not valid YAML: has the character '\\udcff'"),
     ],
-    ids=range(17),
+    ids=range(20),
 )
 def test_wrong_override_is_placed_on_the_command_line(override: str, line: str, tmp_path: Path) -> None:
     words = {

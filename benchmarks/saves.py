@@ -1,0 +1,109 @@
+"""How long a save keeps the training waiting: ResNet-50 with Adam, written in line and by a thread.
+
+    python benchmarks/saves.py [FOLDER]        # a minute, and 1 GB there; default: the folder for temporary files
+
+In line, training waits for everything: the files, their hashes, the disk. In the background it waits for one copy to
+memory, and for whatever in the writing holds Python's lock: a loop that only reads the clock stands for the training,
+and `held_s` is the time in which it did not run though it had a core. The two ways save in turn; of all times is taken
+away what this thread waited for a core that other programs had (Linux tells). The last line is one JSON object: medians
+in seconds; `first_copy_s` is the first copy, whose memory is new; `blocked_frac` is copy and held over in line.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+import torchvision
+
+from launcher.checkpoint import Progress, TrainState
+from launcher.recipe.schema import Strategy as StrategySection
+from launcher.snapshot import Files, HostMemory, take_snapshot, write_snapshot
+from launcher.strategy import build_strategy, read_rng
+from launcher.world import World
+
+SAVES = 7
+
+
+class NoMemory(HostMemory):
+    """For a save in line: what is written is the training itself."""
+
+    def copy(self, files: Files) -> Files:
+        return files
+
+
+def build_state() -> TrainState:
+    """ResNet-50 after one step of Adam."""
+    strategy = build_strategy(StrategySection(device="cpu"), World(), 0, False)
+    model = strategy.place(torchvision.models.resnet50())
+    optimizer = torch.optim.Adam(model.parameters())
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    return TrainState(model, None, optimizer, strategy, 0, "bench", "none")
+
+
+class Clock:
+    """Seconds of this thread since it was made: all, and those that it ran; without those that it waited for a core."""
+
+    def __init__(self) -> None:
+        self._start_s, self._scheduled_s = time.perf_counter(), _read_scheduled_s()
+
+    def read(self) -> tuple[float, float]:
+        ran_s, waited_s = (now - then for now, then in zip(_read_scheduled_s(), self._scheduled_s, strict=True))
+        return time.perf_counter() - self._start_s - waited_s, ran_s
+
+
+def _read_scheduled_s() -> tuple[float, float]:
+    ran_ns, waited_ns, _ = Path("/proc/thread-self/schedstat").read_text().split()
+    return int(ran_ns) / 1e9, int(waited_ns) / 1e9
+
+
+def measure(folder: Path) -> dict[str, float]:
+    torch.set_num_threads(1)  # or part of the work is other threads'
+    state, memory = build_state(), HostMemory()
+    in_line, copy, held = [], [], []
+    with ThreadPoolExecutor(1) as thread:
+        for step in range(1, SAVES + 1):
+            rngs = [read_rng(state.strategy.device)]
+            clock = Clock()
+            write_snapshot(folder, take_snapshot(state, Progress(2 * step), rngs, NoMemory()), 1)
+            in_line.append(clock.read()[0])
+
+            clock = Clock()
+            snapshot = take_snapshot(state, Progress(2 * step + 1), rngs, memory)
+            copy.append(clock.read()[0])
+
+            clock, writing = Clock(), thread.submit(write_snapshot, folder, snapshot, 1)
+            while not writing.done():
+                time.perf_counter()
+            writing.result()
+            all_s, ran_s = clock.read()
+            held.append(all_s - ran_s)
+            print(f"in line {in_line[-1]:.3f} s; copy {copy[-1]:.3f} s, held {held[-1]:.3f} s")
+    size = sum(path.stat().st_size for path in (folder / "last").iterdir())
+    blocked_s = statistics.median(a + b for a, b in zip(copy[1:], held[1:], strict=True))
+    return {
+        "checkpoint_mb": round(size / 1e6, 1),
+        "in_line_s": round(statistics.median(in_line), 3),
+        "copy_s": round(statistics.median(copy[1:]), 4),
+        "first_copy_s": round(copy[0], 4),
+        "held_s": round(statistics.median(held), 4),
+        "copy_frac": round(statistics.median(copy[1:]) / statistics.median(in_line), 4),
+        "blocked_frac": round(blocked_s / statistics.median(in_line), 4),
+    }
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as folder:
+        print(json.dumps(measure(Path(folder))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""An optimizer's state as named tensors: `layer1.0.conv1.weight/exp_avg`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+Groups = list[dict[str, list[str]]]
+"""`names` of the parameters of each group, and of its `options`; lr, weight decay and momentum are the recipe's."""
+
+
+def read_groups(model: nn.Module, optimizer: Optimizer) -> Groups:
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [
+        {
+            "names": [names[id(parameter)] for parameter in group["params"]],
+            "options": sorted(key for key in group if key != "params"),
+        }
+        for group in optimizer.param_groups
+    ]
+
+
+def read_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """The tensors themselves, not copies, by the name of their parameter."""
+    names = [name for group in read_groups(model, optimizer) for name in group["names"]]
+    state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
+    return {
+        f"{names[number]}/{key}": value
+        for number, values in state.items()
+        for key, value in values.items()
+        if value is not None
+    }
+
+
+def is_of(groups: Groups, model: nn.Module, optimizer: Optimizer) -> bool:
+    """Whether the optimizer is of the kind that has these groups, and steps the same parameters.
+
+    It may have more groups behind them: a stage of freezing that begins where the last one was saved has added some.
+    """
+    now = read_groups(model, optimizer)[: len(groups)]
+    is_adam = ["betas" in group["options"] for group in groups]
+    return is_adam == ["betas" in group["options"] for group in now] and [group["names"] for group in groups] == [
+        group["names"] for group in now
+    ]
+
+
+def load_tensors(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: Optimizer) -> None:
+    """What `read_tensors` gave, of an optimizer for which `is_of` holds."""
+    names = [name for group in read_groups(model, optimizer) for name in group["names"]]
+    numbers = {name: number for number, name in enumerate(names)}
+    parameters = dict(model.named_parameters())
+    state: dict[int, dict[str, Tensor]] = defaultdict(dict)
+    for path, tensor in tensors.items():
+        name, _, key = path.rpartition("/")
+        parameter = parameters[name]
+        if tensor.shape == parameter.shape:  # in its order of memory, or the same sums are rounded otherwise
+            tensor = torch.empty_like(parameter, dtype=tensor.dtype, device="cpu", requires_grad=False).copy_(tensor)
+        state[numbers[name]][key] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": dict(state), "param_groups": groups})

@@ -1,0 +1,137 @@
+"""A disk that is too small, and checkpoints that are not what was written: what the program says and goes on from."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from launcher import cli
+from launcher import train as program
+from launcher.commit import check_folder
+from launcher.errors import UserError
+from tests.frozen_run import LENET, Place
+from tests.runs import events, summary, train_records
+from tests.small_run import flip_a_bit, saved_steps
+from tests.test_commit import DAMAGES
+
+PLAIN = (LENET, "backbone.freeze=none", "optim={name: adam, lr: 0.002}", "log.samples=true", "data.cache=none")
+CHECKPOINT_BYTES = 740_000
+"""Of LeNet with Adam, near enough."""
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Room for one checkpoint and a half."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={CHECKPOINT_BYTES * 3 // 2}", "tmpfs", str(folder)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def assert_same_training(found: Path, expected: Path) -> None:
+    records, others = train_records(found), train_records(expected)
+    assert {step: (r["samples"], r["loss"]) for step, r in records.items()} == {
+        step: (r["samples"], r["loss"]) for step, r in others.items()
+    }
+    weights = [folder / "checkpoints" / "last" / "model.safetensors" for folder in (found, expected)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert summary(found)["test"] == summary(expected)["test"]
+
+
+def test_a_full_disk_ends_a_run_when_patience_does_and_room_lets_it_go_on(
+    place: Place, small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = (*PLAIN, "train.epochs=12st", "train.evaluate_every=12st", "checkpoint.every=1st", "checkpoint.keep=1")
+    assert place.train(*common, "run.dir=whole") == 0
+    folder = small_disk / "run"
+    with pytest.raises(UserError) as ended:
+        place.train(*common, f"run.dir={folder}")
+    assert str(ended.value).startswith(f"{folder}/checkpoints/step-00000004: cannot be written (")
+    assert "No space left" in str(ended.value)
+    assert str(ended.value).endswith("and the same command goes on from step-00000001")
+    assert [record["message"][:13] for record in events(folder, "checkpoint_failed")] == [
+        f"step-0000000{step}" for step in (2, 3, 4)
+    ]
+    assert "step-00000002 could not be saved" in capsys.readouterr().out
+    assert max(train_records(folder)) >= 4
+    assert summary(folder)["status"] == "failed"
+    assert saved_steps(folder / "checkpoints") == [1]
+    assert not list(folder.glob("checkpoints/.step-*"))
+    check_folder(folder / "checkpoints" / "last")
+
+    subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+    assert place.train(*common, f"run.dir={folder}") == 0
+    assert [record["step"] for record in events(folder, "resumed")] == [1]
+    assert_same_training(folder, place.path / "whole")
+
+
+def test_a_run_whose_last_save_fails_is_not_done(place: Place, small_disk: Path) -> None:
+    folder = small_disk / "run"
+    common = (*PLAIN, "train.epochs=4st", "checkpoint.every=1st", "checkpoint.keep=1", "checkpoint.patience=100")
+    with pytest.raises(UserError, match=r"step-00000004: cannot be written .*, the last save of all"):
+        place.train(*common, f"run.dir={folder}")
+    assert summary(folder)["status"] == "failed"
+    assert train_records(folder).keys() == {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("size_bytes", [16_000, 32_000, 48_000])
+def test_a_disk_without_room_for_anything_is_said_in_one_line(
+    place: Place, small_disk: Path, size_bytes: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={size_bytes}", str(small_disk)], check=True)
+    folder = small_disk / "run"
+    words = [*PLAIN, "train.epochs=200st", "checkpoint.patience=100", f"run.dir={folder}"]
+    place.patch.setattr(program, "log_warnings", lambda: None)
+    assert cli.run([str(place.path / "small.yaml"), *words]) == 2
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("launcher: ")]
+    assert len(lines) == 1
+    assert "No space left" in lines[0] or "no space left" in lines[0]
+
+
+def go_on(place: Place, *overrides: str) -> int:
+    with place.patch.context() as patch:
+        patch.setattr(program, "log_warnings", lambda: None)
+        return program.main(place.load(*overrides), program.Options(allow_change=("train.epochs",)))
+
+
+@pytest.mark.parametrize("damage", ["bit", "truncated"])
+def test_a_damaged_checkpoint_is_said_and_the_one_before_gone_on_from(
+    place: Place, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = (*PLAIN, "train.evaluate_every=8st", "checkpoint.every=2st")
+    assert place.train(*common, "train.epochs=8st", "run.dir=whole") == 0
+    assert place.train(*common, "train.epochs=6st", "run.dir=run") == 0
+    folder = place.path / "run"
+    DAMAGES[damage](folder / "checkpoints" / "step-00000006" / "optimizer.safetensors")
+    assert go_on(place, *common, "train.epochs=8st", "run.dir=run") == 0
+    [skipped] = events(folder, "checkpoint_skipped")[:1]
+    assert "optimizer.safetensors: damaged" in skipped["message"]
+    assert skipped["message"] in capsys.readouterr().out
+    assert [record["step"] for record in events(folder, "resumed")] == [4]
+    assert_same_training(folder, place.path / "whole")
+
+
+def test_when_every_checkpoint_is_damaged_the_run_begins_anew_and_says_so(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = (*PLAIN, "train.evaluate_every=8st", "checkpoint.every=2st")
+    assert place.train(*common, "train.epochs=8st", "run.dir=whole") == 0
+    assert place.train(*common, "train.epochs=6st", "run.dir=run") == 0
+    folder = place.path / "run"
+    for path in folder.glob("checkpoints/step-*"):
+        flip_a_bit(path / "model.safetensors")
+    assert go_on(place, *common, "train.epochs=8st", "run.dir=run") == 0
+    messages = [record["message"] for record in events(folder, "checkpoint_skipped")]
+    assert len(messages) == 3
+    assert messages[-1] == "no checkpoint to go on from: starts at step 0"
+    assert messages[-1] in capsys.readouterr().out
+    assert [record["step"] for record in events(folder, "resumed")] == [0]
+    assert_same_training(folder, place.path / "whole")

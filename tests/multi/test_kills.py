@@ -1,0 +1,38 @@
+"""Runs killed at any time and at every change they make to the disk: see tests/kills.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.runs import ROOT, environment
+
+IS_LONG = bool(os.environ.get("LAUNCHER_LONG_TESTS"))
+
+
+def kill(*words: str | Path, cwd: Path) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.kills", *map(str, words)]
+    path = {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+    ended = subprocess.run(command, cwd=cwd, env={**environment(), **path}, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr}"
+    found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.timeout(3600 if IS_LONG else 480)
+def test_killed_at_any_time_and_resumed_by_any_number_of_processes(tmp_path: Path, few_shards: Path) -> None:
+    num = 50 if IS_LONG else 6
+    assert kill("random", few_shards, "--kills", str(num), cwd=tmp_path)["kills"] == num
+
+
+@pytest.mark.timeout(3600 if IS_LONG else 480)
+def test_killed_before_a_change_to_the_disk(tmp_path: Path, few_shards: Path) -> None:
+    found = kill("boundaries", few_shards, "--every", "1" if IS_LONG else "15", cwd=tmp_path)
+    assert found["boundaries"] > 100
+    assert found["kills"] >= (found["boundaries"] if IS_LONG else 6)
