@@ -54,7 +54,13 @@ def keep_decoded(
         say(f"images of {split}: not kept decoded, {show_bytes(num_bytes)} are over {why}")
         return
     start = time.perf_counter()
-    decoded = _decode(strategy, split, loader, data.cache_gib * 2**30, run_id)
+    try:
+        decoded = _decode(strategy, split, loader, data.cache_gib * 2**30, run_id)
+    except DataError as error:
+        if data.on_error == "fail":
+            raise
+        say(f"images of {split}: not kept decoded, one is left out: {error}")
+        return
     if decoded is None:
         say(f"images of {split}: not kept decoded, there is no room for them after all")
         return

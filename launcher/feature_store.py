@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from launcher.data.features import (
+    LEFT_OUT,
     ROOT,
     DtypeName,
     Features,
@@ -113,7 +114,7 @@ class FeatureStore:
     def open(self, source: Source) -> Feed:
         """A feed that reads them. Computes what is missing; called by every process."""
         views = {view: self._open_or_compute(source, view) for view in source.views}
-        return FeatureFeed(views, source.num_views, self.strategy.device)
+        return FeatureFeed(views, source.num_views, self.strategy.device, source.feed.loader.damage)
 
     def _facts_of(self, source: Source, view: int) -> dict[str, Any]:
         drawn = {"seed": source.feed.seed, "view": view} if source.is_random else None
@@ -166,7 +167,9 @@ class FeatureStore:
             self.strategy.pulse.enter("features")
             if self.strategy.any_process(self.should_stop()):
                 raise Stopped("stopped while computing features; the same command computes them anew")
-            columns = [*map(_bytes_of, examples.inputs), _bytes_of(examples.labels_B[:, None])]
+            # Of an image that is left out, these are the features of another: its label says so.
+            labels_B = torch.where(examples.weights_B > 0, examples.labels_B, LEFT_OUT)
+            columns = [*map(_bytes_of, examples.inputs), _bytes_of(labels_B[:, None])]
             yield np.concatenate(columns, axis=1)[examples.ids_B >= 0]
 
     def _make_temporary(self, key: str) -> Path:

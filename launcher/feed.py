@@ -17,10 +17,12 @@ from torch import Tensor
 from launcher.augment.mix import Mix
 from launcher.augment.pipeline import Augment
 from launcher.augment.witness import Hashes, NoWitness, Witness
-from launcher.data.features import Features
+from launcher.data.damage import Damage
+from launcher.data.features import LEFT_OUT, Features
 from launcher.data.files import Times
 from launcher.data.loader import Loader, Work
 from launcher.data.order import Ids
+from launcher.errors import DataError
 from launcher.images import Source
 from launcher.models.engine import Engine
 from launcher.strategy import Strategy
@@ -104,6 +106,7 @@ class FeatureFeed:
     views: dict[int, Features]
     num_views: int
     device: torch.device
+    damage: Damage = field(default_factory=Damage)
     times: Times = field(default_factory=Times)
 
     def batches(self, work: Work) -> Iterator[Examples]:
@@ -119,7 +122,10 @@ class FeatureFeed:
             torch.from_numpy(bytes_BN.copy()).view(getattr(torch, value.dtype)).view(len(ids_B), *value.shape)
             for bytes_BN, value in zip(records, features.layout.values, strict=True)
         )
-        labels, weights = self._send(torch.from_numpy(labels_B)), torch.from_numpy((ids_B >= 0).astype("int64"))
+        for i in ids_B[labels_B == LEFT_OUT].tolist():
+            self.damage.note(i, DataError(f"{features.folder}: image {i} was left out when this was computed"))
+        weights = torch.from_numpy(((ids_B >= 0) & (labels_B != LEFT_OUT)).astype("int64"))
+        labels = self._send(torch.from_numpy(np.maximum(labels_B, 0)))
         drawn_BD = NoWitness().take(ids_B, 0)
         return Examples(tuple(map(self._send, inputs)), labels, labels, self._send(weights), ids_B, None, drawn_BD)
 

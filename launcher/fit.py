@@ -135,7 +135,8 @@ def train_step(
         with t.strategy.exchange_gradients(now=i == plan.accumulation - 1):
             pulse.at = ("forward", step, False)
             outputs_BO = learner.wrapped(*examples.inputs)
-            loss = t.loss_train(outputs_BO, examples.targets).mean()
+            losses_B = t.loss_train(outputs_BO, examples.targets)
+            loss = (losses_B * examples.weights_B).mean() if can_leave_out else losses_B.mean()
             pulse.at = ("backward", step, False)
             t.strategy.backward(loss / plan.accumulation if plan.accumulation > 1 else loss)
         losses.append(loss.detach())
@@ -205,7 +206,8 @@ def evaluate_and_record(
     t: Training, learner: Learner, split: str, step: int, weights_step: int
 ) -> tuple[Counts, Figures]:
     """Evaluate the weights of step `weights_step` on a split, now that `step` steps are done, and write it down."""
-    counts = evaluate(learner.judged, split, learner.feeds[split], t.loss_eval, t.plan, t.strategy)
+    can_leave_out = t.recipe.data.on_error == "skip"
+    counts = evaluate(learner.judged, split, learner.feeds[split], t.loss_eval, t.plan, t.strategy, can_leave_out)
     figures = counts.figures(t.classes)
     epoch = t.plan.epoch(step) + 1
     t.journal.write("eval", step, epoch, split=split, weights_step=weights_step, **figures)

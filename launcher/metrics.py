@@ -30,6 +30,8 @@ class Counts:
         self.confusion_KK = torch.zeros(rows, rows, dtype=torch.int64, device=device)
         """[true class, predicted class]."""
         self.loss_sum = torch.zeros(1, dtype=torch.float64, device=device)
+        self.num_left_out = 0
+        """Images that could not be read, over all processes."""
 
     def add(self, scores_BK: Tensor, labels_B: Tensor, losses_B: Tensor, weights_B: Tensor) -> None:
         """`weights_B`: 1 counts, 0 is padding."""
@@ -50,8 +52,10 @@ class Counts:
     def figures(self, classes: Sequence[str]) -> Figures:
         """`loss` (nats), `top1_frac`, `top5_frac`, `num_images`, `per_class` (class name -> top1_frac, num_images)."""
         num_images, top1, top5 = (int(n) for n in self.total.tolist())
+        left_out = {"num_left_out": self.num_left_out} if self.num_left_out else {}
         return {
             "num_images": num_images,
+            **left_out,
             "loss": float(self.loss_sum.item()) / num_images,
             "top1_frac": top1 / num_images,
             "top5_frac": top5 / num_images,

@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from launcher.augment.pipeline import Augment, build_augment, find_needed_side
 from launcher.checkpoint import TrainState
+from launcher.data.damage import build_damage
 from launcher.data.files import Times
 from launcher.data.loader import Loader, count_workers
 from launcher.data.nvjpeg import IS_THERE, time_decoders
@@ -137,7 +138,10 @@ def _build_loaders(
     needed |= {split: find_needed_side(recipe.augment.eval_ops) for split in plan.num_eval}
     readers = {split: ShardReader(folder, manifest, split) for split in needed}
     on_device = _choose_decoder(recipe.data.decode, readers["train"], needed["train"], workers, strategy, say)
-    return {split: Loader(readers[split], workers, strategy.device, side, on_device) for split, side in needed.items()}
+    return {
+        split: Loader(readers[split], workers, strategy.device, side, on_device, build_damage(recipe.data))
+        for split, side in needed.items()
+    }
 
 
 def _choose_decoder(

@@ -46,7 +46,7 @@ def take_samples(t: Training) -> Samples:
     """Raise DataError when one of them is no image."""
     loader = t.loaders["train"]
     ids = np.fromiter(itertools.islice(_ids(t), min(NUM_SAMPLES, t.plan.num_train)), dtype=np.int64)
-    files, _ = read_files(loader.reader, ids, loader.needed_side, Times())
+    files, _ = read_files(loader.reader, ids, loader.needed_side, Times(), loader.damage)
     areas_N = files.sizes_B2.prod(axis=1)
     num_fitting = max(1, int(np.searchsorted(areas_N.cumsum(), SAMPLE_PIXELS, side="right")))
     num = min(num_fitting, t.plan.micro_batch)
@@ -115,7 +115,7 @@ def _measure_decoding(t: Training, samples: Samples, seconds: float) -> float:
 
 def _measure_augmenting(t: Training, samples: Samples, seconds: float) -> float:
     loader = t.loaders["train"]
-    files, _ = read_files(loader.reader, samples.ids_B, loader.needed_side, Times())
+    files, _ = read_files(loader.reader, samples.ids_B, loader.needed_side, Times(), loader.damage)
     images, views = files.decode().to(t.strategy.device), itertools.count()
 
     def augment() -> int:
@@ -148,7 +148,7 @@ def _measure_steps(t: Training, learner: Learner, batches: Iterator[Examples], s
 def _input(t: Training, learner: Learner, workers: int) -> Iterator[Iterator[Examples]]:
     """Training's batches from the shards, without end and without the frozen part of the network."""
     kept = t.loaders["train"]
-    loader = Loader(kept.reader, workers, t.strategy.device, kept.needed_side, kept.decodes_on_device)
+    loader = Loader(kept.reader, workers, t.strategy.device, kept.needed_side, kept.decodes_on_device, kept.damage)
     feed = replace(feed_of(learner), loader=loader, engine=None)
     epochs = itertools.repeat(range(1, t.plan.total_steps + 1))
     try:

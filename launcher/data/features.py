@@ -28,6 +28,8 @@ from shards.manifest import fsync_folder, write_atomically
 ROOT = Path("data/features")
 FACTS = "features.json"
 LABEL_BYTES = 8
+LEFT_OUT = -1
+"""Label of an image that could not be read."""
 
 Records = npt.NDArray[np.uint8]
 DtypeName = Literal["float32", "bfloat16", "float16"]
@@ -87,6 +89,7 @@ class Features:
     """The records of one split, mapped: read from the disk as they are asked for."""
 
     def __init__(self, folder: Path, layout: Layout) -> None:
+        self.folder = folder
         self.layout = layout
         self._bounds = layout.first_ids()
         shape = (-1, layout.record_bytes)

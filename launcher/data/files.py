@@ -9,10 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from launcher.data.decode import Encoded, open_image
+from launcher.data.damage import Damage
+from launcher.data.decode import Encoded, Pixels, open_image
 from launcher.data.order import Ids
 from launcher.data.reader import ShardReader
+from launcher.errors import DataError
 from launcher.images import INT64, Images, lay_side_by_side
+
+
+_SIZE_OF_NONE = (512, 512)
+"""Pixels, where a whole batch is left out."""
 
 
 @dataclass(slots=True)
@@ -45,9 +51,11 @@ class Files:
     """
 
     encoded: tuple[Encoded, ...]
+    ids_B: Ids
     sizes_B2: INT64
     scratch_N: Tensor
     times: Times
+    damage: Damage
 
     @property
     def device(self) -> torch.device:
@@ -58,21 +66,23 @@ class Files:
         return True
 
     def part(self, numbers: slice) -> Files:
-        return replace(self, encoded=self.encoded[numbers], sizes_B2=self.sizes_B2[numbers])
+        return replace(
+            self, encoded=self.encoded[numbers], ids_B=self.ids_B[numbers], sizes_B2=self.sizes_B2[numbers]
+        )
 
     def image(self, number: int) -> Tensor:
-        """Raise DataError when it is damaged."""
+        """Raise DataError when it is damaged, and not to be left out."""
         height, width = self.encoded[number].size
         image_HWC = self.scratch_N[: height * width * 3].view(height, width, 3)
         self._decode(number, image_HWC)
         return image_HWC
 
     def canvas(self) -> Tensor:
-        """Raise DataError when one is damaged."""
+        """Raise DataError when one is damaged, and not to be left out."""
         return self.decode().canvas()
 
     def decode(self, is_pinned: bool = False) -> Images:
-        """All of them. Raise DataError when one is damaged."""
+        """All of them. Raise DataError when one is damaged, and not to be left out."""
         starts_B, num_pixels = lay_side_by_side(self.sizes_B2)
         pixels_PC = torch.empty(num_pixels, 3, dtype=torch.uint8, pin_memory=is_pinned)
         images = Images(pixels_PC, starts_B, self.sizes_B2)
@@ -82,7 +92,11 @@ class Files:
 
     def _decode(self, number: int, image_HWC: Tensor) -> None:
         start = time.perf_counter()
-        self.encoded[number].decode(image_HWC.numpy())
+        try:
+            self.encoded[number].decode(image_HWC.numpy())
+        except DataError as error:
+            self.damage.note(int(self.ids_B[number]), error)
+            image_HWC.zero_()
         self.times.decode_s += time.perf_counter() - start
 
 
@@ -92,13 +106,43 @@ def open_sample(reader: ShardReader, sample_id: int, needed_side: int | None) ->
     return open_image(sample.content, sample.place, needed_side), sample.label
 
 
-def read_files(reader: ShardReader, ids_B: Ids, needed_side: int | None, times: Times) -> tuple[Files, Tensor]:
-    """The files of these ids and labels_B; for padding, -1, those of image 0. Raise DataError when one is no image."""
+@dataclass(frozen=True)
+class _Black:
+    """In the place of an image that is left out, as large as another of its batch."""
+
+    size: tuple[int, int]
+
+    def decode(self, out_HWC: Pixels) -> None:
+        out_HWC[:] = 0
+
+
+def read_files(
+    reader: ShardReader, ids_B: Ids, needed_side: int | None, times: Times, damage: Damage
+) -> tuple[Files, Tensor]:
+    """The files of these ids and labels_B; for padding, -1, those of image 0.
+
+    Raise DataError when one is no image, and not to be left out.
+    """
     start = time.perf_counter()
-    encoded, labels = zip(*(open_sample(reader, max(i, 0), needed_side) for i in ids_B.tolist()), strict=True)
+    wanted_B = np.maximum(ids_B, 0)
+    opened = [_open(reader, i, needed_side, damage) for i in wanted_B.tolist()]
+    size = next((each[0].size for each in opened if each is not None), _SIZE_OF_NONE)
+    encoded = tuple(_Black(size) if each is None else each[0] for each in opened)
+    labels = [0 if each is None else each[1] for each in opened]
     sizes_B2 = np.array([each.size for each in encoded], dtype=np.int64)
     scratch_N = torch.empty(3 * int(sizes_B2.prod(axis=1).max()), dtype=torch.uint8)
     times.read_s += time.perf_counter() - start
     times.num_images += len(encoded)
     times.long_sides += int(sizes_B2.max(axis=1).sum())
-    return Files(encoded, sizes_B2, scratch_N, times), torch.tensor(labels)
+    return Files(encoded, wanted_B, sizes_B2, scratch_N, times, damage), torch.tensor(labels)
+
+
+def _open(
+    reader: ShardReader, sample_id: int, needed_side: int | None, damage: Damage
+) -> tuple[Encoded, int] | None:
+    """As `open_sample`; None for what is left out."""
+    try:
+        return open_sample(reader, sample_id, needed_side)
+    except DataError as error:
+        damage.note(sample_id, error)
+        return None

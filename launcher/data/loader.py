@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from launcher.data.damage import Damage
 from launcher.data.decoded import Decoded
 from launcher.data.files import Files, Times, read_files
 from launcher.data.nvjpeg import decode_files
@@ -78,8 +79,10 @@ class Loader:
         device: torch.device,
         needed_side: int | None = None,
         decodes_on_device: bool = False,
+        damage: Damage | None = None,
     ) -> None:
-        """`needed_side`: as for `open_image`."""
+        """`needed_side`: as for `open_image`. `damage`: what becomes of images that cannot be read; None: it fails."""
+        self.damage = Damage() if damage is None else damage
         self.times = Times()
         self.decodes_on_device = decodes_on_device
         self.reader = reader
@@ -106,7 +109,8 @@ class Loader:
     def batches(self, work: Work, prepare: Prepare) -> Iterator[Batch]:
         """One batch on the device for each array of ids.
 
-        Raise DataError when an image cannot be read or decoded.
+        Raise DataError when an image cannot be read or decoded, and is not to be left out: then another of its batch
+        stands in for it, with weight 0.
         """
         if self._is_cpu:
             load = partial(self._load_prepared, prepare)
@@ -115,7 +119,7 @@ class Loader:
         blocks = self._ahead(work, self._load_decoded)
         for block in blocks if self._is_on_device else copy_ahead(blocks, self._device, self.times):
             images_BChw = prepare(block.images, block.ids_B, block.view)
-            yield Batch(images_BChw, block.labels_B, block.weights_B, block.ids_B, block.view)
+            yield self._leave_out(Batch(images_BChw, block.labels_B, block.weights_B, block.ids_B, block.view))
 
     def close(self) -> None:
         if self._pool is not None:
@@ -174,7 +178,18 @@ class Loader:
         start, decoded_s = time.perf_counter(), times.decode_s
         images_BChw = prepare(images, ids_B, view)
         times.augment_s += time.perf_counter() - start - (times.decode_s - decoded_s)
-        return Batch(images_BChw, labels_B, _weights(ids_B), ids_B, view)
+        return self._leave_out(Batch(images_BChw, labels_B, _weights(ids_B), ids_B, view))
+
+    def _leave_out(self, batch: Batch) -> Batch:
+        is_damaged_B = self.damage.among(batch.ids_B)
+        if not is_damaged_B.any():
+            return batch
+        rows = torch.from_numpy(np.flatnonzero(is_damaged_B)).to(batch.weights_B.device)
+        batch.weights_B[rows] = 0
+        for whole in np.flatnonzero(~is_damaged_B & (batch.ids_B >= 0)).tolist()[:1]:
+            # Its label too: mixing gives a part of it to the neighbour.
+            batch.images_BChw[rows], batch.labels_B[rows] = batch.images_BChw[whole], batch.labels_B[whole]
+        return batch
 
     def _load_decoded(self, view: int, ids_B: Ids, times: Times) -> Block:
         images, labels_B = self._open(ids_B, times)
@@ -190,7 +205,7 @@ class Loader:
 
     def _open(self, ids_B: Ids, times: Times) -> tuple[Files | Images, Tensor]:
         if self._decoded is None:
-            return read_files(self.reader, ids_B, self.needed_side, times)
+            return read_files(self.reader, ids_B, self.needed_side, times, self.damage)
         start = time.perf_counter()
         images, labels_B = self._decoded.take(ids_B)
         if not self._is_cpu and not self._is_on_device:

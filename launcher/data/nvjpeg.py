@@ -16,6 +16,7 @@ import torchvision.io
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from launcher.data.damage import LeftOut
 from launcher.data.decode import Jpeg
 from launcher.data.files import Files, Times, read_files
 from launcher.data.reader import ShardReader
@@ -66,7 +67,7 @@ def time_decoders(
 ) -> tuple[float, float]:
     """Images a second by the CPU's threads and by the device, of some images of the split. Raise DataError."""
     ids_B = np.unique(np.linspace(0, reader.num_images - 1, PROBE_IMAGES).astype(np.int64))
-    files, _ = read_files(reader, ids_B, needed_side, Times())
+    files, _ = read_files(reader, ids_B, needed_side, Times(), LeftOut(len(ids_B)))
     parts = [files.part(slice(row, row + 1)) for row in range(len(ids_B))]
     with ThreadPoolExecutor(max(workers, 1), "probe") as pool:
         by_cpu = _rate(len(ids_B), lambda: list(pool.map(Files.decode, parts)))

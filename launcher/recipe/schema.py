@@ -61,6 +61,11 @@ class Data(Section):
     each GPU, `auto` on the GPU or else in memory. Only where it has room and images are used more than once."""
     cache_gib: NotNegative = 4.0
     """GiB per split that the cache may take; never more than half of the free memory, or a quarter of a GPU's."""
+    on_error: Literal["fail", "skip"] = "fail"
+    """An image that cannot be read or decoded: ends the run, or is left out: another of its batch stands in for it
+    without counting, and log, journal and summary name it."""
+    max_left_out: Count = 100
+    """Images of a split that one process may leave out before the run fails all the same."""
     last_batch: Literal["drop", "wrap"] = "drop"
     """An epoch's incomplete last global batch: left out, or filled up from the epoch's beginning."""
     lanes: Count | None = None
