@@ -23,14 +23,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("learner", "summary"),
     ("fit",),
     ("check",),
-    ("train", "fetch", "show", "probe", "cache", "bench"),
+    ("train", "fetch", "show", "probe", "cache", "bench", "submit"),
     ("cli",),
     ("__main__",),
 )
 """Modules and packages of `launcher`. Each imports lower rows only; modules of one package also each other."""
 
 LAZY = {
-    ("launcher/cli.py", f"launcher.{name}") for name in ("train", "check", "fetch", "show", "probe.main", "bench.main")
+    ("launcher/cli.py", f"launcher.{name}")
+    for name in ("train", "check", "fetch", "show", "probe.main", "bench.main", "submit")
 }
 """Imports of our own inside functions: `launcher schema` and `--help` must not wait for torch."""
 
