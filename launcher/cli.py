@@ -251,7 +251,10 @@ def schema() -> int:
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run one command. Rank 0 leaves the exit code in the file LAUNCHER_EXIT_CODE: `accelerate launch` makes all one."""
+    """Run one command.
+
+    `accelerate launch` makes one of all exit codes: rank 0 leaves its own in the file that LAUNCHER_EXIT_CODE names.
+    """
     code = _run(arguments)
     if (path := os.environ.get("LAUNCHER_EXIT_CODE")) and _world().is_first:
         Path(path).write_text(f"{code}\n")

@@ -18,7 +18,7 @@ from launcher import checkpoint
 from launcher.checkpoint import Best, Progress
 from launcher.data.loader import count_workers
 from launcher.data.order import Ids, micro_batch_ids
-from launcher.errors import UserError
+from launcher.errors import Stopped, UserError
 from launcher.evaluate import evaluate
 from launcher.feed import Examples, ImageFeed
 from launcher.learner import Learner, enter_stage
@@ -45,6 +45,10 @@ def fit(t: Training, learner: Learner, progress: Progress, stop: StopRequest) ->
     patience = t.recipe.train.patience
     if patience is not None and progress.stale >= patience:
         return learner, progress, "stopped"
+    if not progress.is_judged:
+        progress, status = _end_step(t, learner, progress, stop, is_asked=False, is_end=True)
+        if status != "done":
+            return learner, progress, status
     for stage, steps in t.plan.steps_by_stage(progress.step + 1):
         if stage != learner.stage:
             check_frozen(t, learner)
@@ -65,7 +69,7 @@ def _fit_stage(
     t: Training, learner: Learner, steps: range, progress: Progress, stop: StopRequest
 ) -> tuple[Progress, Status]:
     """Train `steps`, in which the same part of the network learns."""
-    plan, patience = t.plan, t.recipe.train.patience
+    plan = t.plan
     batches = learner.feeds["train"].batches(train_work(t, steps))
     loss_sum, summed_steps = torch.zeros((), device=t.strategy.device), 0
     set_training(t.network.model)
@@ -84,21 +88,32 @@ def _fit_stage(
         t.watch.pause()
         if step % plan.steps_per_epoch == 0 and step < plan.total_steps:
             judge_input(t, learner, step)
-        if plan.is_evaluation(step):
-            progress = _judge(t, learner, progress)
-        is_tired = patience is not None and progress.stale >= patience
-        is_best = progress.best is not None and progress.best.step == step
         # Entering the next stage may be asked to stop, and then loses nothing.
-        is_end = step == steps[-1]
-        if plan.is_checkpoint(step) or is_best or is_tired or is_asked or is_end:
-            checkpoint.save(t.run.checkpoints, t.state, progress, t.recipe.checkpoint.keep)
-            t.journal.write("checkpoint", step, plan.epoch(step) + 1, name=checkpoint.step_name(step), is_best=is_best)
-        if is_tired:
-            return progress, "stopped"
-        if is_asked and step < plan.total_steps:
-            return progress, "preempted"
+        progress, status = _end_step(t, learner, progress, stop, is_asked, is_end=step == steps[-1])
+        if status != "done":
+            return progress, status
         t.watch.resume()
     return progress, "done"
+
+
+def _end_step(
+    t: Training, learner: Learner, progress: Progress, stop: StopRequest, is_asked: bool, is_end: bool
+) -> tuple[Progress, Status]:
+    """Judge and save after a step, where that is due.
+
+    `is_asked`: to stop, agreed by all processes, which may also happen in the middle of the validation.
+    `is_end`: saved in any case.
+    """
+    plan, step, patience = t.plan, progress.step, t.recipe.train.patience
+    if plan.is_evaluation(step):
+        progress = replace(progress, is_judged=False) if is_asked else _judge(t, learner, progress, stop)
+        is_asked = not progress.is_judged
+    is_tired = patience is not None and progress.stale >= patience
+    is_best = progress.best is not None and progress.best.step == step
+    if plan.is_checkpoint(step) or is_best or is_tired or is_asked or is_end:
+        checkpoint.save(t.run.checkpoints, t.state, progress, t.recipe.checkpoint.keep)
+        t.journal.write("checkpoint", step, plan.epoch(step) + 1, name=checkpoint.step_name(step), is_best=is_best)
+    return progress, "preempted" if is_asked else "stopped" if is_tired else "done"
 
 
 def train_work(t: Training, steps: range) -> Iterator[tuple[int, Ids]]:
@@ -166,12 +181,19 @@ def _record(t: Training, step: int, rank_loss: Tensor, ids: list[Ids]) -> None:
         )
 
 
-def _judge(t: Training, learner: Learner, progress: Progress) -> Progress:
-    """Validate, and remember whether this is the best so far. Without a valid split the newest step is the best."""
+def _judge(t: Training, learner: Learner, progress: Progress, stop: StopRequest) -> Progress:
+    """Validate, and remember whether this is the best so far. Without a valid split the newest step is the best.
+
+    Asked to stop before that is over, leave the progress not judged.
+    """
     step, epoch, metric = progress.step, t.plan.epoch(progress.step) + 1, t.recipe.train.best_metric
+    progress = replace(progress, is_judged=True)
     if "valid" not in t.plan.num_eval:
         return replace(progress, best=Best(step, epoch, "step", float(step), {}))
-    _, figures = evaluate_and_record(t, learner, "valid", progress.step, progress.step)
+    try:
+        _, figures = evaluate_and_record(t, learner, "valid", step, step, stop)
+    except Stopped:
+        return replace(progress, is_judged=False)
     set_training(t.network.model)
     improved = is_better(metric, figures, progress.best.value if progress.best is not None else None)
     best = Best(step, epoch, metric, figures[metric], figures) if improved else progress.best
@@ -180,10 +202,14 @@ def _judge(t: Training, learner: Learner, progress: Progress) -> Progress:
 
 
 def evaluate_and_record(
-    t: Training, learner: Learner, split: str, step: int, weights_step: int
+    t: Training, learner: Learner, split: str, step: int, weights_step: int, stop: StopRequest
 ) -> tuple[Counts, Figures]:
-    """Evaluate the weights of step `weights_step` on a split, now that `step` steps are done, and write it down."""
-    counts = evaluate(learner.judged, split, learner.feeds[split], t.loss_eval, t.plan, t.strategy)
+    """Evaluate the weights of step `weights_step` on a split, now that `step` steps are done, and write it down.
+
+    Raise Stopped when asked to stop before that is over.
+    """
+    feed = learner.feeds[split]
+    counts = evaluate(learner.judged, split, feed, t.loss_eval, t.plan, t.strategy, lambda: stop.wanted is not None)
     figures = counts.figures(t.classes)
     epoch = t.plan.epoch(step) + 1
     t.journal.write("eval", step, epoch, split=split, weights_step=weights_step, **figures)

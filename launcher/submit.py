@@ -223,9 +223,13 @@ def _send(text: str) -> str:
             ["sbatch", "--parsable"], input=text, capture_output=True, text=True, timeout=SBATCH_TIMEOUT_S
         )
     except FileNotFoundError:
-        raise UserError("sbatch is not here: submit on a machine of the cluster, or see the job with --dry-run") from None
+        raise UserError(
+            "sbatch is not here: submit on a machine of the cluster, or see the job with --dry-run"
+        ) from None
     except subprocess.TimeoutExpired:
-        raise UserError(f"sbatch gave no answer in {SBATCH_TIMEOUT_S} s: see whether sinfo does, and try again") from None
+        raise UserError(
+            f"sbatch gave no answer in {SBATCH_TIMEOUT_S} s: see whether sinfo does, and try again"
+        ) from None
     if sent.returncode:
         said = " ".join(sent.stderr.replace("sbatch: ", "").replace("error: ", "").split())
         raise UserError(f"sbatch refused the job: {said}; change the options, or see the job with --dry-run")

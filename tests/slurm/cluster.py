@@ -178,7 +178,9 @@ class Cluster:
         """A first process that does nothing, in namespaces of its own."""
         ready = self.root / f"{host}.ready"
         ready.unlink(missing_ok=True)
-        script = 'hostname "$0" && mount --bind "$1/hosts" /etc/hosts && ip link set lo up && touch "$2"; exec sleep inf'
+        script = (
+            'hostname "$0" && mount --bind "$1/hosts" /etc/hosts && ip link set lo up && touch "$2"; exec sleep inf'
+        )
         own = ["--fork", "--kill-child", "--pid", "--mount-proc", "--uts", "--mount", "--net", "--propagation=private"]
         with (self.root / f"{host}.log").open("ab") as log:
             outside = subprocess.Popen(

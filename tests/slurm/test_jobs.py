@@ -104,7 +104,14 @@ def test_preemption_by_a_higher_partition(cluster: Cluster, tmp_path: Path, digi
 
 
 def test_cancelled_job_saves_and_stays_cancelled(cluster: Cluster, tmp_path: Path, digits: Path) -> None:
-    words = ["--gpus-per-node=0", "--cpus-per-task=1", TRAIN, DIGITS, f"data.dir={digits}", "train.epochs=100"]
+    words: list[str | Path] = [
+        "--gpus-per-node=0",
+        "--cpus-per-task=1",
+        TRAIN,
+        DIGITS,
+        f"data.dir={digits}",
+        "train.epochs=100",
+    ]
     job = cluster.sbatch(*words, cwd=tmp_path)
     folder = tmp_path / "runs" / f"lenet_digits-{job}"
     wait_for_step(cluster, job, folder, 20)
@@ -135,7 +142,7 @@ def test_node_failure(cluster: Cluster, tmp_path: Path, digits: Path) -> None:
 
 
 def test_refusal_is_one_line(cluster: Cluster, tmp_path: Path) -> None:
-    words = ["submit", DIGITS, "--gpus-per-node", "0", "--time", "10", "--partition", "nowhere"]
+    words: list[str | Path] = ["submit", DIGITS, "--gpus-per-node", "0", "--time", "10", "--partition", "nowhere"]
     refused = cluster.call("python", "-m", "launcher", *words, cwd=tmp_path)
     assert refused.returncode == 2
     assert refused.stderr.startswith("launcher: sbatch refused the job: ")
@@ -144,8 +151,10 @@ def test_refusal_is_one_line(cluster: Cluster, tmp_path: Path) -> None:
 
 
 def test_submitted_job_trains(cluster: Cluster, tmp_path: Path, digits: Path) -> None:
-    words = ["submit", DIGITS, f"data.dir={digits}", "train.epochs=4st", "--gpus-per-node", "0", "--cpus-per-task", "1"]
-    sent = cluster.call("python", "-m", "launcher", *words, "--time", "10", cwd=tmp_path)
+    words: list[str | Path] = ["submit", DIGITS, f"data.dir={digits}", "train.epochs=4st"]
+    sent = cluster.call(
+        "python", "-m", "launcher", *words, "--gpus-per-node", "0", "--cpus-per-task", "1", "--time", "10", cwd=tmp_path
+    )
     assert sent.returncode == 0, sent.stderr
     job = sent.stdout.removeprefix("job ").partition(":")[0]
     facts = cluster.wait_for_state(job, "COMPLETED", "FAILED")
