@@ -53,7 +53,7 @@ ARRAY = Job(is_array=True)
 
 USAGE = """\
 if [ $# = 0 ]; then
-  echo "usage: sbatch $SLURM_JOB_NAME RECIPE [key.path=value ...]" >&2
+  echo "usage: sbatch slurm/train.sbatch RECIPE [key.path=value ...]" >&2
   exit 2
 fi
 """

@@ -33,7 +33,7 @@ from launcher.stop import StopRequest, follow_launcher
 from launcher.strategy import build_strategy
 from launcher.summary import summary_rows, write_summary
 from launcher.training import Training, build_training
-from launcher.world import World, read_world
+from launcher.world import World, find_few_cpus, read_world
 from shards.manifest import MANIFEST_NAME, Manifest
 
 
@@ -161,7 +161,7 @@ def _say_start(t: Training, progress: Progress) -> None:
         "%Y-%m-%d %H:%M", time.localtime((Path(str(t.recipe.data.dir)) / MANIFEST_NAME).stat().st_mtime)
     )
     t.console.say(f"shards {t.recipe.data.dir} of {packed}; delete that folder to pack again")
-    for note in plan.notes:
+    for note in (*plan.notes, *find_few_cpus(t.recipe.data.workers, t.strategy.world, os.environ)):
         t.console.say(f"note: {note}")
         t.journal.write("event", progress.step, 0, name="note", message=note)
     if progress.step:

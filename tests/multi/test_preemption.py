@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from launcher.recipe.parse import load_recipe
+from launcher.recipe.resolve import pack_options
+from shards.write import pack
 from tests.runs import (
     DIGITS,
     Ended,
     Record,
-    environment,
-    events,
     finish,
     journal,
     start,
@@ -29,19 +30,21 @@ from tests.runs import (
 Words = list[str | Path]
 
 
+SPLIT = "data.split={train: 0.1, valid: 0.6, test: rest}"
+
+
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Few digits to train on and many to evaluate, one by one: most of the time a run is evaluating."""
-    folder = tmp_path_factory.mktemp("much_to_judge")
-    split = "data.split={train: 0.1, valid: 0.6, test: rest}"
-    train(DIGITS, split, f"data.dir={folder}/shards", "train.epochs=1st", "log.wandb.mode=disabled", cwd=folder)
-    return folder / "shards"
+    folder = tmp_path_factory.mktemp("much_to_judge") / "shards"
+    pack("digits", folder, pack_options(load_recipe(DIGITS, [SPLIT]).recipe.data))
+    return folder
 
 
 def settings(shards: Path) -> Words:
     return [
         DIGITS,
-        "data.split={train: 0.1, valid: 0.6, test: rest}",
+        SPLIT,
         f"data.dir={shards}",
         *("run.dir=run", "log.wandb.mode=disabled", "log.every=1st"),
         *("train.epochs=4", "train.eval_batch=1", "train.evaluate_every=7st", "checkpoint.every=null"),
@@ -105,41 +108,29 @@ def assert_same(found: Path, expected: Path) -> None:
         assert summary(found)[key] == summary(expected)[key], key
 
 
-@pytest.mark.parametrize(
-    ("launcher", "tell"),
-    [("torchrun", terminate), ("accelerate", terminate), ("torchrun", warn_last_rank)],
-    ids=["SIGTERM-to-torchrun", "SIGTERM-to-accelerate", "SIGUSR1-to-one-rank"],
-)
-def test_in_the_middle_of_a_validation(
-    tmp_path: Path, shards: Path, whole: Path, launcher: str, tell: Callable[[subprocess.Popen[str]], None]
-) -> None:
-    folder = tmp_path / "run"
-    stop_when(lambda: 7 in train_records(folder), settings(shards), tmp_path, tell, launcher)
+def test_in_the_middle_of_evaluations(tmp_path: Path, shards: Path, whole: Path) -> None:
+    """Of the first validation, of the second, of the test at the end; each time by another way of being asked."""
+    folder, words, last = tmp_path / "run", settings(shards), summary(whole)["steps_done"]
+    stop_when(lambda: 7 in train_records(folder), words, tmp_path, terminate, "torchrun")
     assert summary(folder)["status"] == "preempted"
-    state = newest_state(folder)
-    assert (state["step"], state["is_judged"]) == (7, False)
+    assert (newest_state(folder)["step"], newest_state(folder)["is_judged"]) == (7, False)
     assert not evaluations(folder)
-    train(*settings(shards), cwd=tmp_path, processes=2)
-    assert_same(folder, whole)
-
-
-def test_in_the_middle_of_the_last_evaluation(tmp_path: Path, shards: Path, whole: Path) -> None:
-    folder = tmp_path / "run"
-    last = summary(whole)["steps_done"]
-    stop_when(lambda: ("valid", last) in evaluations(folder), settings(shards), tmp_path, terminate, "torchrun")
-    assert (summary(folder)["status"], newest_state(folder)["is_judged"]) == ("preempted", True)
+    stop_when(lambda: 14 in train_records(folder), words, tmp_path, warn_last_rank, "torchrun")
+    assert (newest_state(folder)["step"], newest_state(folder)["is_judged"]) == (14, False)
+    assert list(evaluations(folder)) == [("valid", 7)]
+    stop_when(lambda: ("valid", last) in evaluations(folder), words, tmp_path, terminate, "accelerate")
+    assert summary(folder)["status"] == "preempted"
+    assert (newest_state(folder)["step"], newest_state(folder)["is_judged"]) == (last, True)
     assert ("test", last) not in evaluations(folder)
-    train(*settings(shards), cwd=tmp_path, processes=2)
+    train(*words, cwd=tmp_path, processes=2)
     assert_same(folder, whole)
 
 
-@pytest.mark.parametrize("tell", [terminate, warn_last_rank], ids=["SIGTERM-to-torchrun", "SIGUSR1-to-one-rank"])
-def test_while_one_process_packs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tell: Callable[[subprocess.Popen[str]], None]
-) -> None:
+def test_while_one_process_packs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that waits is asked, and the one that packs stops."""
     words: Words = [DIGITS, "data.source=synthetic:20x2000x96", "data.split=null", "data.dir=shards", "run.dir=run"]
     monkeypatch.setenv("LAUNCHER_EXIT_CODE", str(tmp_path / "code"))
-    ended = stop_when(lambda: any(tmp_path.glob("shards.partial/*.tar")), words, tmp_path, tell, "torchrun")
+    ended = stop_when(lambda: any(tmp_path.glob("shards.partial/*.tar")), words, tmp_path, warn_last_rank, "torchrun")
     assert ended.code == 1, "as torchrun makes of everything"
     assert (tmp_path / "code").read_text() == "75\n"
     assert "launcher: stopped while packing; the same command packs again" in ended.err
@@ -156,12 +147,3 @@ def test_torchrun_dies_of_a_warning_and_its_processes_still_stop_well(tmp_path: 
     ended = finish(process)  # its output is closed when the last of its processes has ended
     assert ended.code == -signal.SIGUSR1
     assert summary(folder)["status"] == "preempted"
-
-
-def test_exit_code_is_left_in_a_file(tmp_path: Path) -> None:
-    code = tmp_path / "code"
-    words = [str(DIGITS), "optim.lr=-1"]
-    settings = {**environment(), "LAUNCHER_EXIT_CODE": str(code)}
-    subprocess.run(["python", "-m", "launcher", *words], cwd=tmp_path, env=settings, capture_output=True)
-    assert code.read_text() == "2\n"
-    assert not events(tmp_path, "started")
