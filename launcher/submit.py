@@ -116,13 +116,17 @@ while wait "$step"; code=$?; [ "$code" -gt 128 ] && kill -0 "$step" 2>/dev/null;
 code=$(cat "$LAUNCHER_EXIT_CODE" 2>/dev/null || echo "$code")
 echo "$(date '+%F %T') ended with $code"
 
-# 75: stopped with everything saved. A job that was cancelled is not running any more, and stays cancelled.
+# A job that was cancelled is not running any more, and stays cancelled.
 is_running() { [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T 2>/dev/null)" = RUNNING ]; }
+# It may be so early that nothing of the training is there to save and say so.
+is_preempted() { scontrol show job --oneliner "$SLURM_JOB_ID" | grep -q ' PreemptTime=[0-9]'; }
 # What a lost node takes with it fails before SLURM knows of the loss.
 has_all_nodes() { timeout 60 srun --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --cpus-per-task=1 true; }
-if [ "$code" = 75 ] || { [ "$code" != 0 ] && [ "$code" != 2 ] && ! has_all_nodes; }; then
-  is_running && scontrol requeue "$SLURM_JOB_ID"
-fi
+case $code in
+  0 | 2) ;;  # done, or a mistake that would be made again
+  75) is_running && scontrol requeue "$SLURM_JOB_ID" ;;  # everything is saved
+  *) if is_preempted || ! has_all_nodes; then is_running && scontrol requeue "$SLURM_JOB_ID"; fi ;;
+esac
 exit "$code"
 """
 

@@ -103,6 +103,21 @@ def test_preemption_by_a_higher_partition(cluster: Cluster, tmp_path: Path, digi
     assert [record["step"] for record in events(folder, "resumed")] == [stopped_at]
 
 
+def test_preemption_before_anything_can_be_saved(cluster: Cluster, tmp_path: Path) -> None:
+    """While Python still loads, it dies of SIGTERM: here a stand-in that only dies, and is done the second time."""
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text('#!/bin/bash\n[ "${SLURM_RESTART_COUNT:-0}" = 1 ] || exec sleep 300\n')
+    python.chmod(0o755)
+    settings = {"START_WITH": "srun", "PATH": f"{python.parent}:{cluster.environment['PATH']}"}
+    job = cluster.sbatch(*TWO_NODES, TRAIN, DIGITS, cwd=tmp_path, **settings)
+    cluster.wait_for_state(job, "RUNNING")
+    urgent = cluster.sbatch("--partition=urgent", "--nodes=2", "--exclusive", "--wrap=sleep 1", cwd=tmp_path)
+    cluster.wait_for_state(urgent, "COMPLETED")
+    facts = cluster.wait_for_state(job, "COMPLETED", "FAILED")
+    assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), (tmp_path / f"launcher-{job}.out").read_text()
+
+
 def test_cancelled_job_saves_and_stays_cancelled(cluster: Cluster, tmp_path: Path, digits: Path) -> None:
     words: list[str | Path] = [
         "--gpus-per-node=0",
