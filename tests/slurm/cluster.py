@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "unshare", "nsenter", "ip")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "unshare", "setpriv", "nsenter", "ip")
 PACKAGES = "munge slurmctld slurmd slurm-client iproute2 util-linux"
 
 NODES = ("node1", "node2")
@@ -175,7 +175,7 @@ class Cluster:
         return f"{self.environment['PATH']}:/usr/sbin:/sbin"
 
     def _enter(self, host: str) -> None:
-        """A first process that does nothing, in namespaces of its own."""
+        """A first process that does nothing, in namespaces of its own. It ends with the tests, however those end."""
         ready = self.root / f"{host}.ready"
         ready.unlink(missing_ok=True)
         script = (
@@ -184,7 +184,18 @@ class Cluster:
         own = ["--fork", "--kill-child", "--pid", "--mount-proc", "--uts", "--mount", "--net", "--propagation=private"]
         with (self.root / f"{host}.log").open("ab") as log:
             outside = subprocess.Popen(
-                ["unshare", *own, "bash", "-c", script, host, str(self.root), str(ready)],
+                [
+                    "setpriv",
+                    "--pdeathsig=KILL",
+                    "unshare",
+                    *own,
+                    "bash",
+                    "-c",
+                    script,
+                    host,
+                    str(self.root),
+                    str(ready),
+                ],
                 env={**os.environ, "PATH": _path()},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from tests.runs import DIGITS, ROOT, Record, events, journal, summary, train_records
@@ -146,13 +145,15 @@ def test_node_failure(cluster: Cluster, tmp_path: Path, digits: Path) -> None:
     folder = tmp_path / "runs" / f"lenet_digits-{job}"
     wait_for_step(cluster, job, folder, 20)
     cluster.lose_node("node2")
-    start_s = time.monotonic()
     facts = cluster.wait_for_state(job, "PENDING", "COMPLETED", "FAILED", "NODE_FAIL")
-    assert facts["JobState"] == "PENDING", (time.monotonic() - start_s, node_logs(folder))
+    assert facts["JobState"] == "PENDING", node_logs(folder)
     cluster.start_node("node2")
-    facts = cluster.wait_for_state(job, "COMPLETED", "FAILED", "TIMEOUT")
-    assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), node_logs(folder)
-    assert_one_run(folder, epochs * STEPS_PER_EPOCH, 1)
+    facts = cluster.wait_for_state(job, "COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL")
+    assert facts["JobState"] == "COMPLETED", node_logs(folder)
+    # SLURM may notice the loss only when the job has noticed it, and requeue what has requeued itself.
+    num_resumes = len(events(folder, "resumed"))
+    assert 1 <= num_resumes <= int(facts["Restarts"]) <= 2
+    assert_one_run(folder, epochs * STEPS_PER_EPOCH, num_resumes)
     assert 10 <= events(folder, "resumed")[0]["step"] < epochs * STEPS_PER_EPOCH
 
 
