@@ -153,7 +153,7 @@ def test_it_stops_between_two_batches_when_asked(reader: ShardReader, strategy: 
 
 
 def test_stopped_in_each_validation_a_run_goes_on_exactly(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each is at the end of a stage of freezing, and is done again with what that stage judges."""
+    """Each is at the end of a stage of freezing, and is done again before the next begins."""
     words = (LENET, STAGES, "train.epochs=3")
     assert place.train(*words, "run.dir=whole") == 0
 

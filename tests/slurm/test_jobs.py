@@ -42,7 +42,7 @@ def assert_one_run(folder: Path, num_steps: int, num_resumes: int) -> Record:
 
 def test_array_of_three_seeds(cluster: Cluster, tmp_path: Path, digits: Path) -> None:
     words = ["--array=0-2", "--gpus-per-node=0", "--cpus-per-task=1", "--time=10"]
-    job = cluster.sbatch(*words, ARRAY, DIGITS, f"data.dir={digits}", "train.epochs=2", cwd=tmp_path)
+    job = cluster.sbatch(*words, ARRAY, DIGITS, f"data.dir={digits}", "train.epochs=2", cwd=tmp_path, START_WITH="srun")
     for task in range(3):
         facts = cluster.wait_for_state(f"{job}_{task}", "COMPLETED", "FAILED", "TIMEOUT")
         folder = tmp_path / "runs" / f"lenet_digits-{job}_{task}"
@@ -180,7 +180,9 @@ def test_submitted_job_trains(cluster: Cluster, tmp_path: Path, digits: Path) ->
 
 
 def test_users_mistake_fails_the_job_with_its_code(cluster: Cluster, tmp_path: Path) -> None:
-    job = cluster.sbatch("--gpus-per-node=0", "--cpus-per-task=1", TRAIN, DIGITS, "optim.lr=-1", cwd=tmp_path)
+    job = cluster.sbatch(
+        "--gpus-per-node=0", "--cpus-per-task=1", TRAIN, DIGITS, "optim.lr=-1", cwd=tmp_path, START_WITH="srun"
+    )
     facts = cluster.wait_for_state(job, "COMPLETED", "FAILED")
     assert (facts["JobState"], facts["ExitCode"], facts["Restarts"]) == ("FAILED", "2:0", "0")
     assert "optim.lr: must be more than 0, not -1" in node_logs(tmp_path / "runs" / f"lenet_digits-{job}")
