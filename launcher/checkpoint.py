@@ -51,6 +51,8 @@ class Progress:
     """Validations in a row without a new best."""
     last_valid: Figures | None = None
     """Figures of the newest validation."""
+    is_judged: bool = True
+    """False: stopped before the validation that is due after `step` was over; it is then the first thing to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,7 @@ def read_progress(path: Path) -> Progress:
         return Progress()
     facts = _read_state(path)
     best = Best(**facts["best"]) if facts["best"] is not None else None
-    return Progress(facts["step"], best, facts["stale"], facts["last_valid"])
+    return Progress(facts["step"], best, facts["stale"], facts["last_valid"], facts.get("is_judged", True))
 
 
 def _read_state(path: Path) -> dict[str, Any]:

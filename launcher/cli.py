@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -244,6 +244,59 @@ def rm(key: str | None = None, /, *, everything: Annotated[bool, Parameter(name=
 
 
 @app.command
+def submit(
+    recipe: Path,
+    /,
+    *overrides: str,
+    nodes: int = 1,
+    gpus_per_node: int = 1,
+    time: str = "24:00:00",
+    cpus_per_task: int | None = None,
+    partition: str | None = None,
+    account: str | None = None,
+    qos: str | None = None,
+    starter: Literal["accelerate", "srun"] = "accelerate",
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """Send the training to SLURM. It saves and queues itself again before the time limit and when it is preempted.
+
+    Parameters
+    ----------
+    recipe
+        A YAML file.
+    overrides
+        Values to change, as `key.path=value`.
+    nodes
+        How many machines.
+    gpus_per_node
+        GPUs of each, with a process for every one. 0: a CPU process on each.
+    time
+        Limit, as sbatch takes it: minutes, hours:minutes:seconds, days-hours.
+    cpus_per_task
+        CPUs of each node. Left out: enough for `data.workers`, or 8 for each process.
+    partition, account, qos
+        Handed on to sbatch.
+    starter
+        What starts the processes: `accelerate launch` once on each node, or srun itself.
+    dry_run
+        Only print the job.
+    """
+    from launcher.submit import submit as submit_recipe
+
+    return submit_recipe(
+        load_recipe(recipe, overrides),
+        overrides,
+        nodes=nodes,
+        gpus_per_node=gpus_per_node,
+        cpus_per_task=cpus_per_task,
+        time=time,
+        starter=starter,
+        options={"partition": partition, "account": account, "qos": qos},
+        dry_run=dry_run,
+    )
+
+
+@app.command
 def schema() -> int:
     """Print the JSON schema of recipes, for editors."""
     print(json.dumps(Recipe.model_json_schema(), indent=1))
@@ -251,7 +304,18 @@ def schema() -> int:
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run one command; errors become messages and exit codes here and nowhere else."""
+    """Run one command.
+
+    `accelerate launch` makes one of all exit codes: rank 0 leaves its own in the file that LAUNCHER_EXIT_CODE names.
+    """
+    code = _run(arguments)
+    if (path := os.environ.get("LAUNCHER_EXIT_CODE")) and _world().is_first:
+        Path(path).write_text(f"{code}\n")
+    return code
+
+
+def _run(arguments: list[str] | None) -> int:
+    """Errors become messages and exit codes here and nowhere else."""
     try:
         code = app(arguments, exit_on_error=False, print_error=False, verbose=False, result_action="return_value")
     except CycloptsError as error:

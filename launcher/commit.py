@@ -23,7 +23,7 @@ def commit(temporary: Path, final: Path) -> None:
     for path in temporary.iterdir():
         _fsync(path)
     write_atomically(temporary / HASHES, json.dumps(hashes, indent=1).encode())
-    if final.exists():  # only ever one that was found damaged
+    if final.exists():  # found damaged, or saved before its validation was over
         shutil.rmtree(final)
     temporary.rename(final)
     fsync_folder(final.parent)

@@ -19,7 +19,7 @@ from launcher.augment.witness import Hashes
 from launcher.checkpoint import Best, Progress
 from launcher.data.loader import count_workers
 from launcher.data.order import Ids
-from launcher.errors import UserError
+from launcher.errors import Stopped, UserError
 from launcher.evaluate import evaluate
 from launcher.feed import Examples, ImageFeed
 from launcher.learner import Learner, enter_stage
@@ -46,6 +46,11 @@ def fit(t: Training, learner: Learner, progress: Progress, stop: StopRequest) ->
     patience = t.recipe.train.patience
     if patience is not None and progress.stale >= patience:
         return learner, progress, "stopped"
+    if not progress.is_judged:
+        progress, status = _end_step(t, learner, progress, stop, is_asked=False, is_end=True)
+        progress = t.saver.settle(progress, is_last=status != "done" or progress.step == t.plan.total_steps)
+        if status != "done":
+            return learner, progress, status
     for stage, steps in t.plan.steps_by_stage(progress.step + 1):
         if stage != learner.stage:
             check_frozen(t, learner)
@@ -67,7 +72,7 @@ def _fit_stage(
     t: Training, learner: Learner, steps: range, progress: Progress, stop: StopRequest
 ) -> tuple[Progress, Status]:
     """Train `steps`, in which the same part of the network learns."""
-    plan, patience = t.plan, t.recipe.train.patience
+    plan = t.plan
     batches = learner.feeds["train"].batches(train_work(t, steps))
     loss_sum, summed_steps = torch.zeros((), device=t.strategy.device), 0
     set_training(t.network.model)
@@ -87,23 +92,35 @@ def _fit_stage(
         if step % plan.steps_per_epoch == 0 and step < plan.total_steps:
             judge_input(t, learner, step)
         # Entering the next stage may be asked to stop, and then loses nothing.
-        is_save = plan.is_checkpoint(step) or is_asked or step == steps[-1]
-        if is_save or plan.is_evaluation(step):
-            progress = t.saver.settle(progress)
-        if plan.is_evaluation(step):
-            progress = _judge(t, learner, progress)
-        is_tired = patience is not None and progress.stale >= patience
-        is_best = progress.best is not None and progress.best.step == step
-        if is_save or is_best or is_tired:
-            t.strategy.pulse.enter("save")
-            t.saver.save(progress)
-        t.saver.poll(step)
-        if is_tired:
-            return progress, "stopped"
-        if is_asked and step < plan.total_steps:
-            return progress, "preempted"
+        progress, status = _end_step(t, learner, progress, stop, is_asked, is_end=step == steps[-1])
+        if status != "done":
+            return progress, status
         t.watch.resume()
     return progress, "done"
+
+
+def _end_step(
+    t: Training, learner: Learner, progress: Progress, stop: StopRequest, is_asked: bool, is_end: bool
+) -> tuple[Progress, Status]:
+    """Judge and save after a step, where that is due.
+
+    `is_asked`: to stop, agreed by all processes, which may also happen in the middle of the validation.
+    `is_end`: saved in any case.
+    """
+    plan, step, patience = t.plan, progress.step, t.recipe.train.patience
+    is_save = plan.is_checkpoint(step) or is_asked or is_end
+    if is_save or plan.is_evaluation(step):
+        progress = t.saver.settle(progress)
+    if plan.is_evaluation(step):
+        progress = replace(progress, is_judged=False) if is_asked else _judge(t, learner, progress, stop)
+        is_asked = not progress.is_judged
+    is_tired = patience is not None and progress.stale >= patience
+    is_best = progress.best is not None and progress.best.step == step
+    if is_save or is_best or is_tired or is_asked:
+        t.strategy.pulse.enter("save")
+        t.saver.save(progress)
+    t.saver.poll(step)
+    return progress, "preempted" if is_asked else "stopped" if is_tired else "done"
 
 
 def train_work(t: Training, steps: range) -> Iterator[tuple[int, Ids]]:
@@ -125,7 +142,7 @@ def train_step(
     drawn: list[Hashes] = []
     feed = learner.feeds["train"]
     before = replace(feed.times)
-    pulse = t.strategy.pulse
+    pulse, can_leave_out = t.strategy.pulse, t.recipe.data.on_error == "skip"
     for i in range(plan.accumulation):
         pulse.at = ("data", step, False)
         examples = next(batches)
@@ -189,12 +206,19 @@ def _samples(t: Training, ids: list[Ids], drawn: list[Hashes]) -> dict[str, Any]
     return {"samples": ids_G.tolist(), **augmentation}
 
 
-def _judge(t: Training, learner: Learner, progress: Progress) -> Progress:
-    """Validate, and remember whether this is the best so far. Without a valid split the newest step is the best."""
+def _judge(t: Training, learner: Learner, progress: Progress, stop: StopRequest) -> Progress:
+    """Validate, and remember whether this is the best so far. Without a valid split the newest step is the best.
+
+    Asked to stop before that is over, leave the progress not judged.
+    """
     step, epoch, metric = progress.step, t.plan.epoch(progress.step) + 1, t.recipe.train.best_metric
+    progress = replace(progress, is_judged=True)
     if "valid" not in t.plan.num_eval:
         return replace(progress, best=Best(step, epoch, "step", float(step), {}))
-    _, figures = evaluate_and_record(t, learner, "valid", progress.step, progress.step)
+    try:
+        _, figures = evaluate_and_record(t, learner, "valid", step, step, stop)
+    except Stopped:
+        return replace(progress, is_judged=False)
     set_training(t.network.model)
     improved = is_better(metric, figures, progress.best.value if progress.best is not None else None)
     best = Best(step, epoch, metric, figures[metric], figures) if improved else progress.best
@@ -203,11 +227,22 @@ def _judge(t: Training, learner: Learner, progress: Progress) -> Progress:
 
 
 def evaluate_and_record(
-    t: Training, learner: Learner, split: str, step: int, weights_step: int
+    t: Training, learner: Learner, split: str, step: int, weights_step: int, stop: StopRequest
 ) -> tuple[Counts, Figures]:
-    """Evaluate the weights of step `weights_step` on a split, now that `step` steps are done, and write it down."""
-    can_leave_out = t.recipe.data.on_error == "skip"
-    counts = evaluate(learner.judged, split, learner.feeds[split], t.loss_eval, t.plan, t.strategy, can_leave_out)
+    """Evaluate the weights of step `weights_step` on a split, now that `step` steps are done, and write it down.
+
+    Raise Stopped when asked to stop before that is over.
+    """
+    counts = evaluate(
+        learner.judged,
+        split,
+        learner.feeds[split],
+        t.loss_eval,
+        t.plan,
+        t.strategy,
+        should_stop=lambda: stop.wanted is not None,
+        can_leave_out=t.recipe.data.on_error == "skip",
+    )
     figures = counts.figures(t.classes)
     epoch = t.plan.epoch(step) + 1
     t.journal.write("eval", step, epoch, split=split, weights_step=weights_step, **figures)

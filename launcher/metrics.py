@@ -24,14 +24,14 @@ class Counts:
         self.num_classes = K
         self.total = torch.zeros(3, dtype=torch.int64, device=device)
         """Images, top-1 hits, top-5 hits."""
+        self.seen = torch.zeros(1, dtype=torch.int64, device=device)
+        """Images that came by, those that could not be read among them; 0 where nobody counts them."""
         self.per_class_K2 = torch.zeros(K, 2, dtype=torch.int64, device=device)
         """Images and top-1 hits of each true class."""
         rows = K if K <= MAX_CONFUSION_CLASSES else 0
         self.confusion_KK = torch.zeros(rows, rows, dtype=torch.int64, device=device)
         """[true class, predicted class]."""
         self.loss_sum = torch.zeros(1, dtype=torch.float64, device=device)
-        self.num_left_out = 0
-        """Images that could not be read, over all processes."""
 
     def add(self, scores_BK: Tensor, labels_B: Tensor, losses_B: Tensor, weights_B: Tensor) -> None:
         """`weights_B`: 1 counts, 0 is padding."""
@@ -45,14 +45,15 @@ class Counts:
         self.loss_sum += torch.where(weights_B > 0, losses_B, 0.0).double().sum()
 
     def reduce(self, sum_over_processes: Callable[[Tensor], Tensor]) -> None:
-        for tensor in (self.total, self.per_class_K2, self.confusion_KK, self.loss_sum):
+        for tensor in (self.total, self.seen, self.per_class_K2, self.confusion_KK, self.loss_sum):
             if tensor.numel():
                 sum_over_processes(tensor)
 
     def figures(self, classes: Sequence[str]) -> Figures:
         """`loss` (nats), `top1_frac`, `top5_frac`, `num_images`, `per_class` (class name -> top1_frac, num_images)."""
         num_images, top1, top5 = (int(n) for n in self.total.tolist())
-        left_out = {"num_left_out": self.num_left_out} if self.num_left_out else {}
+        num_left_out = max(int(self.seen[0]) - num_images, 0)
+        left_out = {"num_left_out": num_left_out} if num_left_out else {}
         return {
             "num_images": num_images,
             **left_out,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from launcher import keyed
-from launcher.errors import LauncherError, UserError
+from launcher.errors import LauncherError, Stopped, UserError
 from launcher.pace import NoPace, Pace
 from launcher.pulse import Pulse
 from launcher.recipe.schema import Strategy as StrategySection
@@ -28,6 +29,9 @@ T = TypeVar("T")
 
 TALK_TIMEOUT = timedelta(hours=4)
 """While one process downloads, packs or writes, the others wait here; training's own exchanges have a shorter one."""
+
+VOTE_EVERY_S = 0.5
+"""Between two questions to the processes that wait whether to stop."""
 
 
 class Strategy:
@@ -175,6 +179,48 @@ class Strategy:
         yield
         if is_first:
             self._wait_for_all()
+
+    @contextmanager
+    def first_ahead(self, wish: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
+        """Rank 0 enters, the others when it has left: for what it does once for all of them, such as packing.
+
+        What comes is to be asked again and again inside: whether to stop, which is when any process has the `wish`.
+        Raise Stopped on leaving, or in those that wait, when it is so.
+        """
+        agreed, since_s = False, time.monotonic()
+
+        def vote(is_over: bool) -> bool:
+            """Whether it is over; sets `agreed`."""
+            nonlocal agreed, since_s
+            ballot = torch.tensor([int(wish()), int(is_over)])
+            dist.all_reduce(ballot, op=dist.ReduceOp.MAX, group=self._talk)
+            agreed, since_s = bool(ballot[0]), time.monotonic()
+            return bool(ballot[1])
+
+        def should_stop() -> bool:
+            if not agreed and time.monotonic() - since_s > VOTE_EVERY_S:
+                vote(False)
+            return agreed
+
+        if self.world.size == 1:
+            yield wish
+        elif self.world.is_first:
+            try:
+                yield should_stop
+            finally:
+                if not agreed:
+                    vote(True)
+            self._leave_if(agreed)
+        else:
+            while not (vote(False) or agreed):
+                pass
+            self._leave_if(agreed)
+            yield wish
+
+    @staticmethod
+    def _leave_if(agreed: bool) -> None:
+        if agreed:
+            raise Stopped("stopped before the training began; the same command begins again")
 
     def check_same(self, what: str, facts: list[str]) -> None:
         """Raise UserError naming a rank whose facts are not rank 0's: it would train otherwise, or wait for ever."""

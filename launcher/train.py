@@ -32,11 +32,11 @@ from launcher.recipe.parse import LoadedRecipe
 from launcher.recipe.resolve import DEBUG_EVAL_IMAGES, debug_recipe
 from launcher.recipe.schema import Recipe
 from launcher.run import debug_folder, open_run, read_summary
-from launcher.stop import StopRequest, follow_accelerate
+from launcher.stop import StopRequest, follow_launcher
 from launcher.strategy import build_strategy
 from launcher.summary import summary_rows, write_summary
 from launcher.training import Training, build_training
-from launcher.world import World, read_world
+from launcher.world import World, find_few_cpus, read_world
 from shards.manifest import MANIFEST_NAME, Manifest
 
 
@@ -55,15 +55,16 @@ def main(loaded: LoadedRecipe, options: Options) -> int:
     Raise LauncherError or ShardsError for what the user can mend.
     """
     stop = StopRequest()
-    follow_accelerate()
+    follow_launcher()
     world = read_world(os.environ)
     log_warnings()
     torch.autograd.set_detect_anomaly(options.debug)
     recipe = choose_recipe(loaded, options, world)
-    manifest = prepare_data(recipe.data, world, lambda: stop.wanted is not None)
-    plan = plan_run(loaded, recipe, world.size, manifest, DEBUG_EVAL_IMAGES if options.debug else None)
-
+    # Before the data, so that the processes can agree to stop while one of them packs.
     strategy = build_strategy(recipe.strategy, world, recipe.run.seed, recipe.run.deterministic)
+    with strategy.first_ahead(lambda: stop.wanted is not None) as should_stop:
+        manifest = prepare_data(recipe.data, world, should_stop)
+    plan = plan_run(loaded, recipe, world.size, manifest, DEBUG_EVAL_IMAGES if options.debug else None)
     strategy.check_same("shards, recipe or number of images", [manifest.sha256, recipe.model_dump_json(), str(plan)])
     run = strategy.on_first(lambda: open_run(recipe, options.fresh or options.debug, options.allow_change))
     open_rank_log(run.logs, world.rank)
@@ -76,7 +77,7 @@ def main(loaded: LoadedRecipe, options: Options) -> int:
         learner, progress = _start(t, manifest, stop)
         learner, progress, status = fit(t, learner, progress, stop)
         check_frozen(t, learner)
-        return _finish(t, learner, progress, status)
+        return _finish(t, learner, progress, status, stop)
     except BaseException as error:
         lost = heartbeat.fail(error)
         _fail(t, lost or error)
@@ -145,7 +146,7 @@ def _start(t: Training, manifest: Manifest, stop: StopRequest) -> tuple[Learner,
         t.console.say(message)
     LOGGER.info("rank %d of %d starts at step %d", t.strategy.world.rank, t.plan.world_size, progress.step)
     _say_start(t, progress)
-    stage = t.plan.stage(min(progress.step + 1, t.plan.total_steps))
+    stage = t.plan.stage(min(progress.step + 1, t.plan.total_steps) if progress.is_judged else progress.step)
     learner = enter_stage(t, stage, progress.step, lambda: stop.wanted is not None)
     checkpoint.restore_optimizer(start, t.state)
     if t.strategy.world.is_first and t.run.changes:  # only now is it known that the run can go on with them
@@ -182,19 +183,24 @@ def _say_start(t: Training, progress: Progress) -> None:
         "%Y-%m-%d %H:%M", time.localtime((Path(str(t.recipe.data.dir)) / MANIFEST_NAME).stat().st_mtime)
     )
     t.console.say(f"shards {t.recipe.data.dir} of {packed}; delete that folder to pack again")
-    for note in plan.notes:
+    for note in (*plan.notes, *find_few_cpus(t.recipe.data.workers, t.strategy.world, os.environ)):
         t.console.say(f"note: {note}")
         t.journal.write("event", progress.step, 0, name="note", message=note)
     if progress.step:
         t.console.say(f"goes on after step {progress.step:,}")
 
 
-def _finish(t: Training, learner: Learner, progress: Progress, status: Status) -> int:
+def _finish(t: Training, learner: Learner, progress: Progress, status: Status, stop: StopRequest) -> int:
     """Measure the best weights, write everything down, leave the other processes."""
     t.strategy.pulse.enter("finish")
-    code = EXIT_RESUMABLE if status == "preempted" else EXIT_DONE
     verdict = judge_input(t, learner, progress.step)
-    final = {} if status == "preempted" else _measure_best(t, learner, progress)
+    final: dict[str, Figures] = {}
+    if status != "preempted":
+        try:
+            final = _measure_best(t, learner, progress, stop)
+        except Stopped:
+            status = "preempted"
+    code = EXIT_RESUMABLE if status == "preempted" else EXIT_DONE
     _leave(t, progress, status, code)
     if t.strategy.world.is_first:
         summary = write_summary(t, status, progress, final.get("test"), learner.frozen_sha256, verdict)
@@ -205,8 +211,11 @@ def _finish(t: Training, learner: Learner, progress: Progress, status: Status) -
     return code
 
 
-def _measure_best(t: Training, learner: Learner, progress: Progress) -> dict[str, Figures]:
-    """Figures of the best checkpoint on the test split, or on valid where there is no test; shown and sent to W&B."""
+def _measure_best(t: Training, learner: Learner, progress: Progress, stop: StopRequest) -> dict[str, Figures]:
+    """Figures of the best checkpoint on the test split, or on valid where there is no test; shown and sent to W&B.
+
+    Raise Stopped when asked to stop before that is over.
+    """
     name, weights_step = ("best", progress.best.step) if progress.best is not None else ("last", progress.step)
     checkpoint.load_weights(t.run.checkpoints / name, t.whole, ema=t.ema is not None)
     if (t.run.pictures / "augmented.png").exists():
@@ -214,7 +223,7 @@ def _measure_best(t: Training, learner: Learner, progress: Progress) -> dict[str
     split = next((split for split in ("test", "valid") if split in t.plan.num_eval), None)
     if split is None:
         return {}
-    counts, figures = evaluate_and_record(t, learner, split, progress.step, weights_step)
+    counts, figures = evaluate_and_record(t, learner, split, progress.step, weights_step, stop)
     confusion = counts.confusion_KK.tolist()
     t.console.evaluation(split, t.plan.epoch(weights_step) + 1, figures, is_best=True)
     t.journal.write(
@@ -238,8 +247,13 @@ def _fail(t: Training, error: BaseException) -> None:
     """Say in the run folder how it ended; the error itself goes on to the user."""
     status, code = ("preempted", EXIT_RESUMABLE) if isinstance(error, Stopped) else ("failed", EXIT_FAILED)
     LOGGER.error(status, exc_info=error)
-    if not t.strategy.world.is_first:
-        return
+    if t.strategy.world.is_first:
+        _write_down_end(t, status, code, error)
+    if isinstance(error, Stopped):
+        t.strategy.close()  # all are here; who left earlier would have the launcher end rank 0 while it writes
+
+
+def _write_down_end(t: Training, status: str, code: int, error: BaseException) -> None:
     try:
         t.saver.close()
         progress = checkpoint.read_progress(t.run.checkpoints / "last")

@@ -69,6 +69,19 @@ def read_world(environment: Mapping[str, str]) -> World:
     return world
 
 
+def find_few_cpus(workers: int | None, world: World, environment: Mapping[str, str]) -> tuple[str, ...]:
+    """What to tell where SLURM gives this node fewer CPUs than its processes have threads that read and decode."""
+    text = environment.get("SLURM_CPUS_PER_TASK")
+    if text is None or workers is None:
+        return ()
+    tasks = _tasks_on_node(SRUN["local_size"], environment.get(SRUN["local_size"], "1"), world.node)
+    cpus, threads = tasks * _whole_number("SLURM_CPUS_PER_TASK", text), workers * world.local_size
+    if threads <= cpus:
+        return ()
+    each = f"data.workers is {workers} in each of a node's {world.local_size} processes"
+    return (f"{each}, but SLURM gives the node {cpus} CPUs: ask sbatch for --cpus-per-task={threads}",)
+
+
 def _tasks_on_node(name: str, text: str, node: int) -> int:
     """`text` is a number, or SLURM's list `4(x2),1`: four tasks on each of two nodes and one on the third."""
     tasks: list[int] = []

@@ -73,3 +73,18 @@ def test_the_schema_of_a_recipe_is_that_of_the_class() -> None:
     assert set(Recipe.model_fields) == {
         "run", "backbone", "data", "augment", "loss", "optim", "schedule", "strategy", "train", "checkpoint", "log"
     }  # fmt: skip
+
+
+def test_exit_code_is_left_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LAUNCHER_EXIT_CODE", str(tmp_path / "code"))
+    assert run([str(DIGITS), "optim.lr=-1"]) == 2
+    assert (tmp_path / "code").read_text() == "2\n"
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        (tmp_path / "code").unlink(missing_ok=True)
+        assert run(["schema"]) == 0
+        assert (tmp_path / "code").exists() == (rank == "0")
+    assert (tmp_path / "code").read_text() == "0\n"

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import itertools
+import os
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -12,9 +15,10 @@ from launcher.augment.pipeline import build_augment
 from launcher.data.decode import decode_image
 from launcher.data.loader import Loader
 from launcher.data.reader import ShardReader
+from launcher.errors import Stopped
 from launcher.evaluate import evaluate
 from launcher.feed import ImageFeed
-from launcher.loss import build_loss
+from launcher.loss import build_loss, class_scores
 from launcher.metrics import Counts
 from launcher.models.lenet import LeNet
 from launcher.recipe.plan import Plan
@@ -24,6 +28,8 @@ from launcher.strategy import Strategy, build_strategy
 from launcher.world import World
 from shards.manifest import read_manifest
 from tests.data.made import pack_synthetic, plan_of
+from tests.frozen_run import LENET, STAGES, Place
+from tests.runs import events, journal, summary
 
 NUM_IMAGES = 42
 CROSS_ENTROPY = CrossEntropy(name="cross_entropy", label_smoothing=0.1)
@@ -108,9 +114,10 @@ def test_processes_share_the_images_and_none_may_miss_one(
     alone = count(model, reader, CROSS_ENTROPY, plan(5), strategy).confusion_KK
     parts: list[torch.Tensor] = []
     monkeypatch.setattr(Counts, "reduce", lambda counts, _: parts.append(counts.confusion_KK))
+    monkeypatch.setattr(strategy, "any_process", lambda wish: wish)
     for rank in range(3):
         monkeypatch.setattr(strategy, "world", World(rank, 3, rank, 3))
-        with pytest.raises(AssertionError, match=r"valid: counted \d+ of 42 images"):
+        with pytest.raises(AssertionError, match=r"valid: saw \d+ of 42 images"):
             count(model, reader, CROSS_ENTROPY, plan(5, 3), strategy)
     assert torch.equal(torch.stack(parts).sum(0), alone)
 
@@ -132,3 +139,53 @@ def test_the_model_is_in_evaluation_mode_without_gradients(reader: ShardReader, 
     model = Modes()
     count(model, reader, CROSS_ENTROPY, plan(20), strategy)
     assert model.seen == [(False, False)] * 3
+
+
+def test_it_stops_between_two_batches_when_asked(reader: ShardReader, strategy: Strategy) -> None:
+    model, answers = Modes(), iter([False, False, True])
+    feed = ImageFeed(
+        Loader(reader, 0, torch.device("cpu")), build_augment((), (0, 0, 0), (1, 1, 1)), strategy, 0, None, None
+    )
+    loss = build_loss(CROSS_ENTROPY, training=False)
+    with pytest.raises(Stopped, match="stopped while evaluating valid; the same command evaluates it again"):
+        evaluate(model, "valid", feed, loss, plan(10), strategy, lambda: next(answers))
+    assert len(model.seen) == 2
+
+
+def test_stopped_in_each_validation_a_run_goes_on_exactly(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is at the end of a stage of freezing, and is done again before the next begins."""
+    words = (LENET, STAGES, "train.epochs=3")
+    assert place.train(*words, "run.dir=whole") == 0
+
+    def stop_at(number: int) -> int:
+        """Ask to stop in the evaluation's batch of this number since the program was started; the exit code."""
+        calls = itertools.count(1)
+
+        def counted(outputs_BO: torch.Tensor) -> torch.Tensor:
+            if next(calls) == number:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return class_scores(outputs_BO)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("launcher.evaluate.class_scores", counted)
+            return place.train(*words)
+
+    batches = 2  # of a validation: nine images, five at a time
+    assert [stop_at(1), stop_at(batches + 1), stop_at(batches + 1), stop_at(0)] == [75, 75, 75, 0]
+    found, expected = place.path / "run", place.path / "whole"
+    assert [record["step"] for record in events(found, "resumed")] == [3, 6, 9]
+    assert place.losses() == place.losses("whole")
+    evaluations = [
+        [
+            (record["split"], record["step"], record["weights_step"], record["loss"], record["top1_frac"])
+            for record in journal(folder)
+            if record["kind"] == "eval"
+        ]
+        for folder in (found, expected)
+    ]
+    assert evaluations[0] == evaluations[1]
+    for name in ("last", "best"):
+        weights = [(folder / "checkpoints" / name / "model.safetensors").read_bytes() for folder in (found, expected)]
+        assert weights[0] == weights[1], name
+    for key in ("best", "valid", "test", "status"):
+        assert summary(found)[key] == summary(expected)[key], key

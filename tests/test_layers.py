@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("fit",),
     ("complete",),
     ("check",),
-    ("train", "fetch", "show", "probe", "cache", "bench", "verify"),
+    ("train", "fetch", "show", "probe", "cache", "bench", "verify", "submit"),
     ("cli",),
     ("__main__",),
 )
@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 LAZY = {
     ("launcher/cli.py", f"launcher.{name}")
-    for name in ("train", "check", "fetch", "show", "probe.main", "bench.main", "verify.main")
+    for name in ("train", "check", "fetch", "show", "probe.main", "bench.main", "verify.main", "submit")
 } | {("launcher/check.py", "launcher.complete")}
 """Imports of our own inside functions: `launcher schema`, `--help` and most of `check` must not wait for torch."""
 

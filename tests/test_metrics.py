@@ -72,7 +72,7 @@ def test_counts_of_processes_add_up() -> None:
     scores_BK, labels_B, weights_B = draw(100)
     whole = count(scores_BK, labels_B, weights_B)
     ranks = [count(scores_BK[r::2], labels_B[r::2], weights_B[r::2]) for r in (0, 1)]
-    others = iter([ranks[1].total, ranks[1].per_class_K2, ranks[1].confusion_KK, ranks[1].loss_sum])
+    others = iter([ranks[1].total, ranks[1].seen, ranks[1].per_class_K2, ranks[1].confusion_KK, ranks[1].loss_sum])
     ranks[0].reduce(lambda tensor: tensor.add_(next(others)))
     together, expected = ranks[0].figures(NAMES), whole.figures(NAMES)
     assert together.pop("loss") == pytest.approx(expected.pop("loss"))
@@ -119,7 +119,7 @@ def test_of_too_many_classes_no_confusion_matrix_is_kept(monkeypatch: pytest.Mon
     assert counts.confusion_KK.numel() == 0
     summed: list[torch.Tensor] = []
     counts.reduce(lambda tensor: summed.append(tensor) or tensor)  # type: ignore[func-returns-value]
-    assert len(summed) == 3
+    assert len(summed) == 4
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,31 @@ def test_the_same_signal_later_ends_the_process(number: signal.Signals) -> None:
         assert process.poll() is None
         time.sleep(0.3)
         process.send_signal(number)
-        assert process.wait(timeout=20) == -number
+        assert process.wait(timeout=20) == 128 + number
+
+
+STUCK = """
+import ctypes
+from launcher import stop
+stop.ECHO_S = 0.2
+request = stop.StopRequest()
+print("ready", flush=True)
+library, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+library.pthread_mutex_lock(mutex)
+library.pthread_mutex_lock(mutex)
+"""
+
+
+def test_the_same_signal_later_ends_a_process_that_is_stuck_in_a_library() -> None:
+    """As in an exchange with processes that are gone: handlers of Python's do not run there."""
+    with subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        for _ in range(2):
+            time.sleep(0.5)
+            assert process.poll() is None
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 128 + signal.SIGTERM
 
 
 def test_an_echo_is_over_before_torchrun_kills() -> None:

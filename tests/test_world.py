@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from launcher.errors import UserError
-from launcher.world import World, read_world
+from launcher.world import World, find_few_cpus, read_world
 
 TORCHRUN = {
     "RANK": "5",
@@ -93,3 +93,23 @@ def test_numbers_that_contradict_each_other_are_all_shown(variable: str, text: s
     assert f"{variable}={text} " in message
     assert "contradict each other; start with accelerate launch, torchrun or srun" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("workers", "variables", "cpus"),
+    [
+        (4, {"SLURM_CPUS_PER_TASK": "16", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"}, None),
+        (4, {"SLURM_CPUS_PER_TASK": "15", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"}, 15),
+        (4, {"SLURM_CPUS_PER_TASK": "4", "SLURM_STEP_TASKS_PER_NODE": "4(x2)"}, None),
+        (5, {"SLURM_CPUS_PER_TASK": "4", "SLURM_STEP_TASKS_PER_NODE": "4(x2)"}, 16),
+        (None, {"SLURM_CPUS_PER_TASK": "1"}, None),
+        (9, {}, None),
+    ],
+)
+def test_threads_are_compared_with_the_cpus_of_the_job(
+    workers: int | None, variables: dict[str, str], cpus: int | None
+) -> None:
+    found = find_few_cpus(workers, SIXTH, variables)
+    expected = f"data.workers is {workers} in each of a node's 4 processes, but SLURM gives the node {cpus} CPUs: ask "
+    assert [note.startswith(expected) for note in found] == [True] * (cpus is not None)
+    assert all(note.endswith(f"--cpus-per-task={4 * (workers or 0)}") for note in found)

@@ -16,7 +16,6 @@ from launcher.data.reader import ShardReader
 from launcher.errors import DataError
 from launcher.images import INT64, Images, lay_side_by_side
 
-
 _SIZE_OF_NONE = (512, 512)
 """Pixels, where a whole batch is left out."""
 
@@ -66,9 +65,7 @@ class Files:
         return True
 
     def part(self, numbers: slice) -> Files:
-        return replace(
-            self, encoded=self.encoded[numbers], ids_B=self.ids_B[numbers], sizes_B2=self.sizes_B2[numbers]
-        )
+        return replace(self, encoded=self.encoded[numbers], ids_B=self.ids_B[numbers], sizes_B2=self.sizes_B2[numbers])
 
     def image(self, number: int) -> Tensor:
         """Raise DataError when it is damaged, and not to be left out."""
@@ -137,9 +134,7 @@ def read_files(
     return Files(encoded, wanted_B, sizes_B2, scratch_N, times, damage), torch.tensor(labels)
 
 
-def _open(
-    reader: ShardReader, sample_id: int, needed_side: int | None, damage: Damage
-) -> tuple[Encoded, int] | None:
+def _open(reader: ShardReader, sample_id: int, needed_side: int | None, damage: Damage) -> tuple[Encoded, int] | None:
     """As `open_sample`; None for what is left out."""
     try:
         return open_sample(reader, sample_id, needed_side)

@@ -188,7 +188,10 @@ class Loader:
         batch.weights_B[rows] = 0
         for whole in np.flatnonzero(~is_damaged_B & (batch.ids_B >= 0)).tolist()[:1]:
             # Its label too: mixing gives a part of it to the neighbour.
-            batch.images_BChw[rows], batch.labels_B[rows] = batch.images_BChw[whole], batch.labels_B[whole]
+            batch.images_BChw[rows], batch.labels_B[rows] = (
+                batch.images_BChw[whole].clone(),
+                batch.labels_B[whole].clone(),
+            )
         return batch
 
     def _load_decoded(self, view: int, ids_B: Ids, times: Times) -> Block:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,13 +11,10 @@ from launcher.recipe.resolve import pack_options
 from launcher.recipe.schema import Data
 from launcher.world import World
 from shards.console import ConsoleProgress
-from shards.manifest import MANIFEST_NAME, Manifest, read_manifest
+from shards.manifest import Manifest, read_manifest
 from shards.progress import SILENT, Progress
 from shards.sources import describe
 from shards.write import prepare
-
-HEAD_START_S = 1.0
-"""Rank 0 comes to the lock first, so that the progress bar of a long packing is seen."""
 
 
 class _Interruptible(Progress):
@@ -45,8 +41,6 @@ def prepare_data(data: Data, world: World, should_stop: Callable[[], bool] = lam
     folder = Path(str(data.dir))
     if data.source is None:
         return read_manifest(folder)
-    if not world.is_first and not (folder / MANIFEST_NAME).exists():
-        time.sleep(HEAD_START_S)
     options = pack_options(data)
     try:
         with ConsoleProgress() if world.is_first else nullcontext(SILENT) as progress:

@@ -37,7 +37,7 @@ from launcher.recipe.resolve import probe_recipe
 from launcher.recipe.schema import Recipe
 from launcher.run import SUMMARY_NAME, RunFolder, open_run, probe_folder
 from launcher.snapshot import save_weights
-from launcher.stop import StopRequest, follow_accelerate
+from launcher.stop import StopRequest, follow_launcher
 from launcher.strategy import build_strategy
 from launcher.summary import Summary, probe_rows
 from launcher.training import Training, build_training
@@ -68,14 +68,15 @@ def probe(loaded: LoadedRecipe) -> int:
     Raise LauncherError or ShardsError for what the user can mend.
     """
     stop = StopRequest()
-    follow_accelerate()
+    follow_launcher()
     world = read_world(os.environ)
     log_warnings()
     complete = complete_recipe(loaded, Console(1, 1).say if world.is_first else lambda note: None)
-    manifest = prepare_data(complete.data, world, lambda: stop.wanted is not None)
     recipe = probe_recipe(complete, world.size)
-    plan = plan_run(loaded, recipe, world.size, manifest)
     strategy = build_strategy(recipe.strategy, world, recipe.run.seed, recipe.run.deterministic)
+    with strategy.first_ahead(lambda: stop.wanted is not None) as should_stop:
+        manifest = prepare_data(recipe.data, world, should_stop)
+    plan = plan_run(loaded, recipe, world.size, manifest)
     strategy.check_same("shards, recipe or number of images", [manifest.sha256, recipe.model_dump_json(), str(plan)])
     run = strategy.on_first(lambda: _open_folder(recipe))
     open_rank_log(run.logs, world.rank)

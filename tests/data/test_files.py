@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from launcher.data.damage import Damage
 from launcher.data.decode import decode_image
 from launcher.data.files import Times, read_files
 from launcher.data.reader import ShardReader
@@ -28,7 +29,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> ShardReader:
 @pytest.mark.parametrize("numbers", [slice(None), slice(0, 1), slice(2, 4), slice(3, 9)])
 def test_any_part_is_what_each_file_decodes_to(reader: ShardReader, numbers: slice) -> None:
     ids_B, times = np.array([3, 0, 11, 7, -1]), Times()
-    files, labels_B = read_files(reader, ids_B, None, times)
+    files, labels_B = read_files(reader, ids_B, None, times, Damage())
     expected = [decode_image(reader.read(max(i, 0)).content, "x") for i in ids_B.tolist()]
     assert len({image.shape for image in expected}) > 1
     assert files.sizes_B2.tolist() == [list(image.shape[:2]) for image in expected]
@@ -63,6 +64,6 @@ def test_a_damaged_file_is_named(reader: ShardReader, tmp_path: Path, monkeypatc
         return type(sample)(sample.content[:-40], sample.label, sample.place)
 
     monkeypatch.setattr(ShardReader, "read", cut)
-    files, _ = read_files(reader, np.array([5]), None, Times())
+    files, _ = read_files(reader, np.array([5]), None, Times(), Damage())
     with pytest.raises(DataError, match=r"image 5: cannot be decoded"):
         files.image(0)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
+from launcher.data.damage import Damage
 from launcher.data.decode import open_image
 from launcher.data.files import Files, Times
 from launcher.data.nvjpeg import decode_files, time_decoders
@@ -33,7 +34,8 @@ PHOTOGRAPH = Image.fromarray(load_sample_image("flower.jpg"))
 def files_of(contents: list[bytes], needed_side: int | None = None) -> Files:
     encoded = tuple(open_image(content, f"file {number}", needed_side) for number, content in enumerate(contents))
     sizes_B2 = np.array([each.size for each in encoded], dtype=np.int64)
-    return Files(encoded, sizes_B2, torch.empty(3 * int(sizes_B2.prod(axis=1).max()), dtype=torch.uint8), Times())
+    scratch_N = torch.empty(3 * int(sizes_B2.prod(axis=1).max()), dtype=torch.uint8)
+    return Files(encoded, np.arange(len(encoded)), sizes_B2, scratch_N, Times(), Damage())
 
 
 def turned(image: Image.Image) -> bytes:

@@ -75,7 +75,7 @@ def probe_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setattr(LOGGER, "handlers", [NullHandler()])
-    for name in ("log_warnings", "follow_accelerate"):
+    for name in ("log_warnings", "follow_launcher"):
         monkeypatch.setattr(launcher.probe.main, name, lambda: None)
     monkeypatch.setattr(launcher.probe.main, "open_rank_log", lambda folder, rank: None)
     monkeypatch.setattr(launcher.probe.main, "StopRequest", NeverStop)

@@ -1,0 +1,188 @@
+"""What SLURM does to a job, done by a real SLURM: the training goes on as the same run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.runs import DIGITS, ROOT, Record, events, journal, summary, train_records
+from tests.slurm.cluster import Cluster
+
+TRAIN = ROOT / "slurm" / "train.sbatch"
+ARRAY = ROOT / "slurm" / "array.sbatch"
+
+TWO_NODES = ("--nodes=2", "--gpus-per-node=0", "--cpus-per-task=2", "--time=60")
+TWO_PROCESSES = {"PROCESSES_PER_NODE": "2"}
+STEPS_PER_EPOCH = 33
+
+
+def node_logs(folder: Path) -> str:
+    return "\n".join(path.read_text() for path in sorted((folder / "logs").glob("node*.log")))
+
+
+def wait_for_step(cluster: Cluster, job: str, folder: Path, step: int) -> None:
+    def is_there() -> bool:
+        state = cluster.facts(job)["JobState"]
+        assert state in ("PENDING", "RUNNING", "CONFIGURING"), (state, node_logs(folder))
+        return any(record["kind"] == "train" and record["step"] >= step for record in journal(folder))
+
+    cluster.wait(is_there, f"step {step} is not reached")
+
+
+def assert_one_run(folder: Path, num_steps: int, num_resumes: int) -> Record:
+    """Nothing is missing between start and end, and W&B saw one run."""
+    found = summary(folder)
+    assert (found["status"], found["steps_done"], found["world_size"]) == ("done", num_steps, 4)
+    resumed = events(folder, "resumed")
+    assert len(resumed) == num_resumes
+    assert {found["wandb"]["id"]} == {record["wandb_id"] for record in (*events(folder, "started"), *resumed)}
+    assert {path.name.rpartition("-")[2] for path in (folder / "wandb").glob("offline-run-*")} == {found["wandb"]["id"]}
+    assert [step for step in train_records(folder) if step % 20 == 0] == list(range(20, num_steps + 1, 20))
+    return found
+
+
+def test_array_of_three_seeds(cluster: Cluster, tmp_path: Path, digits: Path) -> None:
+    words = ["--array=0-2", "--gpus-per-node=0", "--cpus-per-task=1", "--time=10"]
+    job = cluster.sbatch(*words, ARRAY, DIGITS, f"data.dir={digits}", "train.epochs=2", cwd=tmp_path, START_WITH="srun")
+    for task in range(3):
+        facts = cluster.wait_for_state(f"{job}_{task}", "COMPLETED", "FAILED", "TIMEOUT")
+        folder = tmp_path / "runs" / f"lenet_digits-{job}_{task}"
+        assert facts["JobState"] == "COMPLETED", node_logs(folder)
+        assert (summary(folder)["status"], summary(folder)["steps_done"]) == ("done", 2 * STEPS_PER_EPOCH)
+        assert f"seed: {task}\n" in (folder / "recipe.lock.yaml").read_text()
+        assert f"run.seed={task}" in (tmp_path / f"launcher-{job}_{task}.out").read_text()
+    ids = {summary(folder)["wandb"]["id"] for folder in (tmp_path / "runs").iterdir()}
+    assert len(ids) == 3
+
+
+def test_time_limit(cluster: Cluster, tmp_path: Path, digits: Path) -> None:
+    """SLURM warns before the limit; the job saves, and queues itself again.
+
+    How much it trains until SLURM looks depends on the machine: what is left is set when that is known.
+    """
+    recipe = tmp_path / "digits.yaml"
+    recipe.write_text(DIGITS.read_text().replace("epochs: 30", "epochs: 1000"))
+    words = [f"data.dir={digits}", "--allow-change", "train.epochs"]
+    job = cluster.sbatch(*TWO_NODES, TRAIN, recipe, *words, cwd=tmp_path, **TWO_PROCESSES)
+    folder = tmp_path / "runs" / f"digits-{job}"
+    wait_for_step(cluster, job, folder, 20)
+    # SLURM looks every 30 s whether a job is to be warned: 180 s before its end or, here, as soon as it looks.
+    minutes, seconds = map(int, cluster.facts(job)["RunTime"].split(":")[1:])
+    cluster.ask("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes + (seconds + 45) // 60 + 1}")
+    facts = cluster.wait_for_state(job, "PENDING", "COMPLETED", "FAILED", "TIMEOUT")
+    assert facts["JobState"] == "PENDING", node_logs(folder)
+    stopped = summary(folder)
+    assert stopped["status"] == "preempted"
+    epochs = stopped["steps_done"] // STEPS_PER_EPOCH + 2
+    recipe.write_text(recipe.read_text().replace("epochs: 1000", f"epochs: {epochs}"))
+    cluster.ask("scontrol", "update", f"JobId={job}", "TimeLimit=60")
+    facts = cluster.wait_for_state(job, "COMPLETED", "FAILED", "TIMEOUT")
+    assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), node_logs(folder)
+    assert_one_run(folder, epochs * STEPS_PER_EPOCH, 1)
+    assert [record["step"] for record in events(folder, "resumed")] == [stopped["steps_done"]]
+    said = (tmp_path / f"launcher-{job}.out").read_text()
+    assert said.count(" start 0 on node[1-2]") == said.count(" start 1 on node[1-2]") == 1
+    assert said.count(" ended with 75\n") == said.count(" ended with 0\n") == 1
+
+
+def test_preemption_by_a_higher_partition(cluster: Cluster, tmp_path: Path, digits: Path) -> None:
+    """SLURM sends SIGTERM to the processes; here srun itself has started them."""
+    epochs = 12
+    words = [f"data.dir={digits}", f"train.epochs={epochs}"]
+    settings = {**TWO_PROCESSES, "START_WITH": "srun"}
+    job = cluster.sbatch(*TWO_NODES, TRAIN, DIGITS, *words, cwd=tmp_path, **settings)
+    folder = tmp_path / "runs" / f"lenet_digits-{job}"
+    wait_for_step(cluster, job, folder, 20)
+    urgent = cluster.sbatch("--partition=urgent", "--nodes=2", "--exclusive", "--wrap=sleep 1", cwd=tmp_path)
+    cluster.wait_for_state(urgent, "COMPLETED")
+    assert summary(folder)["status"] == "preempted"
+    stopped_at = summary(folder)["steps_done"]
+    facts = cluster.wait_for_state(job, "COMPLETED", "FAILED", "TIMEOUT", "PREEMPTED")
+    assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), node_logs(folder)
+    assert_one_run(folder, epochs * STEPS_PER_EPOCH, 1)
+    assert [record["step"] for record in events(folder, "resumed")] == [stopped_at]
+
+
+def test_preemption_before_anything_can_be_saved(cluster: Cluster, tmp_path: Path) -> None:
+    """While Python still loads, it dies of SIGTERM: here a stand-in that only dies, and is done the second time."""
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text('#!/bin/bash\n[ "${SLURM_RESTART_COUNT:-0}" = 1 ] || exec sleep 300\n')
+    python.chmod(0o755)
+    settings = {"START_WITH": "srun", "PATH": f"{python.parent}:{cluster.environment['PATH']}"}
+    job = cluster.sbatch(*TWO_NODES, TRAIN, DIGITS, cwd=tmp_path, **settings)
+    cluster.wait_for_state(job, "RUNNING")
+    urgent = cluster.sbatch("--partition=urgent", "--nodes=2", "--exclusive", "--wrap=sleep 1", cwd=tmp_path)
+    cluster.wait_for_state(urgent, "COMPLETED")
+    facts = cluster.wait_for_state(job, "COMPLETED", "FAILED")
+    assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), (tmp_path / f"launcher-{job}.out").read_text()
+
+
+def test_cancelled_job_saves_and_stays_cancelled(cluster: Cluster, tmp_path: Path, digits: Path) -> None:
+    words: list[str | Path] = [
+        "--gpus-per-node=0",
+        "--cpus-per-task=1",
+        TRAIN,
+        DIGITS,
+        f"data.dir={digits}",
+        "train.epochs=100",
+    ]
+    job = cluster.sbatch(*words, cwd=tmp_path)
+    folder = tmp_path / "runs" / f"lenet_digits-{job}"
+    wait_for_step(cluster, job, folder, 20)
+    cluster.ask("scancel", job)
+    cluster.wait(lambda: job not in cluster.ask("squeue", "--noheader", "--format=%A").split(), f"job {job} stays")
+    facts = cluster.facts(job)
+    assert (facts["JobState"], facts["Restarts"]) == ("CANCELLED", "0")
+    assert summary(folder)["status"] == "preempted"
+
+
+def test_node_failure(cluster: Cluster, tmp_path: Path, digits: Path) -> None:
+    """All of a node ends at once. The job comes back, from its newest checkpoint, when the nodes are there."""
+    epochs = 12
+    words = [f"data.dir={digits}", f"train.epochs={epochs}", "checkpoint.every=10st"]
+    settings = {**TWO_PROCESSES, "START_WITH": "srun"}
+    job = cluster.sbatch(*TWO_NODES, TRAIN, DIGITS, *words, cwd=tmp_path, **settings)
+    folder = tmp_path / "runs" / f"lenet_digits-{job}"
+    wait_for_step(cluster, job, folder, 20)
+    cluster.lose_node("node2")
+    facts = cluster.wait_for_state(job, "PENDING", "COMPLETED", "FAILED", "NODE_FAIL")
+    assert facts["JobState"] == "PENDING", node_logs(folder)
+    cluster.start_node("node2")
+    facts = cluster.wait_for_state(job, "COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL")
+    assert facts["JobState"] == "COMPLETED", node_logs(folder)
+    # SLURM may end the second start, too, for what it still has to clear up of the first: that saves, and comes back.
+    num_resumes = len(events(folder, "resumed"))
+    assert 1 <= num_resumes <= int(facts["Restarts"]) <= 2
+    assert_one_run(folder, epochs * STEPS_PER_EPOCH, num_resumes)
+    assert 10 <= events(folder, "resumed")[0]["step"] < epochs * STEPS_PER_EPOCH
+
+
+def test_refusal_is_one_line(cluster: Cluster, tmp_path: Path) -> None:
+    words: list[str | Path] = ["submit", DIGITS, "--gpus-per-node", "0", "--time", "10", "--partition", "nowhere"]
+    refused = cluster.call("python", "-m", "launcher", *words, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("launcher: sbatch refused the job: ")
+    assert "invalid partition" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+
+
+def test_submitted_job_trains(cluster: Cluster, tmp_path: Path, digits: Path) -> None:
+    words: list[str | Path] = ["submit", DIGITS, f"data.dir={digits}", "train.epochs=4st"]
+    sent = cluster.call(
+        "python", "-m", "launcher", *words, "--gpus-per-node", "0", "--cpus-per-task", "1", "--time", "10", cwd=tmp_path
+    )
+    assert sent.returncode == 0, sent.stderr
+    job = sent.stdout.removeprefix("job ").partition(":")[0]
+    facts = cluster.wait_for_state(job, "COMPLETED", "FAILED")
+    folder = tmp_path / "runs" / f"lenet_digits-{job}"
+    assert (facts["JobState"], facts["JobName"]) == ("COMPLETED", "lenet_digits"), node_logs(folder)
+    assert summary(folder)["steps_done"] == 4
+
+
+def test_users_mistake_fails_the_job_with_its_code(cluster: Cluster, tmp_path: Path) -> None:
+    job = cluster.sbatch(
+        "--gpus-per-node=0", "--cpus-per-task=1", TRAIN, DIGITS, "optim.lr=-1", cwd=tmp_path, START_WITH="srun"
+    )
+    facts = cluster.wait_for_state(job, "COMPLETED", "FAILED")
+    assert (facts["JobState"], facts["ExitCode"], facts["Restarts"]) == ("FAILED", "2:0", "0")
+    assert "optim.lr: must be more than 0, not -1" in node_logs(tmp_path / "runs" / f"lenet_digits-{job}")
