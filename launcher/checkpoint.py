@@ -12,6 +12,7 @@ checkpoints/last -> step-00001234,  checkpoints/best -> step-00000987
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -164,7 +165,10 @@ def restore_optimizer(start: Start, state: TrainState) -> None:
     path = start.path
     if path is None:
         return
-    saved = torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
+    try:
+        saved = torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # torch's own words advise to execute it
+        raise RunError(f"{path / 'optimizer.pt'}: holds more than tensors; start anew with --fresh") from None
     _check_optimizer(state, saved, path)
     groups = state.optimizer.state_dict()["param_groups"]
     state.optimizer.load_state_dict({"state": saved["optimizer"]["state"], "param_groups": groups})

@@ -26,8 +26,10 @@ from launcher.errors import (
 )
 from launcher.recipe.parse import load_recipe
 from launcher.recipe.schema import Recipe
+from launcher.sync import sync as sync_runs
 from launcher.world import World, read_world
 from shards.manifest import ShardsError
+from shards.printable import printable
 
 HOLD_BACK_S = 3.0
 """A launcher ends all ranks when one ends: those that fail in the same words leave rank 0 the time to say them."""
@@ -166,6 +168,20 @@ def bench(recipe: Path, /, *overrides: str, seconds: float = 20.0, processes: in
     return bench_recipe(load_recipe(recipe, overrides), seconds, processes)
 
 
+@app.command
+def sync(run: Path, /, *runs: Path) -> int:
+    """Send runs to Weights & Biases from their journals: what was offline, dropped or refused. What is there stays.
+
+    Parameters
+    ----------
+    run
+        A run's folder: `runs/NAME/DATE-...`.
+    runs
+        More of them.
+    """
+    return sync_runs([run, *runs])
+
+
 cache = App(name="cache", help="What frozen backbones have made of images, kept in data/features.")
 app.command(cache)
 
@@ -199,6 +215,7 @@ def schema() -> int:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run one command; errors become messages and exit codes here and nowhere else."""
+    os.umask(os.umask(0o022) | 0o002)  # what is written here, everybody may not change
     try:
         code = app(arguments, exit_on_error=False, print_error=False, verbose=False, result_action="return_value")
     except CycloptsError as error:
@@ -219,7 +236,7 @@ def _explain(error: Exception) -> int:
     """One line a problem, said by the first rank of each node; a picture that one rank cannot read, by that rank."""
     if _world().local_rank == 0 or isinstance(error, DataError):
         for line in str(error).splitlines():
-            print(f"launcher: {line}", file=sys.stderr, flush=True)
+            print(f"launcher: {printable(line)}", file=sys.stderr, flush=True)
     else:
         time.sleep(HOLD_BACK_S)
     return EXIT_USER_ERROR if isinstance(error, UserError | ShardsError) else EXIT_FAILED
@@ -227,7 +244,7 @@ def _explain(error: Exception) -> int:
 
 def _show_traceback() -> int:
     """The rank's own failure, last of all it says."""
-    text, rank = traceback.format_exc(), _world().rank
+    text, rank = "\n".join(map(printable, traceback.format_exc().splitlines())), _world().rank
     if any(words in text for words in PEER_LOST):
         print(
             f"launcher: rank {rank} lost another rank, which has failed; the same command goes on",
@@ -236,7 +253,7 @@ def _show_traceback() -> int:
         )
         time.sleep(HOLD_BACK_S)
     else:
-        print(f"launcher: rank {rank} failed:\n{text}", file=sys.stderr, flush=True)
+        print(f"launcher: rank {rank} failed:\n{text}\n", file=sys.stderr, flush=True)
     return EXIT_FAILED
 
 

@@ -16,6 +16,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from shards.printable import printable
+
 EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
@@ -34,7 +36,7 @@ class RecipeError(UserError):
     """Every problem of a recipe. `lines`: one `file:line: path: what, nearest valid name` each."""
 
     def __init__(self, lines: list[str]) -> None:
-        self.lines = [_on_one_line(line) for line in lines]
+        self.lines = [printable(line) for line in lines]
         super().__init__("\n".join(self.lines))
 
 
@@ -52,11 +54,6 @@ class Stopped(LauncherError):  # noqa: N818  # nobody's mistake
 
 class CheckpointError(LauncherError):
     """A checkpoint is incomplete or damaged. The message names the file."""
-
-
-def _on_one_line(text: str) -> str:
-    """Line ends and control characters, which a recipe's keys and values may hold, as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

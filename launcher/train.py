@@ -186,8 +186,6 @@ def _measure_best(t: Training, learner: Learner, progress: Progress) -> dict[str
     """Figures of the best checkpoint on the test split, or on valid where there is no test; shown and sent to W&B."""
     name, weights_step = ("best", progress.best.step) if progress.best is not None else ("last", progress.step)
     checkpoint.load_weights(t.run.checkpoints / name, t.whole, ema=t.ema is not None)
-    if (t.run.pictures / "augmented.png").exists():
-        t.wandb.log_picture(progress.step, "augmented", t.run.pictures / "augmented.png")
     split = next((split for split in ("test", "valid") if split in t.plan.num_eval), None)
     if split is None:
         return {}
@@ -197,7 +195,6 @@ def _measure_best(t: Training, learner: Learner, progress: Progress) -> dict[str
     t.journal.write(
         "event", progress.step, t.plan.epoch(progress.step) + 1, name="confusion", split=split, rows=confusion
     )
-    t.wandb.log_evaluation(progress.step, split, figures, t.classes, confusion)
     return {split: figures}
 
 

@@ -17,7 +17,8 @@ from launcher.data.loader import Loader, count_workers
 from launcher.data.reader import ShardReader
 from launcher.log.console import Console, NoConsole
 from launcher.log.journal import Journal, NoJournal
-from launcher.log.wandb import NoWandb, WandbMirror, choose_mode
+from launcher.log.mirror import NoWandb, WandbMirror, choose_mode
+from launcher.log.wandb import facts_of
 from launcher.loss import LossFunction, build_loss, count_outputs, with_auxiliary
 from launcher.metrics import Stopwatch
 from launcher.models.freeze import find_blocks, freeze, frozen_names
@@ -90,6 +91,7 @@ def build_training(recipe: Recipe, plan: Plan, manifest: Manifest, strategy: Str
     seed_rank(recipe.run.seed, strategy.world)
     mean, std = recipe.augment.normalisation(manifest.mean, manifest.std)
     is_first = strategy.world.is_first
+    wandb = _build_wandb(recipe, run) if is_first else NoWandb()
     return Training(
         recipe=recipe,
         plan=plan,
@@ -107,9 +109,9 @@ def build_training(recipe: Recipe, plan: Plan, manifest: Manifest, strategy: Str
         classes=manifest.classes,
         watch=Stopwatch(),
         costs=Times(),
-        journal=Journal(run.path) if is_first else NoJournal(),
+        journal=Journal(run.path, wandb.log) if is_first else NoJournal(),
         console=Console(plan.total_steps, plan.steps_per_epoch) if is_first else NoConsole(),
-        wandb=_build_wandb(recipe, run) if is_first else NoWandb(run.id),
+        wandb=wandb,
     )
 
 
@@ -125,8 +127,5 @@ def _build_loaders(recipe: Recipe, plan: Plan, manifest: Manifest, strategy: Str
 def _build_wandb(recipe: Recipe, run: RunFolder) -> WandbMirror:
     mode = choose_mode(recipe.log.wandb.mode, os.environ)
     if mode == "disabled":
-        return NoWandb(run.id)
-    section = recipe.log.wandb
-    if section.group is None:
-        section = section.model_copy(update={"group": recipe.run.name})
-    return WandbMirror(section, mode, run.path, run.id, run.path.name, recipe.model_dump(mode="json"))
+        return NoWandb()
+    return WandbMirror(facts_of(recipe.model_dump(mode="json"), run.path, run.id), mode)

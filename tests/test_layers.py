@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("learner", "summary"),
     ("fit",),
     ("check",),
-    ("train", "fetch", "show", "probe", "cache", "bench"),
+    ("train", "fetch", "show", "probe", "cache", "bench", "sync"),
     ("cli",),
     ("__main__",),
 )
@@ -59,7 +59,15 @@ WITHOUT_TORCH = (
     "launcher.run",
     *("launcher.recipe.parse", "launcher.recipe.plan", "launcher.recipe.resolve", "launcher.recipe.lock"),
     *("launcher.data.order", "launcher.data.features", "launcher.data.prepare", "launcher.log.journal"),
-    *("launcher.cache", "launcher.verdict", "launcher.cli", "shards.cli", "launcher.augment.draw"),
+    *(
+        "launcher.cache",
+        "launcher.sync",
+        "launcher.log.mirror",
+        "launcher.verdict",
+        "launcher.cli",
+        "shards.cli",
+        "launcher.augment.draw",
+    ),
     *("launcher.augment.draw_color", "launcher.augment.draw_policy", "launcher.augment.draw_warp"),
 )
 

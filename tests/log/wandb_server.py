@@ -34,6 +34,11 @@ class Run:
     def history(self) -> list[dict[str, Any]]:
         return [json.loads(line) for _, line in sorted(self.files.get("wandb-history.jsonl", {}).items())]
 
+    @property
+    def summary(self) -> dict[str, Any]:
+        lines = self.files.get("wandb-summary.json", {})
+        return dict(json.loads(lines[max(lines)])) if lines else {}
+
     def bucket(self) -> dict[str, Any]:
         entity = {"id": "e1", "name": "someone"}
         project = {"id": "p1", "internalId": "1", "name": self.project, "entity": entity}
@@ -48,13 +53,22 @@ class Run:
             return json.dumps([line for _, line in sorted(self.files.get(name, {}).items())][-1:])
 
         return self.bucket() | {
-            "summaryMetrics": "{}",
+            "summaryMetrics": json.dumps(self.summary),
             "logLineCount": 0,
             "eventsLineCount": len(self.files.get("wandb-events.jsonl", {})),
             "historyTail": tail("wandb-history.jsonl"),
             "eventsTail": tail("wandb-events.jsonl"),
             "wandbConfig": '{"t": {"1": []}}',
         }
+
+    def described(self) -> dict[str, Any]:
+        """As `wandb.Api` asks for it."""
+        last = max((row["_step"] for row in self.history), default=-1)
+        facts = {"state": "finished", "group": None, "jobType": None, "commit": None, "readOnly": False, "user": None}
+        times = {"createdAt": "2026-01-01T00:00:00Z", "heartbeatAt": "2026-01-01T00:00:00Z", "projectId": "1"}
+        more = {"summaryMetrics": json.dumps(self.summary), "systemMetrics": "{}", "stopped": False}
+        keys = {key: {"typeCounts": [{"type": "number", "count": 1}]} for row in self.history for key in row}
+        return self.bucket() | facts | times | more | {"historyKeys": {"lastStep": last, "keys": keys, "sets": []}}
 
     @property
     def node(self) -> str:
@@ -68,6 +82,8 @@ class WandbServer:
         self.fault = fault
         self.runs: dict[str, Run] = {}
         self.unknown: list[str] = []
+        self.stored: list[str] = []
+        """Names of files that were uploaded whole."""
         self._released = threading.Event()
         handler = type("Handler", (_Handler,), {"state": self})
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -98,6 +114,10 @@ class WandbServer:
             "RunResumeStatus": self._resume_status,
             "RunStoppedStatus": lambda v: {"project": {"run": {"stopped": False}}},
             "OrganizationCoreWeaveOrganizationID": lambda v: {"entity": None},
+            "Run": self._describe,
+            "RunHistoryKeys": self._describe,
+            "RunParquetHistory": lambda v: self._describe(v, parquetHistory={"parquetUrls": [], "liveData": []}),
+            "SampledHistoryPage": self._page,
             "CreateRunFiles": self._create_files,
             "MarkRunFilesUploaded": lambda v: {"markRunFilesUploaded": {"success": True}},
         }
@@ -118,6 +138,20 @@ class WandbServer:
         return {
             "model": {"id": "m1", "name": v["project"], "entity": {"id": "e1", "name": "someone"}, "bucket": bucket}
         }
+
+    def _describe(self, v: Variables, **more: Any) -> dict[str, Any]:
+        run = self.runs.get(v.get("name") or v.get("runName") or v["run"])
+        return {"project": run and {"internalId": "1", "run": run.described() | more}}
+
+    def _page(self, v: Variables) -> dict[str, Any]:
+        """The rows that have every key that is asked for, and of them nothing else."""
+        spec = json.loads(v["spec"])
+        rows = [
+            {key: row[key] for key in spec["keys"]}
+            for row in self.runs[v["run"]].history
+            if spec["minStep"] <= row["_step"] <= spec["maxStep"] and all(key in row for key in spec["keys"])
+        ]
+        return self._describe(v, sampledHistory=[rows])
 
     def _create_files(self, v: Variables) -> dict[str, Any]:
         files = [{"name": name, "uploadUrl": f"{self.url}/storage/{name}"} for name in v["files"]]
@@ -158,6 +192,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.state.stored.append(self.path.removeprefix("/storage/"))
         self._reply({})
 
     def _graphql(self, asked: dict[str, Any]) -> None:

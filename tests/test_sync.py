@@ -1,0 +1,201 @@
+"""`launcher sync` by the real SDK, to a server on loopback: one W&B run that has every record of the journal once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launcher.log.journal import Journal, read_journal
+from launcher.recipe.lock import write_lock
+from launcher.recipe.parse import load_recipe
+from launcher.run import claim
+from tests.log.wandb_program import KEY, clean_environment, result_of, spawn
+from tests.log.wandb_server import Run, WandbServer
+from tests.runs import DIGITS, Ended
+
+BEGIN = """
+from PIL import Image
+(folder / "pictures").mkdir(exist_ok=True)
+Image.new("RGB", (8, 8)).save(folder / "pictures" / "augmented.png")
+journal.write("event", 1, 1, name="picture", picture="augmented")
+"""
+END = """
+per_class = {"cat": {"top1_frac": 0.5, "num_images": 2}, "dog": {"top1_frac": None, "num_images": 0}}
+journal.write("eval", 6, 1, split="test", loss=0.5, top1_frac=0.75, num_images=4, per_class=per_class)
+journal.write("event", 6, 1, name="confusion", split="test", rows=[[1, 1], [0, 0]])
+(folder / "summary.json").write_text('{"status": "done"}')
+"""
+
+
+def make_run(folder: Path) -> Path:
+    """A run folder with a locked recipe and no journal."""
+    folder.mkdir()
+    recipe = load_recipe(DIGITS, ["log.wandb.project=birds", "optim.lr=0.25"]).recipe
+    write_lock(folder, recipe.model_copy(update={"run": recipe.run.model_copy(update={"name": "digits"})}), "a run")
+    return folder
+
+
+def sync(*folders: Path, home: Path, timeout_s: float = 2.0, **environment: str) -> Ended:
+    """The command, in a process of its own, that waits no longer than that for a server."""
+    program = (
+        "import sys, launcher.log.wandb as w, launcher.sync as s; from launcher.cli import run; "
+        f"w.INIT_TIMEOUT_S = s.UPLOAD_TIMEOUT_S = {timeout_s}; sys.exit(run(['sync', *sys.argv[1:]]))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *map(str, folders)],
+        cwd=home,
+        env=clean_environment(home, **environment),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+
+def online(server: WandbServer) -> dict[str, str]:
+    return {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
+
+
+def assert_whole(run: Run, folder: Path) -> None:
+    """Every record once, each with what the journal has of it, in numbers that only grow."""
+    journal = read_journal(folder)
+    rows = run.history
+    assert sorted(row["record"] for row in rows) == list(range(len(journal)))
+    for row in rows:
+        record = journal[row["record"]]
+        assert (row["step"], row["epoch"], row["_timestamp"]) == (record["step"], record["epoch"], record["time_s"])
+        if record["kind"] == "train":
+            assert (row["train/loss"], row["train/lr"]) == (record["loss"], record["lr"])
+        if record["kind"] == "event":
+            assert row["event/name"] == record["name"]
+    steps = [row["_step"] for row in rows]
+    assert steps == sorted(set(steps))
+
+
+def assert_finished(run: Run, server: WandbServer) -> None:
+    assert (run.name, run.project, run.exit_code) == ("abcd1234", "birds", 0)
+    assert (run.config["optim"]["lr"], run.config["run"]["name"], run.fields["groupName"]) == (0.25, "digits", "digits")
+    assert (run.summary["test_top1_frac"], run.summary["test_num_images"]) == (0.75, 4)
+    media = [name.partition("media/")[2] for name in server.stored if "media/" in name]
+    kinds = ("images/augmented", "table/test/per_class", "table/test/confusion")
+    assert {kind: sum(name.startswith(kind) for name in media) for kind in kinds} == dict.fromkeys(kinds, 1)
+    assert server.unknown == []
+
+
+def test_an_offline_run_requeued_twice_becomes_one_run(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    kill = "settle(); time.sleep(1.2); os.kill(os.getpid(), 9)"
+    assert spawn(folder, "offline", f"{BEGIN}log(1, 2, 3); {kill}").wait() == -9
+    result_of(spawn(folder, "offline", "log(3, 4, 5); end()"))
+    result_of(spawn(folder, "offline", f"log(5, 6); {END}; end()"))
+    before = sorted(folder.rglob("*"))
+    with WandbServer() as server:
+        first = sync(folder, home=tmp_path, WANDB_MODE="offline", **online(server))
+        assert (first.code, first.err) == (0, "")
+        (run,) = server.runs.values()
+        num_records = len(read_journal(folder))
+        assert first.out.startswith(f"{folder}: {num_records} of {num_records} records sent, ")
+        assert f"{server.url}/someone/birds/runs/abcd1234" in first.out
+        assert_whole(run, folder)
+        assert_finished(run, server)
+        again = sync(folder, home=tmp_path, **online(server))
+        assert again.out.startswith(f"{folder}: 0 of {num_records} records sent, ")
+        assert_whole(run, folder)
+        assert_finished(run, server)
+    assert {path.name for path in set(folder.rglob("*")) - set(before)} == {".in-use"}
+
+
+def test_a_hole_is_filled_and_the_run_goes_on(tmp_path: Path) -> None:
+    """Online, the server dies midway; offline; online again: then what is missing lies before what is there."""
+    folder = make_run(tmp_path / "run")
+    with WandbServer() as server:
+        dying = f"{BEGIN}log(1, 2); settle(); (folder / 'go').touch()\nwhile server_lives(): time.sleep(0.05)\nlog(3)"
+        lives = "def server_lives():\n    return (folder / 'go').exists()\n"
+        process = spawn(folder, "online", f"{lives}{dying}; end()", **online(server))
+        while not (folder / "go").exists():
+            assert process.poll() is None
+        while len(server.runs.get("abcd1234", Run("", "")).history) < 4:
+            assert process.poll() is None
+        server.fault = 500
+        (folder / "go").unlink()
+        assert result_of(process)["failures"][0].startswith("W&B did not take everything (")
+        result_of(spawn(folder, "offline", "log(3, 4); end()"))
+        server.fault = None
+        result_of(spawn(folder, "online", f"log(4, 5, 6); {END}; end()", **online(server)))
+        (run,) = server.runs.values()
+        num_missing = len(read_journal(folder)) - len(run.history)
+        assert num_missing > 3
+        ended = sync(folder, home=tmp_path, **online(server))
+        assert (ended.code, ended.err) == (0, "")
+        assert f" {num_missing} of " in ended.out
+        assert_whole(run, folder)
+        assert_finished(run, server)
+
+        result_of(spawn(folder, "online", "log(7, 8); end()", **online(server)))
+        assert_whole(run, folder)
+
+
+def test_two_runs_at_a_time(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / name) for name in ("a", "b")]
+    for folder in folders:
+        journal = Journal(folder)
+        journal.write("event", 0, 0, name="started", wandb_id=f"id-{folder.name}")
+        journal.close()
+    with WandbServer() as server:
+        ended = sync(*folders, home=tmp_path, **online(server))
+        assert (ended.code, len(ended.out.splitlines())) == (0, 2)
+        assert {name: run.exit_code for name, run in server.runs.items()} == {"id-a": 1, "id-b": 1}, "cut off"
+
+
+@pytest.mark.parametrize("fault", ["gone", "hang", 401])
+def test_a_server_that_does_not_answer_is_one_line(tmp_path: Path, fault: int | str) -> None:
+    folder = make_run(tmp_path / "run")
+    Journal(folder).write("event", 0, 0, name="started", wandb_id="abcd1234")
+    with WandbServer(None if fault == "gone" else fault) as server:
+        if fault == "gone":
+            server.stop()
+        ended = sync(folder, home=tmp_path, **online(server))
+    assert (ended.code, ended.out) == (2, "")
+    (line,) = ended.err.splitlines()
+    assert line.startswith(f"launcher: {folder}: W&B did not take everything (")
+    assert line.endswith("); the same command sends the rest")
+
+
+def test_what_cannot_be_sent_is_one_line(tmp_path: Path) -> None:
+    with WandbServer() as server:
+        assert_refused(tmp_path, server)
+        assert server.runs == {}
+
+
+def assert_refused(home: Path, server: WandbServer) -> None:
+    ready = make_run(home / "ready")
+    Journal(ready).write("event", 0, 0, name="started", wandb_id="abcd1234")
+    probe, damaged, hostile, unlocked = (make_run(home / name) for name in ("probe", "damaged", "hostile", "unlocked"))
+    Journal(probe).write("event", 0, 0, name="started", id="abcd1234")
+    (damaged / "journal.jsonl").write_text('{"step": 1\n')
+    Journal(hostile).write("event", 0, 0, name="started", wandb_id="../../elsewhere")
+    Journal(unlocked).write("event", 0, 0, name="started", wandb_id="abcd1234")
+    (unlocked / "recipe.lock.yaml").write_text("optim: 3\n")
+    for folder, words in (
+        (home / "absent", "absent: no such run; give the run's folder"),
+        (make_run(home / "empty"), "empty: has no journal.jsonl with anything in it"),
+        (probe, "probe: its journal.jsonl names no W&B run: only trainings can be sent"),
+        (damaged, "journal.jsonl: cannot be read ("),
+        (hostile, "hostile: its journal is damaged: '../../elsewhere' names no W&B run"),
+        (unlocked, "recipe.lock.yaml: not the recipe of a run"),
+    ):
+        assert_line(sync(ready, folder, home=home, **online(server)), words)
+    assert_line(sync(ready, home=home, WANDB_BASE_URL=server.url), "sync: no credentials for W&B; run 'wandb login'")
+    in_use = claim(ready)
+    assert_line(sync(ready, home=home, **online(server)), "ready: another process is running it")
+    assert in_use
+
+
+def assert_line(ended: Ended, words: str) -> None:
+    assert (ended.code, ended.out) == (2, "")
+    (line,) = ended.err.splitlines()
+    assert words in line
