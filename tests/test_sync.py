@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from launcher.cli import run as command
 from launcher.log.journal import Journal, read_journal
 from launcher.recipe.lock import write_lock
 from launcher.recipe.parse import load_recipe
@@ -36,6 +38,12 @@ def make_run(folder: Path) -> Path:
     recipe = load_recipe(DIGITS, ["log.wandb.project=birds", "optim.lr=0.25"]).recipe
     write_lock(folder, recipe.model_copy(update={"run": recipe.run.model_copy(update={"name": "digits"})}), "a run")
     return folder
+
+
+def begin(folder: Path, **facts: str) -> None:
+    journal = Journal(folder)
+    journal.write("event", 0, 0, name="started", **facts)
+    journal.close()
 
 
 def sync(*folders: Path, home: Path, timeout_s: float = 2.0, **environment: str) -> Ended:
@@ -89,9 +97,11 @@ def assert_finished(run: Run, server: WandbServer) -> None:
 def test_an_offline_run_requeued_twice_becomes_one_run(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
     kill = "settle(); time.sleep(1.2); os.kill(os.getpid(), 9)"
-    assert spawn(folder, "offline", f"{BEGIN}log(1, 2, 3); {kill}").wait() == -9
+    killed = spawn(folder, "offline", f"{BEGIN}log(1, 2, 3); {kill}")
+    killed.communicate()
+    assert killed.returncode == -9
     result_of(spawn(folder, "offline", "log(3, 4, 5); end()"))
-    result_of(spawn(folder, "offline", f"log(5, 6); {END}; end()"))
+    result_of(spawn(folder, "offline", f"log(5, 6); {END}end()"))
     before = sorted(folder.rglob("*"))
     with WandbServer() as server:
         first = sync(folder, home=tmp_path, WANDB_MODE="offline", **online(server))
@@ -125,7 +135,7 @@ def test_a_hole_is_filled_and_the_run_goes_on(tmp_path: Path) -> None:
         assert result_of(process)["failures"][0].startswith("W&B did not take everything (")
         result_of(spawn(folder, "offline", "log(3, 4); end()"))
         server.fault = None
-        result_of(spawn(folder, "online", f"log(4, 5, 6); {END}; end()", **online(server)))
+        result_of(spawn(folder, "online", f"log(4, 5, 6); {END}end()", **online(server)))
         (run,) = server.runs.values()
         num_missing = len(read_journal(folder)) - len(run.history)
         assert num_missing > 3
@@ -142,9 +152,7 @@ def test_a_hole_is_filled_and_the_run_goes_on(tmp_path: Path) -> None:
 def test_two_runs_at_a_time(tmp_path: Path) -> None:
     folders = [make_run(tmp_path / name) for name in ("a", "b")]
     for folder in folders:
-        journal = Journal(folder)
-        journal.write("event", 0, 0, name="started", wandb_id=f"id-{folder.name}")
-        journal.close()
+        begin(folder, wandb_id=f"id-{folder.name}")
     with WandbServer() as server:
         ended = sync(*folders, home=tmp_path, **online(server))
         assert (ended.code, len(ended.out.splitlines())) == (0, 2)
@@ -154,7 +162,7 @@ def test_two_runs_at_a_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fault", ["gone", "hang", 401])
 def test_a_server_that_does_not_answer_is_one_line(tmp_path: Path, fault: int | str) -> None:
     folder = make_run(tmp_path / "run")
-    Journal(folder).write("event", 0, 0, name="started", wandb_id="abcd1234")
+    begin(folder, wandb_id="abcd1234")
     with WandbServer(None if fault == "gone" else fault) as server:
         if fault == "gone":
             server.stop()
@@ -165,37 +173,38 @@ def test_a_server_that_does_not_answer_is_one_line(tmp_path: Path, fault: int | 
     assert line.endswith("); the same command sends the rest")
 
 
-def test_what_cannot_be_sent_is_one_line(tmp_path: Path) -> None:
-    with WandbServer() as server:
-        assert_refused(tmp_path, server)
-        assert server.runs == {}
+def test_what_cannot_be_sent_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", "/nonexistent")
 
+    def refused(words: str, *folders: Path) -> None:
+        assert command(["sync", *map(str, folders)]) == 2
+        captured = capsys.readouterr()
+        (line,) = captured.err.splitlines()
+        assert (captured.out, words in line) == ("", True), line
 
-def assert_refused(home: Path, server: WandbServer) -> None:
-    ready = make_run(home / "ready")
-    Journal(ready).write("event", 0, 0, name="started", wandb_id="abcd1234")
-    probe, damaged, hostile, unlocked = (make_run(home / name) for name in ("probe", "damaged", "hostile", "unlocked"))
-    Journal(probe).write("event", 0, 0, name="started", id="abcd1234")
-    (damaged / "journal.jsonl").write_text('{"step": 1\n')
-    Journal(hostile).write("event", 0, 0, name="started", wandb_id="../../elsewhere")
-    Journal(unlocked).write("event", 0, 0, name="started", wandb_id="abcd1234")
-    (unlocked / "recipe.lock.yaml").write_text("optim: 3\n")
-    for folder, words in (
-        (home / "absent", "absent: no such run; give the run's folder"),
-        (make_run(home / "empty"), "empty: has no journal.jsonl with anything in it"),
-        (probe, "probe: its journal.jsonl names no W&B run: only trainings can be sent"),
-        (damaged, "journal.jsonl: cannot be read ("),
-        (hostile, "hostile: its journal is damaged: '../../elsewhere' names no W&B run"),
-        (unlocked, "recipe.lock.yaml: not the recipe of a run"),
+    names = ("ready", "empty", "probe", "damaged", "hostile", "unlocked")
+    ready, empty, probe, damaged, hostile, unlocked = (make_run(tmp_path / name) for name in names)
+    for folder, facts in (
+        (ready, {"wandb_id": "abcd1234"}),
+        (probe, {"id": "abcd1234"}),
+        (hostile, {"wandb_id": "../../elsewhere"}),
+        (unlocked, {"wandb_id": "abcd1234"}),
     ):
-        assert_line(sync(ready, folder, home=home, **online(server)), words)
-    assert_line(sync(ready, home=home, WANDB_BASE_URL=server.url), "sync: no credentials for W&B; run 'wandb login'")
+        begin(folder, **facts)
+    (damaged / "journal.jsonl").write_text('{"step": 1\n')
+    (unlocked / "recipe.lock.yaml").write_text("optim: 3\n")
+    refused("sync: no credentials for W&B; run 'wandb login'", ready)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    refused("absent: no such run; give the run's folder", ready, tmp_path / "absent")
+    refused("empty: has no journal.jsonl with anything in it", ready, empty)
+    refused("probe: its journal.jsonl names no W&B run: only trainings can be sent", ready, probe)
+    refused("journal.jsonl: cannot be read (", ready, damaged)
+    refused("hostile: its journal is damaged: '../../elsewhere' names no W&B run", ready, hostile)
+    refused("recipe.lock.yaml: not the recipe of a run", ready, unlocked)
     in_use = claim(ready)
-    assert_line(sync(ready, home=home, **online(server)), "ready: another process is running it")
-    assert in_use
-
-
-def assert_line(ended: Ended, words: str) -> None:
-    assert (ended.code, ended.out) == (2, "")
-    (line,) = ended.err.splitlines()
-    assert words in line
+    refused("ready: another process is running it", ready)
+    os.close(in_use)

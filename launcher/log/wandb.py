@@ -92,7 +92,7 @@ class WandbRun:
             self._run.define_metric(f"{prefix}/*", step_metric="step")
         for prefix in ("checkpoint", "event"):
             self._run.define_metric(f"{prefix}/*", step_metric="step", hidden=True, summary="none")
-        self._next_row = int(self._run.step)
+        self._next_row = int(self._run.starting_step)  # `step` is 0 in a run that goes on, too
 
     @property
     def url(self) -> str:
@@ -102,7 +102,7 @@ class WandbRun:
         """Numbers of the journal records that the server has a row of."""
         import wandb
 
-        if not self._run.step:
+        if not self._run.starting_step:
             return set()
         found = wandb.Api(timeout=API_TIMEOUT_S).run(self._run.path)
         return {int(row["record"]) for row in found.scan_history(keys=["record"], use_cache=False)}
