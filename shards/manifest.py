@@ -103,7 +103,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise ShardsError(f"{path}: not a shards manifest of format {FORMAT}; run 'python -m shards index {folder}'")
     try:
         shards = tuple(Shard(**shard) for shard in raw["shards"])
-        if outside := [shard.name for shard in shards if Path(shard.name).name != shard.name]:
+        if outside := [shard.name for shard in shards if "/" in shard.name or shard.name in ("", ".", "..")]:
             raise ShardsError(f"{path}: {outside[0]!r} is no name of a file; run 'python -m shards index {folder}'")
         return Manifest(
             source=raw["source"],
