@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from launcher.log.journal import Record
@@ -47,7 +46,7 @@ def confusion_rows(evaluation: Record, confusion_KK: list[list[int]]) -> list[li
     return cells if len(cells) <= MAX_CELLS else sorted(cells, key=lambda cell: -cell[2])[:MAX_CELLS]
 
 
-def summary_of(evaluation: Record) -> Mapping[str, Any]:
+def summary_of(evaluation: Record) -> dict[str, Any]:
     """Figures of the final evaluation, as `test_top1_frac`."""
     split = evaluation["split"]
     return {

@@ -145,7 +145,7 @@ class WandbRun:
         import wandb
 
         split = evaluation["split"]
-        columns = ["class", "top1_frac", "num_images"]
+        columns: list[str | int] = ["class", "top1_frac", "num_images"]
         tables: dict[str, Any] = {f"{split}/per_class": wandb.Table(columns, data=class_rows(evaluation))}
         if confusion_KK:
             cells = confusion_rows(evaluation, confusion_KK)
