@@ -29,8 +29,10 @@ from launcher.errors import (
 )
 from launcher.recipe.parse import load_recipe
 from launcher.recipe.schema import Recipe
+from launcher.sync import sync as sync_runs
 from launcher.world import World, read_world
 from shards.manifest import ShardsError
+from shards.printable import printable
 
 HOLD_BACK_S = 3.0
 """A launcher ends all ranks when one ends: those that fail in the same words leave rank 0 the time to say them."""
@@ -219,6 +221,20 @@ def verify_resume(
     return verify(recipe, overrides, Wishes(steps, processes, other_processes, seed, keep, hang_s))
 
 
+@app.command
+def sync(run: Path, /, *runs: Path) -> int:
+    """Send runs to Weights & Biases from their journals: what was offline, dropped or refused. What is there stays.
+
+    Parameters
+    ----------
+    run
+        A run's folder: `runs/NAME/DATE-...`.
+    runs
+        More of them.
+    """
+    return sync_runs([run, *runs])
+
+
 cache = App(name="cache", help="What frozen backbones have made of images, kept in data/features.")
 app.command(cache)
 
@@ -308,6 +324,7 @@ def run(arguments: list[str] | None = None) -> int:
 
     `accelerate launch` makes one of all exit codes: rank 0 leaves its own in the file that LAUNCHER_EXIT_CODE names.
     """
+    os.umask(os.umask(0o022) | 0o002)  # what is written here, everybody may not change
     code = _run(arguments)
     if (path := os.environ.get("LAUNCHER_EXIT_CODE")) and _world().is_first:
         Path(path).write_text(f"{code}\n")
@@ -343,7 +360,7 @@ def _explain(error: Exception) -> int:
     """One line a problem, said by the first rank of each node; a picture that one rank cannot read, by that rank."""
     if _world().local_rank == 0 or isinstance(error, DataError):
         for line in str(error).splitlines():
-            print(f"launcher: {line}", file=sys.stderr, flush=True)
+            print(f"launcher: {printable(line)}", file=sys.stderr, flush=True)
     else:
         time.sleep(HOLD_BACK_S)
     return EXIT_USER_ERROR if isinstance(error, UserError | ShardsError) else EXIT_FAILED
@@ -359,7 +376,8 @@ def _tell_of_lost_rank(error: RankLost) -> int:
 
 def _show_traceback(error: Exception) -> int:
     """The rank's own failure, last of all it says."""
-    text, rank = "".join(traceback.format_exception(error)), _world().rank
+    rank = _world().rank
+    text = "\n".join(map(printable, "".join(traceback.format_exception(error)).splitlines()))
     if is_peer_lost(error):
         print(
             f"launcher: rank {rank} lost another rank, which has failed; the same command goes on",
@@ -368,7 +386,7 @@ def _show_traceback(error: Exception) -> int:
         )
         time.sleep(HOLD_BACK_S)
     else:
-        print(f"launcher: rank {rank} failed:\n{text}", file=sys.stderr, flush=True)
+        print(f"launcher: rank {rank} failed:\n{text}\n", file=sys.stderr, flush=True)
     return EXIT_FAILED
 
 

@@ -61,7 +61,7 @@ def read_hashes(path: Path) -> dict[str, str]:
         hashes = json.loads((path / HASHES).read_text())
     except (OSError, ValueError):
         hashes = None
-    if not isinstance(hashes, dict) or "model.safetensors" not in hashes:
+    if not isinstance(hashes, dict) or "model.safetensors" not in hashes or any("/" in name for name in hashes):
         raise CheckpointError(f"{path}: no readable {HASHES}")
     return hashes
 

@@ -19,6 +19,8 @@ import difflib
 import traceback
 from collections.abc import Iterable
 
+from shards.printable import printable
+
 EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
@@ -40,7 +42,7 @@ class RecipeError(UserError):
     """Every problem of a recipe. `lines`: one `file:line: path: what, nearest valid name` each."""
 
     def __init__(self, lines: list[str]) -> None:
-        self.lines = [_on_one_line(line) for line in lines]
+        self.lines = [printable(line) for line in lines]
         super().__init__("\n".join(self.lines))
 
 
@@ -83,11 +85,6 @@ def is_peer_lost(error: BaseException) -> bool:
     """Whether it is because of another process."""
     text = "".join(traceback.format_exception(error))
     return any(words in text for words in PEER_LOST)
-
-
-def _on_one_line(text: str) -> str:
-    """Line ends and control characters, which a recipe's keys and values may hold, as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

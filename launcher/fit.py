@@ -149,6 +149,7 @@ def train_step(
         if step == 1 and i == 0 and t.strategy.world.is_first and examples.images_BCHW is not None:
             picture = t.run.pictures / "augmented.png"
             write_grid(examples.images_BCHW, t.augment_train.mean, t.augment_train.std, picture)
+            t.journal.write("event", step, epoch + 1, name="picture", picture=picture.stem)
         with t.strategy.exchange_gradients(now=i == plan.accumulation - 1):
             pulse.at = ("forward", step, False)
             outputs_BO = learner.wrapped(*examples.inputs)
@@ -185,7 +186,6 @@ def _record(t: Training, step: int, rank_loss: Tensor, ids: list[Ids], drawn: li
     t.journal.write("train", step, epoch, **figures, **samples)
     if t.plan.is_record(step):
         t.console.train(step, epoch, figures)
-        t.wandb.log(step, epoch, "train", figures)
     for failure in t.wandb.take_failures():
         t.journal.write("event", step, epoch, name="wandb_failed", message=failure)
         t.console.say(failure)
@@ -246,7 +246,6 @@ def evaluate_and_record(
     figures = counts.figures(t.classes)
     epoch = t.plan.epoch(step) + 1
     t.journal.write("eval", step, epoch, split=split, weights_step=weights_step, **figures)
-    t.wandb.log(step, epoch, split, figures)
     return counts, figures
 
 

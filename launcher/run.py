@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import secrets
 import time
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ ASIDE = ".before-"
 """In the name of a folder that `--fresh` has moved out of the way."""
 DEBUG = "debug-"
 """Begins the name of a debug run's folder."""
+WANDB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""It is also in names of folders."""
 PROBE = "probe-"
 """Begins the name of a probe's folder."""
 
@@ -113,15 +116,16 @@ def read_summary(path: Path) -> dict[str, Any]:
 
 
 def _continue(path: Path, recipe: Recipe, allowed: tuple[str, ...]) -> RunFolder:
-    in_use = _claim(path)
+    in_use = claim(path)
     try:
         differences = find_differences(read_lock(path), recipe)
         _check_changes(path, differences, allowed)
+        run_id = read_id(path) or secrets.token_hex(4)
     except RunError:
         os.close(in_use)
         raise
     finished = read_summary(path).get("status") in FINISHED and not differences
-    return RunFolder(path, _read_id(path), "finished" if finished else "resumed", differences, in_use)
+    return RunFolder(path, run_id, "finished" if finished else "resumed", differences, in_use)
 
 
 def _check_changes(path: Path, differences: dict[str, tuple[Any, Any]], allowed: tuple[str, ...]) -> None:
@@ -170,7 +174,7 @@ def _make(path: Path) -> RunFolder:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{path}: cannot be made ({error.strerror}); choose another run.dir") from None
-    in_use = _claim(path)
+    in_use = claim(path)
     run = RunFolder(path, secrets.token_hex(4), "new", {}, in_use)
     for folder in (run.checkpoints, run.logs, run.pictures):
         folder.mkdir(exist_ok=True)
@@ -178,7 +182,7 @@ def _make(path: Path) -> RunFolder:
 
 
 def _move_aside(path: Path) -> RunFolder:
-    in_use = _claim(path)
+    in_use = claim(path)
     path = path.absolute()
     aside = path.with_name(f"{path.name}{ASIDE}{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
     try:
@@ -206,10 +210,11 @@ def _new_path(recipe: Recipe, prefix: str = "") -> Path:
     return _home(recipe) / f"{prefix}{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
 
 
-def _claim(path: Path) -> int:
-    """An open, locked file. Raise RunError when another process has it."""
+def claim(path: Path) -> int:
+    """An open, locked file. Raise RunError when another process has it, or a link leads out of the folder."""
+    _check_links(path)
     try:
-        file = os.open(path / IN_USE, os.O_RDWR | os.O_CREAT, 0o644)
+        file = os.open(path / IN_USE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     except OSError as error:
         raise RunError(f"{path}: cannot be written ({error.strerror}); choose another run.dir") from None
     try:
@@ -223,5 +228,28 @@ def _claim(path: Path) -> int:
     return file
 
 
-def _read_id(path: Path) -> str:
-    return str(read_first(path).get("wandb_id") or secrets.token_hex(4))
+def _check_links(path: Path) -> None:
+    """Whoever else can write where runs are kept could have this one write elsewhere, by a link.
+
+    Links above the run folder are the user's own, as to a larger disk. `last` and `best` are ours, and lead to a
+    neighbour.
+    """
+    try:
+        inside = [each for folder in (path, *_parts(path)) if folder.is_dir() for each in folder.iterdir()]
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); choose another run.dir") from None
+    for each in (path, *inside):
+        if each.is_symlink() and not (each.parent == path / "checkpoints" and len(each.readlink().parts) == 1):
+            raise RunError(f"{each}: is a link; a run writes through none: remove it, or choose another run.dir")
+
+
+def _parts(path: Path) -> list[Path]:
+    return [path / name for name in ("checkpoints", "logs", "pictures")]
+
+
+def read_id(path: Path) -> str | None:
+    """What names the run to W&B; None where the journal does not say. Raise RunError when that is no name."""
+    found = read_first(path).get("wandb_id")
+    if found is not None and not (isinstance(found, str) and WANDB_ID.fullmatch(found)):
+        raise RunError(f"{path}: its journal is damaged: {found!r} names no W&B run; start anew with --fresh")
+    return found

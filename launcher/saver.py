@@ -16,7 +16,6 @@ from launcher.checkpoint import Best, Progress, TrainState, step_name
 from launcher.errors import RunError
 from launcher.log.console import Console
 from launcher.log.journal import Journal
-from launcher.log.wandb import WandbMirror
 from launcher.recipe.plan import Plan
 from launcher.recipe.schema import Checkpoint
 from launcher.snapshot import WRITE_ERRORS, HostMemory, Snapshot, one_line, take_snapshot, write_snapshot
@@ -33,14 +32,12 @@ class SaveReport:
     plan: Plan
     journal: Journal
     console: Console
-    wandb: WandbMirror
 
     def succeed(self, step: int, **figures: Any) -> None:
         self.journal.write("checkpoint", step, self.plan.epoch(step) + 1, **figures)
 
     def fail(self, step: int, message: str, in_a_row: int) -> None:
         self.note(step, "checkpoint_failed", message, failed_in_a_row=in_a_row)
-        self.wandb.log(step, self.plan.epoch(step) + 1, "checkpoint", {"failed_in_a_row": in_a_row})
 
     def note(self, step: int, name: str, message: str, **figures: int) -> None:
         self.journal.write("event", step, self.plan.epoch(step) + 1, name=name, message=message, **figures)

@@ -218,8 +218,6 @@ def _measure_best(t: Training, learner: Learner, progress: Progress, stop: StopR
     """
     name, weights_step = ("best", progress.best.step) if progress.best is not None else ("last", progress.step)
     checkpoint.load_weights(t.run.checkpoints / name, t.whole, ema=t.ema is not None)
-    if (t.run.pictures / "augmented.png").exists():
-        t.wandb.log_picture(progress.step, "augmented", t.run.pictures / "augmented.png")
     split = next((split for split in ("test", "valid") if split in t.plan.num_eval), None)
     if split is None:
         return {}
@@ -229,7 +227,6 @@ def _measure_best(t: Training, learner: Learner, progress: Progress, stop: StopR
     t.journal.write(
         "event", progress.step, t.plan.epoch(progress.step) + 1, name="confusion", split=split, rows=confusion
     )
-    t.wandb.log_evaluation(progress.step, split, figures, t.classes, confusion)
     return {split: figures}
 
 

@@ -23,7 +23,8 @@ from launcher.data.reader import ShardReader
 from launcher.errors import UserError
 from launcher.log.console import Console, NoConsole
 from launcher.log.journal import Journal, NoJournal
-from launcher.log.wandb import NoWandb, WandbMirror, choose_mode
+from launcher.log.mirror import NoWandb, WandbMirror, choose_mode
+from launcher.log.wandb import facts_of
 from launcher.loss import LossFunction, build_loss, count_outputs, with_auxiliary
 from launcher.metrics import Stopwatch
 from launcher.models.freeze import find_blocks, freeze, frozen_names
@@ -101,9 +102,9 @@ def build_training(recipe: Recipe, plan: Plan, manifest: Manifest, strategy: Str
     mean, std = recipe.augment.normalisation(manifest.mean, manifest.std)
     is_first = strategy.world.is_first
     state = TrainState(network.model, ema, optimizer, strategy, recipe.run.seed, run.id, manifest.sha256)
-    journal = Journal(run.path) if is_first else NoJournal()
     console = Console(plan.total_steps, plan.steps_per_epoch) if is_first else NoConsole()
-    wandb = _build_wandb(recipe, run) if is_first else NoWandb(run.id)
+    wandb = _build_wandb(recipe, run) if is_first else NoWandb()
+    journal = Journal(run.path, wandb.log) if is_first else NoJournal()
     return Training(
         recipe=recipe,
         plan=plan,
@@ -114,7 +115,7 @@ def build_training(recipe: Recipe, plan: Plan, manifest: Manifest, strategy: Str
         ema=ema,
         optimizer=optimizer,
         state=state,
-        saver=Saver(run.checkpoints, recipe.checkpoint, state, SaveReport(plan, journal, console, wandb)),
+        saver=Saver(run.checkpoints, recipe.checkpoint, state, SaveReport(plan, journal, console)),
         loaders=_build_loaders(recipe, plan, manifest, strategy, console.say),
         augment_train=build_augment(recipe.augment.train, mean, std, strategy.memory_format),
         augment_eval=build_augment(recipe.augment.eval_ops, mean, std, strategy.memory_format),
@@ -170,8 +171,5 @@ def _choose_decoder(
 def _build_wandb(recipe: Recipe, run: RunFolder) -> WandbMirror:
     mode = choose_mode(recipe.log.wandb.mode, os.environ)
     if mode == "disabled":
-        return NoWandb(run.id)
-    section = recipe.log.wandb
-    if section.group is None:
-        section = section.model_copy(update={"group": recipe.run.name})
-    return WandbMirror(section, mode, run.path, run.id, run.path.name, recipe.model_dump(mode="json"))
+        return NoWandb()
+    return WandbMirror(facts_of(recipe.model_dump(mode="json"), run.path, run.id), mode)

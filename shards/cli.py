@@ -14,6 +14,7 @@ import shards.index
 import shards.write
 from shards.console import ConsoleProgress, print_manifest
 from shards.manifest import ShardsError, read_manifest
+from shards.printable import printable
 from shards.sources import PackOptions
 from shards.splits import Share
 
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             result_action="return_value",
         )
     except (ShardsError, CycloptsError, OSError) as error:
-        print(f"shards: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"shards: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("shards: interrupted", file=sys.stderr)
@@ -103,7 +104,7 @@ def check(folder: Path, /) -> int:
     with ConsoleProgress() as progress:
         problems = shards.check.check(folder, progress)
     for line in problems:
-        print(line)
+        print(printable(line))
     return 1 if problems else 0
 
 

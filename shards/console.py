@@ -12,6 +12,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from shards.manifest import Manifest
+from shards.printable import printable
 from shards.progress import Progress
 
 PLAIN_EVERY_S = 10.0
@@ -48,6 +49,7 @@ class ConsoleProgress(Progress):
             print(f"{task}: {done:,} of {total:,}", file=sys.stderr)
 
     def note(self, line: str) -> None:
+        line = printable(line)
         if self._bars:
             self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
@@ -63,10 +65,10 @@ def print_manifest(manifest: Manifest) -> None:
         shards = manifest.shards_of(split)
         num_classes = sum(count > 0 for count in manifest.class_counts[split])
         cells = (len(shards), manifest.num_images(split), sum(shard.num_bytes for shard in shards), num_classes)
-        table.add_row(split, *(f"{cell:,}" for cell in cells))
+        table.add_row(printable(split), *(f"{cell:,}" for cell in cells))
     console = Console(soft_wrap=True, markup=False, highlight=False)
     console.print(table)
-    console.print(f"source  {manifest.source}")
+    console.print(f"source  {printable(manifest.source)}")
     console.print(f"classes {len(manifest.classes)}")
     for name, values in (("mean", manifest.mean), ("std", manifest.std)):
         console.print(f"{name:<7} {' '.join(f'{value:.4f}' for value in values)}")

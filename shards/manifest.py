@@ -102,10 +102,13 @@ def read_manifest(folder: Path) -> Manifest:
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         raise ShardsError(f"{path}: not a shards manifest of format {FORMAT}; run 'python -m shards index {folder}'")
     try:
+        shards = tuple(Shard(**shard) for shard in raw["shards"])
+        if outside := [shard.name for shard in shards if "/" in shard.name or shard.name in ("", ".", "..")]:
+            raise ShardsError(f"{path}: {outside[0]!r} is no name of a file; run 'python -m shards index {folder}'")
         return Manifest(
             source=raw["source"],
             classes=tuple(raw["classes"]),
-            shards=tuple(Shard(**shard) for shard in raw["shards"]),
+            shards=shards,
             class_counts={split: tuple(counts) for split, counts in raw["class_counts"].items()},
             mean=tuple(raw["mean"]),
             std=tuple(raw["std"]),
@@ -143,9 +146,10 @@ def read_index(tar: Path) -> IndexArray:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Temporary name, fsync, rename, fsync of the folder: the file is whole or not there."""
+    """Temporary name, fsync, rename, fsync of the folder: the file is whole or not there. Follows no link."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o666)
+    with os.fdopen(descriptor, "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

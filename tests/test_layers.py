@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("fit",),
     ("complete",),
     ("check",),
-    ("train", "fetch", "show", "probe", "cache", "bench", "verify", "submit"),
+    ("train", "fetch", "show", "probe", "cache", "bench", "verify", "submit", "sync"),
     ("cli",),
     ("__main__",),
 )
@@ -64,7 +64,15 @@ WITHOUT_TORCH = (
     *("launcher.run", "launcher.check", "launcher.pulse", "launcher.heartbeat.thread"),
     *("launcher.recipe.parse", "launcher.recipe.plan", "launcher.recipe.resolve", "launcher.recipe.lock"),
     *("launcher.data.order", "launcher.data.features", "launcher.data.prepare", "launcher.log.journal"),
-    *("launcher.cache", "launcher.verdict", "launcher.cli", "shards.cli", "launcher.augment.draw"),
+    *(
+        "launcher.cache",
+        "launcher.sync",
+        "launcher.log.mirror",
+        "launcher.verdict",
+        "launcher.cli",
+        "shards.cli",
+        "launcher.augment.draw",
+    ),
     *("launcher.augment.draw_color", "launcher.augment.draw_policy", "launcher.augment.draw_warp"),
 )
 

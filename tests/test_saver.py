@@ -1,10 +1,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ from launcher.checkpoint import Best, Progress, step_name
 from launcher.errors import RunError
 from launcher.log.console import NoConsole
 from launcher.log.journal import Journal, read_journal
-from launcher.log.wandb import NoWandb
 from launcher.recipe.schema import Checkpoint
 from launcher.saver import Saver, SaveReport
 from launcher.snapshot import HostMemory, take_snapshot
@@ -38,15 +36,6 @@ class Said(NoConsole):
         self.lines.append(text)
 
 
-class Rows(NoWandb):
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows: list[tuple[int, str, dict[str, Any]]] = []
-
-    def log(self, step: int, epoch: int, prefix: str, figures: Mapping[str, Any]) -> None:
-        self.rows.append((step, prefix, dict(figures)))
-
-
 @dataclass
 class Desk:
     """A small training and its saver."""
@@ -55,7 +44,6 @@ class Desk:
     saver: Saver
     path: Path
     console: Said
-    wandb: Rows
 
     @property
     def folder(self) -> Path:
@@ -81,11 +69,11 @@ class Desk:
 
 @pytest.fixture
 def desk(tmp_path: Path, strategy: Strategy) -> Iterator[Desk]:
-    run, journal, console, wandb = SmallRun(strategy, ADAM), Journal(tmp_path), Said(), Rows()
-    report = SaveReport(plan_of(), journal, console, wandb)
+    run, journal, console = SmallRun(strategy, ADAM), Journal(tmp_path), Said()
+    report = SaveReport(plan_of(), journal, console)
     saver = Saver(tmp_path / "checkpoints", Checkpoint(keep=2, patience=3), run.state, report)
     run.train(1)
-    yield Desk(run, saver, tmp_path, console, wandb)
+    yield Desk(run, saver, tmp_path, console)
     saver.close()
     journal.close()
 
@@ -168,10 +156,7 @@ def test_a_failing_save_is_loud_and_the_one_before_stands(desk: Desk) -> None:
     assert [step_name(step) in line for step, line in zip((20, 30), failures, strict=True)] == [True, True]
     assert "Not a directory" in failures[0]
     assert "2 in a row, 3 end the run" in failures[1]
-    assert desk.wandb.rows == [
-        (20, "checkpoint", {"failed_in_a_row": 1}),
-        (30, "checkpoint", {"failed_in_a_row": 2}),
-    ]
+    assert [record["failed_in_a_row"] for record in desk.records("checkpoint_failed")] == [1, 2]
     commit.check_folder(desk.folder / "last")
     assert saved_steps(desk.folder) == [10]
 

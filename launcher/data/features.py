@@ -121,7 +121,7 @@ def open_features(root: Path, key: str) -> Features | None:
         layout = Layout(values, facts["layout"]["num_images"], facts["layout"]["num_parts"])
         bounds = layout.first_ids()
         sizes = [int(bounds[i + 1] - bounds[i]) * layout.record_bytes for i in range(layout.num_parts)]
-        if [_part(folder, i).stat().st_size for i in range(layout.num_parts)] != sizes:
+        if not sizes or [_part(folder, i).stat().st_size for i in range(layout.num_parts)] != sizes:
             return None
         return Features(folder, layout)
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):

@@ -14,6 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
+from shards.printable import printable
+
 if TYPE_CHECKING:
     from launcher.metrics import Figures
 
@@ -64,7 +66,7 @@ class Console:
             self._task = self._progress.add_task("epoch 0", total=total_steps)
 
     def say(self, text: str) -> None:
-        self._console.print(text)
+        self._console.print(printable(text))
 
     def train(self, step: int, epoch: int, figures: Figures) -> None:
         """One train record: `loss`, `lr`, `images_per_s`, `data_wait_frac`."""
@@ -89,18 +91,18 @@ class Console:
 
     def table(self, title: str, rows: Sequence[Row]) -> None:
         self.close()
-        table = Table(title=title, show_header=False, title_justify="left")
+        table = Table(title=printable(title), show_header=False, title_justify="left")
         table.add_column()
         table.add_column(overflow="fold")
         for name, value in rows:
-            table.add_row(name, value)
+            table.add_row(printable(name), printable(value))
         self._console.print(table, soft_wrap=False)
 
     def columns(self, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table with a name above each column."""
         table = Table(*names)
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(printable, row))
         self._console.print(table, soft_wrap=False)
 
     def close(self) -> None:

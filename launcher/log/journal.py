@@ -10,7 +10,9 @@ import errno
 import json
 import math
 import os
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,20 +25,29 @@ Record = dict[str, Any]
 
 
 class Journal:
-    """Appends records; each is on disk, whole, when `write` returns, as far as the operating system is concerned."""
+    """Appends records; each is on disk, whole, when `write` returns, as far as the operating system is concerned.
 
-    def __init__(self, folder: Path) -> None:
+    `mirror` is then given the number of the record's line, from 0, and the record. Any thread may write.
+    """
+
+    def __init__(self, folder: Path, mirror: Callable[[int, Record], None] = lambda number, record: None) -> None:
         path = folder / JOURNAL_NAME
         _cut_torn_tail(path)
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
+        self._mirror = mirror
+        self._num_records = _count_lines(path)
+        self._lock = threading.Lock()
 
     def write(self, kind: Kind, step: int, epoch: int, **figures: Any) -> None:
         record = {"step": step, "epoch": epoch, "kind": kind, "time_s": round(time.time(), 3), **figures}
         line = f"{render_json(record)}\n".encode()
-        size = os.fstat(self._file).st_size
-        if os.write(self._file, line) < len(line):
-            os.ftruncate(self._file, size)  # or the next record would hang on to this half
-            raise OSError(errno.ENOSPC, "no space left for the journal")
+        with self._lock:
+            size = os.fstat(self._file).st_size
+            if os.write(self._file, line) < len(line):
+                os.ftruncate(self._file, size)  # or the next record would hang on to this half
+                raise OSError(errno.ENOSPC, "no space left for the journal")
+            self._mirror(self._num_records, record)
+            self._num_records += 1
 
     def close(self) -> None:
         os.close(self._file)
@@ -94,6 +105,11 @@ def _cut_torn_tail(path: Path) -> None:
                 return
             end = start
         file.truncate(0)
+
+
+def _count_lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
 
 
 def _finite(value: Any) -> Any:

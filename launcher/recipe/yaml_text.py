@@ -18,6 +18,8 @@ MAX_CHARACTERS = 200_000
 MAX_NODES = 20_000
 """A recipe has hundreds; aliases of aliases can unfold to billions."""
 MAX_DEPTH = 20
+MAX_DIGITS = 100
+"""Python takes its time over numbers of thousands of digits, and refuses to show them."""
 
 TAG = "tag:yaml.org,2002:"
 KINDS = {"null": "null", "bool": "true or false", "int": "a whole number", "float": "a number", "str": "text"}
@@ -131,6 +133,8 @@ def _read_mapping(loader: _Loader, node: yaml.MappingNode, path: str, depth: int
 
 def _read_scalar(loader: _Loader, node: yaml.ScalarNode, line: int) -> Any:
     try:
+        if node.tag != f"{TAG}str" and len(node.value) > MAX_DIGITS:
+            raise ValueError
         value = loader.construct_object(node)
         if isinstance(value, str):
             value.encode()

@@ -7,7 +7,8 @@ from typing import Literal
 
 import pytest
 
-from launcher.log.wandb import Mode, choose_mode
+from launcher.log.mirror import choose_mode
+from launcher.log.wandb import Mode
 from tests.log.wandb_program import KEY
 
 SAAS, OWN = "machine api.wandb.ai login user password k\n", "machine wandb.lan:8080 login user password k\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import threading
@@ -11,15 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from launcher.log import wandb as mirror_module
-from launcher.log.wandb import MAX_CELLS, NoWandb
+from launcher.log.mirror import NoWandb
 from tests.log.wandb_file import OfflineRun, read_offline_runs
 from tests.log.wandb_program import KEY, result_of, spawn
 from tests.log.wandb_server import WandbServer
 
+AXES = ("record", "step", "epoch")
+
 
 def _steps(run: OfflineRun) -> list[int]:
-    return [row["step"] for row in run.history]
+    return [row["step"] for row in run.history if "train/loss" in row]
 
 
 def _is_running(pid: int) -> bool:
@@ -32,34 +34,40 @@ def _is_running(pid: int) -> bool:
 def test_offline_has_everything(tmp_path: Path) -> None:
     body = """
 from PIL import Image
-Image.new("RGB", (8, 8)).save(folder / "grid.png")
-log(1, 2)
+(folder / "pictures").mkdir()
+Image.new("RGB", (8, 8)).save(folder / "pictures" / "augmented.png")
+log(1)
+journal.write("event", 1, 1, name="picture", picture="augmented")
+journal.write("train", 2, 1, loss=float("nan"), samples=[1, 2])
 valid = {"loss": 0.5, "top1_frac": 0.75, "top5_frac": 1.0, "num_images": 4}
-mirror.log(2, 1, "valid", valid)
-mirror.log(2, 1, "test", {**valid, "name": "no figure"})
 per_class = {"cat": {"top1_frac": 0.5, "num_images": 2}, "dog": {"top1_frac": None, "num_images": 0}}
-mirror.log_evaluation(2, "test", {**valid, "per_class": per_class}, ("cat", "dog"), [[1, 1], [0, 0]])
-mirror.log_picture(2, "augmented", folder / "grid.png")
+journal.write("eval", 2, 1, split="valid", **valid, per_class=per_class)
+journal.write("eval", 2, 1, split="test", weights_step=1, **valid, per_class=per_class)
+journal.write("event", 2, 1, name="confusion", split="test", rows=[[1, 1], [0, 0]])
 end(left=os.environ.get("WANDB_SERVICE"))
 """
     result = result_of(spawn(tmp_path / "run", "offline", body))
     assert result.pop("finish_s") < 8
     assert result == {"failures": [], "mode": "offline", "service": None, "left": None}
     (run,) = read_offline_runs(tmp_path / "run")
-    expected = {"id": "abcd1234", "project": "birds", "group": "g", "job_type": "tune", "name": "first"}
+    expected = {"id": "abcd1234", "project": "birds", "group": "g", "job_type": "tune", "name": "run"}
     assert run.run == expected | {"tags": ["a", "b"]}
     assert (run.config["optim"], run.config["run"]) == ({"lr": 0.1}, {"seed": 3})
-    assert run.axes == {"step": "", "epoch": ""} | dict.fromkeys(("train/*", "valid/*", "test/*"), "step")
+    by_step = ("train/*", "valid/*", "test/*", "checkpoint/*", "event/*")
+    assert run.axes == dict.fromkeys(("record", "step", "epoch"), "") | dict.fromkeys(by_step, "step")
+    assert [row["_step"] for row in run.history] == [row["record"] for row in run.history] == list(range(7))
     own = [{key: value for key, value in row.items() if not key.startswith("_")} for row in run.history]
     figures = {"loss": 0.5, "top1_frac": 0.75, "top5_frac": 1.0, "num_images": 4}
-    assert own[:4] == [
-        {"train/loss": 1.0, "train/lr": 0.1, "step": 1, "epoch": 1},
-        {"train/loss": 0.5, "train/lr": 0.1, "step": 2, "epoch": 1},
-        {f"valid/{key}": value for key, value in figures.items()} | {"step": 2, "epoch": 1},
-        {f"test/{key}": value for key, value in figures.items()} | {"step": 2, "epoch": 1},
-    ]
-    assert {key.split(".")[0] for key in own[4]} == {"test/per_class", "test/confusion_table", "step"}
-    assert {key.split(".")[0] for key in own[5]} == {"augmented", "step"}
+    assert own[0] == {"event/name": "started", "event/wandb_id": "abcd1234", "record": 0, "step": 0, "epoch": 0}
+    assert own[1] == {"train/loss": 1.0, "train/lr": 0.1, "record": 1, "step": 1, "epoch": 1}
+    assert {key.split(".")[0] for key in own[2]} == {"augmented", "event/name", "event/picture", *AXES}
+    assert math.isnan(own[3].pop("train/loss"))
+    assert own[3] == {"record": 3, "step": 2, "epoch": 1}
+    for i, split, more in ((4, "valid", {}), (5, "test", {"test/weights_step": 1})):
+        named = {f"{split}/{key}": value for key, value in figures.items()}
+        assert own[i] == named | more | {"record": i, "step": 2, "epoch": 1}
+    tables = {"test/per_class", "test/confusion_table"}
+    assert {key.split(".")[0] for key in own[6]} == {*tables, "event/name", *AXES}
     assert {key: run.summary[f"test_{key}"] for key in figures} == figures
     files = next((tmp_path / "run" / "wandb").glob("offline-run-*")) / "files" / "media"
     (per_class,) = files.glob("table/test/per_class*.json")
@@ -97,27 +105,17 @@ def test_online_a_resumed_run_is_one_run(tmp_path: Path) -> None:
         (run,) = server.runs.values()
         assert (run.name, run.project, run.exit_code) == ("abcd1234", "birds", 0)
         assert run.config == {"optim": {"lr": 0.1}, "run": {"seed": 3}}
-        assert [row["step"] for row in run.history] == [1, 2, 3, 4, 5, 3, 4, 5, 6]
+        assert [row["step"] for row in run.history] == [0, 1, 2, 3, 4, 5, 0, 3, 4, 5, 6]
+        assert [row["record"] for row in run.history] == list(range(11))
         rows = [row["_step"] for row in run.history]
         assert rows == sorted(set(rows))
         assert server.unknown == []
 
 
-def test_of_many_classes_the_fullest_cells_are_kept() -> None:
-    num_classes = 150
-    confusion = [[0] * num_classes for _ in range(num_classes)]
-    confusion[149][3], confusion[0][0] = 5, 9
-    cells = mirror_module._cells([str(k) for k in range(num_classes)], confusion)
-    assert len(cells) == MAX_CELLS
-    assert cells[:2] == [("0", "0", 9), ("149", "3", 5)]
-
-
 def test_off_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     threads, environment = threading.active_count(), dict(os.environ)
-    mirror = NoWandb("abcd1234")
-    mirror.log(1, 1, "train", {"loss": 1.0})
-    mirror.log_picture(1, "augmented", tmp_path / "absent.png")
-    mirror.log_evaluation(1, "test", {}, (), [])
-    assert (mirror.mode, mirror.id, mirror.take_failures(), mirror.finish(0)) == ("disabled", "abcd1234", [], [])
+    mirror = NoWandb()
+    mirror.log(0, {"step": 1, "epoch": 1, "kind": "train", "time_s": 0.0, "loss": 1.0})
+    assert (mirror.mode, mirror.take_failures(), mirror.finish(0)) == ("disabled", [], [])
     assert (threading.active_count(), dict(os.environ), list(tmp_path.iterdir())) == (threads, environment, [])

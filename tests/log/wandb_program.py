@@ -15,24 +15,25 @@ KEY = "0123456789" * 4
 PROGRAM = """
 import json, os, signal, sys, time
 from pathlib import Path
-import launcher.log.wandb as module
+import launcher.log.mirror as module
+import launcher.log.wandb
 from launcher.log.journal import Journal
 from launcher.recipe.schema import Wandb
 
-module.INIT_TIMEOUT_S, module.UPLOAD_TIMEOUT_S, module.FINISH_TIMEOUT_S = 2.0, 2.0, 8.0
+launcher.log.wandb.INIT_TIMEOUT_S, module.UPLOAD_TIMEOUT_S, module.FINISH_TIMEOUT_S = 2.0, 2.0, 8.0
 folder, mode = Path(sys.argv[1]), sys.argv[2]
-journal = Journal(folder)
-journal.write("event", 0, 0, name="started")
 section = Wandb(project="birds", group="g", job_type="tune", tags=("a", "b"))
-mirror = module.WandbMirror(section, mode, folder, "abcd1234", "first", {"optim": {"lr": 0.1}, "run": {"seed": 3}})
+config = {"optim": {"lr": 0.1}, "run": {"seed": 3}}
+mirror = module.WandbMirror(launcher.log.wandb.RunFacts("abcd1234", folder, section, config), mode)
+journal = Journal(folder, mirror.log)
+journal.write("event", 0, 0, name="started", wandb_id="abcd1234")
 
 def log(*steps):
     slowest_s = 0.0
     for step in steps:
         start = time.perf_counter()
-        mirror.log(step, 1, "train", {"loss": 1.0 / step, "lr": 0.1})
+        journal.write("train", step, 1, loss=1.0 / step, lr=0.1)
         slowest_s = max(slowest_s, time.perf_counter() - start)
-        journal.write("train", step, 1)
     return slowest_s
 
 def settle():

@@ -34,6 +34,11 @@ class Run:
     def history(self) -> list[dict[str, Any]]:
         return [json.loads(line) for _, line in sorted(self.files.get("wandb-history.jsonl", {}).items())]
 
+    @property
+    def summary(self) -> dict[str, Any]:
+        lines = self.files.get("wandb-summary.json", {})
+        return dict(json.loads(lines[max(lines)])) if lines else {}
+
     def bucket(self) -> dict[str, Any]:
         entity = {"id": "e1", "name": "someone"}
         project = {"id": "p1", "internalId": "1", "name": self.project, "entity": entity}
@@ -41,6 +46,8 @@ class Run:
             "historyLineCount": len(self.history),
             "config": self.fields.get("config", "{}"),
             "tags": self.fields.get("tags") or [],
+            "description": "",
+            "notes": None,
         }
 
     def resume_status(self) -> dict[str, Any]:
@@ -48,13 +55,23 @@ class Run:
             return json.dumps([line for _, line in sorted(self.files.get(name, {}).items())][-1:])
 
         return self.bucket() | {
-            "summaryMetrics": "{}",
+            "summaryMetrics": json.dumps(self.summary),
             "logLineCount": 0,
             "eventsLineCount": len(self.files.get("wandb-events.jsonl", {})),
             "historyTail": tail("wandb-history.jsonl"),
             "eventsTail": tail("wandb-events.jsonl"),
             "wandbConfig": '{"t": {"1": []}}',
         }
+
+    def described(self) -> dict[str, Any]:
+        """As `wandb.Api` asks for it."""
+        last = max((row["_step"] for row in self.history), default=-1)
+        user = {"name": "someone", "username": "someone"}
+        facts = {"state": "finished", "group": None, "jobType": None, "commit": None, "readOnly": False, "user": user}
+        times = {"createdAt": "2026-01-01T00:00:00Z", "heartbeatAt": "2026-01-01T00:00:00Z", "projectId": "1"}
+        more = {"summaryMetrics": json.dumps(self.summary), "systemMetrics": "{}", "stopped": False}
+        keys = {key: {"typeCounts": [{"type": "number", "count": 1}]} for row in self.history for key in row}
+        return self.bucket() | facts | times | more | {"historyKeys": {"lastStep": last, "keys": keys, "sets": []}}
 
     @property
     def node(self) -> str:
@@ -68,9 +85,11 @@ class WandbServer:
         self.fault = fault
         self.runs: dict[str, Run] = {}
         self.unknown: list[str] = []
+        self.stored: list[str] = []
+        """Names of files that were uploaded whole."""
         self._released = threading.Event()
         handler = type("Handler", (_Handler,), {"state": self})
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._http = _Server(("127.0.0.1", 0), handler)
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
         self.url = f"http://127.0.0.1:{self._http.server_port}"
 
@@ -93,18 +112,32 @@ class WandbServer:
         """The `data` of a GraphQL reply; None for what it does not know."""
         known: dict[str, Callable[[Variables], dict[str, Any]]] = {
             "ServerFeaturesQuery": lambda v: {"serverInfo": {"features": []}},
-            "Viewer": lambda v: {"viewer": {"id": "u1", "entity": "someone", "username": "someone", "flags": "{}"}},
+            "Viewer": self._viewer,
+            "GetDefaultEntity": self._viewer,
             "UpsertBucket": self._upsert,
             "RunResumeStatus": self._resume_status,
             "RunStoppedStatus": lambda v: {"project": {"run": {"stopped": False}}},
             "OrganizationCoreWeaveOrganizationID": lambda v: {"entity": None},
+            "Run": self._describe,
+            "RunHistoryKeys": self._describe,
+            "RunParquetHistory": self._live,
+            "SampledHistoryPage": self._page,
             "CreateRunFiles": self._create_files,
+            "ArtifactType": lambda v: {"project": {"artifact": None}},
+            "CreateArtifact": self._create_artifact,
+            "CreateArtifactManifest": lambda v: {"createArtifactManifest": {"artifactManifest": self._manifest("m1")}},
+            "UpdateArtifactManifest": lambda v: {"updateArtifactManifest": {"artifactManifest": self._manifest("m1")}},
+            "CreateArtifactFiles": self._create_artifact_files,
+            "CommitArtifact": lambda v: {"commitArtifact": {"artifact": {"id": v["artifactID"], "digest": "d"}}},
             "MarkRunFilesUploaded": lambda v: {"markRunFilesUploaded": {"success": True}},
         }
         if operation not in known:
             self.unknown.append(operation)
             return None
         return known[operation](v)
+
+    def _viewer(self, v: Variables) -> dict[str, Any]:
+        return {"viewer": {"id": "u1", "entity": "someone", "username": "someone", "flags": "{}"}}
 
     def _upsert(self, v: Variables) -> dict[str, Any]:
         inserted = v["name"] not in self.runs
@@ -119,9 +152,45 @@ class WandbServer:
             "model": {"id": "m1", "name": v["project"], "entity": {"id": "e1", "name": "someone"}, "bucket": bucket}
         }
 
+    def _describe(self, v: Variables, **more: Any) -> dict[str, Any]:
+        run = self.runs.get(v.get("name") or v.get("runName") or v["run"])
+        return {"project": run and {"internalId": "1", "run": run.described() | more}}
+
+    def _live(self, v: Variables) -> dict[str, Any]:
+        rows = self.runs[v["runName"]].history
+        live = [row for row in rows if all(key in row for key in v["liveKeys"])]
+        return self._describe(v, parquetHistory={"parquetUrls": [], "liveData": live})
+
+    def _page(self, v: Variables) -> dict[str, Any]:
+        """The rows that have every key that is asked for, and of them nothing else."""
+        spec = json.loads(v["spec"])
+        rows = [
+            {key: row[key] for key in spec["keys"]}
+            for row in self.runs[v["run"]].history
+            if spec["minStep"] <= row["_step"] <= spec["maxStep"] and all(key in row for key in spec["keys"])
+        ]
+        return self._describe(v, sampledHistory=[rows])
+
     def _create_files(self, v: Variables) -> dict[str, Any]:
         files = [{"name": name, "uploadUrl": f"{self.url}/storage/{name}"} for name in v["files"]]
         return {"createRunFiles": {"runID": "x", "uploadHeaders": [], "files": files}}
+
+    def _create_artifact(self, v: Variables) -> dict[str, Any]:
+        """What W&B keeps the tables of a run in."""
+        artifact = {"id": "a1", "state": "PENDING", "artifactSequence": {"latestArtifact": None}}
+        return {"createArtifact": {"__typename": "CreateArtifactPayload", "artifact": artifact}}
+
+    def _manifest(self, name: str) -> dict[str, Any]:
+        file = {"id": "f1", "uploadUrl": f"{self.url}/storage/artifacts/{name}", "uploadHeaders": []}
+        return {"id": name, "file": file}
+
+    def _create_artifact_files(self, v: Variables) -> dict[str, Any]:
+        def node(name: str) -> dict[str, Any]:
+            place = {"storagePath": name, "uploadUrl": f"{self.url}/storage/artifacts/{name}", "uploadHeaders": []}
+            return {"node": place | {"uploadMultipartUrls": None, "artifact": {"id": "a1"}}}
+
+        files = v["input"]["artifactFiles"] if "input" in v else v["artifactFiles"]
+        return {"createArtifactFiles": {"files": {"edges": [node(file["name"]) for file in files]}}}
 
     def stream(self, name: str, sent: dict[str, Any]) -> None:
         run = self.runs[name]
@@ -130,6 +199,13 @@ class WandbServer:
             lines.update({chunk.get("offset", 0) + i: line for i, line in enumerate(chunk.get("content", []))})
         if sent.get("complete"):
             run.exit_code = sent.get("exitcode", 0)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no news."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -158,6 +234,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.state.stored.append(self.path.removeprefix("/storage/"))
         self._reply({})
 
     def _graphql(self, asked: dict[str, Any]) -> None:

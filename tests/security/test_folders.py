@@ -1,0 +1,181 @@
+"""Where others can write too: a run follows no link out of its folder, and leaves nothing that all may change."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from launcher.cache import remove_features
+from launcher.cli import run as command
+from launcher.data.features import FACTS, Layout, Value, commit_features, open_features
+from launcher.errors import RunError, UserError
+from launcher.log.journal import Journal
+from launcher.recipe.lock import write_lock
+from launcher.recipe.schema import Recipe
+from launcher.run import open_run
+from shards.manifest import write_atomically
+from tests.recipe.right import load
+from tests.runs import DIGITS
+
+INSIDE = ("checkpoints", "logs", "pictures", "wandb", "recipe.lock.yaml", "journal.jsonl", "summary.json", ".in-use")
+LAYOUT = Layout((Value("float32", (2,)),), 1, 1)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    monkeypatch.chdir(tmp_path)
+    found = load(tmp_path).recipe
+    return found.model_copy(update={"run": found.run.model_copy(update={"dir": "run"})})
+
+
+@pytest.fixture
+def precious(tmp_path: Path) -> Path:
+    """Somebody's folder, with a file in it."""
+    folder = tmp_path / "precious"
+    folder.mkdir()
+    (folder / "file").write_text("kept")
+    return folder
+
+
+def assert_untouched(precious: Path) -> None:
+    assert [path.name for path in precious.iterdir()] == ["file"]
+    assert (precious / "file").read_text() == "kept"
+
+
+def begin(recipe: Recipe, run_id: str = "abcd1234") -> Path:
+    run = open_run(recipe)
+    write_lock(run.path, recipe, "a run")
+    journal = Journal(run.path)
+    journal.write("event", 0, 0, name="started", wandb_id=run_id)
+    journal.close()
+    run.release()
+    return run.path
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_a_new_run_writes_through_no_link(recipe: Recipe, precious: Path, name: str) -> None:
+    Path("run").mkdir()
+    (Path("run") / name).symlink_to(precious if "." not in name else precious / "file")
+    with pytest.raises(RunError, match=r"run.*; choose another run\.dir|is a link; |recipe\.lock\.yaml"):
+        open_run(recipe)
+    assert_untouched(precious)
+
+
+@pytest.mark.parametrize("name", [*INSIDE, "logs/rank-0.log", "pictures/augmented.png", "checkpoints/best"])
+def test_a_run_that_goes_on_writes_through_no_link(recipe: Recipe, precious: Path, name: str) -> None:
+    path = begin(recipe) / name
+    if path.is_dir():
+        path.rmdir()
+    path.unlink(missing_ok=True)
+    path.symlink_to(precious if path.suffix == "" else precious / "file")
+    with pytest.raises(RunError) as error:
+        open_run(recipe)
+    assert "\n" not in str(error.value)
+    assert_untouched(precious)
+
+
+def test_the_run_folder_is_no_link_and_what_lies_above_may_be(recipe: Recipe, precious: Path) -> None:
+    Path("run").symlink_to(precious)
+    with pytest.raises(RunError, match=r"^run: "):
+        open_run(recipe)
+    assert_untouched(precious)
+    Path("disk").mkdir()
+    Path("runs").symlink_to("disk")
+    above = recipe.model_copy(update={"run": recipe.run.model_copy(update={"dir": "runs/mine"})})
+    open_run(above).release()
+    assert Path("disk/mine/checkpoints").is_dir()
+
+
+def test_our_own_links_are_let_be(recipe: Recipe) -> None:
+    checkpoints = begin(recipe) / "checkpoints"
+    (checkpoints / "step-00000001").mkdir()
+    for name in ("last", "best"):
+        (checkpoints / name).symlink_to("step-00000001")
+    open_run(recipe).release()
+
+
+@pytest.mark.parametrize("name", ["recipe.lock.yaml", ".file.tmp"])
+def test_a_file_is_written_in_place_of_a_link_not_through_it(tmp_path: Path, precious: Path, name: str) -> None:
+    (tmp_path / name).symlink_to(precious / "file")
+    if name == ".file.tmp":
+        with pytest.raises(OSError, match="symbolic links"):
+            write_atomically(tmp_path / "file", b"new")
+    else:
+        write_atomically(tmp_path / name, b"new")
+        assert (tmp_path / name).read_text() == "new"
+    assert_untouched(precious)
+
+
+def test_a_journal_is_no_link(tmp_path: Path, precious: Path) -> None:
+    (tmp_path / "journal.jsonl").symlink_to(precious / "absent")
+    with pytest.raises(OSError, match="symbolic links"):
+        Journal(tmp_path)
+    assert_untouched(precious)
+
+
+@pytest.mark.parametrize("run_id", ["../../precious", "/precious", "a/b", "", "x" * 65, 7])
+def test_a_journal_cannot_choose_where_a_run_writes(recipe: Recipe, run_id: str) -> None:
+    """Its W&B id is in names of folders and of shared memory."""
+    begin(recipe, run_id)
+    with pytest.raises(RunError, match="its journal is damaged"):
+        open_run(recipe)
+
+
+def test_what_is_written_not_everybody_may_change(
+    tmp_path: Path, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [f"data.dir={digits}", "train.epochs=1st", "run.dir=run", "log.wandb.mode=offline", "data.workers=0"]
+    before = os.umask(0)
+    try:
+        assert command([str(DIGITS), *words]) == 0
+    finally:
+        os.umask(before)
+    written = [tmp_path / "run", *(path for path in (tmp_path / "run").rglob("*") if not path.is_symlink())]
+    assert len(written) > 10
+    assert [path for path in written if path.stat().st_mode & stat.S_IWOTH] == []
+
+
+@pytest.mark.parametrize("key", ["..", "../precious", "../../precious", "/", "*", "."])
+def test_a_key_of_the_feature_cache_is_no_path(tmp_path: Path, precious: Path, key: str) -> None:
+    root = tmp_path / "features"
+    (root / ("0" * 24)).mkdir(parents=True)
+    with pytest.raises(UserError, match="no such key"):
+        remove_features(key, False, root)
+    assert_untouched(precious)
+    assert (root / ("0" * 24)).exists()
+
+
+def test_links_in_the_feature_cache_are_not_followed(tmp_path: Path, precious: Path) -> None:
+    root, key = tmp_path / "features", "0" * 24
+    root.mkdir()
+    (root / key).symlink_to(precious)
+    temporary = root / f".{key}-abcd1234"
+    temporary.mkdir()
+    (temporary / "part-0000.bin").write_bytes(b"\0" * LAYOUT.record_bytes)
+    with pytest.raises(OSError, match=r"symbolic link|Not a directory|exists"):
+        commit_features(temporary, root, key, {}, LAYOUT)
+    assert_untouched(precious)
+    remove_features(None, True, root)
+    assert not (root / key).is_symlink()
+    assert_untouched(precious)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"values": [{"dtype": "float32", "shape": [2]}], "num_images": 10**15, "num_parts": 1},
+        {"values": [{"dtype": "float32", "shape": [-2]}], "num_images": 1, "num_parts": 1},
+        {"values": [{"dtype": "../x", "shape": [2]}], "num_images": 1, "num_parts": -1},
+        {"values": "x", "num_images": "1", "num_parts": "../../precious"},
+    ],
+)
+def test_facts_that_are_not_so_are_no_features(tmp_path: Path, layout: dict[str, object]) -> None:
+    (tmp_path / "key").mkdir()
+    (tmp_path / "key" / "part-0000.bin").write_bytes(b"\0" * 16)
+    (tmp_path / "key" / FACTS).write_text(json.dumps({"layout": layout}))
+    assert open_features(tmp_path, "key") is None
