@@ -17,8 +17,9 @@ from launcher.augment.mix import Mix
 from launcher.augment.pipeline import Augment
 from launcher.data.features import Features
 from launcher.data.files import Times
-from launcher.data.loader import Loader, Work
+from launcher.data.loader import Loader
 from launcher.data.order import Ids
+from launcher.data.reader import Work
 from launcher.images import Source
 from launcher.models.engine import Engine
 from launcher.strategy import Strategy

@@ -18,7 +18,7 @@ from launcher.check import complete_recipe, plan_run
 from launcher.data.decode import decode_image
 from launcher.data.loader import Loader
 from launcher.data.order import Ids, epoch_order
-from launcher.data.prepare import prepare_data
+from launcher.data.prepare import open_folder, prepare_data
 from launcher.data.reader import ShardReader
 from launcher.errors import EXIT_DONE, UserError
 from launcher.feed import ImageFeed
@@ -56,7 +56,7 @@ def show(loaded: LoadedRecipe, images: int, views: int, output: Path) -> int:
             "allowed; ask for fewer"
         )
     ids_N = epoch_order(num_train, recipe.run.seed, 0)[:images]
-    reader = ShardReader(Path(str(recipe.data.dir)), manifest, "train")
+    reader = ShardReader(open_folder(recipe.data, manifest, World()), manifest, "train")
     columns = [_read_originals(reader, ids_N, manifest.classes), *_augment(recipe, manifest, reader, ids_N, views)]
     try:
         write_sheet(list(zip(*columns, strict=True)), cell, output)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from torch import nn
 from torch.optim import Optimizer
@@ -14,6 +13,7 @@ from launcher.augment.pipeline import Augment, build_augment
 from launcher.checkpoint import TrainState
 from launcher.data.files import Times
 from launcher.data.loader import Loader, count_workers
+from launcher.data.prepare import open_folder
 from launcher.data.reader import ShardReader
 from launcher.log.console import Console, NoConsole
 from launcher.log.journal import Journal, NoJournal
@@ -115,7 +115,7 @@ def build_training(recipe: Recipe, plan: Plan, manifest: Manifest, strategy: Str
 
 def _build_loaders(recipe: Recipe, plan: Plan, manifest: Manifest, strategy: Strategy) -> dict[str, Loader]:
     workers = count_workers(recipe.data.workers, strategy.world)
-    folder = Path(str(recipe.data.dir))
+    folder = open_folder(recipe.data, manifest, strategy.world)
     return {
         split: Loader(ShardReader(folder, manifest, split), workers, strategy.device)
         for split in ("train", *plan.num_eval)

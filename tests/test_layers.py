@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "duration", "keyed", "memory", "stop"),
+    ("errors", "duration", "keyed", "memory", "stop", "url"),
     ("world", "recipe", "metrics", "commit", "images", "verdict"),
     ("data", "augment", "models", "loss", "optim", "log", "strategy"),
     ("checkpoint", "run", "feed"),
@@ -46,6 +46,7 @@ OWNERS: dict[str, set[str]] = {
     "scipy": {"launcher/augment/mix.py"},
     "timm": {"launcher/models/timm.py"},
     "huggingface_hub": {"launcher/models/timm.py"},
+    "fsspec": {"launcher/data/remote.py"},
     "simplejpeg": {"launcher/data/decode.py"},
     "PIL": {"launcher/data/decode.py", "launcher/log/pictures.py", "shards/images.py", "shards/sources/synthetic.py"},
     "pydantic": {

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +28,7 @@ from torch import Tensor
 from launcher.data.decoded import Decoded
 from launcher.data.files import Files, Times, read_files
 from launcher.data.order import Ids
-from launcher.data.reader import ShardReader
+from launcher.data.reader import ShardReader, Work
 from launcher.data.transfer import Block, copy_ahead
 from launcher.images import Images, Source
 from launcher.world import World
@@ -40,9 +40,6 @@ READ_AHEAD = 2
 
 INLINE_PIXELS = 64 * 64
 """Decoded images no larger than this are augmented in the training's own thread: handing them over takes longer."""
-
-Work = Iterable[tuple[int, Ids]]
-"""(view, ids_B) of each batch; id -1 is padding."""
 
 Prepare = Callable[[Source, Ids, int], Tensor]
 """(images, ids_B, view) -> images_BChw, on the device of the images."""
@@ -94,6 +91,8 @@ class Loader:
 
         Raise DataError when an image cannot be read or decoded.
         """
+        if self._decoded is None:
+            work = self.reader.look_ahead(work)
         if self._is_cpu:
             yield from self._ahead(work, partial(self._load_prepared, prepare))
             return
