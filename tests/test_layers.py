@@ -46,7 +46,7 @@ OWNERS: dict[str, set[str]] = {
     "scipy": {"launcher/augment/mix.py"},
     "timm": {"launcher/models/timm.py"},
     "huggingface_hub": {"launcher/models/timm.py"},
-    "fsspec": {"launcher/data/remote.py"},
+    "fsspec": {"launcher/data/origin.py"},
     "simplejpeg": {"launcher/data/decode.py"},
     "PIL": {"launcher/data/decode.py", "launcher/log/pictures.py", "shards/images.py", "shards/sources/synthetic.py"},
     "pydantic": {

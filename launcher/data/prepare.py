@@ -10,8 +10,9 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
+from launcher.data.origin import Origin
 from launcher.data.reader import LocalFolder, ShardFolder
-from launcher.data.remote import Origin, RemoteFolder, fetch_manifest
+from launcher.data.remote import RemoteFolder, fetch_manifest
 from launcher.data.shard_cache import ShardCache
 from launcher.errors import DataError, Stopped
 from launcher.recipe.resolve import pack_options

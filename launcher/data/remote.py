@@ -1,34 +1,24 @@
-"""Shards on another machine, by any fsspec URL, through a cache on this one. The only importer of fsspec.
-
-Who may read there is known to fsspec and the libraries below it, from their own files and environment variables; no
-address with a password is ever written down or shown. Needs no torch.
-"""
+"""Shards on another machine, through a cache on this one: a `ShardFolder`. Needs no torch."""
 
 from __future__ import annotations
 
 import hashlib
-import io
-import itertools
 import logging
 import os
-import random
 import re
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BufferedRandom, BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
 
-import fsspec
 import numpy as np
 
 from launcher.data.ahead import NUM_THREADS, look_ahead
 from launcher.data.order import Ids
-from launcher.data.reader import MAX_OPEN_SHARDS, OpenShard, Traffic, Work
+from launcher.data.origin import Origin, UnreachableError
+from launcher.data.reader import MAX_OPEN_SHARDS, OpenShard, Work
 from launcher.data.shard_cache import ShardCache, let_go
 from launcher.errors import DataError, UserError
-from launcher.url import hide_credentials
 from shards.manifest import (
     INDEX_DTYPE,
     MANIFEST_NAME,
@@ -47,12 +37,6 @@ CHUNK_BYTES = 8 << 20
 LEAST_BYTES = 64 << 10
 """Of a request after several that failed: a line that is cut again and again still brings something."""
 
-ANSWER_S = 60.0
-"""How long a request may take."""
-
-LONGEST_PAUSE_S = 30.0
-FIRST_PAUSE_S = 0.5
-
 MAX_MANIFEST_BYTES = 256 << 20
 MAX_HEAD_BYTES = 4096
 """Of an index, before its rows."""
@@ -66,101 +50,10 @@ KNOWN_TRIES = 3
 SHARES = 4
 """A process may hold as many parts of its share of the cache: one for each split, one for what is to come."""
 
-INSTALL = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "http", "https": "http"}
-"""Protocol -> extra of this package that brings its library."""
-
 _NAME = re.compile(r"\w[\w.+=@,() -]*\.tar")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 _LOGGER = logging.getLogger("launcher")
-
-
-class UnreachableError(DataError):
-    """Nothing came after all tries."""
-
-
-class Origin:
-    """Files at a URL, read in parts, again and again where a line fails. `traffic`: what it cost so far."""
-
-    def __init__(self, url: str, max_tries: int) -> None:
-        """Raise UserError when the URL is of no kind that can be read here."""
-        self.url = hide_credentials(url.rstrip("/"))
-        self.max_tries = max_tries
-        self.traffic = Traffic()
-        self._lock = threading.Lock()
-        protocol = url.partition("://")[0]
-        try:
-            self._files, path = fsspec.core.url_to_fs(url)
-        except ImportError as error:
-            extra = f"'launcher[{INSTALL[protocol]}]'" if protocol in INSTALL else f"what {protocol}:// needs"
-            raise UserError(
-                f"data.dir: {self.url}: pip install {extra} first ({hide_credentials(str(error))})"
-            ) from None
-        except Exception as error:  # the libraries' own, of settings that they do not understand
-            raise UserError(f"data.dir: {self.url}: cannot be read ({hide_credentials(str(error))})") from None
-        self._path = path.rstrip("/")
-
-    def place(self, name: str) -> str:
-        return f"{self.url}/{name}"
-
-    def read(
-        self, name: str, start: int, num_bytes: int, least_bytes: int | None = None, max_tries: int | None = None
-    ) -> bytes:
-        """At most `num_bytes` from `start` on, at least one. After failures fewer, down to `least_bytes` (None: as many).
-
-        A server that knows no ranges answers with the whole file. Raise UnreachableError after `max_tries` (None: those
-        of this origin), DataError when more would be no use.
-        """
-        last, least = max_tries or self.max_tries, min(least_bytes or num_bytes, num_bytes)
-        for tries in itertools.count(1):
-            try:
-                part: bytes = self._ask(name, start, start + max(num_bytes >> (tries - 1), least))
-                if part:
-                    with self._lock:
-                        self.traffic.num_bytes += len(part)
-                    return part
-                why = "nothing came"
-            except Exception as error:  # each library has its own
-                why = hide_credentials(str(error)) or type(error).__name__
-                if _is_final(error):
-                    raise DataError(
-                        f"{self.place(name)}: cannot be had ({why}); see data.dir, and who may read it"
-                    ) from None
-            if tries >= last:
-                raise UnreachableError(
-                    f"{self.place(name)}: cannot be had after {tries} tries ({why}); when it can, the same command goes on"
-                )
-            self.note_retry(f"{self.place(name)}: {why}")
-            time.sleep(min(FIRST_PAUSE_S * 2 ** (tries - 1), LONGEST_PAUSE_S) * _RANDOM.uniform(0.5, 1.0))
-        raise AssertionError
-
-    def _ask(self, name: str, start: int, end: int) -> Any:
-        # Only those whose requests can be ended take the time.
-        limit = {"timeout": ANSWER_S} if self._files.async_impl else {}
-        return self._files.cat_file(f"{self._path}/{name}", start=start, end=end, **limit)
-
-    def count_shard(self) -> None:
-        with self._lock:
-            self.traffic.num_shards += 1
-
-    def note_retry(self, what: str) -> None:
-        with self._lock:
-            self.traffic.num_retries += 1
-            is_news = self.traffic.num_retries == 1
-        if is_news:
-            _LOGGER.warning("%s; trying again, as from now on without a word", what)
-
-
-_RANDOM = random.Random()
-"""Not the one that others may have given a seed: processes are to wait for different times."""
-
-
-def _is_final(error: Exception) -> bool:
-    """Whether another try is no use."""
-    status = getattr(error, "status", None)  # aiohttp
-    if isinstance(status, int):
-        return 400 <= status < 500 and status not in (408, 425, 429)
-    return isinstance(error, FileNotFoundError | PermissionError) or "Credential" in type(error).__name__
 
 
 def fetch_manifest(origin: Origin, cache: ShardCache) -> Manifest:
@@ -278,8 +171,8 @@ class RemoteFolder:
         num_bytes = sum(shard.num_bytes for shard in shards)
         if num_bytes > self._cache.limit_bytes:
             raise UserError(
-                f"data.remote_cache_gib: {self._cache.limit_bytes / 2**30:.3g} is too little for all shards; set at least "
-                f"{num_bytes / 2**30 + 0.001:.3f}"
+                f"data.remote_cache_gib: {self._cache.limit_bytes / 2**30:.3g} is too little for all shards; "
+                f"set at least {num_bytes / 2**30 + 0.001:.3f}"
             )
         with ThreadPoolExecutor(NUM_THREADS) as pool:
             return sum(pool.map(self.fetch, shards))
@@ -293,7 +186,7 @@ class RemoteFolder:
     def _hold(self, shard: Shard) -> tuple[int, bool]:
         return self._cache.open(self._tar(shard), shard.num_bytes, lambda file: self._complete(shard, file))
 
-    def _complete(self, shard: Shard, file: BinaryIO) -> None:
+    def _complete(self, shard: Shard, file: BufferedRandom) -> None:
         """A shard that could not be had is not tried again by each thread that waits for it."""
         if shard.name in self._failed:
             raise DataError(self._failed[shard.name])
@@ -305,7 +198,7 @@ class RemoteFolder:
             raise
         self._origin.count_shard()
 
-    def _fetch_tar(self, shard: Shard, file: BinaryIO) -> None:
+    def _fetch_tar(self, shard: Shard, file: BufferedRandom) -> None:
         """Twice at most: what a process that was killed has left may be damaged, and so may what comes."""
         for _ in range(2):
             self._append(shard, file)
@@ -318,7 +211,7 @@ class RemoteFolder:
             f"{self.place(shard)}: not the sha256 of its manifest, twice; copy the whole folder there again"
         )
 
-    def _append(self, shard: Shard, file: BinaryIO) -> None:
+    def _append(self, shard: Shard, file: BufferedRandom) -> None:
         """From where it ends to the number of bytes that the manifest has."""
         while (start := file.seek(0, os.SEEK_END)) < shard.num_bytes:
             part = self._origin.read(shard.name, start, min(CHUNK_BYTES, shard.num_bytes - start), LEAST_BYTES)
@@ -347,7 +240,7 @@ class RemoteFolder:
 
 def _is_index(content: bytes, num_images: int) -> bool:
     try:
-        rows = np.load(io.BytesIO(content), allow_pickle=False)
+        rows = np.load(BytesIO(content), allow_pickle=False)
     except (ValueError, OSError, EOFError, MemoryError):
         return False
     return isinstance(rows, np.ndarray) and rows.dtype == INDEX_DTYPE and rows.shape == (num_images,)

@@ -19,8 +19,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedRandom
 from pathlib import Path
-from typing import BinaryIO
 
 from launcher.errors import DataError, UserError
 from shards.manifest import fsync_folder, index_path
@@ -34,7 +34,7 @@ _LOOK_AGAIN_S = 0.1
 _OURS = re.compile(r"[0-9a-f]{64}")
 """Folders that are made here: a user may name one for the cache that holds other tars, too."""
 
-Fill = Callable[[BinaryIO], None]
+Fill = Callable[[BufferedRandom], None]
 """Completes a file that may be begun already, and checks it. Raises DataError."""
 
 
