@@ -112,6 +112,8 @@ def _find_wrong(shard: Shard) -> str | None:
         return f"{shard.name!r} is no name for a shard"
     if not _SHA256.fullmatch(shard.sha256):
         return f"{shard.name}: {shard.sha256!r} is no sha256"
+    if not all(isinstance(number, int) for number in (shard.num_images, shard.num_bytes)):
+        return f"{shard.name}: {shard.num_images!r} images in {shard.num_bytes!r} bytes are no numbers"
     if not (0 <= shard.num_images * LEAST_IMAGE_BYTES <= shard.num_bytes and shard.num_bytes > 0):
         return f"{shard.name}: {shard.num_images} images in {shard.num_bytes} bytes cannot be"
     return None

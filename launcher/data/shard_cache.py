@@ -29,7 +29,7 @@ ROOM_WAIT_S = 60.0
 """How long to wait for others to let go of shards before there is no room."""
 
 _PARTIAL = re.compile(r"\.(\d+)\.partial$")
-_LOOK_AGAIN_S = 0.1
+_LOOK_AGAIN_S = 0.05
 
 _OURS = re.compile(r"[0-9a-f]{64}")
 """Folders that are made here: a user may name one for the cache that holds other tars, too."""
@@ -93,8 +93,7 @@ class ShardCache:
         """Fetch it, unless somebody else does meanwhile."""
         partial = tar.with_name(f"{tar.name}.{num_bytes}.partial")
         with os.fdopen(self._reserve(partial, num_bytes), "a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if not _is_named(file.fileno(), partial):
+            if not _wait_for(file.fileno(), partial):
                 return False
             if tar.exists():
                 partial.unlink()
@@ -167,6 +166,22 @@ def _open_whole(tar: Path, num_bytes: int) -> int | None:
         raise
     os.close(descriptor)
     return None
+
+
+def _wait_for(descriptor: int, partial: Path) -> bool:
+    """Lock it. False: meanwhile it was completed or removed.
+
+    Asked again and again: the system would wait on for a file that has been completed and is read from then on.
+    """
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not _is_named(descriptor, partial):
+                return False
+            time.sleep(_LOOK_AGAIN_S)
+        else:
+            return _is_named(descriptor, partial)
 
 
 def _is_named(descriptor: int, path: Path) -> bool:
