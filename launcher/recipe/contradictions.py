@@ -104,7 +104,7 @@ def _in_remote(data: Data) -> Iterator[Problem]:
         return
     if has_credentials(data.dir):
         yield _problem(
-            "a recipe keeps no user, password or signature: leave them to the environment or configuration of fsspec",
+            "has a user, password or signature: leave those to the environment or fsspec's configuration",
             "data.dir",
         )
     if data.source is not None:

@@ -170,8 +170,7 @@ CONTRADICTIONS = [
     (
         "source: digits\n  split: {train: 0.8, valid: rest}",
         "dir: https://me:word@host/x",
-        "7: data.dir: a recipe keeps no user, password or signature: leave them to the environment or configuration of "
-        "fsspec",
+        "7: data.dir: has a user, password or signature: leave those to the environment or fsspec's configuration",
     ),
     ("train: 0.8, valid: rest", "valid: 0.8", "8: data.split: gives no images to train; add train: rest"),
     ("train: 0.8", "train: rest", "8: data.split: only one split can have the rest"),
@@ -488,8 +487,8 @@ def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
 )
 def test_wrong_key_causes_no_contradiction(old: str, new: str, line: str, tmp_path: Path) -> None:
     data = (
-        "cache, cache_gib, classes, dir, download, images_per_shard, last_batch, max_side, root, source, split, "
-        "split_seed, ..."
+        "cache, cache_gib, classes, dir, download, images_per_shard, last_batch, max_side, remote_cache, "
+        "remote_cache_gib, remote_tries, root, ..."
     )
     assert errors_of(write(tmp_path, (old, new))) == [f"recipe.yaml:{line.format(data=data)}"]
 
