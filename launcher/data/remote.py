@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BufferedRandom, BytesIO
@@ -79,6 +81,8 @@ def fetch_manifest(origin: Origin, cache: ShardCache) -> Manifest:
         manifest = read_manifest(folder)
     except ShardsError as error:
         raise ShardsError(str(error).replace(str(folder), origin.url)) from None
+    except RecursionError:
+        raise ShardsError(f"{origin.place(MANIFEST_NAME)}: nested too deep for a manifest") from None
     _check_manifest(manifest, origin)
     return manifest
 
@@ -129,7 +133,8 @@ class RemoteFolder:
         self._folder = cache.subfolder(manifest.sha256)
         self._share_bytes = cache.limit_bytes // (SHARES * num_local)
         self._num_local = num_local
-        self._failed: dict[str, str] = {}
+        self._failed: dict[str, tuple[float, str]] = {}
+        """Shard -> when it could not be had, and why."""
 
     def max_open(self, shards: Sequence[Shard]) -> int:
         """Raise UserError when the cache is too small for any of them."""
@@ -186,17 +191,19 @@ class RemoteFolder:
         return self._folder / shard.name
 
     def _hold(self, shard: Shard) -> tuple[int, bool]:
-        return self._cache.open(self._tar(shard), shard.num_bytes, lambda file: self._complete(shard, file))
+        began_s = time.monotonic()
+        return self._cache.open(self._tar(shard), shard.num_bytes, lambda file: self._complete(shard, file, began_s))
 
-    def _complete(self, shard: Shard, file: BufferedRandom) -> None:
-        """A shard that could not be had is not tried again by each thread that waits for it."""
-        if shard.name in self._failed:
-            raise DataError(self._failed[shard.name])
+    def _complete(self, shard: Shard, file: BufferedRandom, began_s: float) -> None:
+        """What could not be had is not tried again by each thread that waited for it since `began_s`; later it is."""
+        failed_s, why = self._failed.get(shard.name, (-math.inf, ""))
+        if failed_s >= began_s:
+            raise DataError(why)
         try:
             self._fetch_index(shard)
             self._fetch_tar(shard, file)
         except DataError as error:
-            self._failed[shard.name] = str(error)
+            self._failed[shard.name] = (time.monotonic(), str(error))
             raise
         self._origin.count_shard()
 

@@ -189,16 +189,30 @@ def test_wrong_bytes_every_time_name_the_shard(served: Served, tmp_path: Path) -
     assert tars(tmp_path) == ["train-00000.tar", "train-00001.tar"]
 
 
-def test_what_has_failed_is_not_tried_again_by_each_thread(served: Served, tmp_path: Path) -> None:
+def test_what_has_failed_is_not_tried_again_by_each_thread(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(origin, "FIRST_PAUSE_S", 0.5)  # all threads have come by then
     served.fault = lambda request: "503" if request.name == "train-00000.tar" else None
     reader = reader_of(data_of(served.url, tmp_path, remote_tries=3))
     with ThreadPoolExecutor(6) as pool:
-        outcomes = [pool.submit(reader.read, i).exception() for i in range(6)]
+        waiting = [pool.submit(reader.read, i) for i in range(6)]
+        outcomes = [each.exception() for each in waiting]
     place = f"{served.url}/train-00000.tar"
     why = f"503, message='Service Unavailable', url='{place}'"
     line = f"{place}: cannot be had after 3 tries ({why}); when it can, the same command goes on"
     assert {str(outcome) for outcome in outcomes} == {line}
     assert served.count()["train-00000.tar"] == 3
+
+
+def test_what_has_failed_before_is_tried_again(served: Served, few_shards: Path, tmp_path: Path) -> None:
+    """As when it was only fetched ahead, long before it is read."""
+    served.fault = lambda request: "503" if request.name == "train-00000.tar" else None
+    reader = reader_of(data_of(served.url, tmp_path, remote_tries=2))
+    with pytest.raises(DataError, match="after 2 tries"):
+        reader.read(0)
+    served.fault = lambda request: None
+    assert read_all(reader) == expected(few_shards)
 
 
 @pytest.mark.parametrize("fault", ["403", "404"])
@@ -292,7 +306,7 @@ def test_a_hostile_manifest_is_refused(changes: dict[str, Any], few_shards: Path
     assert sorted(tmp_path.iterdir()) == [tmp_path / "cache", *before]
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"format": 1}', b"\x80\x04pickle", b"{" * 5000])
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"format": 1}', b"\x80\x04pickle", b"[" * 200_000])
 def test_something_else_in_place_of_the_manifest(content: bytes, tmp_path: Path) -> None:
     (tmp_path / MANIFEST_NAME).write_bytes(content)
     with serve(tmp_path) as served, pytest.raises((UserError, ShardsError)) as error:
