@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from launcher.data.order import Ids
 from launcher.data.reader import Work
-from launcher.errors import DataError
+from launcher.errors import FetchError
 from shards.manifest import Shard
 
 AHEAD_IMAGES = 10_000
@@ -17,7 +17,7 @@ AHEAD_IMAGES = 10_000
 NUM_THREADS = 4
 
 Fetch = Callable[[Shard], bool]
-"""Whether it had to come from elsewhere. Raises DataError."""
+"""Whether it had to come from elsewhere. Raises FetchError."""
 
 
 def look_ahead(
@@ -82,7 +82,7 @@ class _Ahead:
         while (shard := self._take()) is not None:
             try:
                 is_new = self._fetch(shard)
-            except DataError:
+            except FetchError:
                 is_new = False  # who reads it meets the same error, and says it
             if not is_new:
                 self.reach([shard])

@@ -16,7 +16,7 @@ from typing import Any
 import fsspec
 
 from launcher.data.reader import Traffic
-from launcher.errors import DataError, UserError
+from launcher.errors import FetchError, UserError
 from launcher.url import hide_credentials
 
 ANSWER_S = 60.0
@@ -33,7 +33,7 @@ _RANDOM = random.Random()
 """Not the one that others may have given a seed: processes are to wait for different times."""
 
 
-class UnreachableError(DataError):
+class UnreachableError(FetchError):
     """Nothing came after all tries."""
 
 
@@ -67,7 +67,7 @@ class Origin:
         """At most `num_bytes` from `start` on, at least one. After failures fewer, never below `least_bytes`.
 
         A server that knows no ranges answers with the whole file. Raise UnreachableError after `max_tries` (None: those
-        of this origin), DataError when more would be no use.
+        of this origin), FetchError when more would be no use.
         """
         last, least = max_tries or self.max_tries, min(least_bytes or num_bytes, num_bytes)
         for tries in itertools.count(1):
@@ -81,7 +81,7 @@ class Origin:
             except Exception as error:  # each library has its own
                 why = hide_credentials(str(error)) or type(error).__name__
                 if _is_final(error):
-                    raise DataError(
+                    raise FetchError(
                         f"{self.place(name)}: cannot be had ({why}); see data.dir, and who may read it"
                     ) from None
             if tries >= last:

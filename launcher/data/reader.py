@@ -69,7 +69,7 @@ class ShardFolder(Protocol):
         """With what to do next."""
 
     def open(self, shard: Shard) -> OpenShard:
-        """Raise DataError when it is not to be had."""
+        """Raise DataError when it is damaged, FetchError when it is remote and not to be had."""
 
     def look_ahead(self, work: Work, shards_with: Callable[[Ids], list[Shard]]) -> Iterator[tuple[int, Ids]]:
         """The same work, known early enough to fetch what it needs."""
@@ -126,7 +126,7 @@ class ShardReader:
         self._lock = threading.Lock()
 
     def read(self, sample_id: int) -> Sample:
-        """Raise DataError naming the shard when the image is not there whole, or its label is no class."""
+        """Raise DataError naming the shard when the image is not there whole, or its label is no class; FetchError."""
         assert 0 <= sample_id < self._first_ids[-1], f"no image {sample_id} among {self._first_ids[-1]}"
         number = int(self._numbers(sample_id))
         row_number = sample_id - int(self._first_ids[number])

@@ -20,7 +20,7 @@ from launcher.data.order import Ids
 from launcher.data.origin import Origin, UnreachableError
 from launcher.data.reader import MAX_OPEN_SHARDS, OpenShard, Work
 from launcher.data.shard_cache import ShardCache, let_go
-from launcher.errors import DataError, UserError
+from launcher.errors import DataError, FetchError, UserError
 from shards.manifest import (
     INDEX_DTYPE,
     MANIFEST_NAME,
@@ -69,7 +69,7 @@ def fetch_manifest(origin: Origin, cache: ShardCache) -> Manifest:
     is_known = path.is_file() and not path.is_symlink()
     try:
         content = origin.read(MANIFEST_NAME, 0, MAX_MANIFEST_BYTES + 1, max_tries=KNOWN_TRIES if is_known else None)
-    except DataError as error:
+    except FetchError as error:
         if not (is_known and isinstance(error, UnreachableError)):
             raise UserError(str(error)) from None
         _LOGGER.warning("%s; its manifest of an earlier time is used", error)
@@ -163,17 +163,19 @@ class RemoteFolder:
             return OpenShard(descriptor, np.array(read_index(self._tar(shard))), let_go)
         except ShardsError as error:
             let_go(descriptor)
-            raise DataError(str(error)) from None
+            raise FetchError(str(error)) from None
 
     def fetch(self, shard: Shard) -> bool:
-        """Bring it into the cache. False: it was there. Raise DataError."""
+        """Bring it into the cache. False: it was there. Raise FetchError."""
         descriptor, is_new = self._hold(shard)
         let_go(descriptor)
         return is_new
 
     def fetch_all(self, shards: Sequence[Shard]) -> int:
-        """Bring all of them into the cache, and count those that were not there. Raise DataError, or UserError when not
-        all have room."""
+        """Bring all of them into the cache, and count those that were not there.
+
+        Raise FetchError, or UserError when not all have room.
+        """
         self.max_open(shards)
         num_bytes = sum(shard.num_bytes for shard in shards)
         if num_bytes > self._cache.limit_bytes:
@@ -198,11 +200,11 @@ class RemoteFolder:
         """What could not be had is not tried again by each thread that waited for it since `began_s`; later it is."""
         failed_s, why = self._failed.get(shard.name, (-math.inf, ""))
         if failed_s >= began_s:
-            raise DataError(why)
+            raise FetchError(why)
         try:
             self._fetch_index(shard)
             self._fetch_tar(shard, file)
-        except DataError as error:
+        except FetchError as error:
             self._failed[shard.name] = (time.monotonic(), str(error))
             raise
         self._origin.count_shard()
@@ -216,7 +218,7 @@ class RemoteFolder:
                 return
             file.truncate(0)
             self._origin.note_retry(f"{self.place(shard)}: not the sha256 of its manifest")
-        raise DataError(
+        raise FetchError(
             f"{self.place(shard)}: not the sha256 of its manifest, twice; copy the whole folder there again"
         )
 
@@ -227,7 +229,7 @@ class RemoteFolder:
             if len(part) == shard.num_bytes:
                 part = part[start:]
             if start + len(part) > shard.num_bytes:
-                raise DataError(
+                raise FetchError(
                     f"{self.place(shard)}: is longer than its manifest says; copy the whole folder there again"
                 )
             file.write(part)
@@ -242,7 +244,7 @@ class RemoteFolder:
                 write_atomically(path, content)
                 return
             self._origin.note_retry(f"{self._origin.place(path.name)}: not the index of {shard.num_images} images")
-        raise DataError(
+        raise FetchError(
             f"{self._origin.place(path.name)}: not the index of {shard.num_images} images, twice; copy it there again"
         )
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from io import BufferedRandom
 from pathlib import Path
 
-from launcher.errors import DataError, UserError
+from launcher.errors import FetchError, UserError
 from shards.manifest import fsync_folder, index_path
 
 ROOM_WAIT_S = 60.0
@@ -35,7 +35,7 @@ _OURS = re.compile(r"[0-9a-f]{64}")
 """Folders that are made here: a user may name one for the cache that holds other tars, too."""
 
 Fill = Callable[[BufferedRandom], None]
-"""Completes a file that may be begun already, and checks it. Raises DataError."""
+"""Completes a file that may be begun already, and checks it. Raises FetchError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +66,14 @@ class ShardCache:
     def open(self, tar: Path, num_bytes: int, fill: Fill) -> tuple[int, bool]:
         """An open descriptor of a shard, never removed before it is closed, and whether it was fetched just now.
 
-        Raise DataError when it is not to be had, or there is no room for it.
+        Raise FetchError when it is not to be had, or there is no room for it.
         """
         is_new = False
         try:
             while (descriptor := _open_whole(tar, num_bytes)) is None:
                 is_new = self._fetch(tar, num_bytes, fill)
         except OSError as error:
-            raise DataError(
+            raise FetchError(
                 f"{tar}: cannot be kept ({error.strerror}); make room, lower data.remote_cache_gib, or set "
                 "data.remote_cache to another folder"
             ) from None
@@ -114,7 +114,7 @@ class ShardCache:
                 if partial.exists() or self._make_room(num_bytes):
                     return os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
             if time.monotonic() > end:
-                raise DataError(
+                raise FetchError(
                     f"{self.folder}: its {self.limit_bytes / 2**30:.3g} GiB are full of shards in use; raise "
                     "data.remote_cache_gib, or set data.remote_cache to a folder of this run's own"
                 )

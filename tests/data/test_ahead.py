@@ -12,7 +12,7 @@ import pytest
 from launcher.data import ahead
 from launcher.data.ahead import look_ahead
 from launcher.data.order import Ids
-from launcher.errors import DataError
+from launcher.errors import FetchError
 from shards.manifest import Shard
 
 SHARDS = [Shard(f"{number}.tar", "train", 10, 100, "") for number in range(20)]
@@ -83,7 +83,7 @@ def test_what_is_here_takes_no_room() -> None:
 
 def test_failures_are_left_to_who_reads() -> None:
     def fail(shard: Shard) -> bool:
-        raise DataError(shard.name)
+        raise FetchError(shard.name)
 
     assert len(list(look_ahead(work_of(), shards_with, fail, 300))) == 40
 

@@ -18,7 +18,7 @@ import pytest
 from launcher.data import origin, remote
 from launcher.data.prepare import open_folder, prepare_data
 from launcher.data.reader import ShardReader
-from launcher.errors import DataError, UserError
+from launcher.errors import FetchError, UserError
 from launcher.recipe.schema import Data
 from launcher.world import World
 from shards.manifest import MANIFEST_NAME, ShardsError, read_manifest
@@ -182,7 +182,7 @@ def check_one_line(error: pytest.ExceptionInfo[Any], *words: str) -> None:
 def test_wrong_bytes_every_time_name_the_shard(served: Served, tmp_path: Path) -> None:
     served.fault = lambda request: "wrong" if request.name == "train-00002.tar" else None
     reader = reader_of(data_of(served.url, tmp_path))
-    with pytest.raises(DataError) as error:
+    with pytest.raises(FetchError) as error:
         read_all(reader)
     check_one_line(error, f"{served.url}/train-00002.tar: not the sha256 of its manifest, twice; copy")
     assert served.count()["train-00002.tar"] == 2
@@ -209,7 +209,7 @@ def test_what_has_failed_before_is_tried_again(served: Served, few_shards: Path,
     """As when it was only fetched ahead, long before it is read."""
     served.fault = lambda request: "503" if request.name == "train-00000.tar" else None
     reader = reader_of(data_of(served.url, tmp_path, remote_tries=2))
-    with pytest.raises(DataError, match="after 2 tries"):
+    with pytest.raises(FetchError, match="after 2 tries"):
         reader.read(0)
     served.fault = lambda request: None
     assert read_all(reader) == expected(few_shards)
@@ -225,7 +225,7 @@ def test_what_may_not_be_read_or_is_not_there_is_asked_for_once(fault: str, few_
     with serve(folder) as served:
         served.fault = lambda request: fault if request.name == "train-00001.tar" and fault == "403" else None
         reader = reader_of(data_of(served.url, tmp_path / "cache"))
-        with pytest.raises(DataError) as error:
+        with pytest.raises(FetchError) as error:
             read_all(reader)
         check_one_line(error, f"{served.url}/train-00001.tar: cannot be had (", "see data.dir")
         assert served.count()["train-00001.tar"] == 1
@@ -319,7 +319,7 @@ def test_a_manifest_or_index_of_no_end(few_shards: Path, tmp_path: Path, monkeyp
     with serve(tmp_path / "far") as served:
         (tmp_path / "far" / "train-00000.index.npy").write_bytes(b"x" * 100_000)
         reader = reader_of(data_of(served.url, tmp_path / "cache"))
-        with pytest.raises(DataError) as error:
+        with pytest.raises(FetchError) as error:
             reader.read(0)
         check_one_line(error, "train-00000.index.npy: not the index of 7 images, twice; copy it there again")
         assert reader.folder.traffic.num_bytes < 20_000
@@ -333,7 +333,7 @@ def test_an_index_that_is_a_pickle_is_not_read(few_shards: Path, tmp_path: Path)
     objects = np.empty(7, dtype=object)
     objects[:] = [len] * 7
     np.save(tmp_path / "far" / "train-00000.index.npy", objects, allow_pickle=True)
-    with serve(tmp_path / "far") as served, pytest.raises(DataError, match="not the index of 7 images"):
+    with serve(tmp_path / "far") as served, pytest.raises(FetchError, match="not the index of 7 images"):
         reader_of(data_of(served.url, tmp_path / "cache")).read(0)
 
 
@@ -349,7 +349,7 @@ def test_a_symbolic_link_in_the_cache_is_not_followed(
     target = tmp_path / "target"
     target.mkdir() if name == "{manifest}" else target.write_bytes(b"mine")
     link.symlink_to(target)
-    with pytest.raises((UserError, DataError)) as error:
+    with pytest.raises((UserError, FetchError)) as error:
         reader_of(data_of(served.url, tmp_path / "cache")).read(0)
     check_one_line(error, str(tmp_path / "cache"))
     assert list(target.iterdir()) == [] if target.is_dir() else target.read_bytes() == b"mine"
@@ -373,7 +373,7 @@ def test_a_signature_that_a_server_sends_on_is_not_shown(served: Served, tmp_pat
         f"http://user:pass@127.0.0.1:{free_port()}/x?X-Amz-Signature=abc123" if request.name.endswith(".tar") else None
     )
     reader = reader_of(data_of(served.url, tmp_path, remote_tries=1))
-    with pytest.raises(DataError) as error:
+    with pytest.raises(FetchError) as error:
         reader.read(0)
     check_one_line(error, "train-00000.tar: cannot be had")
     served.fault = lambda request: f"{served.url}/none?X-Amz-Signature=abc123" if request.name != "none" else "403"

@@ -17,7 +17,7 @@ import pytest
 from launcher.data import shard_cache
 from launcher.data.reader import ShardReader
 from launcher.data.shard_cache import ShardCache, let_go
-from launcher.errors import DataError, UserError
+from launcher.errors import FetchError, UserError
 from shards.manifest import index_path, read_manifest
 from tests.data.shard_server import serve
 from tests.data.test_remote import data_of, expected, reader_of, tars
@@ -92,7 +92,7 @@ def test_all_in_use_is_waited_for_and_then_one_line(cache: ShardCache, monkeypat
     threading.Timer(0.3, let_go, [held.pop()]).start()
     held.append(open_shard(cache, 3))
     monkeypatch.setattr(shard_cache, "ROOM_WAIT_S", 0.1)
-    with pytest.raises(DataError, match=r"are full of shards in use; raise data\.remote_cache_gib, or set"):
+    with pytest.raises(FetchError, match=r"are full of shards in use; raise data\.remote_cache_gib, or set"):
         open_shard(cache, 4)
     for descriptor in held:
         let_go(descriptor)
@@ -200,5 +200,5 @@ def test_a_full_disk_is_one_line(few_shards: Path, tmp_path: Path) -> None:
         ended = subprocess.run(words, capture_output=True, text=True)
     assert ended.returncode == 1
     last = ended.stderr.splitlines()[-1]
-    assert last.startswith(f"launcher.errors.DataError: {disk}/cache/")
+    assert last.startswith(f"launcher.errors.FetchError: {disk}/cache/")
     assert "train-00000.tar: cannot be kept (No space left on device); make room, lower data.remote_cache_gib" in last
