@@ -21,6 +21,7 @@ from launcher.errors import (
     EXIT_RESUMABLE,
     EXIT_USER_ERROR,
     DataError,
+    FetchError,
     LauncherError,
     RankLost,
     Stopped,
@@ -357,8 +358,8 @@ def _run(arguments: list[str] | None) -> int:
 
 
 def _explain(error: Exception) -> int:
-    """One line a problem, said by the first rank of each node; a picture that one rank cannot read, by that rank."""
-    if _world().local_rank == 0 or isinstance(error, DataError):
+    """One line a problem, said by the first rank of each node; what one rank cannot read or fetch, by that rank."""
+    if _world().local_rank == 0 or isinstance(error, DataError | FetchError):
         for line in str(error).splitlines():
             print(f"launcher: {printable(line)}", file=sys.stderr, flush=True)
     else:

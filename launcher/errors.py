@@ -4,7 +4,8 @@
     ├── UserError          the user can mend it: one line, what to do next      exit 2
     │   ├── RecipeError    every problem of a recipe at once, a line each       exit 2
     │   ├── RunError       the run folder cannot be used as asked               exit 2
-    │   └── DataError      an image cannot be read: names shard and image       exit 2
+    │   ├── DataError      an image cannot be read: names shard and image       exit 2
+    │   └── FetchError     a remote shard cannot be had, or not kept here       exit 2
     ├── AttemptError       a run that verify-resume started fails or hangs      exit 1
     ├── Stopped            asked to stop before training; the same command goes on     exit 75
     ├── RankLost           another process has failed, and this one because of it       exit 1
@@ -52,6 +53,10 @@ class RunError(UserError):
 
 class DataError(UserError):
     """An image is not there whole, cannot be decoded, or has a label that is no class."""
+
+
+class FetchError(UserError):
+    """A remote shard cannot be had after all tries, or not be kept. Its images are not damaged: none is left out."""
 
 
 class Stopped(LauncherError):  # noqa: N818  # nobody's mistake

@@ -20,8 +20,9 @@ from launcher.augment.witness import Hashes, NoWitness, Witness
 from launcher.data.damage import Damage
 from launcher.data.features import LEFT_OUT, Features
 from launcher.data.files import Times
-from launcher.data.loader import Loader, Work
+from launcher.data.loader import Loader
 from launcher.data.order import Ids
+from launcher.data.reader import Work
 from launcher.errors import DataError
 from launcher.images import Source
 from launcher.models.engine import Engine

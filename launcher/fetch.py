@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from launcher.check import complete_recipe
-from launcher.data.prepare import prepare_data
+from launcher.data.prepare import open_folder, prepare_data
+from launcher.data.remote import RemoteFolder
 from launcher.errors import EXIT_DONE
 from launcher.log.console import Console
 from launcher.models.download import fetch_weights
@@ -43,4 +44,11 @@ def _fetch_data(data: Data) -> str:
     manifest = prepare_data(data, World())
     num_images = sum(manifest.num_images(split) for split in manifest.splits)
     images = f"{num_images:,} images of {len(manifest.classes):,} classes"
+    folder = open_folder(data, manifest, World())
+    if isinstance(folder, RemoteFolder):
+        num_new = folder.fetch_all(manifest.shards)
+        fetched = (
+            f"{num_new:,} of {len(manifest.shards):,} shards fetched" if num_new else f"all here already, {NOTHING}"
+        )
+        return f"{images}, {folder.describe().removeprefix('shards ')}: {fetched}"
     return f"{images} packed into {data.dir}" if is_new else f"{images} in {data.dir} already, {NOTHING}"

@@ -18,7 +18,7 @@ from launcher.check import complete_recipe, plan_run
 from launcher.data.decode import decode_image
 from launcher.data.loader import Loader
 from launcher.data.order import Ids, Order, build_order
-from launcher.data.prepare import prepare_data
+from launcher.data.prepare import open_folder, prepare_data
 from launcher.data.reader import ShardReader
 from launcher.errors import EXIT_DONE, UserError
 from launcher.feed import ImageFeed
@@ -57,7 +57,7 @@ def show(loaded: LoadedRecipe, images: int, views: int, output: Path) -> int:
         )
     order = build_order(plan, manifest, recipe.run.seed)
     ids_N = order.visits(0)[:images]
-    reader = ShardReader(Path(str(recipe.data.dir)), manifest, "train")
+    reader = ShardReader(open_folder(recipe.data, manifest, World()), manifest, "train")
     columns = [
         _read_originals(reader, ids_N, manifest.classes),
         *_augment(recipe, manifest, reader, order, ids_N, views),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import sys
-import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -37,7 +36,7 @@ from launcher.strategy import build_strategy
 from launcher.summary import summary_rows, write_summary
 from launcher.training import Training, build_training
 from launcher.world import World, find_few_cpus, read_world
-from shards.manifest import MANIFEST_NAME, Manifest
+from shards.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +178,7 @@ def _say_start(t: Training, progress: Progress) -> None:
         f"{plan.total_steps:,} steps of {plan.global_batch:,} images ({plan.steps_per_epoch:,} an epoch), "
         f"W&B {t.wandb.mode}, folder {t.run.path}"
     )
-    packed = time.strftime(
-        "%Y-%m-%d %H:%M", time.localtime((Path(str(t.recipe.data.dir)) / MANIFEST_NAME).stat().st_mtime)
-    )
-    t.console.say(f"shards {t.recipe.data.dir} of {packed}; delete that folder to pack again")
+    t.console.say(t.loaders["train"].reader.folder.describe())
     for note in (*plan.notes, *find_few_cpus(t.recipe.data.workers, t.strategy.world, os.environ)):
         t.console.say(f"note: {note}")
         t.journal.write("event", progress.step, 0, name="note", message=note)
@@ -201,6 +197,7 @@ def _finish(t: Training, learner: Learner, progress: Progress, status: Status, s
         except Stopped:
             status = "preempted"
     code = EXIT_RESUMABLE if status == "preempted" else EXIT_DONE
+    _record_traffic(t, progress)
     _leave(t, progress, status, code)
     if t.strategy.world.is_first:
         summary = write_summary(t, status, progress, final.get("test"), learner.frozen_sha256, verdict)
@@ -228,6 +225,13 @@ def _measure_best(t: Training, learner: Learner, progress: Progress, stop: StopR
         "event", progress.step, t.plan.epoch(progress.step) + 1, name="confusion", split=split, rows=confusion
     )
     return {split: figures}
+
+
+def _record_traffic(t: Training, progress: Progress) -> None:
+    """What each process had from a remote folder since it began."""
+    ranks = [asdict(traffic) for traffic in t.strategy.gather(t.loaders["train"].reader.folder.traffic)]
+    if any(any(each.values()) for each in ranks):
+        t.journal.write("event", progress.step, t.plan.epoch(progress.step) + 1, name="remote", ranks=ranks)
 
 
 def _leave(t: Training, progress: Progress, status: str, code: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 from torch import nn
@@ -19,6 +18,7 @@ from launcher.data.files import Times
 from launcher.data.loader import Loader, count_workers
 from launcher.data.nvjpeg import IS_THERE, time_decoders
 from launcher.data.order import Order, build_order
+from launcher.data.prepare import open_folder
 from launcher.data.reader import ShardReader
 from launcher.errors import UserError
 from launcher.log.console import Console, NoConsole
@@ -134,7 +134,7 @@ def _build_loaders(
     recipe: Recipe, plan: Plan, manifest: Manifest, strategy: Strategy, say: Callable[[str], None]
 ) -> dict[str, Loader]:
     workers = count_workers(recipe.data.workers, strategy.world)
-    folder = Path(str(recipe.data.dir))
+    folder = open_folder(recipe.data, manifest, strategy.world)
     needed = {"train": find_needed_side(recipe.augment.train)}
     needed |= {split: find_needed_side(recipe.augment.eval_ops) for split in plan.num_eval}
     readers = {split: ShardReader(folder, manifest, split) for split in needed}

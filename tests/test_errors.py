@@ -5,6 +5,7 @@ import pytest
 from launcher.errors import (
     CheckpointError,
     DataError,
+    FetchError,
     LauncherError,
     RankLost,
     RecipeError,
@@ -27,7 +28,7 @@ def test_a_line_of_a_recipe_error_stays_one_line() -> None:
     assert str(error).splitlines() == error.lines
 
 
-@pytest.mark.parametrize("kind", [RecipeError, RunError, DataError])
+@pytest.mark.parametrize("kind", [RecipeError, RunError, DataError, FetchError])
 def test_what_the_user_can_mend_is_a_user_error(kind: type[Exception]) -> None:
     assert issubclass(kind, UserError)
 

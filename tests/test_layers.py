@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "duration", "keyed", "memory", "pulse", "stop"),
+    ("errors", "duration", "keyed", "memory", "pulse", "stop", "url"),
     ("world", "recipe", "metrics", "commit", "images", "pace", "verdict"),
     ("data", "augment", "models", "loss", "optim", "log", "strategy"),
     ("checkpoint", "run", "feed", "heartbeat"),
@@ -51,6 +51,7 @@ OWNERS: dict[str, set[str]] = {
     "timm": {"launcher/models/timm.py"},
     "numba": {"launcher/augment/kernels.py"},
     "huggingface_hub": {"launcher/models/timm.py"},
+    "fsspec": {"launcher/data/origin.py"},
     "simplejpeg": {"launcher/data/decode.py"},
     "PIL": {"launcher/data/decode.py", "launcher/log/pictures.py", "shards/images.py", "shards/sources/synthetic.py"},
     "pydantic": {

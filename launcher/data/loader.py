@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +32,7 @@ from launcher.data.decoded import Decoded
 from launcher.data.files import Files, Times, read_files
 from launcher.data.nvjpeg import decode_files
 from launcher.data.order import Ids
-from launcher.data.reader import ShardReader
+from launcher.data.reader import ShardReader, Work
 from launcher.data.transfer import Block, copy_ahead
 from launcher.images import Images, Source
 from launcher.world import World
@@ -47,9 +47,6 @@ INLINE_PIXELS = 64 * 64
 
 INLINE_IMAGES = 128
 """So many of these are augmented at once, whatever the batch: eight take as long as thirty."""
-
-Work = Iterable[tuple[int, Ids]]
-"""(view, ids_B) of each batch; id -1 is padding."""
 
 Prepare = Callable[[Source, Ids, int], Tensor]
 """(images, ids_B, view) -> images_BChw, on the device of the images."""
@@ -112,6 +109,8 @@ class Loader:
         Raise DataError when an image cannot be read or decoded, and is not to be left out: then another of its batch
         stands in for it, with weight 0.
         """
+        if self._decoded is None:
+            work = self.reader.look_ahead(work)
         if self._is_cpu:
             load = partial(self._load_prepared, prepare)
             yield from self._in_groups(work, load) if self._is_inline else self._ahead(work, load)

@@ -1,4 +1,7 @@
-"""The manifest of a recipe's shards; packed first, by one process, when they are not there. Needs no torch."""
+"""The manifest of a recipe's shards, packed first, by one process, when they are not there; and where they are read.
+
+Needs no torch.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,22 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
+from launcher.data.origin import Origin
+from launcher.data.reader import LocalFolder, ShardFolder
+from launcher.data.remote import RemoteFolder, fetch_manifest
+from launcher.data.shard_cache import ShardCache
 from launcher.errors import DataError, Stopped
 from launcher.recipe.resolve import pack_options
 from launcher.recipe.schema import Data
+from launcher.url import is_url
 from launcher.world import World
 from shards.console import ConsoleProgress
 from shards.manifest import Manifest, read_manifest
 from shards.progress import SILENT, Progress
 from shards.sources import describe
 from shards.write import prepare
+
+REMOTE_CACHE = "data/remote"
 
 
 class _Interruptible(Progress):
@@ -34,10 +44,13 @@ class _Interruptible(Progress):
 
 
 def prepare_data(data: Data, world: World, should_stop: Callable[[], bool] = lambda: False) -> Manifest:
-    """Raise ShardsError when shards can be neither found nor packed, DataError when they are of another source.
+    """Raise ShardsError when shards can be neither found nor packed, DataError when they are of another source,
+    UserError when they are remote and their manifest is not to be had.
 
     `should_stop` is asked while packing; Stopped is raised when it says so.
     """
+    if is_url(str(data.dir)):
+        return fetch_manifest(*_far_and_near(data))
     folder = Path(str(data.dir))
     if data.source is None:
         return read_manifest(folder)
@@ -56,3 +69,15 @@ def prepare_data(data: Data, world: World, should_stop: Callable[[], bool] = lam
             "data.source=null data.split=null data.classes=null to train on what is there"
         )
     return manifest
+
+
+def open_folder(data: Data, manifest: Manifest, world: World) -> ShardFolder:
+    """Where the shards of a prepared manifest are read. Raise UserError when they are remote and that cannot be."""
+    if not is_url(str(data.dir)):
+        return LocalFolder(Path(str(data.dir)))
+    return RemoteFolder(*_far_and_near(data), manifest, world.local_size)
+
+
+def _far_and_near(data: Data) -> tuple[Origin, ShardCache]:
+    cache = ShardCache(Path(data.remote_cache or REMOTE_CACHE), int(data.remote_cache_gib * 2**30))
+    return Origin(str(data.dir), data.remote_tries), cache

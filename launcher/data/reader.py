@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
+from launcher.data.order import Ids
 from launcher.errors import DataError
-from shards.manifest import Manifest, ShardsError, read_index
+from shards.manifest import MANIFEST_NAME, IndexArray, Manifest, Shard, ShardsError, read_index
 
 MAX_OPEN_SHARDS = 256
 """Open files per split; beyond it the one unused longest is let go. Three splits stay below the usual 1,024."""
+
+Work = Iterable[tuple[int, Ids]]
+"""(view, ids_B) of each batch; id -1 is padding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,31 +35,94 @@ class Sample:
     place: str
 
 
-class _OpenShard:
+@dataclass(slots=True)
+class Traffic:
+    """What one process had from a remote folder. `num_shards`: fetched whole; `num_retries`: answers that failed."""
+
+    num_shards: int = 0
+    num_bytes: int = 0
+    num_retries: int = 0
+
+
+class OpenShard:
     """A tar and its index. The file closes when the last thread lets go: none can close what another is reading."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, descriptor: int, index: IndexArray, let_go: Callable[[int], None] = os.close) -> None:
+        self.descriptor = descriptor
+        self.index = index
+        self.num_bytes = os.fstat(descriptor).st_size
+        weakref.finalize(self, let_go, descriptor)
+
+
+class ShardFolder(Protocol):
+    """Where shards come from."""
+
+    traffic: Traffic
+
+    def max_open(self, shards: Sequence[Shard]) -> int:
+        """How many of these a reader may keep open."""
+
+    def place(self, shard: Shard) -> str:
+        """Where it is, for messages."""
+
+    def damaged(self, shard: Shard, what: str) -> DataError:
+        """With what to do next."""
+
+    def open(self, shard: Shard) -> OpenShard:
+        """Raise DataError when it is damaged, FetchError when it is remote and not to be had."""
+
+    def look_ahead(self, work: Work, shards_with: Callable[[Ids], list[Shard]]) -> Iterator[tuple[int, Ids]]:
+        """The same work, known early enough to fetch what it needs."""
+
+    def describe(self) -> str:
+        """A line for the start of a run."""
+
+
+class LocalFolder:
+    """Shards on a disk of this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.traffic = Traffic()
+
+    def max_open(self, shards: Sequence[Shard]) -> int:
+        return MAX_OPEN_SHARDS
+
+    def place(self, shard: Shard) -> str:
+        return str(self.folder / shard.name)
+
+    def damaged(self, shard: Shard, what: str) -> DataError:
+        return DataError(f"{self.place(shard)}: {what}; run 'python -m shards check {self.folder}'")
+
+    def open(self, shard: Shard) -> OpenShard:
+        path = self.folder / shard.name
         try:
-            self.index = np.array(read_index(path))  # a copy: the mapped file would stay open
-            self.descriptor = os.open(path, os.O_RDONLY)
+            index = np.array(read_index(path))  # a copy: the mapped file would stay open
+            return OpenShard(os.open(path, os.O_RDONLY), index)
         except ShardsError as error:
             raise DataError(str(error)) from None
         except OSError as error:
-            raise _damaged(path, f"cannot be opened ({error.strerror})") from None
-        weakref.finalize(self, os.close, self.descriptor)
-        self.num_bytes = os.fstat(self.descriptor).st_size
+            raise self.damaged(shard, f"cannot be opened ({error.strerror})") from None
+
+    def look_ahead(self, work: Work, shards_with: Callable[[Ids], list[Shard]]) -> Iterator[tuple[int, Ids]]:
+        return iter(work)
+
+    def describe(self) -> str:
+        packed = time.localtime((self.folder / MANIFEST_NAME).stat().st_mtime)
+        return f"shards {self.folder} of {time.strftime('%Y-%m-%d %H:%M', packed)}; delete that folder to pack again"
 
 
 class ShardReader:
     """Random access to the images of one split. May be used from several threads."""
 
-    def __init__(self, folder: Path, manifest: Manifest, split: str) -> None:
-        shards = manifest.shards_of(split)
-        self.paths = [folder / shard.name for shard in shards]
+    def __init__(self, folder: Path | ShardFolder, manifest: Manifest, split: str) -> None:
+        self.folder: ShardFolder = LocalFolder(folder) if isinstance(folder, Path) else folder
+        self.shards = manifest.shards_of(split)
         self.num_images = manifest.num_images(split)
         self.num_classes = len(manifest.classes)
-        self._first_ids = np.cumsum([0, *(shard.num_images for shard in shards)])
-        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+        self._first_ids = np.cumsum([0, *(shard.num_images for shard in self.shards)])
+        self._open: OrderedDict[int, OpenShard] = OrderedDict()
+        self._max_open = self.folder.max_open(self.shards)
         self._lock = threading.Lock()
         self._reading: dict[int, int] = {}
 
@@ -60,7 +131,7 @@ class ShardReader:
         """Shard and image that some thread has been reading for longest; None when none is."""
         for sample_id in list(self._reading.values())[:1]:
             number = int(np.searchsorted(self._first_ids, sample_id, side="right")) - 1
-            return f"{self.paths[number].name}: image {sample_id - int(self._first_ids[number])}"
+            return f"{self.shards[number].name}: image {sample_id - int(self._first_ids[number])}"
         return None
 
     def read(self, sample_id: int) -> Sample:
@@ -73,37 +144,44 @@ class ShardReader:
             del self._reading[thread]
 
     def _read(self, sample_id: int) -> Sample:
-        """Raise DataError naming the shard when the image is not there whole, or its label is no class."""
+        """Raise DataError naming the shard when the image is not there whole, or its label is no class; FetchError."""
         assert 0 <= sample_id < self._first_ids[-1], f"no image {sample_id} among {self._first_ids[-1]}"
-        number = int(np.searchsorted(self._first_ids, sample_id, side="right")) - 1
+        number = int(self._numbers(sample_id))
         row_number = sample_id - int(self._first_ids[number])
-        path = self.paths[number]
-        shard = self._shard(number)
-        if row_number >= len(shard.index):
-            raise _damaged(path, f"image {row_number}: its index has only {len(shard.index)} images")
-        offset, size, label = (int(value) for value in shard.index[row_number])
-        if not 0 <= offset <= offset + size <= shard.num_bytes:
-            raise _damaged(path, f"image {row_number}: the tar is cut off")
+        shard, opened = self.shards[number], self._shard(number)
+        if row_number >= len(opened.index):
+            raise self.folder.damaged(shard, f"image {row_number}: its index has only {len(opened.index)} images")
+        offset, size, label = (int(value) for value in opened.index[row_number])
+        if not 0 <= offset <= offset + size <= opened.num_bytes:
+            raise self.folder.damaged(shard, f"image {row_number}: the tar is cut off")
         if not 0 <= label < self.num_classes:
-            raise _damaged(path, f"image {row_number}: label {label} is none of {self.num_classes} classes")
+            raise self.folder.damaged(shard, f"image {row_number}: label {label} is none of {self.num_classes} classes")
         try:
-            content = os.pread(shard.descriptor, size, offset)
+            content = os.pread(opened.descriptor, size, offset)
         except OSError as error:
-            raise _damaged(path, f"image {row_number}: cannot be read ({error.strerror})") from None
-        return Sample(content, label, f"{path}: image {row_number}")
+            raise self.folder.damaged(shard, f"image {row_number}: cannot be read ({error.strerror})") from None
+        return Sample(content, label, f"{self.folder.place(shard)}: image {row_number}")
 
-    def _shard(self, number: int) -> _OpenShard:
+    def look_ahead(self, work: Work) -> Iterator[tuple[int, Ids]]:
+        """The same work; where shards are remote, those that it needs are fetched beforehand."""
+        return self.folder.look_ahead(work, self._shards_with)
+
+    def _shards_with(self, ids_B: Ids) -> list[Shard]:
+        """In the order of their first use."""
+        numbers = self._numbers(np.maximum(ids_B, 0)).tolist()
+        return [self.shards[number] for number in dict.fromkeys(numbers)]
+
+    def _numbers(self, ids: int | Ids) -> npt.NDArray[np.intp]:
+        return np.searchsorted(self._first_ids, ids, side="right") - 1
+
+    def _shard(self, number: int) -> OpenShard:
         with self._lock:
             if number in self._open:
                 self._open.move_to_end(number)
                 return self._open[number]
-        opened = _OpenShard(self.paths[number])  # outside of the lock: meanwhile the other threads read on
+        opened = self.folder.open(self.shards[number])  # outside of the lock: meanwhile the other threads read on
         with self._lock:
             self._open[number] = opened
-            if len(self._open) > MAX_OPEN_SHARDS:
+            if len(self._open) > self._max_open:
                 self._open.popitem(last=False)
         return opened
-
-
-def _damaged(path: Path, what: str) -> DataError:
-    return DataError(f"{path}: {what}; run 'python -m shards check {path.parent}'")

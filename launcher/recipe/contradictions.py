@@ -11,7 +11,8 @@ from launcher.recipe.augment_pixels import PIXEL_OPS
 from launcher.recipe.backbone import Backbone, Stages
 from launcher.recipe.fields import Section
 from launcher.recipe.optim import Sgd
-from launcher.recipe.schema import Bce, Recipe
+from launcher.recipe.schema import Bce, Data, Recipe
+from launcher.url import has_credentials, is_url
 from shards.manifest import ShardsError
 from shards.sources import check_source_name
 
@@ -95,9 +96,27 @@ def final_size(ops: tuple[TrainOp, ...] | tuple[EvalOp, ...]) -> tuple[int, int]
     return size
 
 
+def _in_remote(data: Data) -> Iterator[Problem]:
+    if data.dir is None or not is_url(data.dir):
+        for key in ("remote_cache", "remote_cache_gib", "remote_tries"):
+            if _is_set(data, key):
+                yield _problem("has no effect on a folder of this machine", f"data.{key}", "data.dir")
+        return
+    if has_credentials(data.dir):
+        yield _problem(
+            "has a user, password or signature: leave those to the environment or fsspec's configuration",
+            "data.dir",
+        )
+    if data.source is not None:
+        yield _problem(
+            "is not packed to a URL; pack it to a folder, copy that there, and write null", "data.source", "data.dir"
+        )
+
+
 def _in_data(recipe: Recipe) -> Iterator[Problem]:
     yield from _in_lanes(recipe)
     data = recipe.data
+    yield from _in_remote(data)
     if data.source is None:
         if data.dir is None:
             yield _problem("needed when there is no data.source to pack from", "data.dir", "data.source")

@@ -9,7 +9,7 @@ from pydantic import Field
 from launcher.duration import Duration
 from launcher.recipe.augment import Augment
 from launcher.recipe.backbone import Backbone
-from launcher.recipe.fields import Count, Interval, NotNegative, Section, StepInterval
+from launcher.recipe.fields import Count, Interval, NotNegative, Positive, Section, StepInterval
 from launcher.recipe.optim import Constant, Optim, Schedule
 
 
@@ -36,7 +36,15 @@ class Data(Section):
     source: str | None = None
     """`digits`, `imagefolder:PATH`, `torchvision:NAME` or `synthetic:KxN`. null: shards must be in `dir` already."""
     dir: str | None = None
-    """Folder of shards with their manifest. null: `data/<source>-<hash of the packing options>`."""
+    """Folder of shards with their manifest, or its fsspec URL: `s3://`, `gs://`, `https://` ... without passwords,
+    which fsspec knows where to find. null: `data/<source>-<hash of the packing options>`."""
+    remote_cache: Annotated[str, Field(min_length=1)] | None = None
+    """Folder that keeps remote shards for all processes and runs of a node; best on a disk of its own. null:
+    `data/remote`."""
+    remote_cache_gib: Positive = 50.0
+    """GiB that it may take; the shards unused longest are removed, and fetched again when needed."""
+    remote_tries: Annotated[int, Field(ge=1, le=100)] = 10
+    """Failures in a row, with longer and longer pauses (10: two minutes), after which the run ends."""
     root: str | None = None
     """Where the torchvision dataset's files are or go. null: `data/downloads`."""
     classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = None

@@ -221,7 +221,7 @@ def test_tars_of_webdatasets_own_writer(tmp_path: Path) -> None:
             writer.write({"__key__": f"a/b.c/{i}", "png": image_of(i), "cls": i % 3})
     index(tmp_path)
     reader = reader_of(tmp_path)
-    assert len(reader.paths) == 3
+    assert len(reader.shards) == 3
     assert pairs([reader.read(i) for i in range(5)]) == [(image_of(i), i % 3) for i in range(5)]
 
 

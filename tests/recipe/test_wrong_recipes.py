@@ -170,6 +170,26 @@ CONTRADICTIONS = [
         "source: digits\n  lanes: 16\n  shuffle_images: 15",
         "9: data.shuffle_images: 15 is less than one image for each of 16 lanes; give 16 times a lane's window",
     ),
+    (
+        "source: digits",
+        "source: digits\n  dir: s3://bucket/x",
+        "7: data.source: is not packed to a URL; pack it to a folder, copy that there, and write null",
+    ),
+    (
+        "source: digits",
+        "source: digits\n  remote_cache_gib: 5.0",
+        "8: data.remote_cache_gib: has no effect on a folder of this machine",
+    ),
+    (
+        "source: digits\n  split: {train: 0.8, valid: rest}",
+        "dir: shards\n  remote_cache: x",
+        "8: data.remote_cache: has no effect on a folder of this machine",
+    ),
+    (
+        "source: digits\n  split: {train: 0.8, valid: rest}",
+        "dir: https://me:word@host/x",
+        "7: data.dir: has a user, password or signature: leave those to the environment or fsspec's configuration",
+    ),
     ("train: 0.8, valid: rest", "valid: 0.8", "8: data.split: gives no images to train; add train: rest"),
     ("train: 0.8", "train: rest", "8: data.split: only one split can have the rest"),
     ("valid: rest", "valid: 10", "8: data.split: either images per class or fractions, not both"),
