@@ -35,7 +35,6 @@ from torchvision.transforms import v2
 
 from launcher.data.files import Times
 from launcher.data.loader import Batch, Loader, Prepare, Work
-from launcher.fit import train_step, train_work
 from launcher.images import Images
 from launcher.learner import enter_stage
 from launcher.models.freeze import set_training
@@ -43,6 +42,7 @@ from launcher.recipe.parse import load_recipe
 from launcher.recipe.plan import make_plan
 from launcher.recipe.schema import Recipe
 from launcher.run import open_run
+from launcher.step import Guard, train_step, train_work
 from launcher.strategy import build_strategy
 from launcher.training import Training, build_training
 from launcher.world import World
@@ -188,7 +188,7 @@ def our_loop(t: Training) -> Loop:
         set_training(t.network.model)
         batches = learner.feeds["train"].batches(train_work(t, span))
         for step in span:
-            train_step(t, learner, batches, step)
+            train_step(t, learner, batches, step, Guard())
         done += steps
 
     return loop

@@ -1,38 +1,27 @@
-"""The training loop. One step: read, augment, forward, backward, exchange, step. Every rank runs the same steps.
-
-B batch, O outputs of the network.
-"""
+"""The training loop: steps, records, validations, saves. Every rank runs the same steps."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from launcher.augment.witness import Hashes
 from launcher.checkpoint import Best, Progress
-from launcher.data.loader import count_workers
 from launcher.data.order import Ids
 from launcher.errors import Stopped, UserError
 from launcher.evaluate import evaluate
-from launcher.feed import Examples, ImageFeed
+from launcher.input_cost import judge_input, record_left_out
 from launcher.learner import Learner, enter_stage
-from launcher.log.pictures import write_grid
 from launcher.metrics import Counts, Figures, is_better
 from launcher.models.freeze import frozen_sha256, set_training
-from launcher.optim.schedule import lr_factor
-from launcher.recipe.augment import RANDOM_OPS
-from launcher.recipe.contradictions import final_size
-from launcher.recipe.schema import Data, Recipe
+from launcher.step import ADVICE, Done, build_guard, describe_ranks, learning_rate, train_step, train_work
 from launcher.stop import StopRequest
 from launcher.training import Training
-from launcher.verdict import Cost, Setting, Verdict, judge
 
 Status = Literal["done", "stopped", "preempted"]
 
@@ -73,24 +62,23 @@ def _fit_stage(
 ) -> tuple[Progress, Status]:
     """Train `steps`, in which the same part of the network learns."""
     plan = t.plan
-    batches = learner.feeds["train"].batches(train_work(t, steps))
-    loss_sum, summed_steps = torch.zeros((), device=t.strategy.device), 0
+    batches, guard = learner.feeds["train"].batches(train_work(t, steps)), build_guard(t)
+    since: list[Done] = []
     set_training(t.network.model)
     t.watch.resume()
     for step in steps:
-        loss, ids, drawn = train_step(t, learner, batches, step)
-        loss_sum += loss
-        summed_steps += 1
+        since.append(train_step(t, learner, batches, step, guard))
         progress = replace(progress, step=step)
         is_asked = t.strategy.any_process(stop.wanted is not None)
         # Before anything is judged or saved: a loss that is no number ends the run here.
         is_due = any(due(step) for due in (plan.is_record, plan.is_evaluation, plan.is_checkpoint))
         if is_due or is_asked or t.recipe.log.samples:
-            _record(t, step, loss_sum / summed_steps, ids, drawn)
-            loss_sum, summed_steps = torch.zeros_like(loss_sum), 0
+            _record(t, since)
+            since = []
         t.watch.pause()
         if step % plan.steps_per_epoch == 0 and step < plan.total_steps:
             judge_input(t, learner, step)
+            record_left_out(t, step)
         # Entering the next stage may be asked to stop, and then loses nothing.
         progress, status = _end_step(t, learner, progress, stop, is_asked, is_end=step == steps[-1])
         if status != "done":
@@ -123,76 +111,36 @@ def _end_step(
     return progress, "preempted" if is_asked else "stopped" if is_tired else "done"
 
 
-def train_work(t: Training, steps: range) -> Iterator[tuple[int, Ids]]:
-    """Epoch and ids of every micro batch of this process."""
-    for step in steps:
-        for ids_B in t.order.micro_batch_ids(step, t.strategy.world.rank):
-            yield t.plan.epoch(step), ids_B
+def _record(t: Training, since: list[Done]) -> None:
+    """Journal and console: the mean loss, over all ranks, of the steps since the last record.
 
-
-def train_step(
-    t: Training, learner: Learner, batches: Iterator[Examples], step: int
-) -> tuple[Tensor, list[Ids], list[Hashes]]:
-    """One optimizer step: this rank's mean loss over its images, their ids, and a hash of what was done to each."""
-    plan, epoch = t.plan, t.plan.epoch(step)
-    for group in t.optimizer.param_groups:
-        group["lr"] = _lr(t, step) * group["lr_scale"]
-    losses: list[Tensor] = []
-    ids: list[Ids] = []
-    drawn: list[Hashes] = []
-    feed = learner.feeds["train"]
-    before = replace(feed.times)
-    pulse, can_leave_out = t.strategy.pulse, t.recipe.data.on_error == "skip"
-    for i in range(plan.accumulation):
-        pulse.at = ("data", step, False)
-        examples = next(batches)
-        if step == 1 and i == 0 and t.strategy.world.is_first and examples.images_BCHW is not None:
-            picture = t.run.pictures / "augmented.png"
-            write_grid(examples.images_BCHW, t.augment_train.mean, t.augment_train.std, picture)
-            t.journal.write("event", step, epoch + 1, name="picture", picture=picture.stem)
-        with t.strategy.exchange_gradients(now=i == plan.accumulation - 1):
-            pulse.at = ("forward", step, False)
-            outputs_BO = learner.wrapped(*examples.inputs)
-            losses_B = t.loss_train(outputs_BO, examples.targets)
-            loss = (losses_B * examples.weights_B).mean() if can_leave_out else losses_B.mean()
-            pulse.at = ("backward", step, False)
-            t.strategy.backward(loss / plan.accumulation if plan.accumulation > 1 else loss)
-        losses.append(loss.detach())
-        ids.append(examples.ids_B)
-        drawn.append(examples.drawn_BD)
-    stepped = t.strategy.step(t.optimizer, t.recipe.optim.clip_norm, t.network.model.parameters())
-    if not stepped:
-        t.journal.write("event", step, epoch + 1, name="overflow", message="fp16 overflow: optimizer step left out")
-    elif t.ema is not None:
-        t.ema.update_parameters(t.network.model)
-    t.watch.images += plan.global_batch
-    cost = feed.times.since(before)
-    t.watch.wait_s += cost.wait_s
-    t.costs.add(cost)
-    return torch.stack(losses).mean() if len(losses) > 1 else losses[0], ids, drawn
-
-
-def _lr(t: Training, step: int) -> float:
-    """The head's learning rate; those of other parts are in proportion."""
-    return t.recipe.optim.lr * lr_factor(t.recipe.schedule, t.plan, step)
-
-
-def _record(t: Training, step: int, rank_loss: Tensor, ids: list[Ids], drawn: list[Hashes]) -> None:
-    """Journal, console and W&B: the mean loss, over all ranks, of the steps since the last record."""
-    loss = t.strategy.sum(rank_loss).item() / t.strategy.world.size
-    epoch = t.plan.epoch(step) + 1
-    figures: Figures = {"loss": loss, "lr": _lr(t, step), **t.watch.lap()}
-    samples = _samples(t, ids, drawn) if t.recipe.log.samples else {}
+    Raise UserError when it is no number.
+    """
+    step, epoch = since[-1].step, t.plan.epoch(since[-1].step) + 1
+    losses_S = torch.stack([done.loss for done in since])
+    may_miss = t.recipe.train.on_nonfinite == "skip"
+    counted_S = losses_S[losses_S.isfinite()] if may_miss else losses_S
+    total, number = t.strategy.sum(torch.stack([counted_S.sum(), losses_S.new_tensor(len(counted_S))])).tolist()
+    loss = total / number if number else math.nan
+    figures: Figures = {"loss": loss, "lr": learning_rate(t, step), **t.watch.lap()}
+    samples = _samples(t, since[-1].ids, since[-1].drawn) if t.recipe.log.samples else {}
     t.journal.write("train", step, epoch, **figures, **samples)
     if t.plan.is_record(step):
         t.console.train(step, epoch, figures)
     for failure in t.wandb.take_failures():
         t.journal.write("event", step, epoch, name="wandb_failed", message=failure)
         t.console.say(failure)
-    if not math.isfinite(loss):
-        raise UserError(
-            f"loss is {loss} at step {step}, epoch {epoch}: lower optim.lr, or add schedule.warmup or optim.clip_norm"
-        )
+    if not math.isfinite(loss) and not may_miss:
+        where = _find_first_bad(t, since)
+        raise UserError(f"loss is {loss} {where}: {ADVICE}; train.on_nonfinite=skip leaves such steps out")
+
+
+def _find_first_bad(t: Training, since: list[Done]) -> str:
+    """`at step 812, epoch 3, on rank 3 (samples 3, 17)`. Called by every process."""
+    mine = next((done for done in since if not bool(torch.isfinite(done.loss))), None)
+    first = min(step for step in t.strategy.gather(math.inf if mine is None else mine.step))
+    where = describe_ranks(t, mine or since[-1], mine is not None and mine.step == first)
+    return f"at step {first}, epoch {t.plan.epoch(int(first)) + 1}, {where}"
 
 
 def _samples(t: Training, ids: list[Ids], drawn: list[Hashes]) -> dict[str, Any]:
@@ -247,54 +195,3 @@ def evaluate_and_record(
     epoch = t.plan.epoch(step) + 1
     t.journal.write("eval", step, epoch, split=split, weights_step=weights_step, **figures)
     return counts, figures
-
-
-def judge_input(t: Training, learner: Learner, step: int) -> Verdict | None:
-    """Whether the training has waited for its input since this process began; written down. Called by every process."""
-    costs = t.strategy.gather(_cost(t))
-    verdict = judge(costs, setting_of(t.recipe, learner, t.strategy.device.type), t.strategy.hosts)
-    if verdict is not None:
-        ranks = [{name: round(value, 3) for name, value in asdict(cost).items()} for cost in costs]
-        t.journal.write("event", step, t.plan.epoch(step) + 1, name="input", **asdict(verdict), ranks=ranks)
-    return verdict
-
-
-def _cost(t: Training) -> Cost:
-    costs, world = t.costs, t.strategy.world
-    return Cost(
-        train_s=t.watch.train_s,
-        work_s=t.strategy.pace.work_s,
-        steps=t.watch.images // t.plan.global_batch,
-        wait_s=costs.wait_s,
-        read_s=costs.read_s,
-        decode_s=costs.decode_s,
-        augment_s=costs.augment_s,
-        copy_s=costs.copy_s,
-        long_side=costs.long_sides / max(costs.num_images, 1),
-        workers=count_workers(t.recipe.data.workers, world),
-        num_cores=count_workers(None, world),
-    )
-
-
-def setting_of(recipe: Recipe, learner: Learner, device_type: str) -> Setting:
-    """What could be done about a slow input."""
-    feed, augment, size = learner.feeds["train"], recipe.augment, final_size(recipe.augment.train)
-    is_decoded = isinstance(feed, ImageFeed) and feed.loader.is_decoded
-    feature_keys = []
-    if isinstance(feed, ImageFeed) and feed.engine is not None:
-        if augment.views is None and any(op.op in RANDOM_OPS for op in augment.train):
-            feature_keys.append("augment.views=4")
-        if not recipe.strategy.feature_cache_gib:
-            feature_keys.append("strategy.feature_cache_gib=20")
-    return Setting(
-        is_cpu=device_type == "cpu",
-        final_side=None if size is None else max(size),
-        cache_keys=_cache_keys(recipe.data, is_decoded),
-        feature_keys=" ".join(feature_keys) or None,
-    )
-
-
-def _cache_keys(data: Data, is_decoded: bool) -> str | None:
-    if is_decoded:
-        return None
-    return "data.cache=decoded" if data.cache == "none" else f"data.cache_gib above {data.cache_gib:g}"

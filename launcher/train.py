@@ -18,9 +18,10 @@ from launcher.check import complete_recipe, plan_run
 from launcher.checkpoint import Progress
 from launcher.data.prepare import prepare_data
 from launcher.errors import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE, Stopped, UserError
-from launcher.fit import Status, check_frozen, evaluate_and_record, fit, judge_input
+from launcher.fit import Status, check_frozen, evaluate_and_record, fit
 from launcher.heartbeat.start import start_heartbeat
 from launcher.heartbeat.thread import NoHeartbeat
+from launcher.input_cost import judge_input, record_left_out
 from launcher.learner import Learner, enter_stage
 from launcher.log.console import Console
 from launcher.log.journal import read_first
@@ -196,6 +197,7 @@ def _finish(t: Training, learner: Learner, progress: Progress, status: Status, s
             final = _measure_best(t, learner, progress, stop)
         except Stopped:
             status = "preempted"
+    record_left_out(t, progress.step)
     code = EXIT_RESUMABLE if status == "preempted" else EXIT_DONE
     _record_traffic(t, progress)
     _leave(t, progress, status, code)

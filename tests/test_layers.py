@@ -23,6 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("feature_store", "decoded_store", "evaluate", "training"),
     ("extract",),
     ("learner", "summary"),
+    ("input_cost", "step"),
     ("fit",),
     ("complete",),
     ("check",),

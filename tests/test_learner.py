@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from launcher import feature_store, fit
+from launcher import step as step_module
 from launcher.data.reader import ShardReader
 from launcher.errors import Stopped, UserError
 from launcher.learner import enter_stage
@@ -120,12 +121,12 @@ class Killed(BaseException):
 
 def die_at(place: Place, step: int, *words: str) -> None:
     """Train until step `step` begins."""
-    whole = fit.train_step
+    whole = step_module.train_step
 
-    def dying(t: Training, learner: Any, batches: Any, number: int) -> Any:
+    def dying(t: Training, learner: Any, batches: Any, number: int, guard: Any) -> Any:
         if number == step:
             raise Killed
-        return whole(t, learner, batches, number)
+        return whole(t, learner, batches, number, guard)
 
     with place.patch.context() as patch:
         patch.setattr(fit, "train_step", dying)

@@ -211,7 +211,7 @@ def test_a_loss_that_is_no_number_is_never_saved(tmp_path: Path, digits: Path) -
     overrides = ["optim={name: sgd, lr: 1e12}", "schedule={name: constant}", "log.every=1000", "checkpoint.every=5st"]
     ended = run(DIGITS, *words, *overrides, cwd=tmp_path)
     assert ended.code == 2
-    assert ended.err.startswith("launcher: loss is nan at step 5,")
+    assert ended.err.startswith("launcher: loss is nan at step ")
     assert list((tmp_path / "run" / "checkpoints").glob("step-*")) == []
 
 

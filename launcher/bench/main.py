@@ -15,7 +15,7 @@ from launcher.data.decoded import free_bytes
 from launcher.data.loader import count_workers
 from launcher.data.prepare import prepare_data
 from launcher.errors import EXIT_DONE, UserError
-from launcher.fit import setting_of
+from launcher.input_cost import setting_of
 from launcher.learner import enter_stage
 from launcher.log.console import Console
 from launcher.log.ranks import log_warnings, open_rank_log

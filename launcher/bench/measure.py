@@ -18,8 +18,8 @@ from launcher.data.files import Times, read_files
 from launcher.data.loader import Loader
 from launcher.data.order import Ids
 from launcher.feed import Examples, ImageFeed
-from launcher.fit import train_step, train_work
 from launcher.learner import Learner
+from launcher.step import Guard, train_step, train_work
 from launcher.training import Training
 
 NUM_SAMPLES = 256
@@ -138,7 +138,7 @@ def _measure_steps(t: Training, learner: Learner, batches: Iterator[Examples], s
         batches = (replace(examples, inputs=engine(*examples.inputs)) for examples in batches)
 
     def step() -> int:
-        train_step(t, learner, batches, t.plan.total_steps)
+        train_step(t, learner, batches, t.plan.total_steps, Guard())
         return t.plan.rank_batch
 
     return _rate(t, step, seconds)

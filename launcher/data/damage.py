@@ -33,9 +33,9 @@ class Damage:
         """Which of these have been left out."""
         return np.zeros(len(ids_B), dtype=np.bool_)
 
-    def take_new(self) -> list[str]:
-        """What was wrong with each that has been left out since the last call."""
-        return []
+    def take_new(self) -> dict[int, str]:
+        """What was wrong with each that has been left out since the last call, by its id."""
+        return {}
 
     @property
     def num_images(self) -> int:
@@ -49,7 +49,7 @@ class LeftOut(Damage):
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._messages: dict[int, str] = {}
-        self._new: list[str] = []
+        self._new: dict[int, str] = {}
         self._lock = threading.Lock()
 
     def note(self, sample_id: int, error: DataError) -> None:
@@ -57,8 +57,7 @@ class LeftOut(Damage):
         with self._lock:
             if sample_id in self._messages:
                 return
-            self._messages[sample_id] = str(error)
-            self._new.append(str(error))
+            self._messages[sample_id] = self._new[sample_id] = str(error)
         _LOGGER.warning("left out: %s", error)
         if len(self._messages) > self._limit:
             first = "; ".join(list(self._messages.values())[:_NAMED])
@@ -69,9 +68,9 @@ class LeftOut(Damage):
     def among(self, ids_B: Ids) -> Mask:
         return np.isin(ids_B, list(self._messages)) if self._messages else super().among(ids_B)
 
-    def take_new(self) -> list[str]:
+    def take_new(self) -> dict[int, str]:
         with self._lock:
-            new, self._new = self._new, []
+            new, self._new = self._new, {}
         return new
 
     @property

@@ -139,6 +139,9 @@ class Train(Section):
     """Length between two validations; the last step always validates."""
     best_metric: Literal["top1_frac", "top5_frac", "loss"] = "top1_frac"
     """Which validation figure names the best checkpoint."""
+    on_nonfinite: Literal["fail", "skip"] = "fail"
+    """A loss that is no number: ends the run, or its step is left out, on all processes, and named. `skip` waits for
+    the answer at every step, and ends the run after ten in a row."""
     patience: Count | None = None
     """Stop after this many validations in a row that did not improve `best_metric`. null: never."""
 

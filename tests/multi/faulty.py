@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import launcher.__main__
-from launcher import fit
+from launcher import fit, step
 from launcher.data.reader import Sample, ShardReader
 
 STEP = 40
@@ -30,12 +30,12 @@ def hang_in_data() -> None:
 
 
 def at_step(work: Callable[[], object]) -> Callable[[], None]:
-    step_with = fit.train_step
+    step_with = step.train_step
 
-    def faulty(t: Any, learner: Any, batches: Any, step: int) -> Any:
-        if step == STEP:
+    def faulty(t: Any, learner: Any, batches: Any, number: int, guard: Any) -> Any:
+        if number == STEP:
             work()
-        return step_with(t, learner, batches, step)
+        return step_with(t, learner, batches, number, guard)
 
     return lambda: setattr(fit, "train_step", faulty)
 
