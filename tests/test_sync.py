@@ -125,24 +125,21 @@ def test_an_offline_run_requeued_twice_becomes_one_run(tmp_path: Path) -> None:
 
 
 def test_a_hole_is_filled_and_the_run_goes_on(tmp_path: Path) -> None:
-    """Online, the server dies midway; offline; online again: then what is missing lies before what is there."""
-    folder = make_run(tmp_path / "run")
-    body = (
-        "log(1, 2); settle(); (folder / 'go').touch()\nwhile (folder / 'go').exists(): time.sleep(0.05)\nlog(3); end()"
-    )
-    at_once = {"WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "0.1"}  # instead of after 15 s
+    """Online; online to a server that dies midway; online again: what is missing lies before what is there."""
+    folder, go = make_run(tmp_path / "run"), tmp_path / "run" / "go"
+    wait = "settle(); (folder / 'go').touch()\nwhile (folder / 'go').exists(): time.sleep(0.05)\n"
     with WandbServer() as dying:
-        process = spawn(folder, "online", BEGIN + body, **online(dying), **at_once)
-        wait_until(lambda: "abcd1234" in dying.runs and len(dying.runs["abcd1234"].history) == 4, process)
-    (folder / "go").unlink()
+        result_of(spawn(folder, "online", f"{BEGIN}log(1, 2); end()", **online(dying)))
+        process = spawn(folder, "online", f"log(2, 3); {wait}log(4); end()", **online(dying))
+        wait_until(go.exists, process)
+    go.unlink()
     assert result_of(process)["failures"][0].startswith("W&B did not take everything (")
-    result_of(spawn(folder, "offline", "log(3, 4); end()"))
     with WandbServer() as server:
         server.runs = dying.runs
         result_of(spawn(folder, "online", f"log(4, 5, 6); {END}end()", **online(server)))
         (run,) = server.runs.values()
         num_missing = len(read_journal(folder)) - len(run.history)
-        assert num_missing == 4
+        assert num_missing > 0
         ended = sync(folder, home=tmp_path, **online(server))
         assert (ended.code, ended.err) == (0, "")
         assert f" {num_missing} of " in ended.out
