@@ -16,7 +16,7 @@ from launcher.recipe.parse import load_recipe
 from launcher.run import claim
 from tests.log.wandb_program import KEY, clean_environment, result_of, spawn
 from tests.log.wandb_server import Run, WandbServer
-from tests.runs import DIGITS, Ended
+from tests.runs import DIGITS, Ended, wait_until
 
 BEGIN = """
 from PIL import Image
@@ -125,30 +125,25 @@ def test_an_offline_run_requeued_twice_becomes_one_run(tmp_path: Path) -> None:
 
 
 def test_a_hole_is_filled_and_the_run_goes_on(tmp_path: Path) -> None:
-    """Online, the server dies midway; offline; online again: then what is missing lies before what is there."""
-    folder = make_run(tmp_path / "run")
+    """Online; online to a server that dies midway; online again: what is missing lies before what is there."""
+    folder, go = make_run(tmp_path / "run"), tmp_path / "run" / "go"
+    wait = "settle(); (folder / 'go').touch()\nwhile (folder / 'go').exists(): time.sleep(0.05)\n"
+    with WandbServer() as dying:
+        result_of(spawn(folder, "online", f"{BEGIN}log(1, 2); end()", **online(dying)))
+        process = spawn(folder, "online", f"log(2, 3); {wait}log(4); end()", **online(dying))
+        wait_until(go.exists, process)
+    go.unlink()
+    assert result_of(process)["failures"][0].startswith("W&B did not take everything (")
     with WandbServer() as server:
-        dying = f"{BEGIN}log(1, 2); settle(); (folder / 'go').touch()\nwhile server_lives(): time.sleep(0.05)\nlog(3)"
-        lives = "def server_lives():\n    return (folder / 'go').exists()\n"
-        process = spawn(folder, "online", f"{lives}{dying}; end()", **online(server))
-        while not (folder / "go").exists():
-            assert process.poll() is None
-        while len(server.runs.get("abcd1234", Run("", "")).history) < 4:
-            assert process.poll() is None
-        server.fault = 500
-        (folder / "go").unlink()
-        assert result_of(process)["failures"][0].startswith("W&B did not take everything (")
-        result_of(spawn(folder, "offline", "log(3, 4); end()"))
-        server.fault = None
+        server.runs = dying.runs
         result_of(spawn(folder, "online", f"log(4, 5, 6); {END}end()", **online(server)))
         (run,) = server.runs.values()
         num_missing = len(read_journal(folder)) - len(run.history)
-        assert num_missing > 3
+        assert num_missing > 0
         ended = sync(folder, home=tmp_path, **online(server))
         assert (ended.code, ended.err) == (0, "")
         assert f" {num_missing} of " in ended.out
         assert_whole(run, folder)
-        assert_finished(run, server)
 
         result_of(spawn(folder, "online", "log(7, 8); end()", **online(server)))
         assert_whole(run, folder)

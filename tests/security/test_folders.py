@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from launcher.cache import remove_features
-from launcher.cli import run as command
 from launcher.data.features import FACTS, Layout, Value, commit_features, open_features
 from launcher.errors import RunError, UserError
 from launcher.log.journal import Journal
@@ -19,7 +18,7 @@ from launcher.recipe.schema import Recipe
 from launcher.run import open_run
 from shards.manifest import write_atomically
 from tests.recipe.right import load
-from tests.runs import DIGITS
+from tests.runs import DIGITS, train
 
 INSIDE = ("checkpoints", "logs", "pictures", "wandb", "recipe.lock.yaml", "journal.jsonl", "summary.json", ".in-use")
 LAYOUT = Layout((Value("float32", (2,)),), 1, 1)
@@ -125,14 +124,10 @@ def test_a_journal_cannot_choose_where_a_run_writes(recipe: Recipe, run_id: str)
         open_run(recipe)
 
 
-def test_what_is_written_not_everybody_may_change(
-    tmp_path: Path, digits: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    words = [f"data.dir={digits}", "train.epochs=1st", "run.dir=run", "log.wandb.mode=offline", "data.workers=0"]
+def test_what_is_written_not_everybody_may_change(tmp_path: Path, digits: Path) -> None:
     before = os.umask(0)
     try:
-        assert command([str(DIGITS), *words]) == 0
+        train(DIGITS, f"data.dir={digits}", "train.epochs=1st", "run.dir=run", "log.wandb.mode=offline", cwd=tmp_path)
     finally:
         os.umask(before)
     written = [tmp_path / "run", *(path for path in (tmp_path / "run").rglob("*") if not path.is_symlink())]
