@@ -210,16 +210,11 @@ def _finish(t: Training, learner: Learner, progress: Progress, status: Status, s
     return code
 
 
-<<<<<<< HEAD
 def _measure_best(t: Training, learner: Learner, progress: Progress, stop: StopRequest) -> dict[str, Figures]:
-    """Figures of the best checkpoint on the test split, or on valid where there is no test; shown and sent to W&B.
+    """Figures of the best checkpoint on the test split, or on valid where there is no test; shown and written down.
 
     Raise Stopped when asked to stop before that is over.
     """
-=======
-def _measure_best(t: Training, learner: Learner, progress: Progress) -> dict[str, Figures]:
-    """Figures of the best checkpoint on the test split, or on valid where there is no test; shown and written down."""
->>>>>>> part-sync
     name, weights_step = ("best", progress.best.step) if progress.best is not None else ("last", progress.step)
     checkpoint.load_weights(t.run.checkpoints / name, t.whole, ema=t.ema is not None)
     split = next((split for split in ("test", "valid") if split in t.plan.num_eval), None)
