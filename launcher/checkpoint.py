@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
@@ -119,11 +119,11 @@ def restore_optimizer(start: Start, state: TrainState) -> None:
     facts = _read_optimizer_facts(file)
     if not is_of(facts["groups"], state.model, state.optimizer):
         raise RunError(f"{path}: its optimizer is not the recipe's, or trained other weights; start anew with --fresh")
-    load_tensors(load_file(file), state.model, state.optimizer)
+    load_tensors(_read_tensors(file), state.model, state.optimizer)
     state.strategy.restore_scaler(facts["scaler"])
     world = state.strategy.world
     if _read_state(path)["world_size"] == world.size:
-        rng = load_file(path / "rng.safetensors")
+        rng = _read_tensors(path / "rng.safetensors")
         mine = {key.partition(".")[2]: value for key, value in rng.items() if key.startswith(f"{world.rank}.")}
         write_rng(mine, state.strategy.device)
     else:
@@ -179,9 +179,20 @@ def _weights_file(path: Path, ema: bool) -> Path:
     return path / ("ema.safetensors" if ema and "ema.safetensors" in read_hashes(path) else "model.safetensors")
 
 
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise _foreign(file, error) from None
+
+
+def _foreign(file: Path, error: SafetensorError) -> RunError:
+    return RunError(f"{file}: has its hash, but is no safetensors file ({error}); start anew with --fresh")
+
+
 def _load_into(model: nn.Module, file: Path) -> None:
     try:
-        model.load_state_dict(load_file(file))
+        model.load_state_dict(_read_tensors(file))
     except RuntimeError:
         raise RunError(f"{file}: its weights are not of the recipe's network; start anew with --fresh") from None
 
@@ -189,6 +200,9 @@ def _load_into(model: nn.Module, file: Path) -> None:
 def _read_optimizer_facts(file: Path) -> OptimizerFacts:
     if not file.exists():
         raise RunError(f"{file}: is not there: another version wrote this checkpoint; start anew with --fresh")
-    with safe_open(file, "pt") as opened:
-        facts: OptimizerFacts = json.loads(opened.metadata()["optimizer"])
+    try:
+        with safe_open(file, "pt") as opened:
+            facts: OptimizerFacts = json.loads(opened.metadata()["optimizer"])
+    except SafetensorError as error:
+        raise _foreign(file, error) from None
     return facts

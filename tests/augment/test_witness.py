@@ -23,7 +23,7 @@ IDS = np.array([7, 3, 11, 4])
 def augmented(ids_B: INT64, seed: int = 0, epoch: int = 2) -> Hashes:
     witness = Witness()
     augment = replace(build_augment(OPS, (0.5,) * 3, (0.5,) * 3), tell=witness.tell)
-    images_BCHW = torch.zeros(len(ids_B), 4, 16, 12, dtype=torch.uint8)
+    images_BCHW = torch.zeros(len(ids_B), 3, 16, 12, dtype=torch.uint8)
     augment(images_of(images_BCHW), ids_B, seed, epoch)
     return witness.take(ids_B, epoch)
 

@@ -46,12 +46,13 @@ def test_code_in_a_weights_file_is_refused(tmp_path: Path, suffix: str, kind: st
     assert not mark.exists()
 
 
-def test_code_in_an_optimizer_file_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["model", "optimizer", "rng"])
+def test_code_in_a_checkpoint_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
     folder, mark = save_two(tmp_path / "checkpoints", alone()), tmp_path / "mark"
     newest = folder / "step-00000020"
-    hostile_file(newest / "optimizer.pt", mark)
+    hostile_file(newest / f"{name}.safetensors", mark)
     trust(newest)
-    with pytest.raises(RunError, match=r"optimizer\.pt: holds more than tensors") as error:
+    with pytest.raises(RunError, match=rf"{name}\.safetensors: has its hash, but is no safetensors file") as error:
         restore(folder, SmallRun(alone()).state, silent)
     assert "\n" not in str(error.value)
     assert not mark.exists()
