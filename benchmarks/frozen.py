@@ -33,8 +33,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchvision.transforms import v2
 
+from launcher.data.damage import Damage
 from launcher.data.files import Times
-from launcher.data.loader import Batch, Loader, Prepare, Work
+from launcher.data.loader import Batch, Loader, Prepare
+from launcher.data.reader import Work
 from launcher.images import Images
 from launcher.learner import enter_stage
 from launcher.models.freeze import set_training
@@ -142,11 +144,10 @@ class MemoryLoader(Loader):
     """Pictures that are decoded already, in place of shards."""
 
     def __init__(self, pictures: list[np.ndarray[Any, np.dtype[np.uint8]]]) -> None:
-        self.times = Times()
+        self.times, self.damage = Times(), Damage()
         sizes = np.array([picture.shape[:2] for picture in pictures])
         flat = [torch.from_numpy(picture).reshape(-1, 3) for picture in pictures]
-        pixels_P4 = torch.nn.functional.pad(torch.cat(flat), (0, 1))
-        self._images = Images(pixels_P4, np.cumsum(sizes.prod(axis=1)) - sizes.prod(axis=1), sizes)
+        self._images = Images(torch.cat(flat), np.cumsum(sizes.prod(axis=1)) - sizes.prod(axis=1), sizes)
 
     def batches(self, work: Work, prepare: Prepare) -> Iterator[Batch]:
         for view, ids_B in work:

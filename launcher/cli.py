@@ -348,10 +348,12 @@ def _run(arguments: list[str] | None) -> int:
     except KeyboardInterrupt:
         return EXIT_FAILED
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            return _show_traceback(error)
         where = error.filename or "the run folder"
-        return _explain(UserError(f"no space left on the disk of {where}; make room, then give the same command"))
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _explain(UserError(f"no space left on the disk of {where}; make room, then give the same command"))
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return _explain(UserError(f"{where}: {error.strerror}; see to who may read and write it, or name another"))
+        return _show_traceback(error)
     except Exception as error:
         return _show_traceback(error)
     return int(code or 0)

@@ -13,6 +13,7 @@ from launcher.errors import CheckpointError
 from shards.manifest import fsync_folder, write_atomically
 
 HASHES = "hashes.json"
+_REPLACED = ".replaced"
 READ_BYTES = 1 << 24
 """Large: a thread that hashes while another trains asks for Python's lock twice for each."""
 
@@ -23,14 +24,21 @@ def commit(temporary: Path, final: Path) -> None:
     for path in temporary.iterdir():
         _fsync(path)
     write_atomically(temporary / HASHES, json.dumps(hashes, indent=1).encode())
+    before = final.with_name(f".{final.name}{_REPLACED}")
     if final.exists():  # found damaged, or saved before its validation was over
-        shutil.rmtree(final)
+        final.rename(before)
     temporary.rename(final)
     fsync_folder(final.parent)
+    if before.exists():
+        shutil.rmtree(before)
 
 
 def find_newest(folder: Path, report: Callable[[str], None]) -> Path | None:
     """The newest checkpoint whose files all have their hash."""
+    for before in folder.glob(f".step-*{_REPLACED}"):  # killed between the two renames of `commit`
+        final = before.with_name(before.name.removeprefix(".").removesuffix(_REPLACED))
+        if not final.exists():
+            before.rename(final)
     for path in _newest_first(folder):
         try:
             check_folder(path)

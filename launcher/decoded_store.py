@@ -45,29 +45,32 @@ def keep_decoded(
     say: Say,
 ) -> None:
     """Decode a split into memory where `data.cache` and the room allow. Raise DataError when an image is damaged."""
-    assert data.cache != "none"
     if loader.is_decoded:
         return
-    num_bytes = 3 * estimate_pixels(loader.reader, loader.needed_side)
-    place, why = _choose_place(strategy, data.cache, num_bytes, data.cache_gib * 2**30)
-    if place is None:
-        say(f"images of {split}: not kept decoded, {show_bytes(num_bytes)} are over {why}")
-        return
-    start = time.perf_counter()
     try:
-        decoded = _decode(strategy, split, loader, data.cache_gib * 2**30, run_id)
+        say(f"images of {split}: {_keep(strategy, split, loader, data, run_id)}")
     except DataError as error:
         if data.on_error == "fail":
             raise
         say(f"images of {split}: not kept decoded, one is left out: {error}")
-        return
+
+
+def _keep(strategy: Strategy, split: str, loader: Loader, data: Data, run_id: str) -> str:
+    """What became of it. Raise DataError on every process when an image is damaged."""
+    assert data.cache != "none"
+    estimates = _together(strategy, lambda: estimate_pixels(loader.reader, loader.needed_side))
+    num_bytes, room_bytes = 3 * estimates[0], data.cache_gib * 2**30
+    place, why = _choose_place(strategy, data.cache, num_bytes, room_bytes)
+    if place is None:
+        return f"not kept decoded, {show_bytes(num_bytes)} are over {why}"
+    start = time.perf_counter()
+    decoded = _decode(strategy, split, loader, room_bytes, run_id)
     if decoded is None:
-        say(f"images of {split}: not kept decoded, there is no room for them after all")
-        return
+        return "not kept decoded, there is no room for them after all"
     num_bytes = decoded.images.pixels_PC.numel()
     loader.use(decoded.to(strategy.device) if place == "device" else decoded)
     where = f"on {strategy.device.type}" if place == "device" else "in memory"
-    say(f"images of {split}: decoded once, {show_bytes(num_bytes)} {where}, {time.perf_counter() - start:.1f} s")
+    return f"decoded once, {show_bytes(num_bytes)} {where}, {time.perf_counter() - start:.1f} s"
 
 
 def _choose_place(

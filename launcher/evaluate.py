@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from launcher.data.order import portion_ids
-from launcher.errors import Stopped
+from launcher.errors import DataError, Stopped
 from launcher.feed import Feed
 from launcher.loss import LossFunction, class_scores
 from launcher.metrics import Counts
@@ -50,5 +50,7 @@ def evaluate(
     counts.reduce(strategy.sum)
     wanted, seen, counted = plan.num_eval[split], int(counts.seen[0]), int(counts.total[0])
     assert seen == wanted, f"{split}: saw {seen} of {wanted} images"
+    if not counted:
+        raise DataError(f"{split}: none of its {wanted} images can be read; see 'python -m shards check'")
     assert counted == wanted or can_leave_out, f"{split}: counted {counted} of {wanted} images"
     return counts

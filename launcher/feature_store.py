@@ -144,6 +144,7 @@ class FeatureStore:
         try:
             self._write_part(source, view, temporary, layout)
             strategy.gather(None)
+            strategy.pulse.enter("prepare")
             strategy.on_first(lambda: self._commit(source, view, temporary, layout))
         finally:
             if world.is_first:

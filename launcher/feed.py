@@ -123,7 +123,7 @@ class FeatureFeed:
             torch.from_numpy(bytes_BN.copy()).view(getattr(torch, value.dtype)).view(len(ids_B), *value.shape)
             for bytes_BN, value in zip(records, features.layout.values, strict=True)
         )
-        for i in ids_B[labels_B == LEFT_OUT].tolist():
+        for i in ids_B[(labels_B == LEFT_OUT) & (ids_B >= 0)].tolist():
             self.damage.note(i, DataError(f"{features.folder}: image {i} was left out when this was computed"))
         weights = torch.from_numpy(((ids_B >= 0) & (labels_B != LEFT_OUT)).astype("int64"))
         labels = self._send(torch.from_numpy(np.maximum(labels_B, 0)))

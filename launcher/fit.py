@@ -15,8 +15,9 @@ from launcher.checkpoint import Best, Progress
 from launcher.data.order import Ids
 from launcher.errors import Stopped, UserError
 from launcher.evaluate import evaluate
-from launcher.input_cost import judge_input, record_left_out
+from launcher.input_cost import judge_input
 from launcher.learner import Learner, enter_stage
+from launcher.left_out import record_left_out
 from launcher.metrics import Counts, Figures, is_better
 from launcher.models.freeze import frozen_sha256, set_training
 from launcher.step import ADVICE, Done, build_guard, describe_ranks, learning_rate, train_step, train_work
@@ -37,6 +38,7 @@ def fit(t: Training, learner: Learner, progress: Progress, stop: StopRequest) ->
         return learner, progress, "stopped"
     if not progress.is_judged:
         progress, status = _end_step(t, learner, progress, stop, is_asked=False, is_end=True)
+        t.strategy.pulse.enter("save")
         progress = t.saver.settle(progress, is_last=status != "done" or progress.step == t.plan.total_steps)
         if status != "done":
             return learner, progress, status
@@ -45,6 +47,7 @@ def fit(t: Training, learner: Learner, progress: Progress, stop: StopRequest) ->
             check_frozen(t, learner)
             learner = enter_stage(t, stage, progress.step, lambda: stop.wanted is not None)
         progress, status = _fit_stage(t, learner, steps, progress, stop)
+        t.strategy.pulse.enter("save")
         progress = t.saver.settle(progress, is_last=status != "done" or progress.step == t.plan.total_steps)
         if status != "done":
             return learner, progress, status
@@ -69,10 +72,10 @@ def _fit_stage(
     for step in steps:
         since.append(train_step(t, learner, batches, step, guard))
         progress = replace(progress, step=step)
-        is_asked = t.strategy.any_process(stop.wanted is not None)
+        is_asked, is_end = t.strategy.any_process(stop.wanted is not None), step == steps[-1]
         # Before anything is judged or saved: a loss that is no number ends the run here.
         is_due = any(due(step) for due in (plan.is_record, plan.is_evaluation, plan.is_checkpoint))
-        if is_due or is_asked or t.recipe.log.samples:
+        if is_due or is_asked or is_end or t.recipe.log.samples:
             _record(t, since)
             since = []
         t.watch.pause()
@@ -80,7 +83,7 @@ def _fit_stage(
             judge_input(t, learner, step)
             record_left_out(t, step)
         # Entering the next stage may be asked to stop, and then loses nothing.
-        progress, status = _end_step(t, learner, progress, stop, is_asked, is_end=step == steps[-1])
+        progress, status = _end_step(t, learner, progress, stop, is_asked, is_end)
         if status != "done":
             return progress, status
         t.watch.resume()
@@ -98,6 +101,7 @@ def _end_step(
     plan, step, patience = t.plan, progress.step, t.recipe.train.patience
     is_save = plan.is_checkpoint(step) or is_asked or is_end
     if is_save or plan.is_evaluation(step):
+        t.strategy.pulse.enter("save")
         progress = t.saver.settle(progress)
     if plan.is_evaluation(step):
         progress = replace(progress, is_judged=False) if is_asked else _judge(t, learner, progress, stop)
@@ -119,7 +123,7 @@ def _record(t: Training, since: list[Done]) -> None:
     step, epoch = since[-1].step, t.plan.epoch(since[-1].step) + 1
     losses_S = torch.stack([done.loss for done in since])
     may_miss = t.recipe.train.on_nonfinite == "skip"
-    counted_S = losses_S[losses_S.isfinite()] if may_miss else losses_S
+    counted_S = losses_S[torch.tensor([done.is_taken for done in since])] if may_miss else losses_S
     total, number = t.strategy.sum(torch.stack([counted_S.sum(), losses_S.new_tensor(len(counted_S))])).tolist()
     loss = total / number if number else math.nan
     figures: Figures = {"loss": loss, "lr": learning_rate(t, step), **t.watch.lap()}

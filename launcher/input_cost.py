@@ -1,8 +1,7 @@
-"""What a training's input costs it, by the clocks of every process, and which images it had to do without."""
+"""What a training's input costs it, by the clocks of every process."""
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import asdict
 
 from launcher.data.loader import count_workers
@@ -13,22 +12,6 @@ from launcher.recipe.contradictions import final_size
 from launcher.recipe.schema import Data, Recipe
 from launcher.training import Training
 from launcher.verdict import Cost, Setting, Verdict, judge
-
-
-def record_left_out(t: Training, step: int) -> None:
-    """Write down the images that some process could not read since the last call. Called by every process."""
-    if t.recipe.data.on_error == "fail":
-        return
-    for split, loader in t.loaders.items():
-        by_id = {i: message for each in t.strategy.gather(loader.damage.take_new()) for i, message in each.items()}
-        if not by_id:
-            continue
-        messages = [by_id[i] for i in sorted(by_id)]
-        shards = Counter(message.partition(": image")[0] for message in messages)
-        epoch = t.plan.epoch(step) + 1
-        t.journal.write("event", step, epoch, name="left_out", split=split, shards=dict(shards), messages=messages)
-        more = f", and {len(messages) - 1} more" if len(messages) > 1 else ""
-        t.console.say(f"left out of {split}: {messages[0]}{more}")
 
 
 def judge_input(t: Training, learner: Learner, step: int) -> Verdict | None:

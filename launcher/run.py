@@ -23,6 +23,19 @@ FINISHED = ("done", "stopped")
 BEFORE_LOCK = {IN_USE, f".{LOCK_NAME}.tmp", "logs", "checkpoints", "pictures", "wandb", JOURNAL_NAME, SUMMARY_NAME}
 FIXED = ("backbone",)
 """What --allow-change does not free: best and last checkpoint of a run are of one network with the same frozen part."""
+FREE = (
+    "data.workers",
+    "data.decode",
+    "data.cache",
+    "data.cache_gib",
+    "data.remote_cache",
+    "data.remote_cache_gib",
+    "data.remote_tries",
+    "strategy.hang_timeout_s",
+    "checkpoint.patience",
+    "log.every",
+)
+"""Keys that change nothing of what is trained: a run goes on with other values, and notes them."""
 ASIDE = ".before-"
 """In the name of a folder that `--fresh` has moved out of the way."""
 DEBUG = "debug-"
@@ -124,13 +137,15 @@ def _continue(path: Path, recipe: Recipe, allowed: tuple[str, ...]) -> RunFolder
     except RunError:
         os.close(in_use)
         raise
-    finished = read_summary(path).get("status") in FINISHED and not differences
+    finished = read_summary(path).get("status") in FINISHED and set(differences) <= set(FREE)
     return RunFolder(path, run_id, "finished" if finished else "resumed", differences, in_use)
 
 
 def _check_changes(path: Path, differences: dict[str, tuple[Any, Any]], allowed: tuple[str, ...]) -> None:
     refused = {
-        key: values for key, values in differences.items() if is_allowed(key, FIXED) or not is_allowed(key, allowed)
+        key: values
+        for key, values in differences.items()
+        if is_allowed(key, FIXED) or not is_allowed(key, (*allowed, *FREE))
     }
     if refused:
         raise ChangedRecipeError(path, refused)

@@ -25,7 +25,7 @@ MAX_IN_A_ROW = 10
 """Steps left out one after the other: then the weights are beyond help."""
 _NAMED = 8
 """Samples that a message names."""
-ADVICE = "lower optim.lr, or add schedule.warmup or optim.clip_norm"
+ADVICE = "lower optim.lr, or add schedule.warmup or optim.clip_norm, with --allow-change or --fresh"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ class Done:
     ids: list[Ids]
     drawn: list[Hashes]
     """A hash of what was done to each image."""
+    is_taken: bool = True
+    """False where it was left out, on every process."""
 
     @property
     def samples(self) -> str:
@@ -136,14 +138,19 @@ def train_step(t: Training, learner: Learner, batches: Iterator[Examples], step:
             pulse.at = ("forward", step, False)
             outputs_BO = learner.wrapped(*examples.inputs)
             losses_B = t.loss_train(outputs_BO, examples.targets)
-            loss = (losses_B * examples.weights_B).mean() if can_leave_out else losses_B.mean()
+            if can_leave_out:
+                losses_B = losses_B * examples.weights_B
+            loss = losses_B.mean()
             pulse.at = ("backward", step, False)
             t.strategy.backward(loss / plan.accumulation if plan.accumulation > 1 else loss)
-        losses.append(loss.detach())
+        # What is written down is the mean of the images that count.
+        losses.append(
+            losses_B.detach().sum() / examples.weights_B.sum().clamp(min=1) if can_leave_out else loss.detach()
+        )
         ids.append(examples.ids_B)
         drawn.append(examples.drawn_BD)
     done = Done(step, torch.stack(losses).mean() if len(losses) > 1 else losses[0], ids, drawn)
-    _take_step(t, done, guard)
+    done = replace(done, is_taken=_take_step(t, done, guard))
     t.watch.images += plan.global_batch
     cost = feed.times.since(before)
     t.watch.wait_s += cost.wait_s
@@ -151,14 +158,22 @@ def train_step(t: Training, learner: Learner, batches: Iterator[Examples], step:
     return done
 
 
-def _take_step(t: Training, done: Done, guard: Guard) -> None:
+def _mean_of_counted(losses_B: Tensor, examples: Examples) -> Tensor:
+    """The figure to write down; the gradient's mean is over all, so that each image counts the same in every batch."""
+    return losses_B.sum() / examples.weights_B.sum().clamp(min=1)
+
+
+def _take_step(t: Training, done: Done, guard: Guard) -> bool:
+    """False when it is left out."""
     if guard.must_leave_out(done):
         t.optimizer.zero_grad()
-    elif not t.strategy.step(t.optimizer, t.recipe.optim.clip_norm, t.network.model.parameters()):
+        return False
+    if not t.strategy.step(t.optimizer, t.recipe.optim.clip_norm, t.network.model.parameters()):
         message = "fp16 overflow: optimizer step left out"
         t.journal.write("event", done.step, t.plan.epoch(done.step) + 1, name="overflow", message=message)
     elif t.ema is not None:
         t.ema.update_parameters(t.network.model)
+    return True
 
 
 def learning_rate(t: Training, step: int) -> float:

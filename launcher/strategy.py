@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from launcher import keyed
-from launcher.errors import LauncherError, Stopped, UserError
+from launcher.errors import LauncherError, RankLost, Stopped, UserError
 from launcher.pace import NoPace, Pace
 from launcher.pulse import Pulse
 from launcher.recipe.schema import Strategy as StrategySection
@@ -185,16 +185,18 @@ class Strategy:
         """Rank 0 enters, the others when it has left: for what it does once for all of them, such as packing.
 
         What comes is to be asked again and again inside: whether to stop, which is when any process has the `wish`.
-        Raise Stopped on leaving, or in those that wait, when it is so.
+        Raise Stopped on leaving, or in those that wait, when it is so; in those that wait RankLost when rank 0 fails.
         """
         agreed, since_s = False, time.monotonic()
 
-        def vote(is_over: bool) -> bool:
+        def vote(is_over: bool, is_failed: bool = False) -> bool:
             """Whether it is over; sets `agreed`."""
             nonlocal agreed, since_s
-            ballot = torch.tensor([int(wish()), int(is_over)])
+            ballot = torch.tensor([int(wish()), int(is_over), int(is_failed)])
             dist.all_reduce(ballot, op=dist.ReduceOp.MAX, group=self._talk)
             agreed, since_s = bool(ballot[0]), time.monotonic()
+            if ballot[2] and not self.world.is_first:
+                raise RankLost("rank 0 has failed before the training began", speaks=False)
             return bool(ballot[1])
 
         def should_stop() -> bool:
@@ -207,9 +209,12 @@ class Strategy:
         elif self.world.is_first:
             try:
                 yield should_stop
-            finally:
+            except BaseException:
                 if not agreed:
-                    vote(True)
+                    vote(True, is_failed=True)
+                raise
+            if not agreed:
+                vote(True)
             self._leave_if(agreed)
         else:
             while not (vote(False) or agreed):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import subprocess
@@ -16,6 +17,7 @@ from launcher.check import complete_recipe, plan_run
 from launcher.data.prepare import prepare_data
 from launcher.errors import EXIT_DONE, UserError
 from launcher.log.console import Console
+from launcher.log.journal import JOURNAL_NAME, read_journal
 from launcher.recipe.parse import LoadedRecipe
 from launcher.world import World
 from shards.manifest import MANIFEST_NAME
@@ -29,6 +31,10 @@ TIME = re.compile(r"(\d+-)?\d+(:\d+){0,2}")
 
 SBATCH_TIMEOUT_S = 120
 
+WARN_S = 180
+WARN_SAVES = 4
+"""The job is warned so many of its longest saves before the time limit, and no later than WARN_S."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -41,6 +47,8 @@ class Job:
     cpus_per_task: int = CPUS_PER_PROCESS
     """Of a whole node: of all its processes together."""
     time: str = "24:00:00"
+    warn_s: int = WARN_S
+    """Seconds before the time limit at which it is asked to save."""
     starter: Starter = "accelerate"
     options: tuple[str, ...] = ()
     """More options of sbatch: `--partition=a100`."""
@@ -140,7 +148,7 @@ def render_job(job: Job) -> str:
         *([f"--gpus-per-node={job.gpus_per_node}"] if job.gpus_per_node else []),
         f"--cpus-per-task={job.cpus_per_task}",
         f"--time={job.time}",
-        "--signal=B:USR1@180",
+        f"--signal=B:USR1@{job.warn_s}",
         "--requeue",
         "--open-mode=append",
         f"--output=%x-{'%A_%a' if job.is_array else '%j'}.out",
@@ -176,6 +184,7 @@ def submit(
         gpus_per_node=gpus_per_node,
         cpus_per_task=_choose_cpus(cpus_per_task, processes, loaded.recipe.data.workers),
         time=time,
+        warn_s=max(WARN_S, math.ceil(WARN_SAVES * _longest_save_s(str(loaded.recipe.run.name)))),
         starter=starter,
         options=tuple(f"--{name}={value}" for name, value in options.items() if value is not None),
         words=(loaded.file, *overrides),
@@ -201,6 +210,13 @@ def _choose_cpus(wanted: int | None, processes: int, workers: int | None) -> int
             f"node; ask for {needed}, or lower data.workers"
         )
     return wanted
+
+
+def _longest_save_s(name: str) -> float:
+    """Of the recipe's runs that are here."""
+    journals = [path for runs in (f"{name}/*", f"{name}-*") for path in Path("runs").glob(f"{runs}/{JOURNAL_NAME}")]
+    records = (record for path in journals for record in read_journal(path.parent) if record["kind"] == "checkpoint")
+    return max((record.get("blocked_s", 0.0) + record.get("write_s", 0.0) for record in records), default=0.0)
 
 
 def _check_job(job: Job) -> None:

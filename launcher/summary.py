@@ -45,6 +45,7 @@ def write_summary(
         "device": t.strategy.device.type,
         "precision": t.recipe.strategy.precision,
         "frozen_sha256": frozen_sha256,
+        "left_out": {split: len(images) for split, images in t.left_out.items() if images},
         "dropped_per_epoch": t.plan.dropped_per_epoch,
         "wrapped_per_epoch": t.plan.wrapped_per_epoch,
     }

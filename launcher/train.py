@@ -21,8 +21,9 @@ from launcher.errors import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE, Stopped, Use
 from launcher.fit import Status, check_frozen, evaluate_and_record, fit
 from launcher.heartbeat.start import start_heartbeat
 from launcher.heartbeat.thread import NoHeartbeat
-from launcher.input_cost import judge_input, record_left_out
+from launcher.input_cost import judge_input
 from launcher.learner import Learner, enter_stage
+from launcher.left_out import record_left_out
 from launcher.log.console import Console
 from launcher.log.journal import read_first
 from launcher.log.ranks import LOGGER, log_warnings, open_rank_log
@@ -85,8 +86,8 @@ def main(loaded: LoadedRecipe, options: Options) -> int:
             raise lost from error
         raise
     finally:
-        heartbeat.close()
         t.close()
+        heartbeat.close()
 
 
 def choose_recipe(loaded: LoadedRecipe, options: Options, world: World) -> Recipe:

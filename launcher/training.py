@@ -16,7 +16,7 @@ from launcher.checkpoint import TrainState
 from launcher.data.damage import build_damage
 from launcher.data.files import Times
 from launcher.data.loader import Loader, count_workers
-from launcher.data.nvjpeg import IS_THERE, time_decoders
+from launcher.data.nvjpeg import is_there, time_decoders
 from launcher.data.order import Order, build_order
 from launcher.data.prepare import open_folder
 from launcher.data.reader import ShardReader
@@ -62,6 +62,8 @@ class Training:
     loss_eval: LossFunction
     classes: tuple[str, ...]
     watch: Stopwatch
+    left_out: dict[str, dict[int, str]]
+    """Of each split the images that no process can read, as told so far since this process began: id -> why."""
     costs: Times
     """Of the batches trained on so far, by this process since it began."""
     journal: Journal
@@ -123,6 +125,7 @@ def build_training(recipe: Recipe, plan: Plan, manifest: Manifest, strategy: Str
         loss_eval=build_loss(recipe.loss, training=False),
         classes=manifest.classes,
         watch=Stopwatch(),
+        left_out={},
         costs=Times(),
         journal=journal,
         console=console,
@@ -158,7 +161,10 @@ def _choose_decoder(
         if wanted == "cuda":
             raise UserError("data.decode: cuda decodes on a GPU and there is none here; use auto or cpu")
         return False
-    if wanted != "auto" or not IS_THERE:
+    has_it = all(strategy.gather(wanted != "cpu" and is_there(strategy.device)))
+    if wanted == "cuda" and not has_it:
+        raise UserError("data.decode: cuda needs a torchvision with nvJPEG; use auto or cpu")
+    if wanted != "auto" or not has_it:
         return wanted == "cuda"
     # All at once, as in training: the processes of a node share its cores.
     speeds = strategy.gather(time_decoders(reader, needed_side, workers, strategy.device))

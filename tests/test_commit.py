@@ -201,3 +201,31 @@ def test_weights_of_a_stranger_are_not_taken_for_ours(two: Path, strategy: Strat
     said: list[str] = []
     assert restore(two, SmallRun(strategy).state, said.append).step == 10
     assert len(said) == 1
+
+
+def test_a_step_that_is_saved_again_is_never_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between the two renames, the one before comes back."""
+    final = tmp_path / "step-00000007"
+    for text in ("first", "second"):
+        temporary = tmp_path / ".step-00000007.tmp"
+        temporary.mkdir()
+        (temporary / "model.safetensors").write_text(text)
+        if text == "first":
+            commit.commit(temporary, final)
+    rename = Path.rename
+
+    def dying(path: Path, target: Path) -> Path:
+        if path == temporary:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", dying)
+    with pytest.raises(KeyboardInterrupt):
+        commit.commit(temporary, final)
+    monkeypatch.undo()
+    assert not final.exists()
+    assert commit.find_newest(tmp_path, lambda message: None) == final
+    assert (final / "model.safetensors").read_text() == "first"
+    commit.commit(temporary, final)
+    assert (final / "model.safetensors").read_text() == "second"
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000007"]

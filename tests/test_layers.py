@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("feature_store", "decoded_store", "evaluate", "training"),
     ("extract",),
     ("learner", "summary"),
-    ("input_cost", "step"),
+    ("input_cost", "left_out", "step"),
     ("fit",),
     ("complete",),
     ("check",),

@@ -12,10 +12,12 @@ import pytest
 
 from launcher.errors import RunError
 from launcher.log.journal import Journal
-from launcher.recipe.lock import LOCK_NAME, write_lock
+from launcher.recipe.lock import LOCK_NAME, flatten, write_lock
+from launcher.recipe.parse import load_recipe
 from launcher.recipe.schema import Recipe
-from launcher.run import RunFolder, debug_folder, open_run, read_summary
+from launcher.run import FREE, RunFolder, debug_folder, open_run, read_summary
 from tests.recipe.right import load
+from tests.runs import DIGITS
 
 HOLD = """
 import fcntl, sys
@@ -308,3 +310,18 @@ def test_a_run_keeps_its_backbone_whatever_is_allowed(recipe: Recipe) -> None:
         "here: its recipe has changed: backbone.freeze 'none' -> 'backbone'; "
         "a run keeps its backbone: put that back to go on, or --fresh to start anew"
     )
+
+
+def test_keys_that_change_nothing_of_the_training_need_no_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe(DIGITS, ["run.dir=run"]).recipe
+    first = open_run(recipe)
+    write_lock(first.path, recipe, "test")
+    first.release()
+    changed = load_recipe(DIGITS, ["run.dir=run", "data.workers=7", "log.every=3"]).recipe
+    again = open_run(changed)
+    assert (again.state, set(again.changes)) == ("resumed", {"data.workers", "log.every"})
+    again.release()
+    assert set(FREE) <= set(flatten(recipe.model_dump(mode="json")))

@@ -123,3 +123,13 @@ def test_gradients_alone_may_be_no_number() -> None:
     model.weight.grad = torch.tensor([[1.0, torch.inf]])
     done = Done(1, torch.tensor(1.0), [torch.arange(4).numpy()], [])
     assert LeaveOut(cast(Training, t)).must_leave_out(done)
+
+
+def test_a_loss_that_is_no_number_is_not_saved_at_the_end_of_a_stage_either(place: Place) -> None:
+    """Nothing else is due there."""
+    spoil(place, 3)
+    stages = "backbone.freeze={schedule: [{at: 0, freeze: backbone}, {at: 3st, freeze: none}]}"
+    words = [LENET, stages, "log.every=50", "strategy.feature_cache_gib=0"]
+    with pytest.raises(UserError, match=r"^loss is nan at step 3,"):
+        place.train(*words)
+    assert list((place.path / "run/checkpoints").glob("step-*")) == []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -93,3 +94,15 @@ def test_a_script_without_a_recipe_says_how_it_is_used(file: str) -> None:
     assert ended.returncode == 2
     assert ended.stderr.startswith("usage: sbatch ")
     assert len(ended.stderr.splitlines()) == 1
+
+
+def test_the_warning_is_early_enough_for_the_longest_save_so_far(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder, write_s in (("lenet_digits/1", 20.0), ("lenet_digits-77", 99.5), ("other/1", 1000.0)):
+        (tmp_path / "runs" / folder).mkdir(parents=True)
+        records = [{"kind": "train"}, {"kind": "checkpoint", "blocked_s": 0.5, "write_s": write_s}]
+        (tmp_path / "runs" / folder / "journal.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in records))
+    assert run(["submit", str(DIGITS), "--dry-run"]) == 0
+    assert "#SBATCH --signal=B:USR1@400\n" in capsys.readouterr().out

@@ -8,7 +8,11 @@ Shapes: as in `ops`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -39,17 +43,31 @@ def scale_each(images: Source, one_pass: Pass) -> Tensor:
     assert step is not None
     fresh = torch.zeros if window.has_black else torch.empty
     results_BhwC = fresh(len(images.sizes_B2), *window.shape, 3, dtype=torch.uint8)
-    boxes, sizes = step.parameters.astype(np.int64).tolist(), step.sizes.tolist()
-    for number, (box, size, rows, cols) in enumerate(
-        zip(boxes, sizes, _runs(window.rows_Bh), _runs(window.cols_Bw), strict=True)
-    ):
-        top, left, height, width = box
+    runs = zip(_runs(window.rows_Bh), _runs(window.cols_Bw), strict=True)
+    for number, (image_HWC, (rows, cols)) in enumerate(zip(_scaled(images, step), runs, strict=True)):
         (to_rows, from_rows, flip_rows), (to_cols, from_cols, flip_cols) = rows, cols
-        box_HWC = images.image(number)[top : top + height, left : left + width]
-        part_hwC = _scale(box_HWC, size, step.interpolation)[from_rows, from_cols]
+        part_hwC = image_HWC[from_rows, from_cols]
         axes = [axis for axis, flip in enumerate((flip_rows, flip_cols)) if flip]
         results_BhwC[number, to_rows, to_cols] = part_hwC.flip(axes) if axes else part_hwC
     return results_BhwC.permute(0, 3, 1, 2)
+
+
+def scale_and_move(images: Source, step: Step, move: Pass, table_CV: Tensor, out_BChw: Tensor) -> None:
+    """`move_bytes` of what a step scales, one image after the other, while its pixels are in the caches."""
+    kernel, places = _kernel_of(move)
+    out_BhwC, table = out_BChw.permute(0, 2, 3, 1).numpy(), table_CV.numpy()
+    for number, image_HWC in enumerate(_scaled(images, step)):
+        row = slice(number, number + 1)
+        kernel(image_HWC.contiguous()[None].numpy(), *(values[row] for values in places), table, out_BhwC[row])
+
+
+def _scaled(images: Source, step: Step) -> Iterator[Tensor]:
+    """Each image's box in its new size."""
+    for number, ((top, left, height, width), size) in enumerate(
+        zip(step.parameters.astype(np.int64).tolist(), step.sizes.tolist(), strict=True)
+    ):
+        box_HWC = images.image(number)[top : top + height, left : left + width]
+        yield _scale(box_HWC, size, step.interpolation)
 
 
 def _scale(image_HWC: Tensor, size: list[int], mode: Interpolation) -> Tensor:
@@ -85,13 +103,17 @@ def move_bytes(images_BCHW: Tensor, one_pass: Pass, table_CV: Tensor, out_BChw: 
 
     `out`, in any layout, gets what the table has for each byte.
     """
-    step, window = one_pass.step, one_pass.window
+    kernel, places = _kernel_of(one_pass)
     images_BHWC = images_BCHW.permute(0, 2, 3, 1).contiguous().numpy()
-    out_BhwC, table = out_BChw.permute(0, 2, 3, 1).numpy(), table_CV.numpy()
+    kernel(images_BHWC, *places, table_CV.numpy(), out_BChw.permute(0, 2, 3, 1).numpy())
+
+
+def _kernel_of(one_pass: Pass) -> tuple[Callable[..., None], tuple[npt.NDArray[Any], ...]]:
+    """What moves pixels so, and where they come from, a row for each image."""
+    step, window = one_pass.step, one_pass.window
     if step is None:
-        kernels.take(images_BHWC, window.rows_Bh, window.cols_Bw, table, out_BhwC)
-    else:
-        kernels.turn(images_BHWC, *_turned_places(step, window), table, out_BhwC)
+        return kernels.take, (window.rows_Bh, window.cols_Bw)
+    return kernels.turn, _turned_places(step, window)
 
 
 def _turned_places(step: Step, window: Window) -> tuple[FLOAT32, FLOAT32, FLOAT32, FLOAT32]:

@@ -20,7 +20,15 @@ import torch
 from torch import Tensor
 
 from launcher.augment import draw, ops
-from launcher.augment.cpu import LEVELS_CV, PIECE_PIXELS, is_move, move_bytes, normalized_levels, scale_each
+from launcher.augment.cpu import (
+    LEVELS_CV,
+    PIECE_PIXELS,
+    is_move,
+    move_bytes,
+    normalized_levels,
+    scale_and_move,
+    scale_each,
+)
 from launcher.augment.draw import FLOAT64, INT64
 from launcher.augment.groups import on_device
 from launcher.augment.passes import Pass, Step, melt_steps, whole_window
@@ -215,6 +223,9 @@ class Augment:
         batch = len(images.sizes_B2)
         length = max(1, PIECE_PIXELS // _largest_canvas(images, passes))
         results_BChw = torch.empty(batch, 3, *last.window.shape, memory_format=self.layout)
+        if images.is_bytes and (scaled := _find_scaling(passes, last)) is not None:
+            scale_and_move(images, *scaled, self.levels, results_BChw)
+            return results_BChw
         for start in range(0, batch, length):
             piece = slice(start, start + length)
             images_PCHW = apply_passes(images.part(piece), [one_pass.part(piece) for one_pass in passes])
@@ -224,6 +235,17 @@ class Augment:
                 results_BChw[piece] = _apply_pass(images_PCHW, last.part(piece))
                 ops.normalize(results_BChw[piece], self.mean, self.std)
         return results_BChw
+
+
+def _find_scaling(passes: Sequence[Pass], last: Pass) -> tuple[Step, Pass] | None:
+    """A scaling, and the move after it, where that is all; a crop or flip seen through the scaling's window is one."""
+    if len(passes) != 1 or not _is_scaling(passes[0]):
+        return None
+    step, window = passes[0].step, passes[0].window
+    assert step is not None
+    if window.is_whole(step.sizes):
+        return step, last
+    return (step, Pass(None, window)) if last.step is None else None
 
 
 def _largest_canvas(images: Source, passes: Sequence[Pass]) -> int:

@@ -37,11 +37,6 @@ class Damage:
         """What was wrong with each that has been left out since the last call, by its id."""
         return {}
 
-    @property
-    def num_images(self) -> int:
-        """Different images that have been left out so far."""
-        return 0
-
 
 class LeftOut(Damage):
     """Remembers those of one split that are left out, `limit` at most. For several threads."""
@@ -72,10 +67,6 @@ class LeftOut(Damage):
         with self._lock:
             new, self._new = self._new, {}
         return new
-
-    @property
-    def num_images(self) -> int:
-        return len(self._messages)
 
 
 def build_damage(data: Data) -> Damage:

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from launcher.errors import DataError
 
@@ -160,4 +160,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _damaged(place: str, error: Exception) -> DataError:
+    if isinstance(error, UnidentifiedImageError):  # whose own words show a Python object
+        error = ValueError(f"cannot identify it as {', '.join(FORMATS)}")
     return DataError(f"{place}: cannot be decoded ({error}); run 'python -m shards check' on its folder")

@@ -16,15 +16,25 @@ import torchvision.io
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from launcher.data.damage import LeftOut
+from launcher.data.damage import Damage
 from launcher.data.decode import Jpeg
 from launcher.data.files import Files, Times, read_files
 from launcher.data.reader import ShardReader
+from launcher.errors import DataError
 from launcher.images import Images, lay_side_by_side
 
-IS_THERE = hasattr(torchvision.io, "decode_jpeg")
 PROBE_IMAGES = 128
 """Decoded both ways to find the faster."""
+
+
+def is_there(device: torch.device) -> bool:
+    """Whether torchvision has it and it works on this device."""
+    try:
+        content = torchvision.io.encode_jpeg(torch.zeros(3, 8, 8, dtype=torch.uint8))
+        _decode_batch([content.numpy().tobytes()], device)
+    except (AttributeError, RuntimeError):
+        return False
+    return True
 
 
 def decode_files(files: Files, device: torch.device) -> Images:
@@ -39,6 +49,8 @@ def decode_files(files: Files, device: torch.device) -> Images:
         start = time.perf_counter()
         decoded = _decode_batch(contents, device) if contents else []
         files.times.decode_s += time.perf_counter() - start
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError:  # of a kind that it cannot decode, or damaged: the CPU tells
         return files.decode(is_pinned=device.type == "cuda").to(device)
     starts_B, num_pixels = lay_side_by_side(files.sizes_B2)
@@ -62,12 +74,19 @@ def _reduce(image_CHW: Tensor, part: int) -> Tensor:
     return image_CHW if part == 1 else avg_pool2d(image_CHW.float(), part).round_().to(torch.uint8)
 
 
+class _LetPass(Damage):
+    """What is damaged is told of when it is trained on."""
+
+    def note(self, sample_id: int, error: DataError) -> None:
+        pass
+
+
 def time_decoders(
     reader: ShardReader, needed_side: int | None, workers: int, device: torch.device
 ) -> tuple[float, float]:
     """Images a second by the CPU's threads and by the device, of some images of the split. Raise DataError."""
     ids_B = np.unique(np.linspace(0, reader.num_images - 1, PROBE_IMAGES).astype(np.int64))
-    files, _ = read_files(reader, ids_B, needed_side, Times(), LeftOut(len(ids_B)))
+    files, _ = read_files(reader, ids_B, needed_side, Times(), _LetPass())
     parts = [files.part(slice(row, row + 1)) for row in range(len(ids_B))]
     with ThreadPoolExecutor(max(workers, 1), "probe") as pool:
         by_cpu = _rate(len(ids_B), lambda: list(pool.map(Files.decode, parts)))

@@ -74,7 +74,7 @@ def prepare_data(data: Data, world: World, should_stop: Callable[[], bool] = lam
 def open_folder(data: Data, manifest: Manifest, world: World) -> ShardFolder:
     """Where the shards of a prepared manifest are read. Raise UserError when they are remote and that cannot be."""
     if not is_url(str(data.dir)):
-        return LocalFolder(Path(str(data.dir)))
+        return LocalFolder(Path(str(data.dir)), can_be_packed=data.source is not None)
     return RemoteFolder(*_far_and_near(data), manifest, world.local_size)
 
 

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 import weakref
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -74,6 +75,9 @@ class ShardFolder(Protocol):
     def look_ahead(self, work: Work, shards_with: Callable[[Ids], list[Shard]]) -> Iterator[tuple[int, Ids]]:
         """The same work, known early enough to fetch what it needs."""
 
+    def arrived(self, shard: Shard) -> str:
+        """How much of a shard that is on its way is here, for messages; empty where all of it is."""
+
     def describe(self) -> str:
         """A line for the start of a run."""
 
@@ -81,8 +85,9 @@ class ShardFolder(Protocol):
 class LocalFolder:
     """Shards on a disk of this machine."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, can_be_packed: bool = False) -> None:
         self.folder = folder
+        self._advice = "; delete that folder to pack again" if can_be_packed else ""
         self.traffic = Traffic()
 
     def max_open(self, shards: Sequence[Shard]) -> int:
@@ -107,9 +112,12 @@ class LocalFolder:
     def look_ahead(self, work: Work, shards_with: Callable[[Ids], list[Shard]]) -> Iterator[tuple[int, Ids]]:
         return iter(work)
 
+    def arrived(self, shard: Shard) -> str:
+        return ""
+
     def describe(self) -> str:
         packed = time.localtime((self.folder / MANIFEST_NAME).stat().st_mtime)
-        return f"shards {self.folder} of {time.strftime('%Y-%m-%d %H:%M', packed)}; delete that folder to pack again"
+        return f"shards {self.folder} of {time.strftime('%Y-%m-%d %H:%M', packed)}{self._advice}"
 
 
 class ShardReader:
@@ -121,6 +129,8 @@ class ShardReader:
         self.num_images = manifest.num_images(split)
         self.num_classes = len(manifest.classes)
         self._first_ids = np.cumsum([0, *(shard.num_images for shard in self.shards)])
+        self._starts: list[int] = self._first_ids.tolist()
+        """The same, as plain numbers: to find one image's shard in these takes a tenth of the time."""
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
         self._max_open = self.folder.max_open(self.shards)
         self._lock = threading.Lock()
@@ -130,8 +140,10 @@ class ShardReader:
     def reading(self) -> str | None:
         """Shard and image that some thread has been reading for longest; None when none is."""
         for sample_id in list(self._reading.values())[:1]:
-            number = int(np.searchsorted(self._first_ids, sample_id, side="right")) - 1
-            return f"{self.shards[number].name}: image {sample_id - int(self._first_ids[number])}"
+            number = bisect_right(self._starts, sample_id) - 1
+            shard = self.shards[number]
+            # What has come of it changes while it comes: a slow download is no hang.
+            return f"{shard.name}: image {sample_id - self._starts[number]}{self.folder.arrived(shard)}"
         return None
 
     def read(self, sample_id: int) -> Sample:
@@ -146,12 +158,12 @@ class ShardReader:
     def _read(self, sample_id: int) -> Sample:
         """Raise DataError naming the shard when the image is not there whole, or its label is no class; FetchError."""
         assert 0 <= sample_id < self._first_ids[-1], f"no image {sample_id} among {self._first_ids[-1]}"
-        number = int(self._numbers(sample_id))
-        row_number = sample_id - int(self._first_ids[number])
+        number = bisect_right(self._starts, sample_id) - 1
+        row_number = sample_id - self._starts[number]
         shard, opened = self.shards[number], self._shard(number)
         if row_number >= len(opened.index):
             raise self.folder.damaged(shard, f"image {row_number}: its index has only {len(opened.index)} images")
-        offset, size, label = (int(value) for value in opened.index[row_number])
+        offset, size, label = opened.index[row_number].tolist()
         if not 0 <= offset <= offset + size <= opened.num_bytes:
             raise self.folder.damaged(shard, f"image {row_number}: the tar is cut off")
         if not 0 <= label < self.num_classes:
@@ -161,6 +173,10 @@ class ShardReader:
         except OSError as error:
             raise self.folder.damaged(shard, f"image {row_number}: cannot be read ({error.strerror})") from None
         return Sample(content, label, f"{self.folder.place(shard)}: image {row_number}")
+
+    def shard_of(self, sample_id: int) -> str:
+        """Name of its tar."""
+        return self.shards[bisect_right(self._starts, sample_id) - 1].name
 
     def look_ahead(self, work: Work) -> Iterator[tuple[int, Ids]]:
         """The same work; where shards are remote, those that it needs are fetched beforehand."""

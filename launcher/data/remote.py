@@ -153,6 +153,10 @@ class RemoteFolder:
     def damaged(self, shard: Shard, what: str) -> DataError:
         return DataError(f"{self.place(shard)}: {what}; run 'python -m shards check' where it was packed")
 
+    def arrived(self, shard: Shard) -> str:
+        num_bytes = self._cache.count_arrived(self._tar(shard), shard.num_bytes)
+        return "" if num_bytes is None else f", {num_bytes:,} of {shard.num_bytes:,} bytes here"
+
     def describe(self) -> str:
         limit_gib = self._cache.limit_bytes / 2**30
         return f"shards {self._origin.url}, kept in {self._cache.folder}, no more than {limit_gib:.3g} GiB"

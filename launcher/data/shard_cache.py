@@ -89,9 +89,16 @@ class ShardCache:
         finally:
             os.close(descriptor)
 
+    def count_arrived(self, tar: Path, num_bytes: int) -> int | None:
+        """Bytes of a shard that is on its way; None for one that is not."""
+        try:
+            return _partial(tar, num_bytes).stat().st_size
+        except OSError:
+            return None
+
     def _fetch(self, tar: Path, num_bytes: int, fill: Fill) -> bool:
         """Fetch it, unless somebody else does meanwhile."""
-        partial = tar.with_name(f"{tar.name}.{num_bytes}.partial")
+        partial = _partial(tar, num_bytes)
         with os.fdopen(self._reserve(partial, num_bytes), "a+b") as file:
             if not _wait_for(file.fileno(), partial):
                 return False
@@ -166,6 +173,10 @@ def _open_whole(tar: Path, num_bytes: int) -> int | None:
         raise
     os.close(descriptor)
     return None
+
+
+def _partial(tar: Path, num_bytes: int) -> Path:
+    return tar.with_name(f"{tar.name}.{num_bytes}.partial")
 
 
 def _wait_for(descriptor: int, partial: Path) -> bool:

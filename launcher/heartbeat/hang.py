@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from launcher.pulse import At
 
-ALLOWANCE_S = {"prepare": 3600.0, "finish": 3600.0}
-"""Phases that may take longer than `strategy.hang_timeout_s`: compiling, hashing; W&B's last words.
+ALLOWANCE_S = {"prepare": 3600.0, "save": 3600.0, "finish": 3600.0}
+"""Phases that may take longer than `strategy.hang_timeout_s`: compiling, hashing; a slow disk; W&B's last words.
 
 What reads images or computes features in them moves on, and is watched as anywhere else.
 """

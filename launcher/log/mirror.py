@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from typing import Literal
 
+from launcher.errors import EXIT_RESUMABLE
 from launcher.log.credentials import has_wandb_credentials
 from launcher.log.journal import Record
 from launcher.log.wandb import Mode, RunFacts, WandbRun, first_line, quiet_wandb, stop_service
@@ -21,6 +22,7 @@ from launcher.log.wandb import Mode, RunFacts, WandbRun, first_line, quiet_wandb
 MAX_QUEUED = 10_000
 UPLOAD_TIMEOUT_S = 45.0  # after the last row
 FINISH_TIMEOUT_S = 60.0  # the longest that the end of a run waits, for all of W&B
+STOPPED_TIMEOUT_S = 10.0  # and that of one which is asked to stop: its launcher kills it after 30
 
 Numbered = tuple[int, Record]
 
@@ -53,11 +55,12 @@ class WandbMirror:
         return [self._failures.get() for _ in range(self._failures.qsize())]
 
     def finish(self, exit_code: int) -> list[str]:
-        """Close the W&B run, wait for it at most FINISH_TIMEOUT_S, and return the last failures."""
+        """Close the W&B run, wait for it no longer than is allowed, and return the last failures."""
         self._exit_code = exit_code
-        until = time.monotonic() + FINISH_TIMEOUT_S
+        timeout_s = STOPPED_TIMEOUT_S if exit_code == EXIT_RESUMABLE else FINISH_TIMEOUT_S
+        until = time.monotonic() + timeout_s
         with contextlib.suppress(queue.Full):
-            self._queue.put(None, timeout=FINISH_TIMEOUT_S)
+            self._queue.put(None, timeout=timeout_s)
         self._thread.join(max(0.0, until - time.monotonic()))
         failures = self.take_failures()
         if self._dropped:
@@ -65,7 +68,7 @@ class WandbMirror:
         if self._refused > 1:
             failures.append(f"W&B refused {self._refused} records; {self._how_to_sync()}")
         if self._thread.is_alive():
-            failures.append(f"W&B did not end in {FINISH_TIMEOUT_S:.0f} s; {self._how_to_sync()}")
+            failures.append(f"W&B did not end in {timeout_s:.0f} s; {self._how_to_sync()}")
         self.mode = self._became or "disabled"
         self._dropped = self._refused = 0
         return failures

@@ -59,18 +59,18 @@ def find_entrance(parts: Cut, model: nn.Module, head_name: str) -> Entrance | No
 
 
 def read_features(feed: Feed, num_images: int, entrance: Entrance) -> tuple[Array, Labels]:
-    """features_ND and labels_N of a split, in the order of ids."""
+    """features_ND and labels_N of a split, in the order of ids, without the images that are left out."""
     features, labels = [], []
-    for inputs, labels_B, num in _batches(feed, num_images):
-        features.append(entrance.features(inputs)[:num].double().cpu().numpy())
-        labels.append(labels_B[:num].cpu().numpy())
+    for inputs, labels_B, counts_B in _batches(feed, num_images):
+        features.append(entrance.features(inputs)[counts_B].double().cpu().numpy())
+        labels.append(labels_B[counts_B].cpu().numpy())
     return np.concatenate(features), np.concatenate(labels)
 
 
-def _batches(feed: Feed, num_images: int) -> Iterator[tuple[tuple[Tensor, ...], Tensor, int]]:
-    """Values at the boundary, labels, and how many of them are no padding, which comes last."""
+def _batches(feed: Feed, num_images: int) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Tensor]]:
+    """Values at the boundary, labels_B, and which of them count: no padding, nothing that is left out."""
     for examples in feed.batches((0, ids_B) for ids_B in portion_ids(num_images, 1, READ_BATCH, 0)):
-        yield examples.inputs, examples.labels_B, int((examples.ids_B >= 0).sum())
+        yield examples.inputs, examples.labels_B, examples.weights_B > 0
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from launcher.data.prepare import prepare_data
 from launcher.errors import EXIT_DONE, Stopped, UserError
 from launcher.extract import build_engine, build_feeds, build_source, build_store, compile_if_it_repays, cut_frozen
 from launcher.feed import Feed
+from launcher.left_out import record_left_out
 from launcher.log.console import Console
 from launcher.log.journal import render_json
 from launcher.log.ranks import LOGGER, log_warnings, open_rank_log
@@ -88,6 +89,7 @@ def probe(loaded: LoadedRecipe) -> int:
         extracted = _extract(t, stop)
         # Only words go between the processes here, by gloo: the others can wait as long as a fit may take.
         t.strategy.on_first(lambda: _fit_and_save(t, extracted, stop))
+        record_left_out(t, 0)
     except BaseException as error:
         _fail(t, error)
         raise

@@ -73,7 +73,7 @@ class Data(Section):
     """An image that cannot be read or decoded: ends the run, or is left out: another of its batch stands in for it
     without counting, and log, journal and summary name it."""
     max_left_out: Count = 100
-    """Images of a split that one process may leave out before the run fails all the same."""
+    """Images of a split that may be left out, by all processes together, before the run fails all the same."""
     last_batch: Literal["drop", "wrap"] = "drop"
     """An epoch's incomplete last global batch: left out, or filled up from the epoch's beginning."""
     lanes: Count | None = None

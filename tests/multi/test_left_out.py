@@ -10,16 +10,18 @@ import pytest
 from shards.manifest import read_index, read_manifest
 from tests.runs import DIGITS, events, run, summary, train, train_records
 
+DAMAGED = {"train": 5, "valid": 0, "test": 2}
+"""Image of each split. The first is among those that are looked at to judge whether a split fits into memory."""
 COMMON = ["train.epochs=2", "data.workers=1", "log.wandb.mode=disabled", "log.samples=true", "run.dir=run"]
 
 
 @pytest.fixture
 def damaged(tmp_path: Path, digits: Path) -> Path:
-    """Shards in which image 5 of train and image 2 of test are no images, whatever their hashes say."""
+    """Shards in which some images are none, whatever their hashes say."""
     folder = tmp_path / "shards"
     shutil.copytree(digits, folder)
     manifest = read_manifest(folder)
-    for split, row in (("train", 5), ("test", 2)):
+    for split, row in DAMAGED.items():
         tar = folder / manifest.shards_of(split)[0].name
         offset, size, _ = (int(value) for value in read_index(tar)[row])
         content = bytearray(tar.read_bytes())
@@ -34,20 +36,42 @@ def test_they_are_left_out_and_counted(tmp_path: Path, damaged: Path, freeze: st
     words = [*COMMON, f"data.dir={damaged}", "data.on_error=skip", f"backbone.freeze={freeze}", "augment.views=1"]
     train(DIGITS, *words, cwd=tmp_path, processes=2)
     left_out = {event["split"]: event for event in events(tmp_path / "run", "left_out")}
-    assert set(left_out) == {"train", "test"}
-    for split, row in (("train", 5), ("test", 2)):
+    assert set(left_out) == set(DAMAGED)
+    for split, row in DAMAGED.items():
         [message] = left_out[split]["messages"]
         assert f"image {row}" in message
-        assert list(left_out[split]["shards"].values()) == [1]
+        assert left_out[split]["shards"] == {read_manifest(damaged).shards_of(split)[0].name: 1}
     figures = summary(tmp_path / "run")["test"]
     manifest = read_manifest(damaged)
     assert figures["num_left_out"] == 1
     assert figures["num_images"] == manifest.num_images("test") - 1
     assert summary(tmp_path / "run")["status"] == "done"
+    assert summary(tmp_path / "run")["left_out"] == dict.fromkeys(DAMAGED, 1)
     assert all(record["loss"] == record["loss"] for record in train_records(tmp_path / "run").values())
+
+
+def test_a_probe_does_without_them_too(tmp_path: Path, damaged: Path) -> None:
+    words = ["train.epochs=1", "log.wandb.mode=disabled", f"data.dir={damaged}", "data.on_error=skip"]
+    train("probe", DIGITS, *words, "run.name=digits", cwd=tmp_path)
+    [folder] = (tmp_path / "runs/digits").glob("probe-*")
+    manifest = read_manifest(damaged)
+    assert {split: summary(folder)[split]["num_images"] for split in DAMAGED} == {
+        split: manifest.num_images(split) - 1 for split in DAMAGED
+    }
+    assert {event["split"] for event in events(folder, "left_out")} == set(DAMAGED)
+
+
+def test_too_many_end_every_process(tmp_path: Path, damaged: Path) -> None:
+    words = [*COMMON, f"data.dir={damaged}", "data.on_error=skip", "data.max_left_out=1"]
+    first = damaged / read_manifest(damaged).shards_of("valid")[0].name
+    first.write_bytes(first.read_bytes()[:4000])
+    ended = run(DIGITS, *words, cwd=tmp_path, processes=2)
+    assert ended.code != 0
+    assert "cannot be read" in ended.err
+    assert "data.max_left_out allows 1" in ended.err
 
 
 def test_they_end_the_run_otherwise(tmp_path: Path, damaged: Path) -> None:
     ended = run(DIGITS, *COMMON, f"data.dir={damaged}", cwd=tmp_path, processes=2)
     assert ended.code != 0
-    assert "image 5: cannot be decoded" in ended.err
+    assert "cannot be decoded" in ended.err
