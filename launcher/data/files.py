@@ -71,7 +71,7 @@ class Files:
         """Raise DataError when it is damaged, and not to be left out."""
         height, width = self.encoded[number].size
         image_HWC = self.scratch_N[: height * width * 3].view(height, width, 3)
-        self._decode(number, image_HWC)
+        self._decode(number, image_HWC.numpy())
         return image_HWC
 
     def canvas(self) -> Tensor:
@@ -82,18 +82,18 @@ class Files:
         """All of them. Raise DataError when one is damaged, and not to be left out."""
         starts_B, num_pixels = lay_side_by_side(self.sizes_B2)
         pixels_PC = torch.empty(num_pixels, 3, dtype=torch.uint8, pin_memory=is_pinned)
-        images = Images(pixels_PC, starts_B, self.sizes_B2)
-        for number in range(len(self.encoded)):
-            self._decode(number, images.image(number))
-        return images
+        bytes_PC = pixels_PC.numpy()
+        for number, (start, (height, width)) in enumerate(zip(starts_B.tolist(), self.sizes_B2.tolist(), strict=True)):
+            self._decode(number, bytes_PC[start : start + height * width].reshape(height, width, 3))
+        return Images(pixels_PC, starts_B, self.sizes_B2)
 
-    def _decode(self, number: int, image_HWC: Tensor) -> None:
+    def _decode(self, number: int, out_HWC: Pixels) -> None:
         start = time.perf_counter()
         try:
-            self.encoded[number].decode(image_HWC.numpy())
+            self.encoded[number].decode(out_HWC)
         except DataError as error:
             self.damage.note(int(self.ids_B[number]), error)
-            image_HWC.zero_()
+            out_HWC[:] = 0
         self.times.decode_s += time.perf_counter() - start
 
 
