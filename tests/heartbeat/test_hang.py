@@ -42,8 +42,8 @@ def hang(**changes: Beat) -> str | None:
             "rank 7 (node4) in data for 69 s; rank 6 (node4) in data for 68 s; rank 5 (node3) in data for 67 s; "  # noqa: ISC004
             "2 more do not move either; 3 ranks wait in reduce of step 812",
         ),
-        ({"r3": beat(("save", 812, False), 61.0)},
-         "rank 3 (node2) in save for 61 s; 7 ranks wait in reduce of step 812"),
+        ({"r3": beat(("forward", 812, False), 61.0)},
+         "rank 3 (node2) in forward for 61 s; 7 ranks wait in reduce of step 812"),
         ({}, "8 ranks wait in reduce of step 812; nothing has moved for 73 s, and nobody is elsewhere"),
         ({"r3": beat(("prepare", 0, False), 1.0, 61.0)},
          "rank 3 (node2) not heard of for 61 s, last in prepare of step 0; 7 ranks wait in reduce of step 812"),

@@ -448,7 +448,7 @@ def test_wrong_override_is_placed_on_the_command_line(override: str, line: str, 
     words = {
         **WORDS,
         "sections": "augment, backbone, checkpoint, data, log, loss, optim, run, schedule, strategy, train",
-        "train": "best_metric, epochs, eval_batch, evaluate_every, global_batch, micro_batch, patience",
+        "train": "best_metric, epochs, eval_batch, evaluate_every, global_batch, micro_batch, on_nonfinite, patience",
         "open": "expected the node content, but found '<stream end>'",
     }
     assert errors_of(write(tmp_path), (override,)) == [f"command line: {line.format(**words)}"]
