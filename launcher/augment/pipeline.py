@@ -221,11 +221,11 @@ class Augment:
         # While bytes are bytes, they are normalised as they are moved for the last time.
         *passes, last = passes if passes and is_move(passes[-1]) else [*passes, Pass(None, whole_window(sizes_B2))]
         batch = len(images.sizes_B2)
-        length = max(1, PIECE_PIXELS // _largest_canvas(images, passes))
         results_BChw = torch.empty(batch, 3, *last.window.shape, memory_format=self.layout)
         if images.is_bytes and (scaled := _find_scaling(passes, last)) is not None:
             scale_and_move(images, *scaled, self.levels, results_BChw)
             return results_BChw
+        length = max(1, PIECE_PIXELS // _largest_canvas(images, passes))
         for start in range(0, batch, length):
             piece = slice(start, start + length)
             images_PCHW = apply_passes(images.part(piece), [one_pass.part(piece) for one_pass in passes])

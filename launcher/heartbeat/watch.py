@@ -14,7 +14,7 @@ GRACE_S = 3.0
 """A process that another has failed has this long to come down by itself."""
 
 MAX_BEATS_PER_S = 500
-"""That rank 0 answers: beats of very many processes come less often. A beat costs it 40 us."""
+"""That rank 0 answers: beats of very many processes come less often."""
 
 
 @dataclass(frozen=True, slots=True)
