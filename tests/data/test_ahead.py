@@ -88,17 +88,16 @@ def test_failures_are_left_to_who_reads() -> None:
     assert len(list(look_ahead(work_of(), shards_with, fail, 300))) == 40
 
 
-def count_threads() -> int:
-    """Those that fetch."""
-    return sum(thread.name == "ahead" for thread in threading.enumerate())
+def fetching_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "ahead"}
 
 
 def test_threads_end_with_the_work() -> None:
-    before = count_threads()
+    others = fetching_threads()  # of the tests before, which may end at any time
     work = look_ahead(work_of(), shards_with, Far().fetch, 300)
     next(work)
-    assert count_threads() == before + 1
+    assert len(fetching_threads() - others) == 1
     del work
-    wait_until(lambda: count_threads() == before)
+    wait_until(lambda: not fetching_threads() - others)
     list(look_ahead(work_of(), shards_with, Far().fetch, 300))
-    wait_until(lambda: count_threads() == before)
+    wait_until(lambda: not fetching_threads() - others)
