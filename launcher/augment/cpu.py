@@ -19,7 +19,7 @@ from torch.nn.functional import interpolate
 
 from launcher.augment import kernels, ops
 from launcher.augment.draw import INT64
-from launcher.augment.kernels import FLOAT32
+from launcher.augment.kernels import FLOAT32, UINT8
 from launcher.augment.ops import Interpolation
 from launcher.augment.passes import BLACK, Pass, Step, Window
 from launcher.images import Source
@@ -41,15 +41,15 @@ def scale_each(images: Source, one_pass: Pass) -> Tensor:
     """
     step, window = one_pass.step, one_pass.window
     assert step is not None
-    fresh = torch.zeros if window.has_black else torch.empty
-    results_BhwC = fresh(len(images.sizes_B2), *window.shape, 3, dtype=torch.uint8)
+    fresh = np.zeros if window.has_black else np.empty
+    results_BhwC = fresh((len(images.sizes_B2), *window.shape, 3), np.uint8)
     runs = zip(_runs(window.rows_Bh), _runs(window.cols_Bw), strict=True)
     for number, (image_HWC, (rows, cols)) in enumerate(zip(_scaled(images, step), runs, strict=True)):
         (to_rows, from_rows, flip_rows), (to_cols, from_cols, flip_cols) = rows, cols
         part_hwC = image_HWC[from_rows, from_cols]
         axes = [axis for axis, flip in enumerate((flip_rows, flip_cols)) if flip]
-        results_BhwC[number, to_rows, to_cols] = part_hwC.flip(axes) if axes else part_hwC
-    return results_BhwC.permute(0, 3, 1, 2)
+        results_BhwC[number, to_rows, to_cols] = np.flip(part_hwC, axes) if axes else part_hwC
+    return torch.from_numpy(results_BhwC).permute(0, 3, 1, 2)
 
 
 def scale_and_move(images: Source, step: Step, move: Pass, table_CV: Tensor, out_BChw: Tensor) -> None:
@@ -58,22 +58,29 @@ def scale_and_move(images: Source, step: Step, move: Pass, table_CV: Tensor, out
     out_BhwC, table = out_BChw.permute(0, 2, 3, 1).numpy(), table_CV.numpy()
     for number, image_HWC in enumerate(_scaled(images, step)):
         row = slice(number, number + 1)
-        kernel(image_HWC.contiguous()[None].numpy(), *(values[row] for values in places), table, out_BhwC[row])
+        kernel(image_HWC[None], *(values[row] for values in places), table, out_BhwC[row])
 
 
-def _scaled(images: Source, step: Step) -> Iterator[Tensor]:
-    """Each image's box in its new size."""
+def _scaled(images: Source, step: Step) -> Iterator[UINT8]:
+    """Each image's box in its new size.
+
+    Cut by numpy: every operation of torch gives Python's lock away and asks for it again, and then waits for the other
+    threads that load.
+    """
     for number, ((top, left, height, width), size) in enumerate(
         zip(step.parameters.astype(np.int64).tolist(), step.sizes.tolist(), strict=True)
     ):
-        box_HWC = images.image(number)[top : top + height, left : left + width]
+        box_HWC = images.image(number).numpy()[top : top + height, left : left + width]
         yield _scale(box_HWC, size, step.interpolation)
 
 
-def _scale(image_HWC: Tensor, size: list[int], mode: Interpolation) -> Tensor:
+def _scale(image_HWC: UINT8, size: list[int], mode: Interpolation) -> UINT8:
     # By strides, not only by name: torch 2.14 gives wrong pixels for uint8 results one pixel wide in any other layout.
-    images_1CHW = image_HWC.contiguous()[None].permute(0, 3, 1, 2)
-    return interpolate(images_1CHW, size, mode=mode, antialias=True)[0].permute(1, 2, 0)
+    images_1HWC = np.ascontiguousarray(image_HWC).reshape(1, *image_HWC.shape)  # [None] would make a stride of 0
+    images_1CHW = torch.from_numpy(images_1HWC.transpose(0, 3, 1, 2))
+    scaled_1CHW = interpolate(images_1CHW, size, mode=mode, antialias=True)
+    pixels_HWC: UINT8 = np.ascontiguousarray(scaled_1CHW.numpy()[0].transpose(1, 2, 0))
+    return pixels_HWC
 
 
 def _runs(lines_BI: INT64) -> list[_Run]:

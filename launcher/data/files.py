@@ -52,7 +52,7 @@ class Files:
     encoded: tuple[Encoded, ...]
     ids_B: Ids
     sizes_B2: INT64
-    scratch_N: Tensor
+    scratch_N: Pixels
     times: Times
     damage: Damage
 
@@ -70,9 +70,9 @@ class Files:
     def image(self, number: int) -> Tensor:
         """Raise DataError when it is damaged, and not to be left out."""
         height, width = self.encoded[number].size
-        image_HWC = self.scratch_N[: height * width * 3].view(height, width, 3)
-        self._decode(number, image_HWC.numpy())
-        return image_HWC
+        image_HWC = self.scratch_N[: height * width * 3].reshape(height, width, 3)
+        self._decode(number, image_HWC)
+        return torch.from_numpy(image_HWC)
 
     def canvas(self) -> Tensor:
         """Raise DataError when one is damaged, and not to be left out."""
@@ -127,7 +127,7 @@ def read_files(
     encoded = tuple(_Black(size) if each is None else each[0] for each in opened)
     labels = [0 if each is None else each[1] for each in opened]
     sizes_B2 = np.array([each.size for each in encoded], dtype=np.int64)
-    scratch_N = torch.empty(3 * int(sizes_B2.prod(axis=1).max()), dtype=torch.uint8)
+    scratch_N = np.empty(3 * int(sizes_B2.prod(axis=1).max()), dtype=np.uint8)
     times.read_s += time.perf_counter() - start
     times.num_images += len(encoded)
     times.long_sides += int(sizes_B2.max(axis=1).sum())

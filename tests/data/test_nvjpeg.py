@@ -34,7 +34,7 @@ PHOTOGRAPH = Image.fromarray(load_sample_image("flower.jpg"))
 def files_of(contents: list[bytes], needed_side: int | None = None) -> Files:
     encoded = tuple(open_image(content, f"file {number}", needed_side) for number, content in enumerate(contents))
     sizes_B2 = np.array([each.size for each in encoded], dtype=np.int64)
-    scratch_N = torch.empty(3 * int(sizes_B2.prod(axis=1).max()), dtype=torch.uint8)
+    scratch_N = np.empty(3 * int(sizes_B2.prod(axis=1).max()), dtype=np.uint8)
     return Files(encoded, np.arange(len(encoded)), sizes_B2, scratch_N, Times(), Damage())
 
 
