@@ -143,10 +143,7 @@ def train_step(t: Training, learner: Learner, batches: Iterator[Examples], step:
             loss = losses_B.mean()
             pulse.at = ("backward", step, False)
             t.strategy.backward(loss / plan.accumulation if plan.accumulation > 1 else loss)
-        # What is written down is the mean of the images that count.
-        losses.append(
-            losses_B.detach().sum() / examples.weights_B.sum().clamp(min=1) if can_leave_out else loss.detach()
-        )
+        losses.append(_mean_of_counted(losses_B.detach(), examples) if can_leave_out else loss.detach())
         ids.append(examples.ids_B)
         drawn.append(examples.drawn_BD)
     done = Done(step, torch.stack(losses).mean() if len(losses) > 1 else losses[0], ids, drawn)
