@@ -22,31 +22,29 @@ from pathlib import Path
 import torch
 import torchvision
 
+from launcher.card import Card
 from launcher.checkpoint import Progress, TrainState
+from launcher.recipe.parse import load_recipe
 from launcher.recipe.schema import Strategy as StrategySection
-from launcher.snapshot import Files, HostMemory, take_snapshot, write_snapshot
+from launcher.snapshot import HostMemory, take_snapshot, write_snapshot
 from launcher.strategy import build_strategy, read_rng
 from launcher.world import World
 
 SAVES = 7
 
 
-class NoMemory(HostMemory):
-    """For a save in line: what is written is the training itself."""
-
-    def copy(self, files: Files) -> Files:
-        return files
-
-
 def build_state() -> TrainState:
     """ResNet-50 after one step of Adam."""
     strategy = build_strategy(StrategySection(device="cpu"), World(), 0, False)
+    recipe = load_recipe(Path(__file__).parent.parent / "recipes/resnet50_caltech.yaml").recipe
     model = strategy.place(torchvision.models.resnet50())
     optimizer = torch.optim.Adam(model.parameters())
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
     optimizer.step()
-    return TrainState(model, None, optimizer, strategy, 0, "bench", "none")
+    return TrainState(
+        model, None, optimizer, strategy, 0, "bench", "none", Card(recipe, (), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    )
 
 
 class Clock:
@@ -73,7 +71,7 @@ def measure(folder: Path) -> dict[str, float]:
         for step in range(1, SAVES + 1):
             rngs = [read_rng(state.strategy.device)]
             clock = Clock()
-            write_snapshot(folder, take_snapshot(state, Progress(2 * step), rngs, NoMemory()), 1)
+            write_snapshot(folder, take_snapshot(state, Progress(2 * step), rngs, memory), 1)
             in_line.append(clock.read()[0])
 
             clock = Clock()

@@ -5,6 +5,7 @@ checkpoints/step-00001234/model.safetensors   weights under plain names
                           optimizer.safetensors   optimizer; its groups and the fp16 scaler beside the tensors
                           rng.safetensors     random generator of every rank
                           state.json          step, best, early-stop counter, W&B id, data hash
+                          network.json        recipe, class names and normalisation: all that the weights need
                           hashes.json         sha256 of each of these; written last
 checkpoints/last -> step-00001234,  checkpoints/best -> step-00000987
 """
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
+from launcher.card import Card
 from launcher.commit import check_file, check_folder, find_newest, point, read_hashes
 from launcher.errors import CheckpointError, RunError
 from launcher.metrics import Figures
@@ -81,6 +83,7 @@ class TrainState:
     seed: int
     wandb_id: str
     data_sha256: str
+    card: Card
 
 
 def step_name(step: int) -> str:

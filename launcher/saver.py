@@ -18,7 +18,7 @@ from launcher.log.console import Console
 from launcher.log.journal import Journal
 from launcher.recipe.plan import Plan
 from launcher.recipe.schema import Checkpoint
-from launcher.snapshot import WRITE_ERRORS, HostMemory, Snapshot, one_line, take_snapshot, write_snapshot
+from launcher.snapshot import HostMemory, Snapshot, one_line, take_snapshot, write_snapshot
 from launcher.strategy import read_rng
 
 LONG_WAIT_S = 1.0
@@ -116,7 +116,7 @@ class Saver:
         reason = None
         try:
             write_snapshot(self._folder, snapshot, self._section.keep)
-        except WRITE_ERRORS as error:
+        except OSError as error:
             reason = one_line(error)
         return time.monotonic() - start_s, reason
 

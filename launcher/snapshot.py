@@ -12,45 +12,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
+from launcher.card import CARD_NAME
 from launcher.checkpoint import OptimizerFacts, Progress, TrainState, step_name
 from launcher.commit import commit, point, prune
 from launcher.errors import RunError
 from launcher.log.journal import render_json
 from launcher.optim.state import read_groups, read_tensors
+from launcher.tensor_file import TensorFile, write_tensors
 
-WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
-"""A full disk is each of these to somebody."""
-
-Files = dict[str, dict[str, Tensor]]
-"""The tensors of each file, by the file's name without its end."""
+Files = dict[str, TensorFile]
+"""By the file's name without its end."""
 
 
 class HostMemory:
-    """Holds one snapshot at a time, in the same memory from save to save: new pages cost more than the copy.
-
-    For a tensor on a GPU it is pinned, and the copy takes its turn in the GPU's work while the host goes on.
-    """
+    """Holds one snapshot at a time, in the same memory from save to save: new pages cost more than the copy."""
 
     def __init__(self) -> None:
-        self._buffers: dict[tuple[str, str], Tensor] = {}
+        self._files: Files = {}
 
-    def copy(self, files: Files) -> Files:
-        """Strides are kept: to put channels in another order is for whoever writes it."""
-        return {
-            file: {name: self._copy((file, name), tensor.detach()) for name, tensor in tensors.items()}
-            for file, tensors in files.items()
-        }
-
-    def _copy(self, key: tuple[str, str], tensor: Tensor) -> Tensor:
-        buffer = self._buffers.get(key)
-        if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
-            buffer = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
-            self._buffers[key] = buffer
-        return buffer.copy_(tensor, non_blocking=True)
+    def copy(self, tensors: dict[str, dict[str, Tensor]]) -> Files:
+        """`tensors`: of each file."""
+        for name, each in tensors.items():
+            if name not in self._files or not self._files[name].fits(each):
+                self._files[name] = TensorFile(each)
+            self._files[name].copy(each)
+        return {name: self._files[name] for name in tensors}
 
 
 @dataclass(frozen=True)
@@ -61,25 +49,27 @@ class Snapshot:
     files: Files
     optimizer: OptimizerFacts
     facts: dict[str, Any]
+    card: dict[str, Any]
     copied: torch.cuda.Event | None
     """When the copies from the GPU are complete; None on a CPU, where they are."""
 
 
 def take_snapshot(state: TrainState, progress: Progress, rngs: list[dict[str, Tensor]], memory: HostMemory) -> Snapshot:
     """`rngs`: states of the random generators of every rank. Valid until `memory` takes the next."""
-    files: Files = {
+    tensors = {
         "model": state.model.state_dict(),
         "optimizer": read_tensors(state.model, state.optimizer),
         "rng": {f"{rank}.{name}": tensor for rank, states in enumerate(rngs) for name, tensor in states.items()},
     }
     if state.ema is not None:
-        files["ema"] = state.ema.module.state_dict()
+        tensors["ema"] = state.ema.module.state_dict()
     device = state.strategy.device
     return Snapshot(
         progress=progress,
-        files=memory.copy(files),
+        files=memory.copy(tensors),
         optimizer={"groups": read_groups(state.model, state.optimizer), "scaler": state.strategy.scaler_state},
         facts=_facts(state, len(rngs)),
+        card=state.card.facts(),
         copied=torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None,
     )
 
@@ -87,7 +77,7 @@ def take_snapshot(state: TrainState, progress: Progress, rngs: list[dict[str, Te
 def write_snapshot(folder: Path, snapshot: Snapshot, keep: int) -> None:
     """Write `folder/step-...`, point `last` (and `best`, when it is that) to it, prune.
 
-    Raise one of WRITE_ERRORS when that fails: what was written of it is removed, and the checkpoint before stands.
+    Raise OSError when that fails: what was written of it is removed, and the checkpoint before stands.
     """
     progress = snapshot.progress
     name = step_name(progress.step)
@@ -99,7 +89,7 @@ def write_snapshot(folder: Path, snapshot: Snapshot, keep: int) -> None:
         if progress.best is not None and progress.best.step == progress.step:
             point(folder, "best", name)
         prune(folder, name, keep)
-    except WRITE_ERRORS:
+    except OSError:
         shutil.rmtree(temporary, ignore_errors=True)  # on a full disk others need the room
         raise
 
@@ -109,10 +99,11 @@ def _write_files(folder: Path, snapshot: Snapshot) -> None:
         snapshot.copied.synchronize()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for name, tensors in snapshot.files.items():
+    for name, file in snapshot.files.items():
         facts = {"optimizer": json.dumps(snapshot.optimizer)} if name == "optimizer" else {}
-        _write_tensors(folder / f"{name}.safetensors", tensors, facts)
+        file.write(folder / f"{name}.safetensors", facts)
     (folder / "state.json").write_text(render_json({**asdict(snapshot.progress), **snapshot.facts}, indent=1))
+    (folder / CARD_NAME).write_text(render_json(snapshot.card, indent=1))
 
 
 def save_weights(folder: Path, state: TrainState) -> None:
@@ -121,18 +112,14 @@ def save_weights(folder: Path, state: TrainState) -> None:
     temporary = folder / f".{name}.tmp"
     try:
         temporary.mkdir(parents=True)
-        _write_tensors(temporary / "model.safetensors", state.model.state_dict(), {})
+        write_tensors(temporary / "model.safetensors", state.model.state_dict())
         (temporary / "state.json").write_text(render_json({**asdict(Progress()), **_facts(state, 1)}, indent=1))
+        (temporary / CARD_NAME).write_text(render_json(state.card.facts(), indent=1))
         commit(temporary, folder / name)
         for link in ("last", "best"):
             point(folder, link, name)
-    except WRITE_ERRORS as error:
+    except OSError as error:
         raise RunError(f"{folder / name}: cannot be written ({one_line(error)})") from None
-
-
-def _write_tensors(file: Path, tensors: dict[str, Tensor], facts: dict[str, str]) -> None:
-    plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    save_file(plain, file, metadata={"format": "pt", **facts})
 
 
 def _facts(state: TrainState, world_size: int) -> dict[str, Any]:

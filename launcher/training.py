@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from launcher.augment.pipeline import Augment, build_augment, find_needed_side
+from launcher.card import Card
 from launcher.checkpoint import TrainState
 from launcher.data.damage import build_damage
 from launcher.data.files import Times
@@ -103,7 +104,8 @@ def build_training(recipe: Recipe, plan: Plan, manifest: Manifest, strategy: Str
     seed_rank(recipe.run.seed, strategy.world)
     mean, std = recipe.augment.normalisation(manifest.mean, manifest.std)
     is_first = strategy.world.is_first
-    state = TrainState(network.model, ema, optimizer, strategy, recipe.run.seed, run.id, manifest.sha256)
+    card = Card(recipe, manifest.classes, mean, std)
+    state = TrainState(network.model, ema, optimizer, strategy, recipe.run.seed, run.id, manifest.sha256, card)
     console = Console(plan.total_steps, plan.steps_per_epoch) if is_first else NoConsole()
     wandb = _build_wandb(recipe, run) if is_first else NoWandb()
     journal = Journal(run.path, wandb.log) if is_first else NoJournal()

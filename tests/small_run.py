@@ -10,9 +10,11 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from launcher.card import Card
 from launcher.checkpoint import Best, Progress, TrainState, find_start, restore_optimizer, restore_weights
 from launcher.optim.build import build_groups, build_optimizer
 from launcher.recipe.optim import Adam, Optim, Sgd
+from launcher.recipe.parse import load_recipe
 from launcher.recipe.schema import Strategy as StrategySection
 from launcher.snapshot import HostMemory, take_snapshot, write_snapshot
 from launcher.strategy import Strategy, build_strategy, read_rng
@@ -20,7 +22,16 @@ from launcher.world import World
 
 SGD = Sgd(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.01)
 ADAM = Adam(name="adamw", lr=0.01)
-FILES = ["ema.safetensors", "model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json"]
+FILES = [
+    "ema.safetensors",
+    "model.safetensors",
+    "network.json",
+    "optimizer.safetensors",
+    "rng.safetensors",
+    "state.json",
+]
+RECIPE = Path(__file__).parent.parent / "recipes/lenet_digits.yaml"
+CARD = Card(load_recipe(RECIPE).recipe, ("a", "b"), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def alone() -> Strategy:
@@ -36,7 +47,7 @@ class SmallRun:
         groups = build_groups(optim, model, (), ())
         optimizer = strategy.adopt(build_optimizer(optim, groups, "no"))
         self.wrapped = strategy.wrap(model)
-        self.state = TrainState(model, average, optimizer, strategy, 0, "abc", "data 1")
+        self.state = TrainState(model, average, optimizer, strategy, 0, "abc", "data 1", CARD)
 
     def train(self, steps: int) -> list[torch.Tensor]:
         """Losses; inputs and dropout come from torch's generator."""

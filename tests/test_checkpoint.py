@@ -20,6 +20,7 @@ from launcher.strategy import Strategy
 from launcher.world import World
 from tests.small_run import (
     ADAM,
+    CARD,
     FILES,
     SGD,
     SmallRun,
@@ -81,7 +82,7 @@ def test_weights_have_plain_names_and_are_read_by_safetensors_alone(tmp_path: Pa
 
 def test_strided_weights_are_saved_whole(tmp_path: Path, strategy: Strategy) -> None:
     model = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
-    state = TrainState(model, None, torch.optim.SGD(model.parameters(), 0.1), strategy, 0, "abc", "data 1")
+    state = TrainState(model, None, torch.optim.SGD(model.parameters(), 0.1), strategy, 0, "abc", "data 1", CARD)
     save(tmp_path, state, Progress(1), keep=1)
     assert torch.equal(load_file(tmp_path / step_name(1) / "model.safetensors")["weight"], model.weight)
 
@@ -226,7 +227,7 @@ def test_a_checkpoint_of_another_version_is_refused_in_one_line(two: Path, strat
 def test_optimizer_state_comes_back_in_the_order_of_memory_of_its_weights(tmp_path: Path, strategy: Strategy) -> None:
     def build() -> TrainState:
         model = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
-        return TrainState(model, None, torch.optim.Adam(model.parameters()), strategy, 0, "abc", "data 1")
+        return TrainState(model, None, torch.optim.Adam(model.parameters()), strategy, 0, "abc", "data 1", CARD)
 
     state, other = build(), build()
     state.model(torch.randn(1, 3, 5, 5)).sum().backward()

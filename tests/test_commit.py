@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from launcher import commit, snapshot
 from launcher.checkpoint import Progress, TrainState, read_progress, step_name
 from launcher.strategy import Strategy
+from launcher.tensor_file import TensorFile
 from tests.small_run import (
     FILES,
     SmallRun,
@@ -51,7 +52,7 @@ def test_the_newest_and_the_best_are_kept_and_pointed_to(tmp_path: Path, strateg
 
 
 STAGES: dict[str, tuple[Any, str]] = {
-    "weights": (snapshot, "save_file"),
+    "weights": (TensorFile, "write"),
     "hashes": (commit, "write_atomically"),
     "hashing": (commit, "_sha256"),
     "rename": (Path, "rename"),

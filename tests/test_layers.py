@@ -15,12 +15,12 @@ ROOT = Path(__file__).parent.parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "duration", "keyed", "memory", "pulse", "stop", "url"),
-    ("world", "recipe", "metrics", "commit", "images", "pace", "verdict"),
-    ("data", "augment", "models", "loss", "optim", "log", "strategy"),
+    ("world", "recipe", "metrics", "commit", "tensor_file", "images", "pace", "verdict"),
+    ("data", "augment", "models", "loss", "optim", "log", "strategy", "card"),
     ("checkpoint", "run", "feed", "heartbeat"),
     ("snapshot",),
     ("saver",),
-    ("feature_store", "decoded_store", "evaluate", "training"),
+    ("feature_store", "decoded_store", "evaluate", "training", "trained"),
     ("extract",),
     ("learner", "summary"),
     ("input_cost", "left_out", "step"),

@@ -244,7 +244,7 @@ def test_memory_is_used_again(strategy: Strategy) -> None:
     for step in (1, 2, 3):
         run.train(1)
         files = take_snapshot(run.state, Progress(step), rngs, memory).files
-        tensors = {f"{file}/{name}": tensor for file, tensors in files.items() for name, tensor in tensors.items()}
+        tensors = {f"{file}/{name}": tensor for file, laid in files.items() for name, tensor in laid.tensors.items()}
         places.append({name: tensor.data_ptr() for name, tensor in tensors.items()})
         assert torch.equal(tensors["model/0.weight"], run.state.model.state_dict()["0.weight"])
     assert places[0] == places[1] == places[2]

@@ -93,6 +93,20 @@ def _check_weights(backbone: Backbone) -> tuple[str, str] | None:
     return "weights", f"{name} has no weights '{weights}'{nearest(weights, [*entries, 'none'])}"
 
 
+def build_trained(backbone: Backbone, num_outputs: int) -> Network:
+    """The network that `build_model` gave, on the CPU, for the weights that it was trained to. Downloads nothing.
+
+    A head that was kept may be one from a file, of other outputs than the network has by itself.
+    """
+    backbone = backbone.model_copy(update={"weights": "none"})
+    if backbone.head == "keep":
+        try:
+            return build_model(backbone, num_outputs)
+        except UserError:
+            backbone = backbone.model_copy(update={"head": Head()})
+    return build_model(backbone, num_outputs)
+
+
 def build_model(backbone: Backbone, num_outputs: int) -> Network:
     """The named network with `num_outputs` outputs, on the CPU.
 

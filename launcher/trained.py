@@ -1,0 +1,67 @@
+"""A network as a run left it, opened from the run's folder or from one checkpoint alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from launcher.augment.pipeline import Augment, build_augment
+from launcher.card import CARD_NAME, Card, read_card
+from launcher.checkpoint import load_weights, step_name
+from launcher.commit import check_file, read_hashes
+from launcher.errors import CheckpointError, RunError
+from launcher.loss import count_outputs
+from launcher.models.zoo import Network, build_trained
+from launcher.recipe.lock import LOCK_NAME
+from launcher.strategy import Strategy
+
+_POINTERS = ("best", "last")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """`checkpoint`: the folder it comes from. `network`: on the strategy's device, for evaluation."""
+
+    checkpoint: Path
+    card: Card
+    network: Network
+    augment: Augment
+    """What images of a validation or test split go through."""
+
+
+def open_trained(path: Path, which: str, strategy: Strategy) -> Trained:
+    """`path`: a run's folder, or a checkpoint; `which` of a run's checkpoints: best, last or a step's number.
+
+    With averaged weights, where the recipe keeps them. Raise RunError when it is not there, or not whole.
+    """
+    checkpoint = find_checkpoint(path, which)
+    try:
+        check_file(checkpoint / CARD_NAME, read_hashes(checkpoint).get(CARD_NAME, ""))
+        card = read_card(checkpoint)
+        recipe = card.recipe
+        network = build_trained(recipe.backbone, count_outputs(recipe.loss, len(card.classes)))
+        load_weights(checkpoint, network.model, ema=recipe.optim.ema_decay is not None)
+    except CheckpointError as error:
+        raise RunError(f"{error}; choose another checkpoint with --checkpoint") from None
+    network = replace(network, model=strategy.place(network.model).eval())
+    augment = build_augment(recipe.augment.eval_ops, card.mean, card.std, strategy.memory_format)
+    return Trained(checkpoint, card, network, augment)
+
+
+def find_checkpoint(path: Path, which: str) -> Path:
+    """Raise RunError when there is none of that name."""
+    if not path.is_dir():
+        raise RunError(f"{path}: no such folder; give a run's, runs/NAME/DATE-..., or one of its checkpoints")
+    if (path / CARD_NAME).exists():
+        return path
+    if not (path / LOCK_NAME).exists():
+        raise RunError(f"{path}: neither a run's folder nor a checkpoint: has no {LOCK_NAME} and no {CARD_NAME}")
+    folder = path / "checkpoints"
+    steps = sorted(each.name for each in folder.glob("step-*"))
+    if not steps:
+        raise RunError(f"{path}: has no checkpoint yet; train it first, or wait for the first save")
+    found = folder / (step_name(int(which)) if which.isdecimal() else which)
+    if (which in _POINTERS or which.isdecimal()) and found.is_dir():
+        return found.resolve()
+    numbers = [str(int(name.removeprefix("step-"))) for name in steps]
+    raise RunError(f"--checkpoint {which}: there are best, last, {', '.join(numbers)}")
