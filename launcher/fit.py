@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-import torch
-
-from launcher.augment.witness import Hashes
 from launcher.checkpoint import Best, Progress
-from launcher.data.order import Ids
-from launcher.errors import Stopped, UserError
+from launcher.errors import Stopped
 from launcher.evaluate import evaluate
 from launcher.input_cost import judge_input
 from launcher.learner import Learner, enter_stage
 from launcher.left_out import record_left_out
 from launcher.metrics import Counts, Figures, is_better
 from launcher.models.freeze import frozen_sha256, set_training
-from launcher.step import ADVICE, Done, build_guard, describe_ranks, learning_rate, train_step, train_work
+from launcher.nonfinite import build_guard
+from launcher.record import record_steps
+from launcher.step import train_step, train_work
+from launcher.step_result import StepResult
 from launcher.stop import StopRequest
 from launcher.training import Training
 
@@ -45,7 +41,7 @@ def fit(t: Training, learner: Learner, progress: Progress, stop: StopRequest) ->
     for stage, steps in t.plan.steps_by_stage(progress.step + 1):
         if stage != learner.stage:
             check_frozen(t, learner)
-            learner = enter_stage(t, stage, progress.step, lambda: stop.wanted is not None)
+            learner = enter_stage(t, stage, progress.step, stop.is_wanted)
         progress, status = _fit_stage(t, learner, steps, progress, stop)
         t.strategy.pulse.enter("save")
         progress = t.saver.settle(progress, is_last=status != "done" or progress.step == t.plan.total_steps)
@@ -66,17 +62,17 @@ def _fit_stage(
     """Train `steps`, in which the same part of the network learns."""
     plan = t.plan
     batches, guard = learner.feeds["train"].batches(train_work(t, steps)), build_guard(t)
-    since: list[Done] = []
+    since: list[StepResult] = []
     set_training(t.network.model)
     t.watch.resume()
     for step in steps:
         since.append(train_step(t, learner, batches, step, guard))
         progress = replace(progress, step=step)
-        is_asked, is_end = t.strategy.any_process(stop.wanted is not None), step == steps[-1]
+        is_asked, is_end = t.strategy.any_process(stop.is_wanted()), step == steps[-1]
         # Before anything is judged or saved: a loss that is no number ends the run here.
         is_due = any(due(step) for due in (plan.is_record, plan.is_evaluation, plan.is_checkpoint))
         if is_due or is_asked or is_end or t.recipe.log.samples:
-            _record(t, since)
+            record_steps(t, since)
             since = []
         t.watch.pause()
         if step % plan.steps_per_epoch == 0 and step < plan.total_steps:
@@ -115,49 +111,6 @@ def _end_step(
     return progress, "preempted" if is_asked else "stopped" if is_tired else "done"
 
 
-def _record(t: Training, since: list[Done]) -> None:
-    """Journal and console: the mean loss, over all ranks, of the steps since the last record.
-
-    Raise UserError when it is no number.
-    """
-    step, epoch = since[-1].step, t.plan.epoch(since[-1].step) + 1
-    losses_S = torch.stack([done.loss for done in since])
-    may_miss = t.recipe.train.on_nonfinite == "skip"
-    counted_S = losses_S[torch.tensor([done.is_taken for done in since])] if may_miss else losses_S
-    total, number = t.strategy.sum(torch.stack([counted_S.sum(), losses_S.new_tensor(len(counted_S))])).tolist()
-    loss = total / number if number else math.nan
-    figures: Figures = {"loss": loss, "lr": learning_rate(t, step), **t.watch.lap()}
-    samples = _samples(t, since[-1].ids, since[-1].drawn) if t.recipe.log.samples else {}
-    t.journal.write("train", step, epoch, **figures, **samples)
-    if t.plan.is_record(step):
-        t.console.train(step, epoch, figures)
-    for failure in t.wandb.take_failures():
-        t.journal.write("event", step, epoch, name="wandb_failed", message=failure)
-        t.console.say(failure)
-    if not math.isfinite(loss) and not may_miss:
-        where = _find_first_bad(t, since)
-        raise UserError(f"loss is {loss} {where}: {ADVICE}; train.on_nonfinite=skip leaves such steps out")
-
-
-def _find_first_bad(t: Training, since: list[Done]) -> str:
-    """`at step 812, epoch 3, on rank 3 (samples 3, 17)`. Called by every process."""
-    mine = next((done for done in since if not bool(torch.isfinite(done.loss))), None)
-    first = min(step for step in t.strategy.gather(math.inf if mine is None else mine.step))
-    where = describe_ranks(t, mine or since[-1], mine is not None and mine.step == first)
-    return f"at step {first}, epoch {t.plan.epoch(int(first)) + 1}, {where}"
-
-
-def _samples(t: Training, ids: list[Ids], drawn: list[Hashes]) -> dict[str, Any]:
-    """Ids of a step's samples over all ranks, and one hash of what augmentation and mixing did to them, in that order.
-
-    Where features were read, nothing was done to an image in this step, and there is no hash.
-    """
-    ids_G = np.concatenate(t.strategy.gather(np.concatenate(ids)))
-    hashes = np.concatenate(t.strategy.gather(np.concatenate(drawn))).tobytes()
-    augmentation = {"augmentation": hashlib.blake2b(hashes, digest_size=16).hexdigest()} if hashes else {}
-    return {"samples": ids_G.tolist(), **augmentation}
-
-
 def _judge(t: Training, learner: Learner, progress: Progress, stop: StopRequest) -> Progress:
     """Validate, and remember whether this is the best so far. Without a valid split the newest step is the best.
 
@@ -192,7 +145,7 @@ def evaluate_and_record(
         t.loss_eval,
         t.plan,
         t.strategy,
-        should_stop=lambda: stop.wanted is not None,
+        should_stop=stop.is_wanted,
         can_leave_out=t.recipe.data.on_error == "skip",
     )
     figures = counts.figures(t.classes)

@@ -32,6 +32,9 @@ class StopRequest:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # `nohup` has said to ignore it
                 signal.signal(number, self._ask)
 
+    def is_wanted(self) -> bool:
+        return self.wanted is not None
+
     def _ask(self, number: int, _frame: FrameType | None) -> None:
         self.wanted = signal.Signals(number).name
 

@@ -63,7 +63,7 @@ def main(loaded: LoadedRecipe, options: Options) -> int:
     recipe = choose_recipe(loaded, options, world)
     # Before the data, so that the processes can agree to stop while one of them packs.
     strategy = build_strategy(recipe.strategy, world, recipe.run.seed, recipe.run.deterministic)
-    with strategy.first_ahead(lambda: stop.wanted is not None) as should_stop:
+    with strategy.first_ahead(stop.is_wanted) as should_stop:
         manifest = prepare_data(recipe.data, world, should_stop)
     plan = plan_run(loaded, recipe, world.size, manifest, DEBUG_EVAL_IMAGES if options.debug else None)
     strategy.check_same("shards, recipe or number of images", [manifest.sha256, recipe.model_dump_json(), str(plan)])
@@ -148,7 +148,7 @@ def _start(t: Training, manifest: Manifest, stop: StopRequest) -> tuple[Learner,
     LOGGER.info("rank %d of %d starts at step %d", t.strategy.world.rank, t.plan.world_size, progress.step)
     _say_start(t, progress)
     stage = t.plan.stage(min(progress.step + 1, t.plan.total_steps) if progress.is_judged else progress.step)
-    learner = enter_stage(t, stage, progress.step, lambda: stop.wanted is not None)
+    learner = enter_stage(t, stage, progress.step, stop.is_wanted)
     checkpoint.restore_optimizer(start, t.state)
     if t.strategy.world.is_first and t.run.changes:  # only now is it known that the run can go on with them
         write_lock(t.run.path, t.recipe, header)

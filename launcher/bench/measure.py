@@ -19,7 +19,8 @@ from launcher.data.loader import Loader
 from launcher.data.order import Ids
 from launcher.feed import Examples, ImageFeed
 from launcher.learner import Learner
-from launcher.step import Guard, train_step, train_work
+from launcher.nonfinite import Guard
+from launcher.step import train_step, train_work
 from launcher.training import Training
 
 NUM_SAMPLES = 256

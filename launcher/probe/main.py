@@ -75,7 +75,7 @@ def probe(loaded: LoadedRecipe) -> int:
     complete = complete_recipe(loaded, Console(1, 1).say if world.is_first else lambda note: None)
     recipe = probe_recipe(complete, world.size)
     strategy = build_strategy(recipe.strategy, world, recipe.run.seed, recipe.run.deterministic)
-    with strategy.first_ahead(lambda: stop.wanted is not None) as should_stop:
+    with strategy.first_ahead(stop.is_wanted) as should_stop:
         manifest = prepare_data(recipe.data, world, should_stop)
     plan = plan_run(loaded, recipe, world.size, manifest)
     strategy.check_same("shards, recipe or number of images", [manifest.sha256, recipe.model_dump_json(), str(plan)])
@@ -115,7 +115,7 @@ def _extract(t: Training, stop: StopRequest) -> Extracted:
     t.strategy.check_same("frozen weights", [str(frozen_sha256(t.network.model))])
     t.console.say(f"{t.recipe.run.name}: {t.recipe.backbone.name}, features are what enters {t.network.head_name}")
     engine = build_engine(t, parts)
-    store = build_store(t, parts, lambda: stop.wanted is not None, t.console.say)
+    store = build_store(t, parts, stop.is_wanted, t.console.say)
     sources = [build_source(t, split, feed, (0,)) for split, feed in build_feeds(t, engine).items()]
     gib = sum(Layout(source.values, source.num_images, 1).num_bytes for source in sources) / 2**30
     if gib * 2**30 > store.room_bytes:
@@ -194,7 +194,7 @@ def _fit_all(t: Training, data: Data, stop: StopRequest) -> Iterator[Fit]:
         late = "" if fit.is_converged else ", not converged"
         t.console.say(f"C {fit.C:g}: {judged}, {fit.fit_s:.1f} s{late}")
         yield fit
-        if stop.wanted is not None:
+        if stop.is_wanted():
             raise Stopped("stopped while fitting; the same command reads the features again and fits anew")
 
 

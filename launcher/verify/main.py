@@ -92,7 +92,7 @@ def verify(recipe_file: Path, overrides: Sequence[str], wishes: Wishes) -> int:
     device = choose_device(recipe.strategy.device, num_gpus, World(), os.environ)
     size = wishes.processes or (num_gpus if device == "cuda" else 1)
     _check_device(recipe, num_gpus, {size, wishes.other_processes or 1})
-    manifest = prepare_data(recipe.data, World(), lambda: stop.wanted is not None)
+    manifest = prepare_data(recipe.data, World(), stop.is_wanted)
     plan = plan_run(loaded, recipe, size, manifest)
     other = _plan_other(loaded, recipe, manifest, plan, wishes.other_processes, num_gpus if device == "cuda" else None)
     folder = _make_folder(wishes.keep)

@@ -88,7 +88,7 @@ def watch(ranks: Ranks, folder: Path, hang_s: float, stop: StopRequest) -> Itera
         yield journal.step
         if has_ended:
             return
-        if stop.wanted is not None:
+        if stop.is_wanted():
             raise Stopped("stopped while verifying: nothing is proved yet")
         if time.monotonic() - since_s > hang_s:
             after = f"after step {journal.step}" if journal.step else "before its first step"

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from launcher.errors import UserError
-from launcher.step import MAX_IN_A_ROW, Done, LeaveOut
+from launcher.nonfinite import MAX_IN_A_ROW, LeaveOut
+from launcher.step_result import StepResult
 from launcher.training import Training
 from tests.frozen_run import LENET, Place
 from tests.runs import events, summary, train_records
@@ -103,7 +104,7 @@ def test_what_batchnorm_remembers_is_put_back() -> None:
         guard.remember()
         loss = model(torch.randn(4, 2) * value).square().mean()
         loss.backward()
-        assert guard.must_leave_out(Done(1, loss.detach(), [torch.arange(4).numpy()], [])) == is_left_out
+        assert guard.must_leave_out(StepResult(1, loss.detach(), [torch.arange(4).numpy()], [])) == is_left_out
         model.zero_grad()
         for name, buffer in model.named_buffers():
             assert bool(buffer.isfinite().all())
@@ -121,7 +122,7 @@ def test_gradients_alone_may_be_no_number() -> None:
         plan=SimpleNamespace(epoch=lambda step: 0),
     )
     model.weight.grad = torch.tensor([[1.0, torch.inf]])
-    done = Done(1, torch.tensor(1.0), [torch.arange(4).numpy()], [])
+    done = StepResult(1, torch.tensor(1.0), [torch.arange(4).numpy()], [])
     assert LeaveOut(cast(Training, t)).must_leave_out(done)
 
 
