@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "duration", "keyed", "memory", "pulse", "stop", "url"),
     ("world", "recipe", "metrics", "commit", "tensor_file", "images", "pace", "verdict"),
+    ("talk",),
     ("data", "augment", "models", "loss", "optim", "log", "strategy", "card"),
     ("checkpoint", "run", "feed", "heartbeat"),
     ("snapshot",),
@@ -44,7 +45,7 @@ LAZY = {
 
 OWNERS: dict[str, set[str]] = {
     "accelerate": {"launcher/strategy.py"},
-    "torch.distributed": {"launcher/strategy.py"},
+    "torch.distributed": {"launcher/strategy.py", "launcher/talk.py"},
     "wandb": {"launcher/log/wandb.py"},
     "rich": {"launcher/log/console.py", "shards/console.py"},
     "yaml": {"launcher/recipe/yaml_text.py"},
