@@ -17,17 +17,15 @@ from launcher import checkpoint
 from launcher.check import complete_recipe, plan_run
 from launcher.checkpoint import Progress
 from launcher.data.prepare import prepare_data
-from launcher.errors import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE, Stopped, UserError
-from launcher.fit import Status, check_frozen, evaluate_and_record, fit
+from launcher.ending import fail, finish
+from launcher.errors import EXIT_DONE, UserError
+from launcher.fit import check_frozen, fit
 from launcher.heartbeat.start import start_heartbeat
 from launcher.heartbeat.thread import NoHeartbeat
-from launcher.input_cost import judge_input
 from launcher.learner import Learner, enter_stage
-from launcher.left_out import record_left_out
 from launcher.log.console import Console
 from launcher.log.journal import read_first
 from launcher.log.ranks import LOGGER, log_warnings, open_rank_log
-from launcher.metrics import Figures
 from launcher.recipe.lock import LOCK_NAME, write_lock
 from launcher.recipe.parse import LoadedRecipe
 from launcher.recipe.resolve import DEBUG_EVAL_IMAGES, debug_recipe
@@ -35,7 +33,7 @@ from launcher.recipe.schema import Recipe
 from launcher.run import debug_folder, open_run, read_summary
 from launcher.stop import StopRequest, follow_launcher
 from launcher.strategy import build_strategy
-from launcher.summary import summary_rows, write_summary
+from launcher.summary import summary_rows
 from launcher.training import Training, build_training
 from launcher.world import World, find_few_cpus, read_world
 from shards.manifest import Manifest
@@ -78,10 +76,10 @@ def main(loaded: LoadedRecipe, options: Options) -> int:
         learner, progress = _start(t, manifest, stop)
         learner, progress, status = fit(t, learner, progress, stop)
         check_frozen(t, learner)
-        return _finish(t, learner, progress, status, stop)
+        return finish(t, learner, progress, status, stop)
     except BaseException as error:
         lost = heartbeat.fail(error)
-        _fail(t, lost or error)
+        fail(t, lost or error)
         if lost is not None:
             raise lost from error
         raise
@@ -186,86 +184,6 @@ def _say_start(t: Training, progress: Progress) -> None:
         t.journal.write("event", progress.step, 0, name="note", message=note)
     if progress.step:
         t.console.say(f"goes on after step {progress.step:,}")
-
-
-def _finish(t: Training, learner: Learner, progress: Progress, status: Status, stop: StopRequest) -> int:
-    """Measure the best weights, write everything down, leave the other processes."""
-    t.strategy.pulse.enter("finish")
-    verdict = judge_input(t, learner, progress.step)
-    final: dict[str, Figures] = {}
-    if status != "preempted":
-        try:
-            final = _measure_best(t, learner, progress, stop)
-        except Stopped:
-            status = "preempted"
-    record_left_out(t, progress.step)
-    code = EXIT_RESUMABLE if status == "preempted" else EXIT_DONE
-    _record_traffic(t, progress)
-    _leave(t, progress, status, code)
-    if t.strategy.world.is_first:
-        summary = write_summary(t, status, progress, final.get("test"), learner.frozen_sha256, verdict)
-        t.console.table(str(t.recipe.run.name), summary_rows(summary, str(t.run.path)))
-        if status == "preempted":
-            t.console.say("stopped as asked; the same command goes on from here")
-    t.strategy.close()
-    return code
-
-
-def _measure_best(t: Training, learner: Learner, progress: Progress, stop: StopRequest) -> dict[str, Figures]:
-    """Figures of the best checkpoint on the test split, or on valid where there is no test; shown and written down.
-
-    Raise Stopped when asked to stop before that is over.
-    """
-    name, weights_step = ("best", progress.best.step) if progress.best is not None else ("last", progress.step)
-    checkpoint.load_weights(t.run.checkpoints / name, t.whole, ema=t.ema is not None)
-    split = next((split for split in ("test", "valid") if split in t.plan.num_eval), None)
-    if split is None:
-        return {}
-    counts, figures = evaluate_and_record(t, learner, split, progress.step, weights_step, stop)
-    confusion = counts.confusion_KK.tolist()
-    t.console.evaluation(split, t.plan.epoch(weights_step) + 1, figures, is_best=True)
-    t.journal.write(
-        "event", progress.step, t.plan.epoch(progress.step) + 1, name="confusion", split=split, rows=confusion
-    )
-    return {split: figures}
-
-
-def _record_traffic(t: Training, progress: Progress) -> None:
-    """What each process had from a remote folder since it began."""
-    ranks = [asdict(traffic) for traffic in t.strategy.gather(t.loaders["train"].reader.folder.traffic)]
-    if any(any(each.values()) for each in ranks):
-        t.journal.write("event", progress.step, t.plan.epoch(progress.step) + 1, name="remote", ranks=ranks)
-
-
-def _leave(t: Training, progress: Progress, status: str, code: int) -> None:
-    """Close W&B and write the last record."""
-    t.strategy.pulse.enter("finish")
-    epoch = t.plan.epoch(progress.step) + 1
-    for failure in t.wandb.finish(code):
-        t.journal.write("event", progress.step, epoch, name="wandb_failed", message=failure)
-        t.console.say(failure)
-    t.journal.write("event", progress.step, epoch, name=status)
-
-
-def _fail(t: Training, error: BaseException) -> None:
-    """Say in the run folder how it ended; the error itself goes on to the user."""
-    status, code = ("preempted", EXIT_RESUMABLE) if isinstance(error, Stopped) else ("failed", EXIT_FAILED)
-    LOGGER.error(status, exc_info=error)
-    if t.strategy.world.is_first:
-        _write_down_end(t, status, code, error)
-    if isinstance(error, Stopped):
-        t.strategy.close()  # all are here; who left earlier would have the launcher end rank 0 while it writes
-
-
-def _write_down_end(t: Training, status: str, code: int, error: BaseException) -> None:
-    try:
-        t.saver.close()
-        progress = checkpoint.read_progress(t.run.checkpoints / "last")
-        t.journal.write("event", progress.step, 0, name="error", message=f"{type(error).__name__}: {error}")
-        _leave(t, progress, status, code)
-        write_summary(t, status, progress, None, None, None)
-    except OSError as second:  # a full disk fails here again, and must not hide what came first
-        LOGGER.error("could not be written down: %s", second)
 
 
 def _show_finished(path: Path, world: World) -> int:

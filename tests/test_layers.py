@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("input_cost", "left_out", "step"),
     ("record",),
     ("fit",),
+    ("ending",),
     ("complete",),
     ("check",),
     ("train", "fetch", "show", "probe", "cache", "bench", "verify", "submit", "sync"),
