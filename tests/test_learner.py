@@ -157,7 +157,7 @@ def test_a_run_cut_off_after_its_last_step_is_measured(place: Place) -> None:
         raise Killed
 
     with place.patch.context() as patch:
-        patch.setattr("launcher.train._measure_best", die)
+        patch.setattr("launcher.ending._measure_best", die)
         with pytest.raises(Killed):
             place.train(*words)
     place.train(*words)
