@@ -55,7 +55,8 @@ class Origin:
                 f"data.dir: {self.url}: pip install {extra} first ({hide_credentials(str(error))})"
             ) from None
         except Exception as error:  # the libraries' own, of settings that they do not understand
-            raise UserError(f"data.dir: {self.url}: cannot be read ({hide_credentials(str(error))})") from None
+            why = hide_credentials(str(error))
+            raise UserError(f"data.dir: {self.url}: cannot be read ({why}); mend it, or name a folder") from None
         self._path = path.rstrip("/")
 
     def place(self, name: str) -> str:

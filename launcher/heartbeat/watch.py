@@ -88,7 +88,7 @@ class Watch:
         gone = find_gone(others, self.hosts, 2 * self.interval_s, now_s) if others else None
         if self.first is None and gone is not None:
             rank, words = gone
-            words += f"; see logs/rank-{rank}.log; the same command goes on"
+            words += f"; see logs/rank-{rank}.log in the run folder; the same command goes on"
             self.blame(Failure(rank, words, is_said=False), now_s, is_decided=self.world.is_first)
 
     def conclude(self, now_s: float) -> str | None:
