@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,31 @@ from launcher.stop import SIGNALS
 from shards.write import pack
 from tests.data.made import pack_synthetic
 from tests.frozen_run import Place, make_place
-from tests.runs import DIGITS
+from tests.runs import DIGITS, ROOT
+
+SLOW = (
+    "tests/slurm",
+    "tests/multi",
+    "tests/verify",
+    "tests/test_train.py",
+    "tests/test_feature_store.py",
+    "tests/models",
+)
+"""What takes longest begins first, so that no worker is left alone with it at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=place_in_line)
+
+
+def place_in_line(item: pytest.Item) -> int:
+    name = item.path.relative_to(ROOT).as_posix()
+    return next((place for place, slow in enumerate(SLOW) if name.startswith(slow)), len(SLOW))
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than cores: many tests wait, for other processes or for a time to pass."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 @pytest.fixture(scope="session")

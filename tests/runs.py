@@ -8,9 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -91,14 +93,59 @@ def finish(process: subprocess.Popen[str]) -> Ended:
 
 def run(*arguments: str | Path, cwd: Path, processes: int = 1, launcher: str = "torchrun") -> Ended:
     """Run to the end; the caller looks at the exit code."""
+    if processes == 1 and launcher == "torchrun":
+        return run_warm([{}], arguments, cwd)
     return finish(start(arguments, cwd, processes, launcher))
 
 
-def train(*arguments: str | Path, cwd: Path, processes: int = 1, launcher: str = "torchrun") -> Ended:
-    """Run to the end, which must be a good one."""
-    ended = run(*arguments, cwd=cwd, processes=processes, launcher=launcher)
+def train(*arguments: str | Path, cwd: Path, processes: int = 1, launcher: str = "ranks") -> Ended:
+    """Run to the end, which must be a good one. `ranks`: each process by itself, without a launcher."""
+    if launcher == "ranks":
+        ended = run_warm(ranks_of(processes), arguments, cwd)
+    else:
+        ended = run(*arguments, cwd=cwd, processes=processes, launcher=launcher)
     assert ended.code == 0, ended.err
     return ended
+
+
+def ranks_of(processes: int) -> list[dict[str, str]]:
+    """What launchers tell each rank."""
+    if processes == 1:
+        return [{}]
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    size = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    return [{"RANK": str(rank), "LOCAL_RANK": str(rank), **size, **address} for rank in range(processes)]
+
+
+@cache
+def warm_server() -> subprocess.Popen[str]:
+    """Ends with this process, whose end closes its stdin."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.warm"],
+        cwd=ROOT,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run_warm(ranks: list[dict[str, str]], arguments: Sequence[str | Path], cwd: Path) -> Ended:
+    """See tests/warm.py."""
+    server = warm_server()
+    assert server.stdin is not None
+    assert server.stdout is not None
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder) / "out", Path(folder) / "err"
+        request = {
+            "arguments": [*map(str, arguments)],
+            "folder": str(cwd),
+            "environment": environment(),
+            "ranks": ranks,
+        }
+        print(json.dumps({**request, "out": str(out), "err": str(err)}), file=server.stdin, flush=True)
+        codes = json.loads(server.stdout.readline())
+        return Ended(next(filter(None, codes), 0), out.read_text(), err.read_text())
 
 
 def stop_after(process: subprocess.Popen[str], folder: Path, step: int, number: signal.Signals) -> Ended:
