@@ -46,7 +46,7 @@ def scale_each(images: Source, one_pass: Pass) -> Tensor:
     for number, (image_HWC, (rows, cols)) in enumerate(zip(_scaled(images, step), runs, strict=True)):
         (to_rows, from_rows, flip_rows), (to_cols, from_cols, flip_cols) = rows, cols
         part_hwC = image_HWC[from_rows, from_cols]
-        axes = [axis for axis, flip in enumerate((flip_rows, flip_cols)) if flip]
+        axes = tuple(axis for axis, flip in enumerate((flip_rows, flip_cols)) if flip)
         results_BhwC[number, to_rows, to_cols] = np.flip(part_hwC, axes) if axes else part_hwC
     return torch.from_numpy(results_BhwC).permute(0, 3, 1, 2)
 
