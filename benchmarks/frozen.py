@@ -40,11 +40,12 @@ from launcher.data.reader import Work
 from launcher.images import Images
 from launcher.learner import enter_stage
 from launcher.models.freeze import set_training
+from launcher.nonfinite import Guard
 from launcher.recipe.parse import load_recipe
 from launcher.recipe.plan import make_plan
 from launcher.recipe.schema import Recipe
 from launcher.run import open_run
-from launcher.step import Guard, train_step, train_work
+from launcher.step import train_step, train_work
 from launcher.strategy import build_strategy
 from launcher.training import Training, build_training
 from launcher.world import World
