@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("world", "recipe", "metrics", "commit", "tensor_file", "images", "pace", "verdict"),
     ("data", "augment", "models", "loss", "optim", "log", "strategy", "card"),
     ("checkpoint", "run", "feed", "heartbeat"),
-    ("snapshot",),
+    ("snapshot", "history"),
     ("saver",),
     ("feature_store", "decoded_store", "evaluate", "training", "trained"),
     ("extract",),
@@ -26,8 +26,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("input_cost", "left_out", "step"),
     ("fit",),
     ("complete",),
-    ("check",),
-    ("train", "fetch", "show", "probe", "cache", "bench", "verify", "submit", "sync"),
+    ("check", "runs"),
+    ("train", "fetch", "show", "probe", "cache", "bench", "verify", "submit", "sync", "watch", "compare"),
     ("cli",),
     ("__main__",),
 )
@@ -35,7 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 LAZY = {
     ("launcher/cli.py", f"launcher.{name}")
-    for name in ("train", "check", "fetch", "show", "probe.main", "bench.main", "verify.main", "submit")
+    for name in ("train", "check", "fetch", "show", "probe.main", "bench.main", "verify.main", "compare.main", "submit")
 } | {("launcher/check.py", "launcher.complete")}
 """Imports of our own inside functions: `launcher schema`, `--help` and most of `check` must not wait for torch."""
 
@@ -48,7 +48,8 @@ OWNERS: dict[str, set[str]] = {
     "cyclopts": {"launcher/cli.py", "shards/cli.py"},
     "webdataset": {"shards/write.py"},
     "sklearn": {"launcher/probe/regression.py", "shards/sources/digits.py"},
-    "scipy": {"launcher/augment/mix.py"},
+    "scipy": {"launcher/augment/mix.py", "launcher/compare/statistics.py"},
+    "matplotlib": {"launcher/log/charts.py"},
     "timm": {"launcher/models/timm.py"},
     "numba": {"launcher/augment/kernels.py"},
     "huggingface_hub": {"launcher/models/timm.py"},
@@ -69,6 +70,9 @@ WITHOUT_TORCH = (
     *(
         "launcher.cache",
         "launcher.sync",
+        "launcher.runs",
+        "launcher.watch",
+        "launcher.compare.main",
         "launcher.log.mirror",
         "launcher.verdict",
         "launcher.cli",
