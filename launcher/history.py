@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import itertools
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -175,7 +176,10 @@ def as_number(value: Any) -> float | None:
     """None for what is no number; the journal writes `nan` and `inf` as words."""
     if isinstance(value, bool) or not (isinstance(value, int | float) or value in WORDS):
         return None
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # JSON's whole numbers may be of any length
+        return None
 
 
 def find_number(data: Any, *keys: str) -> float | None:
@@ -185,16 +189,25 @@ def find_number(data: Any, *keys: str) -> float | None:
     return as_number(data)
 
 
+def find_count(data: Any, *keys: str) -> int | None:
+    """The same of whole numbers; 0 and less are None, too: nothing can be divided by them."""
+    number = find_number(data, *keys)
+    return int(number) if number is not None and math.isfinite(number) and number >= 1 else None
+
+
 def read_curve(records: Sequence[Record], kind: str, name: str, split: str | None = None) -> dict[int, float]:
-    """Step -> value of a figure, in the order of steps; of a step written twice the later counts."""
+    """Step -> value of a figure, in the order of steps; of a step written twice the later counts.
+
+    Without what was measured at the end with the weights of another step.
+    """
     found = {
-        record["step"]: value
+        record["step"]: as_number(record.get(name))
         for record in records
         if record["kind"] == kind
         and record.get("split") == split
-        and (value := as_number(record.get(name))) is not None
+        and record.get("weights_step", record["step"]) == record["step"]
     }
-    return dict(sorted(found.items()))
+    return {step: value for step, value in sorted(found.items()) if value is not None}
 
 
 def count_worked_s(records: Sequence[Record]) -> float:

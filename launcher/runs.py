@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from launcher.history import (
     CUT_OFF,
     RUNNING,
     STARTS,
+    find_count,
     find_ending,
     find_number,
     find_status,
@@ -27,7 +27,7 @@ from launcher.history import (
     those_that_count,
 )
 from launcher.log.console import Console
-from launcher.log.journal import Record
+from launcher.log.journal import Record, render_json
 from launcher.recipe.lock import LOCK_NAME, read_lock
 
 HOME = Path("runs")
@@ -65,7 +65,7 @@ def list_runs(folders: Sequence[Path], as_json: bool) -> int:
     found = sorted(map(look_at, paths), key=lambda each: each.age_s)
     console = Console(1, 1)
     if as_json:
-        print(json.dumps([asdict(each) for each in found], indent=1))
+        print(render_json([asdict(each) for each in found], indent=1))
     elif found:
         console.columns(COLUMNS, [_row(each) for each in found])
     else:
@@ -102,10 +102,10 @@ def look_at(folder: Path) -> Overview:
 
 def _overview(folder: Path, summary: dict[str, Any], first: Record, records: Sequence[Record], status: str) -> Overview:
     start = next((r for r in reversed(records) if r.get("name") in STARTS), first)
-    total, per_epoch = (find_number(start, "plan", key) for key in ("total_steps", "steps_per_epoch"))
+    total, per_epoch = (find_count(start, "plan", key) for key in ("total_steps", "steps_per_epoch"))
     steps = [record["step"] for record in records if record["kind"] == "train"]
-    step = find_number(summary, "steps_done") if summary else max(steps, default=None)
-    metric, value, best_epoch = _best(folder, summary, records, int(per_epoch or 0))
+    step = find_count(summary, "steps_done") if summary else max(steps, default=None)
+    metric, value, best_epoch = _best(folder, summary, records, per_epoch)
     rates = list(read_curve(records, "train", "images_per_s").values())
     rate = find_number(summary, "train", "images_per_s") if summary else (rates[-1] if rates else None)
     return Overview(
@@ -113,10 +113,10 @@ def _overview(folder: Path, summary: dict[str, Any], first: Record, records: Seq
         name=_name(folder, summary),
         status=status,
         age_s=_age_s(folder, records),
-        step=None if step is None else int(step),
-        total_steps=None if total is None else int(total),
-        epoch=None if step is None or not per_epoch else -(-int(step) // int(per_epoch)),
-        num_epochs=None if total is None or not per_epoch else -(-int(total) // int(per_epoch)),
+        step=step,
+        total_steps=total,
+        epoch=None if step is None or not per_epoch else -(-step // per_epoch),
+        num_epochs=None if total is None or not per_epoch else -(-total // per_epoch),
         best_metric=metric,
         best_value=value,
         best_epoch=best_epoch,
@@ -125,14 +125,14 @@ def _overview(folder: Path, summary: dict[str, Any], first: Record, records: Seq
 
 
 def _best(
-    folder: Path, summary: dict[str, Any], records: Sequence[Record], per_epoch: int
+    folder: Path, summary: dict[str, Any], records: Sequence[Record], per_epoch: int | None
 ) -> tuple[str | None, float | None, int | None]:
     """Metric, value and epoch of the best validation."""
     if summary:
         best = summary.get("best")
         if not isinstance(best, dict) or best.get("metric") == "step":
             return None, None, None
-        return str(best.get("metric")), find_number(best, "value"), int(find_number(best, "epoch") or 0)
+        return str(best.get("metric")), find_number(best, "value"), find_count(best, "epoch")
     section = read_lock(folder).get("train") if (folder / LOCK_NAME).exists() else None
     metric = str(section.get("best_metric", "top1_frac")) if isinstance(section, dict) else "top1_frac"
     values = {step: value for step, value in read_curve(records, "eval", metric, "valid").items() if value == value}

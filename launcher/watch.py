@@ -14,8 +14,8 @@ from launcher.history import (
     RUNNING,
     STARTS,
     as_number,
+    find_count,
     find_ending,
-    find_number,
     find_status,
     is_run,
     is_running,
@@ -90,7 +90,7 @@ class State:
 
     @property
     def total_steps(self) -> int:
-        return int(find_number(self.start, "plan", "total_steps") or 0)
+        return find_count(self.start, "plan", "total_steps") or 0
 
     @property
     def left_s(self) -> float | None:
@@ -176,7 +176,7 @@ def show_evaluation(record: Record) -> str:
 
 
 def find_step(record: Record) -> int:
-    return int(find_number(record, "weights_step") or record["step"])
+    return find_count(record, "weights_step") or int(record["step"])
 
 
 def show_event(record: Record) -> str | None:

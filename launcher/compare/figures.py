@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from launcher.compare.groups import Run
-from launcher.history import count_worked_s, find_number, read_curve
+from launcher.history import count_worked_s, find_count, find_number, read_curve
 from launcher.log.journal import Record
 
 
@@ -77,8 +77,8 @@ def _best_epoch(run: Run) -> float | None:
     best = run.history.summary.get("best")
     if isinstance(best, dict) and best.get("metric") != "step":
         return find_number(best, "epoch")
-    per_epoch, step = find_number(run.history.start, "plan", "steps_per_epoch"), _best_step(run)
-    return float(-(-step // int(per_epoch))) if step is not None and per_epoch else None
+    per_epoch, step = find_count(run.history.start, "plan", "steps_per_epoch"), _best_step(run)
+    return float(-(-step // per_epoch)) if step is not None and per_epoch else None
 
 
 def _last_valid(name: str) -> Callable[[Run], float | None]:

@@ -21,8 +21,8 @@ def find_folders(names: Sequence[str]) -> list[Path]:
         for folder in _expand(name):
             found.setdefault(folder.resolve(), folder)
     if len(found) < 2:
-        what = ", ".join(map(str, found.values())) or "nothing"
-        raise RunError(f"compare: {what} is a single run; give two or more, or a glob: 'runs/NAME/*'")
+        what = "".join(f"{folder} is a single run" for folder in found.values()) or "no run is named"
+        raise RunError(f"compare: {what}; give two or more, or a glob: 'runs/NAME/*'")
     return list(found.values())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,9 +75,9 @@ def find_predictions(folder: Path, split: str) -> Path | None:
 def read_predictions(file: Path) -> Predictions:
     """Raise RunError when it is damaged, or not what `launcher evaluate` writes."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             columns = [np.asarray(arrays[name]) for name in ("ids", "labels", "predicted")]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise _damaged(file, " ".join(str(error).split())) from None
     _check(file, columns)
     order = np.argsort(columns[0], kind="stable")

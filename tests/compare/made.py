@@ -46,5 +46,5 @@ def predict(run: Path, predicted: Sequence[int], labels: Sequence[int], name: st
     columns = {"ids": np.arange(len(labels)), "labels": np.array(labels), "predicted": np.array(predicted)}
     arrays = {key: column.astype(np.int64) for key, column in columns.items()}
     probabilities = np.full(len(labels), 0.5, dtype=np.float32)
-    np.savez(folder / "predictions.npz", correct_prob=probabilities, **arrays)  # type: ignore[arg-type]
+    np.savez(folder / "predictions.npz", correct_prob=probabilities, **arrays)
     return folder / "predictions.npz"
