@@ -30,7 +30,9 @@ from launcher.errors import (
 )
 from launcher.recipe.parse import load_recipe
 from launcher.recipe.schema import Recipe
+from launcher.runs import list_runs
 from launcher.sync import sync as sync_runs
+from launcher.watch import watch as watch_run
 from launcher.world import World, read_world
 from shards.manifest import ShardsError
 from shards.printable import printable
@@ -234,6 +236,53 @@ def sync(run: Path, /, *runs: Path) -> int:
         More of them.
     """
     return sync_runs([run, *runs])
+
+
+@app.command
+def runs(*folders: Path, as_json: Annotated[bool, Parameter(name="--json", negative=())] = False) -> int:
+    """List runs, the youngest first: status, progress, best figure, speed, age.
+
+    Parameters
+    ----------
+    folders
+        Where to look for them, or runs themselves. Left out: runs/.
+    as_json
+        Print a JSON list, for programs.
+    """
+    return list_runs(folders, as_json)
+
+
+@app.command
+def watch(run: Path, /, *, once: Annotated[bool, Parameter(negative=())] = False) -> int:
+    """Follow a run from another terminal until it ends.
+
+    Parameters
+    ----------
+    run
+        A run's folder: `runs/NAME/DATE-...`.
+    once
+        Show how it stands and leave.
+    """
+    return watch_run(run, once)
+
+
+@app.command
+def compare(*runs: str, curves: Path | None = None, html: Path | None = None) -> int:
+    """Show what differs in the recipes of runs beside what differs in their results. Runs that differ in nothing but
+    their seed count together.
+
+    Parameters
+    ----------
+    runs
+        Run folders, and globs.
+    curves
+        Write a picture of losses, top-1 and learning rates to this PNG file.
+    html
+        Write a report that needs nothing else to this file.
+    """
+    from launcher.compare.main import compare as compare_runs
+
+    return compare_runs(runs, curves, html)
 
 
 cache = App(name="cache", help="What frozen backbones have made of images, kept in data/features.")

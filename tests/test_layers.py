@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("talk",),
     ("data", "augment", "models", "loss", "optim", "log", "strategy", "card"),
     ("checkpoint", "run", "feed", "heartbeat"),
-    ("snapshot",),
+    ("snapshot", "history"),
     ("saver",),
     ("feature_store", "decoded_store", "evaluate", "training", "trained"),
     ("extract",),
@@ -31,8 +31,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("fit",),
     ("ending",),
     ("complete",),
-    ("check",),
-    ("train", "fetch", "show", "probe", "cache", "bench", "verify", "submit", "sync"),
+    ("check", "runs"),
+    ("train", "fetch", "show", "probe", "cache", "bench", "verify", "submit", "sync", "watch", "compare"),
     ("cli",),
     ("__main__",),
 )
@@ -40,7 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 LAZY = {
     ("launcher/cli.py", f"launcher.{name}")
-    for name in ("train", "check", "fetch", "show", "probe.main", "bench.main", "verify.main", "submit")
+    for name in ("train", "check", "fetch", "show", "probe.main", "bench.main", "verify.main", "compare.main", "submit")
 } | {("launcher/check.py", "launcher.complete")}
 """Imports of our own inside functions: `launcher schema`, `--help` and most of `check` must not wait for torch."""
 
@@ -53,7 +53,8 @@ OWNERS: dict[str, set[str]] = {
     "cyclopts": {"launcher/cli.py", "shards/cli.py"},
     "webdataset": {"shards/write.py"},
     "sklearn": {"launcher/probe/regression.py", "shards/sources/digits.py"},
-    "scipy": {"launcher/augment/mix.py"},
+    "scipy": {"launcher/augment/mix.py", "launcher/compare/statistics.py"},
+    "matplotlib": {"launcher/log/charts.py"},
     "timm": {"launcher/models/timm.py"},
     "numba": {"launcher/augment/kernels.py"},
     "huggingface_hub": {"launcher/models/timm.py"},
@@ -74,6 +75,9 @@ WITHOUT_TORCH = (
     *(
         "launcher.cache",
         "launcher.sync",
+        "launcher.runs",
+        "launcher.watch",
+        "launcher.compare.main",
         "launcher.log.mirror",
         "launcher.verdict",
         "launcher.cli",

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console as RichConsole
+from rich.console import Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -117,6 +120,39 @@ class Console:
             return ""
         left_s = (time.monotonic() - since) / (step - first) * (self._total_steps - step)
         return f"  left {int(left_s // 3600)}:{int(left_s % 3600 // 60):02d}:{int(left_s % 60):02d}"
+
+
+class Board(Console):
+    """Of those who watch: a table drawn again in its place on a terminal; elsewhere a line for what is new."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1)
+        self.is_live = self._progress is not None
+        self._live: Live | None = None
+
+    def draw(self, title: str, rows: Sequence[Row], done: int, total: int) -> None:
+        if not self.is_live:
+            return
+        if self._live is None:
+            self._live = Live(console=self._console, auto_refresh=False, transient=True)
+            self._live.start()
+        table = Table(title=printable(title), show_header=False, title_justify="left")
+        table.add_column()
+        table.add_column(overflow="fold")
+        for name, value in rows:
+            table.add_row(printable(name), printable(value))
+        self._live.update(Group(table, ProgressBar(total=max(total, 1), completed=done, width=40)), refresh=True)
+
+    def note(self, line: str) -> None:
+        """What the table shows anyway is a line only where there is no table."""
+        if not self.is_live:
+            self.say(line)
+
+    def close(self) -> None:
+        super().close()
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
 
 class NoConsole(Console):

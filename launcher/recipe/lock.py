@@ -42,12 +42,12 @@ def find_differences(locked: dict[str, Any], recipe: Recipe) -> dict[str, tuple[
 
     A key younger than the lock had its default then.
     """
-    old, new = flatten(_with_defaults(locked)), flatten(recipe.model_dump(mode="json"))
+    old, new = flatten(with_defaults(locked)), flatten(recipe.model_dump(mode="json"))
     keys = [*old, *(key for key in new if key not in old)]
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key) and key != "run.dir"}
 
 
-def _with_defaults(locked: dict[str, Any]) -> dict[str, Any]:
+def with_defaults(locked: dict[str, Any]) -> dict[str, Any]:
     """As locked where today's recipes do not read it: each of its keys then counts as it stands."""
     try:
         return Recipe.model_validate_json(json.dumps(locked)).model_dump(mode="json")

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from launcher.log.console import Console, NoConsole
+from launcher.log.console import Board, Console, NoConsole
 from launcher.metrics import Figures
 
 FIGURES: Figures = {"loss": 0.51234, "lr": 0.01, "images_per_s": 12345.6, "data_wait_frac": 0.034}
@@ -109,3 +109,12 @@ def test_other_ranks_are_silent(capsys: pytest.CaptureFixture[str]) -> None:
     console.close()
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "")
+
+
+def test_a_board_is_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    board = Board()
+    board.draw("run", [("a", "b")], 1, 2)
+    board.note("\x1b[2Jnew")
+    board.close()
+    assert not board.is_live
+    assert capsys.readouterr().out == "\\x1b[2Jnew\n"

@@ -1,0 +1,1 @@
+"""`launcher compare`: what differs in recipes beside what differs in results."""

@@ -1,0 +1,65 @@
+"""`launcher compare RUN RUN ...`: what differs in the recipes beside what differs in the results. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from launcher.compare.curves import Panel, build_panels, draw_panel
+from launcher.compare.find import find_folders
+from launcher.compare.groups import group_runs, read_run
+from launcher.compare.report import render_report
+from launcher.compare.tables import Table, build_tables
+from launcher.errors import EXIT_DONE, UserError
+from launcher.log.charts import write_curves
+from launcher.log.console import Console
+from shards.manifest import write_atomically
+
+MAX_ROWS = 20
+"""Of a table on the console; the report has all."""
+
+
+def compare(names: Sequence[str], curves: Path | None, html: Path | None) -> int:
+    """Print the comparison; write its curves and its report where asked to.
+
+    Raise RunError when a name leads to no run, a run cannot be read, or there is only one; UserError when a file cannot
+    be written.
+    """
+    groups = group_runs([read_run(folder) for folder in find_folders(names)])
+    tables, panels = build_tables(groups), build_panels(groups)
+    console = Console(1, 1)
+    for table in tables:
+        _show(console, table)
+    for panel in panels:
+        for line in draw_panel(panel):
+            console.say(line)
+    if curves is not None:
+        write_curves(curves, [_plain(panel) for panel in panels])
+        console.say(f"curves: {curves}")
+    if html is not None:
+        write_report(html, render_report(groups, tables, panels))
+        console.say(f"report: {html}")
+    return EXIT_DONE
+
+
+def write_report(file: Path, page: str) -> None:
+    """Raise UserError when it cannot be written."""
+    try:
+        write_atomically(file, page.encode("utf-8", errors="replace"))
+    except OSError as error:
+        raise UserError(f"{file}: cannot be written ({error.strerror}); name another file") from None
+
+
+def _show(console: Console, table: Table) -> None:
+    console.say(table.title)
+    if table.rows:
+        console.columns(table.columns, table.rows[:MAX_ROWS])
+    if len(table.rows) > MAX_ROWS:
+        console.say(f"{len(table.rows) - MAX_ROWS:,} more rows: --html REPORT.html has all")
+    for note in table.notes:
+        console.say(f"note: {note}")
+    console.say("")
+
+
+def _plain(panel: Panel) -> tuple[str, list[tuple[str, int, list[tuple[float, float]]]]]:
+    return panel.title, [(line.label, line.group, line.points) for line in panel.lines]

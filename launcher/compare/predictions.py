@@ -1,0 +1,98 @@
+"""Stored predictions of two runs on the same images: `RUN/evaluations/<split>-<checkpoint>/predictions.npz`."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from launcher.compare.groups import Run
+from launcher.compare.statistics import Paired, compare_paired
+from launcher.errors import RunError
+
+EVALUATIONS = "evaluations"
+PREDICTIONS = "predictions.npz"
+SPLITS = ("test", "valid")
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """`ids_N`: which images of the split, each once and in order; `labels_N`, `predicted_N`: class numbers."""
+
+    name: str
+    ids_N: Ints
+    labels_N: Ints
+    predicted_N: Ints
+
+
+@dataclass(frozen=True)
+class Match:
+    """`what`: what was evaluated of each run. `paired`: None where that cannot be compared; `why` says it then."""
+
+    what: str
+    paired: Paired | None
+    why: str = ""
+
+
+def match_runs(first: Run, second: Run) -> Match:
+    """The two runs on the images of a split that both have predictions of. Raise RunError for a damaged file."""
+    for split in SPLITS:
+        files = [find_predictions(run.folder, split) for run in (first, second)]
+        if all(files):
+            break
+    else:
+        lacking = [run for run in (first, second) if not any(find_predictions(run.folder, s) for s in SPLITS)]
+        made = " and ".join(f"launcher evaluate {run.folder}" for run in lacking or (first, second))
+        return Match("", None, f"no predictions of both on one split: {made} writes them")
+    if first.data_sha256 != second.data_sha256:
+        return Match(split, None, "their data differ: image numbers of one are not those of the other")
+    a, b = (read_predictions(file) for file in files if file is not None)
+    what = a.name if a.name == b.name else f"{a.name} / {b.name}"
+    common, of_a, of_b = np.intersect1d(a.ids_N, b.ids_N, assume_unique=True, return_indices=True)
+    if not len(common) or not np.array_equal(a.labels_N[of_a], b.labels_N[of_b]):
+        return Match(what, None, "not the same images: ids or labels differ")
+    left_out = max(len(a.ids_N), len(b.ids_N)) - len(common)
+    right_a, right_b = (p.predicted_N[of] == p.labels_N[of] for p, of in ((a, of_a), (b, of_b)))
+    return Match(what, compare_paired(right_a, right_b), f"{left_out} images of one alone left out" if left_out else "")
+
+
+def find_predictions(folder: Path, split: str) -> Path | None:
+    """Of the best checkpoint, or else the newest."""
+    best = folder / EVALUATIONS / f"{split}-best" / PREDICTIONS
+    if best.is_file():
+        return best
+    files = [file for file in (folder / EVALUATIONS).glob(f"{split}-*/{PREDICTIONS}") if file.is_file()]
+    return max(files, key=lambda file: (file.stat().st_mtime_ns, file), default=None)
+
+
+def read_predictions(file: Path) -> Predictions:
+    """Raise RunError when it is damaged, or not what `launcher evaluate` writes."""
+    try:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            columns = [np.asarray(arrays[name]) for name in ("ids", "labels", "predicted")]
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise _damaged(file, " ".join(str(error).split())) from None
+    _check(file, columns)
+    order = np.argsort(columns[0], kind="stable")
+    ids, labels, predicted = (column[order].astype(np.int64) for column in columns)
+    return Predictions(file.parent.name, ids, labels, predicted)
+
+
+def _check(file: Path, columns: Sequence[npt.NDArray[np.generic]]) -> None:
+    if any(column.ndim != 1 or column.dtype.kind not in "iu" for column in columns):
+        raise _damaged(file, "ids, labels and predicted are not columns of whole numbers")
+    if len({len(column) for column in columns}) != 1:
+        raise _damaged(file, "its columns differ in length")
+    if len(np.unique(columns[0])) != len(columns[0]):
+        raise _damaged(file, "an image is there twice")
+
+
+def _damaged(file: Path, what: str) -> RunError:
+    return RunError(f"{file}: cannot be read ({what}); launcher evaluate {file.parents[2]} writes it anew")

@@ -1,0 +1,50 @@
+"""Run folders as `launcher` leaves them, trained or written by hand, for the tests of those who read them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from launcher.log.journal import read_journal
+from launcher.run import SUMMARY_NAME
+from tests.frozen_run import LENET, Place
+
+SMALL = (LENET, "backbone.freeze=none", "train.epochs=2", "log.every=1")
+
+
+def train(place: Place, name: str, *overrides: str) -> Path:
+    assert place.train(*SMALL, f"run.dir=runs/{name}", *overrides) == 0
+    return place.path / "runs" / name
+
+
+def copy(run: Path, name: str) -> Path:
+    return Path(shutil.copytree(run, run.with_name(name), symlinks=True))
+
+
+def rewrite(run: Path, lines: Sequence[dict[str, Any]]) -> None:
+    (run / "journal.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    return read_journal(run)
+
+
+def summary(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / SUMMARY_NAME).read_text())
+    return found
+
+
+def predict(run: Path, predicted: Sequence[int], labels: Sequence[int], name: str = "test-best") -> Path:
+    """As `launcher evaluate` stores it."""
+    folder = run / "evaluations" / name
+    folder.mkdir(parents=True)
+    columns = {"ids": np.arange(len(labels)), "labels": np.array(labels), "predicted": np.array(predicted)}
+    arrays = {key: column.astype(np.int64) for key, column in columns.items()}
+    probabilities = np.full(len(labels), 0.5, dtype=np.float32)
+    np.savez(folder / "predictions.npz", correct_prob=probabilities, **arrays)
+    return folder / "predictions.npz"

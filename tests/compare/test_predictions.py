@@ -1,0 +1,84 @@
+"""Stored predictions of two runs, matched by image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from launcher.compare.groups import read_run
+from launcher.compare.predictions import find_predictions, match_runs, read_predictions
+from launcher.errors import RunError
+from tests.compare.made import predict
+
+LABELS = [0, 1, 2, 0, 1, 2, 0, 1, 2]
+
+
+def test_the_same_images_are_compared(runs: Path) -> None:
+    a, b = [0, 1, 2, 0, 1, 0, 0, 0, 0], [0, 1, 2, 1, 1, 2, 0, 1, 2]
+    predict(runs / "slow-0", a, LABELS)
+    file = predict(runs / "fast-0", b, LABELS)
+    with np.load(file) as arrays:
+        shuffled = {name: column[::-1] for name, column in arrays.items()}
+    np.savez(file, **shuffled)
+    match = match_runs(read_run(runs / "slow-0"), read_run(runs / "fast-0"))
+    assert match.paired is not None
+    right = np.array([a, b]) == LABELS
+    assert (match.paired.num_images, match.paired.only_first, match.paired.only_second) == (9, 1, 3)
+    assert match.paired.difference == pytest.approx(right[1].mean() - right[0].mean())
+    assert match.paired.p == pytest.approx(stats.binomtest(1, 4).pvalue)
+    assert (match.what, match.why) == ("test-best", "")
+
+
+def test_without_predictions_it_says_how_to_make_them(runs: Path) -> None:
+    predict(runs / "slow-0", LABELS, LABELS)
+    match = match_runs(read_run(runs / "slow-0"), read_run(runs / "fast-0"))
+    assert match.paired is None
+    assert match.why == "no predictions of both on one split: launcher evaluate runs/fast-0 writes them"
+    predict(runs / "fast-0", LABELS, LABELS, "valid-best")
+    match = match_runs(read_run(runs / "slow-0"), read_run(runs / "fast-0"))
+    assert "launcher evaluate runs/slow-0 and launcher evaluate runs/fast-0" in match.why
+
+
+def test_images_of_one_alone_are_left_out_and_other_images_refused(runs: Path) -> None:
+    predict(runs / "slow-0", LABELS, LABELS)
+    predict(runs / "fast-0", LABELS[:7], LABELS[:7])
+    predict(runs / "fast-1", LABELS, LABELS[::-1])
+    match = match_runs(read_run(runs / "slow-0"), read_run(runs / "fast-0"))
+    assert match.paired is not None
+    assert (match.paired.num_images, match.why) == (7, "2 images of one alone left out")
+    match = match_runs(read_run(runs / "slow-0"), read_run(runs / "fast-1"))
+    assert (match.paired, match.why) == (None, "not the same images: ids or labels differ")
+
+
+def test_the_best_checkpoint_goes_before_newer_ones(runs: Path) -> None:
+    best = predict(runs / "slow-0", LABELS, LABELS)
+    predict(runs / "slow-0", LABELS, LABELS, "test-last")
+    only = predict(runs / "fast-0", LABELS, LABELS, "test-step-00000003")
+    assert find_predictions(runs / "slow-0", "test") == best
+    assert find_predictions(runs / "fast-0", "test") == only
+    assert find_predictions(runs / "fast-0", "valid") is None
+
+
+def test_damaged_files_are_one_line(runs: Path) -> None:
+    file = predict(runs / "slow-0", LABELS, LABELS)
+    good = dict(np.load(file))
+    pickled = np.array([object()] * 9)
+    changes = [{"ids": good["ids"] * 0}, {"ids": good["ids"][:3]}, {"predicted": np.ones((9, 2))}, {"labels": pickled}]
+    for change in changes:
+        np.savez(file, **{**good, **change})
+        with pytest.raises(RunError, match=r"predictions.npz: cannot be read .*launcher evaluate runs/slow-0 writes"):
+            read_predictions(file)
+    for content in (b"", b"not a zip", file.read_bytes()[:200]):
+        file.write_bytes(content)
+        with pytest.raises(RunError, match=r"predictions.npz: cannot be read"):
+            read_predictions(file)
+    with file.open("wb") as stream:
+        np.save(stream, good["ids"])
+    with pytest.raises(RunError, match=r"predictions.npz: cannot be read"):
+        read_predictions(file)
+    np.savez(file, ids=good["ids"])
+    with pytest.raises(RunError, match=r"predictions.npz: cannot be read"):
+        read_predictions(file)
