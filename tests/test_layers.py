@@ -21,13 +21,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("snapshot",),
     ("saver",),
     ("feature_store", "decoded_store", "evaluate", "training", "trained"),
-    ("extract",),
+    ("extract", "infer"),
     ("learner", "summary"),
     ("input_cost", "left_out", "step"),
     ("fit",),
     ("complete",),
     ("check",),
-    ("train", "fetch", "show", "probe", "cache", "bench", "verify", "submit", "sync"),
+    ("train", "fetch", "show", "probe", "cache", "bench", "verify", "submit", "sync", "evaluation", "predict"),
     ("cli",),
     ("__main__",),
 )
@@ -35,7 +35,18 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 LAZY = {
     ("launcher/cli.py", f"launcher.{name}")
-    for name in ("train", "check", "fetch", "show", "probe.main", "bench.main", "verify.main", "submit")
+    for name in (
+        "train",
+        "check",
+        "fetch",
+        "show",
+        "probe.main",
+        "bench.main",
+        "verify.main",
+        "submit",
+        "evaluation.main",
+        "predict.main",
+    )
 } | {("launcher/check.py", "launcher.complete")}
 """Imports of our own inside functions: `launcher schema`, `--help` and most of `check` must not wait for torch."""
 
@@ -54,6 +65,7 @@ OWNERS: dict[str, set[str]] = {
     "huggingface_hub": {"launcher/models/timm.py"},
     "fsspec": {"launcher/data/origin.py"},
     "simplejpeg": {"launcher/data/decode.py"},
+    "matplotlib": {"launcher/log/charts.py"},
     "PIL": {"launcher/data/decode.py", "launcher/log/pictures.py", "shards/images.py", "shards/sources/synthetic.py"},
     "pydantic": {
         f"launcher/recipe/{name}.py"
