@@ -87,9 +87,14 @@ def evaluate(
         note(examples, scores_BK, losses_B)
         counts.seen += int((examples.ids_B >= 0).sum())
     counts.reduce(strategy.sum)
-    wanted, seen, counted = plan.num_eval[split], int(counts.seen[0]), int(counts.total[0])
+    _check_total(counts, split, plan.num_eval[split], can_leave_out)
+    return counts
+
+
+def _check_total(counts: Counts, split: str, wanted: int, can_leave_out: bool) -> None:
+    """Raise AssertionError unless each image came by once, DataError when none of them can be read."""
+    seen, counted = int(counts.seen[0]), int(counts.total[0])
     assert seen == wanted, f"{split}: saw {seen} of {wanted} images"
     if not counted:
         raise DataError(f"{split}: none of its {wanted} images can be read; see 'python -m shards check'")
     assert counted == wanted or can_leave_out, f"{split}: counted {counted} of {wanted} images"
-    return counts

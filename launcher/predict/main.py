@@ -26,7 +26,7 @@ from launcher.feed import Examples, ImageFeed
 from launcher.infer import TURNS, Device, build_feed
 from launcher.log.pictures import Captioned, find_cell, to_pixels, write_sheet
 from launcher.loss import class_scores
-from launcher.predict.classifier import Classifier, open_classifier
+from launcher.predict.classifier import Classifier, find_classifier
 from launcher.predict.output import FORMATS, Prediction, choose_format, find_width, open_output
 from launcher.world import read_world
 from shards.console import ConsoleProgress
@@ -102,8 +102,9 @@ def predict(run: str, paths: Sequence[str], wishes: Wishes) -> int:
     Raise UserError, RunError or ShardsError before anything is computed when something that was named is not there.
     """
     _check_wishes(wishes)
-    c = open_classifier(run, wishes.checkpoint, wishes.device)
-    reader = find_pictures(paths, c.classes, wishes.split)
+    found = find_classifier(run, wishes.checkpoint, wishes.device)
+    reader = find_pictures(paths, found.classes, wishes.split)
+    c = found.open()
     num_best = min(wishes.top, len(c.classes))
     with ConsoleProgress() as progress:
         for note in c.notes:

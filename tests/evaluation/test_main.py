@@ -20,6 +20,7 @@ from launcher.cli import run
 from launcher.log.pictures import CAPTION_HEIGHT, GAP
 from shards.sources import PackOptions
 from shards.write import pack
+from tests.data.shard_server import serve
 from tests.judged_run import CLASSES, NUM_TEST, decode, plain_scores, read_split, train_lenet, write_files
 
 
@@ -136,6 +137,18 @@ def test_folders_and_shards_in_another_order_give_the_same(place: Path, tmp_path
         figures = read_figures(place / f"run/evaluations/test-best-{data.name}")
         assert figures == {**expected, "loss": pytest.approx(expected["loss"]), "calibration_error_frac": pytest.approx(
             expected["calibration_error_frac"])}  # fmt: skip
+
+
+def test_shards_at_a_url_give_the_same(place: Path, tmp_path: Path) -> None:
+    assert run(["evaluate", "run"]) == 0
+    with serve(place / "shards") as served:
+        words = ["evaluate", "run", "--data", served.url, "--output", str(tmp_path)]
+        assert run(words) == 0
+    found, expected = (folder / "figures.json" for folder in (tmp_path, place / "run/evaluations/test-best"))
+    contents = [json.loads(path.read_text()) for path in (found, expected)]
+    assert contents[0].pop("data") == served.url
+    assert contents[1].pop("data") == "shards"
+    assert contents[0] == contents[1]
 
 
 def test_what_cannot_be_read_is_left_out_and_said(

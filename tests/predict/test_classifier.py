@@ -74,6 +74,8 @@ def test_a_download_that_fails_is_one_line(
         raise failure
 
     monkeypatch.setattr("torch.hub.download_url_to_file", fail)
+    assert run(["predict", "torchvision/vgg13", "missing.jpg"]) == 2
+    assert capsys.readouterr().err == "launcher: missing.jpg: no such file, folder or pattern\n"
     assert run(["predict", "torchvision/vgg13", str(pictures[0])]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("launcher: torchvision/vgg13: its weights cannot be downloaded (")
