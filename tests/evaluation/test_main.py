@@ -139,6 +139,24 @@ def test_folders_and_shards_in_another_order_give_the_same(place: Path, tmp_path
             expected["calibration_error_frac"])}  # fmt: skip
 
 
+def test_one_logit_is_two_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pack("synthetic:2x30x32", tmp_path / "packed", PackOptions())
+    train_lenet(tmp_path / "bce", tmp_path / "packed", "loss.name=bce")
+    monkeypatch.chdir(tmp_path / "bce")
+    assert run(["evaluate", "run"]) == 0
+    figures = read_figures(tmp_path / "bce/run/evaluations/test-best")
+    expected = json.loads((tmp_path / "bce/run/summary.json").read_text())["test"]
+    assert figures["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    assert figures["per_class"] == expected["per_class"]
+    with np.load(tmp_path / "bce/run/evaluations/test-best/predictions.npz") as kept:
+        np.testing.assert_allclose(-np.log(kept["label_prob"]), kept["loss"], rtol=1e-4)
+        np.testing.assert_allclose(kept["prob"].sum(axis=1), 1, rtol=1e-5)
+    assert run(["predict", "run", "shards", "--split", "test", "--output", "said.jsonl"]) == 0
+    lines = [json.loads(line) for line in Path("said.jsonl").read_text().splitlines()]
+    is_right = [line["predictions"][0]["class"] == line["truth"] for line in lines]
+    assert sum(is_right) / len(is_right) == expected["top1_frac"]
+
+
 def test_shards_at_a_url_give_the_same(place: Path, tmp_path: Path) -> None:
     assert run(["evaluate", "run"]) == 0
     with serve(place / "shards") as served:
