@@ -225,6 +225,91 @@ def verify_resume(
 
 
 @app.command
+def evaluate(
+    run: Path,
+    /,
+    *,
+    split: str = "test",
+    data: str | None = None,
+    checkpoint: str = "best",
+    transform: Literal["none", "rotate180", "hflip", "vflip"] = "none",
+    output: Path | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> int:
+    """Judge a run's network on every picture of a split: accuracy, loss, calibration, confusion, worst mistakes.
+
+    Parameters
+    ----------
+    run
+        A run's folder, `runs/NAME/DATE-...`, or one of its checkpoints.
+    split
+        train, valid or test.
+    data
+        Other pictures of the same classes: a folder of shards, its URL, or a folder with a folder for each class.
+    checkpoint
+        best, last, or a step's number.
+    transform
+        What is done to every picture before the network sees it.
+    output
+        A folder for the files. Left out: `evaluations/SPLIT-CHECKPOINT` in the run's folder.
+    device
+        Where to compute; auto: CUDA where it is, else the CPU.
+    """
+    from launcher.evaluation.main import Wishes, evaluate_run
+
+    return evaluate_run(run, Wishes(split, data, checkpoint, transform, output, device))
+
+
+@app.command
+def predict(
+    run: str,
+    path: str,
+    /,
+    *paths: str,
+    top: int = 5,
+    format: Literal["table", "jsonl", "csv"] | None = None,  # noqa: A002 - the option's name
+    output: Path | None = None,
+    grid: Path | None = None,
+    flips: Annotated[bool, Parameter(negative=())] = False,
+    checkpoint: str | None = None,
+    split: str | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> int:
+    """Name what is on pictures. Exit code 1: some cannot be read, the others are done.
+
+    Parameters
+    ----------
+    run
+        A run's folder, one of its checkpoints, or `torchvision/NAME` for a network that knows ImageNet.
+    path
+        A picture, a folder of them, a pattern, or a folder of shards.
+    paths
+        More of them.
+    top
+        How many classes to name for each, the likeliest first.
+    format
+        Left out: by the ending of --output, else a table.
+    output
+        A file. Left out: stdout.
+    grid
+        A PNG file for the first 64 pictures with what was said of them.
+    flips
+        Average over each picture and its mirror image.
+    checkpoint
+        best, last, or a step's number. Left out: best.
+    split
+        Of folders of shards. Left out: all.
+    device
+        Where to compute; auto: CUDA where it is, else the CPU.
+    """
+    from launcher.predict.main import Wishes
+    from launcher.predict.main import predict as predict_pictures
+
+    wishes = Wishes(top, format, output, grid, flips, checkpoint, split, device)
+    return predict_pictures(run, [path, *paths], wishes)
+
+
+@app.command
 def sync(run: Path, /, *runs: Path) -> int:
     """Send runs to Weights & Biases from their journals: what was offline, dropped or refused. What is there stays.
 

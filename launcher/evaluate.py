@@ -2,18 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from launcher.data.order import portion_ids
 from launcher.errors import DataError, Stopped
-from launcher.feed import Feed
+from launcher.feed import Examples, Feed
 from launcher.loss import LossFunction, class_scores
 from launcher.metrics import Counts
-from launcher.recipe.plan import Plan
 from launcher.strategy import Strategy
+
+Note = Callable[[Examples, Tensor, Tensor], None]
+"""Is told of every batch, padding included: (examples, scores_BK, losses_B)."""
+
+
+class Sizes(Protocol):
+    """What an evaluation must know beforehand. A `Plan` is one."""
+
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def num_eval(self) -> Mapping[str, int]:
+        """Images of each split."""
+
+    @property
+    def eval_batch(self) -> int:
+        """Images per forward pass of one process."""
+
+    @property
+    def world_size(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Portions:
+    """`Sizes` of an evaluation that belongs to no training."""
+
+    num_classes: int
+    num_eval: Mapping[str, int]
+    eval_batch: int
+    world_size: int
+
+
+def ignore(_examples: Examples, _scores_BK: Tensor, _losses_B: Tensor) -> None:
+    """A `Note` for who wants the counts alone."""
 
 
 @torch.no_grad()
@@ -22,10 +58,11 @@ def evaluate(
     split: str,
     feed: Feed,
     loss: LossFunction,
-    plan: Plan,
+    plan: Sizes,
     strategy: Strategy,
     should_stop: Callable[[], bool] = lambda: False,
     can_leave_out: bool = False,
+    note: Note = ignore,
 ) -> Counts:
     """Counts over the whole of `split`, the same on every process.
 
@@ -45,12 +82,19 @@ def evaluate(
         with strategy.autocast():
             outputs_BO = model(*examples.inputs)
         losses_B = loss(outputs_BO, examples.labels_B)
-        counts.add(class_scores(outputs_BO), examples.labels_B, losses_B, examples.weights_B)
+        scores_BK = class_scores(outputs_BO)
+        counts.add(scores_BK, examples.labels_B, losses_B, examples.weights_B)
+        note(examples, scores_BK, losses_B)
         counts.seen += int((examples.ids_B >= 0).sum())
     counts.reduce(strategy.sum)
-    wanted, seen, counted = plan.num_eval[split], int(counts.seen[0]), int(counts.total[0])
+    _check_total(counts, split, plan.num_eval[split], can_leave_out)
+    return counts
+
+
+def _check_total(counts: Counts, split: str, wanted: int, can_leave_out: bool) -> None:
+    """Raise AssertionError unless each image came by once, DataError when none of them can be read."""
+    seen, counted = int(counts.seen[0]), int(counts.total[0])
     assert seen == wanted, f"{split}: saw {seen} of {wanted} images"
     if not counted:
         raise DataError(f"{split}: none of its {wanted} images can be read; see 'python -m shards check'")
     assert counted == wanted or can_leave_out, f"{split}: counted {counted} of {wanted} images"
-    return counts

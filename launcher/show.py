@@ -23,7 +23,7 @@ from launcher.data.reader import ShardReader
 from launcher.errors import EXIT_DONE, UserError
 from launcher.feed import ImageFeed
 from launcher.log.console import Console
-from launcher.log.pictures import Captioned, to_pixels, write_sheet
+from launcher.log.pictures import Captioned, find_cell, to_pixels, write_sheet
 from launcher.recipe.contradictions import final_size
 from launcher.recipe.parse import LoadedRecipe
 from launcher.recipe.schema import Recipe, Strategy
@@ -31,8 +31,6 @@ from launcher.strategy import build_strategy
 from launcher.world import World
 from shards.manifest import Manifest
 
-READABLE_PIXELS = 96
-"""Sides that smaller pictures are enlarged to, so that there is room for their captions."""
 MAX_PIXELS = 2**27
 """Of the file: 400 MB before compression."""
 
@@ -82,8 +80,7 @@ def _cell(recipe: Recipe) -> tuple[int, int]:
     """Height and width of a view on the sheet."""
     size = final_size(recipe.augment.train)
     assert size is not None, "a recipe whose images have different sizes is refused"
-    factor = -(-READABLE_PIXELS // max(size))
-    return size[0] * factor, size[1] * factor
+    return find_cell(size)
 
 
 def _read_originals(reader: ShardReader, ids_N: Ids, classes: tuple[str, ...]) -> list[Captioned]:

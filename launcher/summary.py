@@ -80,7 +80,7 @@ def summary_rows(summary: Summary, folder: str) -> list[Row]:
         rows.append(("best epoch", f"{best['epoch']}, by valid {best['metric']} {best['value']:.4f}"))
     for split in ("valid", "test"):
         if figures := summary.get(split):
-            rows += _figures_rows(split, figures)
+            rows += figures_rows(split, figures)
     train = summary["train"]
     rows += [
         ("speed", f"{train['images_per_s']:,.0f} images/s"),
@@ -102,7 +102,7 @@ def probe_rows(summary: Summary, folder: str) -> list[Row]:
     rows = [("status", summary["status"]), ("C", f"{summary['C']:g}, {chosen}")]
     for split in ("train", "valid", "test"):
         if split in summary:
-            rows += _figures_rows(split, summary[split])
+            rows += figures_rows(split, summary[split])
     num_computed = sum(summary["num_computed"].values())
     return [
         *rows,
@@ -112,7 +112,8 @@ def probe_rows(summary: Summary, folder: str) -> list[Row]:
     ]
 
 
-def _figures_rows(split: str, figures: Figures) -> list[Row]:
+def figures_rows(split: str, figures: Figures) -> list[Row]:
+    """What a split came to, and its worst classes."""
     words = f"top-1 {figures['top1_frac']:.2%}  top-5 {figures['top5_frac']:.2%}  loss {figures['loss']:.4f}"
     return [(split, f"{words}  ({figures['num_images']:,} images)"), *_worst_classes(split, figures)]
 

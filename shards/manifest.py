@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -28,6 +29,10 @@ INDEX_DTYPE = np.dtype([("offset", "<i8"), ("size", "<i8"), ("label", "<i4")])
 """One row an image: byte offset of its data in the tar, its size in bytes, its class number."""
 
 IndexArray = npt.NDArray[np.void]
+
+_HEADERS = threading.Lock()
+"""NumPy reads the head of a file by Python's parser, which in 3.11 counts its depth for all threads together. Seen
+once where threads opened shards: `SystemError: AST constructor recursion depth mismatch`."""
 
 
 class ShardsError(Exception):
@@ -137,7 +142,8 @@ def read_index(tar: Path) -> IndexArray:
     """The memory-mapped index beside `tar`. Raise ShardsError when it is missing or not ours."""
     path = index_path(tar)
     try:
-        rows: IndexArray = np.load(path, mmap_mode="r", allow_pickle=False)
+        with _HEADERS:
+            rows: IndexArray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ShardsError(f"{path}: cannot be read ({error}); run 'python -m shards index {tar.parent}'") from None
     if rows.dtype != INDEX_DTYPE:

@@ -20,7 +20,19 @@ def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--help"]) == 0
     out = capsys.readouterr().out
-    for word in ("check", "fetch", "show", "bench", "verify-resume", "schema", "--debug", "--fresh", "--allow-change"):
+    for word in (
+        "check",
+        "fetch",
+        "show",
+        "bench",
+        "evaluate",
+        "predict",
+        "verify-resume",
+        "schema",
+        "--debug",
+        "--fresh",
+        "--allow-change",
+    ):
         assert word in out
 
 

@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("snapshot", "history"),
     ("saver",),
     ("feature_store", "decoded_store", "evaluate", "training", "trained"),
-    ("extract",),
+    ("extract", "infer"),
     ("learner", "summary"),
     ("step_result",),
     ("nonfinite",),
@@ -32,7 +32,21 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("ending",),
     ("complete",),
     ("check", "runs"),
-    ("train", "fetch", "show", "probe", "cache", "bench", "verify", "submit", "sync", "watch", "compare"),
+    (
+        "train",
+        "fetch",
+        "show",
+        "probe",
+        "cache",
+        "bench",
+        "verify",
+        "submit",
+        "sync",
+        "watch",
+        "compare",
+        "evaluation",
+        "predict",
+    ),
     ("cli",),
     ("__main__",),
 )
@@ -40,7 +54,19 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 LAZY = {
     ("launcher/cli.py", f"launcher.{name}")
-    for name in ("train", "check", "fetch", "show", "probe.main", "bench.main", "verify.main", "compare.main", "submit")
+    for name in (
+        "train",
+        "check",
+        "fetch",
+        "show",
+        "probe.main",
+        "bench.main",
+        "verify.main",
+        "compare.main",
+        "submit",
+        "evaluation.main",
+        "predict.main",
+    )
 } | {("launcher/check.py", "launcher.complete")}
 """Imports of our own inside functions: `launcher schema`, `--help` and most of `check` must not wait for torch."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +23,10 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Predictions:
-    """`ids_N`: which images of the split, each once and in order; `labels_N`, `predicted_N`: class numbers."""
+    """`names_N`: the images, each once; `labels_N`, `predicted_N`: class numbers."""
 
     name: str
-    ids_N: Ints
+    names_N: npt.NDArray[np.str_]
     labels_N: Ints
     predicted_N: Ints
 
@@ -52,13 +51,13 @@ def match_runs(first: Run, second: Run) -> Match:
         made = " and ".join(f"launcher evaluate {run.folder}" for run in lacking or (first, second))
         return Match("", None, f"no predictions of both on one split: {made} writes them")
     if first.data_sha256 != second.data_sha256:
-        return Match(split, None, "their data differ: image numbers of one are not those of the other")
+        return Match(split, None, "their data differ: images of one name may not be the same")
     a, b = (read_predictions(file) for file in files if file is not None)
     what = a.name if a.name == b.name else f"{a.name} / {b.name}"
-    common, of_a, of_b = np.intersect1d(a.ids_N, b.ids_N, assume_unique=True, return_indices=True)
+    common, of_a, of_b = np.intersect1d(a.names_N, b.names_N, assume_unique=True, return_indices=True)
     if not len(common) or not np.array_equal(a.labels_N[of_a], b.labels_N[of_b]):
-        return Match(what, None, "not the same images: ids or labels differ")
-    left_out = max(len(a.ids_N), len(b.ids_N)) - len(common)
+        return Match(what, None, "not the same images: names or labels differ")
+    left_out = max(len(a.names_N), len(b.names_N)) - len(common)
     right_a, right_b = (p.predicted_N[of] == p.labels_N[of] for p, of in ((a, of_a), (b, of_b)))
     return Match(what, compare_paired(right_a, right_b), f"{left_out} images of one alone left out" if left_out else "")
 
@@ -76,22 +75,16 @@ def read_predictions(file: Path) -> Predictions:
     """Raise RunError when it is damaged, or not what `launcher evaluate` writes."""
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            columns = [np.asarray(arrays[name]) for name in ("ids", "labels", "predicted")]
+            names, labels, top = (np.asarray(arrays[name]) for name in ("name", "label", "top"))
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise _damaged(file, " ".join(str(error).split())) from None
-    _check(file, columns)
-    order = np.argsort(columns[0], kind="stable")
-    ids, labels, predicted = (column[order].astype(np.int64) for column in columns)
-    return Predictions(file.parent.name, ids, labels, predicted)
-
-
-def _check(file: Path, columns: Sequence[npt.NDArray[np.generic]]) -> None:
-    if any(column.ndim != 1 or column.dtype.kind not in "iu" for column in columns):
-        raise _damaged(file, "ids, labels and predicted are not columns of whole numbers")
-    if len({len(column) for column in columns}) != 1:
+    if (names.dtype.kind, labels.dtype.kind, top.dtype.kind) != ("U", "i", "i"):
+        raise _damaged(file, "names are no text, or classes no numbers")
+    if (names.ndim, labels.ndim, top.ndim) != (1, 1, 2) or not len(names) == len(labels) == len(top) or not top.size:
         raise _damaged(file, "its columns differ in length")
-    if len(np.unique(columns[0])) != len(columns[0]):
+    if len(np.unique(names)) != len(names):
         raise _damaged(file, "an image is there twice")
+    return Predictions(file.parent.name, names, labels.astype(np.int64), top[:, 0].astype(np.int64))
 
 
 def _damaged(file: Path, what: str) -> RunError:

@@ -26,6 +26,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 REDUCTIONS = (8, 4, 2)
 """Parts of its length and width that libjpeg-turbo can decode a JPEG to, in 0.4 to 0.9 of the time."""
 
+ADVICE = "; run 'python -m shards check' on its folder"
+"""Ends the message about an image that cannot be decoded."""
+
 _LEAST_SIDE = 8
 """Pixels. Of smaller images two parts may round to the same size."""
 _EXIF_ORIENTATION = 0x0112
@@ -162,4 +165,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _damaged(place: str, error: Exception) -> DataError:
     if isinstance(error, UnidentifiedImageError):  # whose own words show a Python object
         error = ValueError(f"cannot identify it as {', '.join(FORMATS)}")
-    return DataError(f"{place}: cannot be decoded ({error}); run 'python -m shards check' on its folder")
+    return DataError(f"{place}: cannot be decoded ({error}){ADVICE}")

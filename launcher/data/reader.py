@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tarfile
 import threading
 import time
 import weakref
@@ -22,6 +23,9 @@ from shards.manifest import MANIFEST_NAME, IndexArray, Manifest, Shard, ShardsEr
 
 MAX_OPEN_SHARDS = 256
 """Open files per split; beyond it the one unused longest is let go. Three splits stay below the usual 1,024."""
+
+_NAME_BYTES = 100
+"""Of a member's name at the head of its block in a tar."""
 
 Work = Iterable[tuple[int, Ids]]
 """(view, ids_B) of each batch; id -1 is padding."""
@@ -177,6 +181,20 @@ class ShardReader:
     def shard_of(self, sample_id: int) -> str:
         """Name of its tar."""
         return self.shards[bisect_right(self._starts, sample_id) - 1].name
+
+    def name_of(self, sample_id: int) -> str:
+        """`test-00003.tar/bees-0000017.jpg`: its tar, and its name there, of which the first 100 bytes.
+
+        Raise DataError, FetchError as `read`.
+        """
+        number = bisect_right(self._starts, sample_id) - 1
+        shard, opened = self.shards[number], self._shard(number)
+        offset = int(opened.index[sample_id - self._starts[number]]["offset"])
+        try:
+            header = os.pread(opened.descriptor, _NAME_BYTES, offset - tarfile.BLOCKSIZE)
+        except OSError as error:
+            raise self.folder.damaged(shard, f"cannot be read ({error.strerror})") from None
+        return f"{shard.name}/{header.partition(bytes(1))[0].decode(errors='replace')}"
 
     def look_ahead(self, work: Work) -> Iterator[tuple[int, Ids]]:
         """The same work; where shards are remote, those that it needs are fetched beforehand."""

@@ -1,13 +1,22 @@
-"""Curves as a PNG; the only importer of matplotlib."""
+"""Charts as PNG files. The only importer of matplotlib, which is an extra of this package."""
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
 
 from launcher.errors import UserError
+from shards.manifest import write_atomically
 from shards.printable import printable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Curve = tuple[str, int, Sequence[tuple[float, float]]]
 """Label, number of its colour, points."""
@@ -15,6 +24,13 @@ Curve = tuple[str, int, Sequence[tuple[float, float]]]
 PANEL_INCHES = (10.0, 3.2)
 MAX_MARKED = 60
 """Points of a curve that are still told from one another."""
+NAMED_CLASSES = 60
+"""Above this the axes have no room for names."""
+NUMBERED_CLASSES = 25
+"""Above this the fields have no room for numbers."""
+DPI = 110
+
+Matrix = npt.NDArray[np.int64]
 
 
 def write_curves(file: Path, panels: Sequence[tuple[str, Sequence[Curve]]]) -> None:
@@ -22,28 +38,66 @@ def write_curves(file: Path, panels: Sequence[tuple[str, Sequence[Curve]]]) -> N
 
     Raise UserError without matplotlib, or when the file cannot be written.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("curves need matplotlib: pip install 'launcher[charts]'") from None
     width, height = PANEL_INCHES
-    figure = Figure(figsize=(width, height * max(len(panels), 1)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _new_figure(file, width, height * max(len(panels), 1))
     for i, (title, curves) in enumerate(panels):
         axes = figure.add_subplot(len(panels), 1, i + 1)
         for label, colour, points in curves:
-            # A dollar would begin a formula.
-            name, marker = printable(label).replace("$", r"\$"), "." if len(points) <= MAX_MARKED else ""
-            axes.plot(*zip(*points, strict=True), color=f"C{colour % 10}", linewidth=1.2, marker=marker, label=name)
+            marker = "." if len(points) <= MAX_MARKED else ""
+            steps, values = zip(*points, strict=True)
+            axes.plot(steps, values, color=f"C{colour % 10}", linewidth=1.2, marker=marker, label=_plain(label))
         axes.set(title=title, xlabel="step")
         axes.grid(alpha=0.3)
         axes.locator_params(axis="x", integer=True)
         axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     try:
-        with warnings.catch_warnings():
-            # What the font lacks is drawn as a box.
-            warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
-            figure.savefig(file, format="png", dpi=120)
+        _write(figure, file)
     except OSError as error:
         raise UserError(f"{file}: cannot be written ({error.strerror}); name another file") from None
+
+
+def write_confusion(confusion_KK: Matrix, classes: Sequence[str], title: str, path: Path) -> None:
+    """[true class, predicted class] as a picture: colours are shares of the true class, numbers are images.
+
+    Raise UserError where matplotlib is not installed, OSError when it cannot be written.
+    """
+    num_classes = len(classes)
+    side = min(4 + 0.35 * num_classes, 18)
+    figure = _new_figure(path, side + 1, side)
+    axes = figure.add_subplot()
+    shares_KK = confusion_KK / np.maximum(confusion_KK.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(shares_KK, vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
+    figure.colorbar(image, ax=axes, shrink=0.7, label="share of the true class")
+    axes.set(title=_plain(title), xlabel="predicted", ylabel="true")
+    if num_classes <= NAMED_CLASSES:
+        names = [*map(_plain, classes)]
+        axes.set_xticks(range(num_classes), names, rotation=90)
+        axes.set_yticks(range(num_classes), names)
+    if num_classes <= NUMBERED_CLASSES:
+        for i, j in np.argwhere(confusion_KK):
+            color = "white" if shares_KK[i, j] > 0.5 else "black"
+            axes.text(j, i, f"{confusion_KK[i, j]:,}", ha="center", va="center", color=color, fontsize=8)
+    _write(figure, path)
+
+
+def _new_figure(file: Path, width: float, height: float) -> Figure:
+    """In inches."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError(f"{file.name} needs matplotlib: pip install 'launcher[charts]'") from None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _plain(text: str) -> str:
+    """A dollar would begin a formula."""
+    return printable(text).replace("$", r"\$")
+
+
+def _write(figure: Figure, file: Path) -> None:
+    stream = io.BytesIO()
+    with warnings.catch_warnings():
+        # What the font lacks is drawn as a box.
+        warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
+        figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
+    write_atomically(file, stream.getvalue())

@@ -155,6 +155,16 @@ class Board(Console):
             self._live = None
 
 
+def render_columns(names: Sequence[str], rows: Sequence[Sequence[str]], width: int = PLAIN_WIDTH) -> str:
+    """The table of `Console.columns`, as text of at most `width` characters a line."""
+    stream = io.StringIO()
+    table = Table(*names)
+    for row in rows:
+        table.add_row(*map(printable, row))
+    RichConsole(file=stream, width=width, highlight=False, markup=False, emoji=False).print(table)
+    return stream.getvalue()
+
+
 class NoConsole(Console):
     """For every rank but the first."""
 

@@ -23,6 +23,9 @@ GAP = 6
 CAPTION_HEIGHT = 14
 """Pixels above each picture of a sheet."""
 
+READABLE_PIXELS = 96
+"""Sides that smaller pictures are enlarged to, so that there is room for their captions."""
+
 Pixels = npt.NDArray[np.uint8]
 Captioned = tuple[str, Pixels]
 """A line of text and a picture, [height, width, 3]."""
@@ -37,6 +40,12 @@ def to_pixels(images_BCHW: Tensor, mean_C: Tensor, std_C: Tensor) -> Pixels:
     """Normalised images as the eye would see them, [images, height, width, 3]."""
     bytes_BCHW = (_undo_normalisation(images_BCHW, mean_C, std_C) * 255).round().byte()
     return np.asarray(bytes_BCHW.permute(0, 2, 3, 1).numpy())
+
+
+def find_cell(size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a cell for pictures of this height and width: a whole number of times as large."""
+    factor = -(-READABLE_PIXELS // max(size))
+    return size[0] * factor, size[1] * factor
 
 
 def write_sheet(rows: Sequence[Sequence[Captioned]], cell: tuple[int, int], path: Path) -> None:

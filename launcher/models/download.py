@@ -30,18 +30,24 @@ def fetch_weights(backbone: Backbone) -> Fetched:
     if backbone.name.startswith(timm.PREFIX):
         found = timm.find_weights(backbone.name)
         return Fetched(found or timm.download_weights(backbone.name), is_new=found is None)
-    url = torchvision.models.get_model_weights(backbone.name)[backbone.weights].url
+    try:
+        return fetch_named(backbone.name, backbone.weights)
+    except (OSError, RuntimeError) as error:
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise UserError(
+            f"backbone.weights: {backbone.name} {backbone.weights} cannot be downloaded to {folder} ({error}); "
+            "run launcher fetch where there is a network, or set backbone.weights=none"
+        ) from None
+
+
+def fetch_named(name: str, weights: str) -> Fetched:
+    """Weights of torchvision. Raise OSError, or RuntimeError for another hash, when they cannot be downloaded."""
+    url = torchvision.models.get_model_weights(name)[weights].url
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
     if path.exists():
         return Fetched(path, is_new=False)
     # torchvision's names end in the first digits of the SHA-256.
     digits = path.stem.rpartition("-")[2]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=digits)
-    except (OSError, RuntimeError) as error:  # RuntimeError: another hash
-        raise UserError(
-            f"backbone.weights: {backbone.name} {backbone.weights} cannot be downloaded to {path.parent} ({error}); "
-            "run launcher fetch where there is a network, or set backbone.weights=none"
-        ) from None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.hub.download_url_to_file(url, str(path), hash_prefix=digits)
     return Fetched(path, is_new=True)

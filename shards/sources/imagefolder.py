@@ -52,7 +52,7 @@ def list_folders(folders: Mapping[str, Path], without: Sequence[str] = ()) -> Li
 
 def file_item(path: Path, class_name: str, label: int, number: int) -> Item:
     """An image whose original bytes are kept."""
-    return Item(make_key(class_name, path.stem, number), path.suffix[1:].lower(), label, path.read_bytes)
+    return Item(make_key(class_name, path.stem, number), path.suffix[1:].lower(), label, path.read_bytes, path)
 
 
 def is_image(path: Path) -> bool:

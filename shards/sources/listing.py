@@ -15,12 +15,16 @@ UNDIVIDED = "all"
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image: its key in the tar (no dots), file extension in lower case, class number, and its bytes on demand."""
+    """One image: its key in the tar (no dots), file extension in lower case, class number, and its bytes on demand.
+
+    `path`: where it is a file of its own.
+    """
 
     key: str
     extension: str
     label: int
     read: Callable[[], bytes]
+    path: Path | None = None
 
 
 @dataclass(frozen=True)

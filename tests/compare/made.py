@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from launcher.evaluation.predictions import Predictions, write_predictions
 from launcher.log.journal import read_journal
 from launcher.run import SUMMARY_NAME
 from tests.frozen_run import LENET, Place
@@ -40,11 +41,18 @@ def summary(run: Path) -> dict[str, Any]:
 
 
 def predict(run: Path, predicted: Sequence[int], labels: Sequence[int], name: str = "test-best") -> Path:
-    """As `launcher evaluate` stores it."""
+    """What `launcher evaluate` leaves of these images, the first ones of a split."""
     folder = run / "evaluations" / name
-    folder.mkdir(parents=True)
-    columns = {"ids": np.arange(len(labels)), "labels": np.array(labels), "predicted": np.array(predicted)}
-    arrays = {key: column.astype(np.int64) for key, column in columns.items()}
-    probabilities = np.full(len(labels), 0.5, dtype=np.float32)
-    np.savez(folder / "predictions.npz", correct_prob=probabilities, **arrays)
-    return folder / "predictions.npz"
+    folder.mkdir(parents=True, exist_ok=True)
+    ones = np.ones(len(labels), dtype=np.float32)
+    predictions = Predictions(
+        ids_N=np.arange(len(labels)),
+        labels_N=np.array(labels),
+        top_NT=np.array(predicted)[:, None],
+        probs_NT=ones[:, None],
+        label_probs_N=ones,
+        losses_N=ones,
+    )
+    file = folder / "predictions.npz"
+    write_predictions(predictions, [f"{i}.jpg" for i in range(len(labels))], ["a", "b", "c"], file)
+    return file

@@ -30,7 +30,7 @@ def test_two_recipes_over_seeds(runs: Path, capsys: pytest.CaptureFixture[str]) 
         assert words in out
     assert "</html>" in Path("r.html").read_text()
     with Image.open("c.png") as image:
-        assert image.size[0] == 1200
+        assert image.size[0] == 1100
 
 
 def test_seeds_of_one_recipe(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ def test_the_same_images_are_compared(runs: Path) -> None:
     predict(runs / "slow-0", a, LABELS)
     file = predict(runs / "fast-0", b, LABELS)
     with np.load(file) as arrays:
-        shuffled = {name: column[::-1] for name, column in arrays.items()}
+        shuffled = {name: column[::-1] for name, column in arrays.items() if name != "classes"}
     np.savez(file, **shuffled)
     match = match_runs(read_run(runs / "slow-0"), read_run(runs / "fast-0"))
     assert match.paired is not None
@@ -50,7 +50,7 @@ def test_images_of_one_alone_are_left_out_and_other_images_refused(runs: Path) -
     assert match.paired is not None
     assert (match.paired.num_images, match.why) == (7, "2 images of one alone left out")
     match = match_runs(read_run(runs / "slow-0"), read_run(runs / "fast-1"))
-    assert (match.paired, match.why) == (None, "not the same images: ids or labels differ")
+    assert (match.paired, match.why) == (None, "not the same images: names or labels differ")
 
 
 def test_the_best_checkpoint_goes_before_newer_ones(runs: Path) -> None:
@@ -66,7 +66,12 @@ def test_damaged_files_are_one_line(runs: Path) -> None:
     file = predict(runs / "slow-0", LABELS, LABELS)
     good = dict(np.load(file))
     pickled = np.array([object()] * 9)
-    changes = [{"ids": good["ids"] * 0}, {"ids": good["ids"][:3]}, {"predicted": np.ones((9, 2))}, {"labels": pickled}]
+    changes = [
+        {"name": good["name"][[0] * 9]},
+        {"name": good["name"][:3]},
+        {"top": np.ones((9, 2))},
+        {"label": pickled},
+    ]
     for change in changes:
         np.savez(file, **{**good, **change})
         with pytest.raises(RunError, match=r"predictions.npz: cannot be read .*launcher evaluate runs/slow-0 writes"):
@@ -76,9 +81,9 @@ def test_damaged_files_are_one_line(runs: Path) -> None:
         with pytest.raises(RunError, match=r"predictions.npz: cannot be read"):
             read_predictions(file)
     with file.open("wb") as stream:
-        np.save(stream, good["ids"])
+        np.save(stream, good["label"])
     with pytest.raises(RunError, match=r"predictions.npz: cannot be read"):
         read_predictions(file)
-    np.savez(file, ids=good["ids"])
+    np.savez(file, name=good["name"])
     with pytest.raises(RunError, match=r"predictions.npz: cannot be read"):
         read_predictions(file)

@@ -87,7 +87,7 @@ def test_runs_of_the_same_seed_are_paired(runs: Path) -> None:
     table = list_paired(groups_of(runs, *NAMES))
     assert [row[0] for row in table.rows] == ["B - A, seeds 0 and 0"]
     assert table.rows[0][1:5] == ("test-best", "3", "0", "0")
-    assert table.notes == ("B - A, seeds 1 and 1: not the same images: ids or labels differ",)
+    assert table.notes == ("B - A, seeds 1 and 1: not the same images: names or labels differ",)
     other = list_paired(groups_of(runs, "slow-0", "fast-1"))
     assert other.notes[0].startswith("B - A, seeds 1 and 0: ")
 

@@ -1,0 +1,164 @@
+"""Pictures that lie anywhere, files and folders of shards together, read as if they were one split. Needs no torch."""
+
+from __future__ import annotations
+
+import glob
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Protocol
+
+from launcher.data.order import Ids
+from launcher.data.reader import Sample, ShardReader, Traffic, Work
+from launcher.errors import DataError, UserError, nearest
+from shards.images import FORMATS
+from shards.manifest import MANIFEST_NAME, read_manifest
+from shards.sources.imagefolder import is_image
+
+UNKNOWN = -1
+"""The label of a picture of which nobody has said what it is."""
+
+
+class Part(Protocol):
+    """Some of the pictures, numbered from 0."""
+
+    @property
+    def num_images(self) -> int: ...
+
+    def read(self, number: int) -> Sample:
+        """Raise DataError when it is not there whole."""
+
+    def name(self, number: int) -> str:
+        """By which a person finds it again."""
+
+
+@dataclass(frozen=True)
+class FilePart:
+    """Files of their own. `labels`: numbers of classes, or UNKNOWN."""
+
+    paths: Sequence[Path]
+    labels: Sequence[int]
+
+    @property
+    def num_images(self) -> int:
+        return len(self.paths)
+
+    def read(self, number: int) -> Sample:
+        path = self.paths[number]
+        try:
+            return Sample(path.read_bytes(), self.labels[number], str(path))
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+    def name(self, number: int) -> str:
+        return str(self.paths[number])
+
+
+@dataclass(frozen=True)
+class ShardPart:
+    """A split of a folder of shards. `labels`: what the folder's class numbers become. `prefix`: of the names."""
+
+    reader: ShardReader
+    labels: Sequence[int]
+    prefix: str = ""
+
+    @property
+    def num_images(self) -> int:
+        return self.reader.num_images
+
+    def read(self, number: int) -> Sample:
+        sample = self.reader.read(number)
+        return Sample(sample.content, self.labels[sample.label], sample.place)
+
+    def name(self, number: int) -> str:
+        return self.prefix + self.reader.name_of(number)
+
+
+class PictureReader(ShardReader):
+    """The parts one after the other. May be used from several threads."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self._parts = tuple(parts)
+        self._starts = [0, *accumulate(part.num_images for part in self._parts)]
+        self.num_images = self._starts[-1]
+        self.traffic = Traffic()
+
+    @property
+    def reading(self) -> str | None:
+        return None
+
+    def read(self, sample_id: int) -> Sample:
+        part, number = self._find(sample_id)
+        return part.read(number)
+
+    def name_of(self, sample_id: int) -> str:
+        part, number = self._find(sample_id)
+        return part.name(number)
+
+    def look_ahead(self, work: Work) -> Iterator[tuple[int, Ids]]:
+        return iter(work)
+
+    def _find(self, sample_id: int) -> tuple[Part, int]:
+        i = bisect_right(self._starts, sample_id) - 1
+        return self._parts[i], sample_id - self._starts[i]
+
+
+def find_pictures(words: Sequence[str], classes: Sequence[str], split: str | None) -> PictureReader:
+    """All pictures of files, folders, patterns and folders of shards, in the order in which these are named.
+
+    A file's class is the name of its folder, where that is one of `classes`. `split`: of folders of shards; None: all.
+    Raise UserError, a line for each word, when there is no such file or no picture; ShardsError when shards are not
+    to be read.
+    """
+    numbers = {name: number for number, name in enumerate(classes)}
+    parts: list[Part] = []
+    problems = []
+    for word in words:
+        try:
+            parts += _find_parts(word, numbers, split)
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(problems))
+    return PictureReader(parts)
+
+
+def _find_parts(word: str, numbers: Mapping[str, int], split: str | None) -> list[Part]:
+    path = Path(word)
+    if path.is_dir() and (path / MANIFEST_NAME).exists():
+        return _find_shards(path, numbers, split)
+    if path.exists():
+        files = [path] if path.is_file() else _images_below(path)
+    elif glob.has_magic(word):
+        found = sorted(Path(each) for each in glob.glob(word, recursive=True))  # noqa: PTH207 - may begin with a slash
+        files = [file for each in found for file in (_images_below(each) if each.is_dir() else [each])]
+        files = list(dict.fromkeys(file for file in files if is_image(file)))
+    else:
+        raise UserError(f"{word}: no such file, folder or pattern{_name_neighbour(path)}")
+    if not files:
+        raise UserError(f"{word}: no pictures there; wanted *.{{{','.join(FORMATS)}}}, or a folder of shards")
+    labels = [numbers.get(file.absolute().parent.name, UNKNOWN) for file in files]
+    return [FilePart(files, labels)]
+
+
+def _find_shards(folder: Path, numbers: Mapping[str, int], split: str | None) -> list[Part]:
+    manifest = read_manifest(folder)
+    if split is not None and split not in manifest.splits:
+        raise UserError(f"--split {split}: {folder} has none of that name{nearest(split, manifest.splits)}")
+    labels = [numbers.get(name, UNKNOWN) for name in manifest.classes]
+    readers = [ShardReader(folder, manifest, each) for each in ([split] if split else manifest.splits)]
+    return [ShardPart(reader, labels, f"{folder}/") for reader in readers]
+
+
+def _images_below(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if is_image(path) and path.is_file())
+
+
+def _name_neighbour(path: Path) -> str:
+    """`; did you mean ...?`, where a file of nearly that name is there."""
+    if not path.parent.is_dir():
+        return ""
+    hint = nearest(path.name, (each.name for each in path.parent.iterdir()))
+    return hint if hint.startswith("; did you mean") else ""

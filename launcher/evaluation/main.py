@@ -1,0 +1,132 @@
+"""`launcher evaluate RUN`: what a run's network is worth on a split, on any number of processes."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.data.damage import build_damage
+from launcher.errors import EXIT_DONE, RunError, UserError
+from launcher.evaluate import Portions, evaluate
+from launcher.evaluation.predictions import Collector
+from launcher.evaluation.report import Evaluation, evaluation_rows, write_evaluation
+from launcher.evaluation.source import Source, open_source
+from launcher.feed import ImageFeed
+from launcher.infer import Device, Turned, build_eval_strategy, build_feed, choose_turn, read_run_card
+from launcher.log.console import Console
+from launcher.loss import build_loss
+from launcher.recipe.lock import LOCK_NAME
+from launcher.recipe.schema import Train
+from launcher.stop import follow_launcher
+from launcher.strategy import Strategy
+from launcher.trained import Trained, open_trained
+from launcher.world import read_world
+from shards.console import ConsoleProgress
+from shards.progress import SILENT
+
+FOLDER = "evaluations"
+MOST_IN_A_BATCH = 128
+"""Images, where the recipe says nothing: fewer than that gain nothing, more may not fit beside other work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """As `launcher evaluate` takes them. `data`: None: the run's own. `output`: None: in the run's folder."""
+
+    split: str = "test"
+    data: str | None = None
+    checkpoint: str = "best"
+    transform: str = "none"
+    output: Path | None = None
+    device: Device = "auto"
+
+
+def evaluate_run(run: Path, wishes: Wishes) -> int:
+    """Judge, write down, show, and return the exit code. Every rank runs this.
+
+    Raise LauncherError or ShardsError for what the user can mend.
+    """
+    follow_launcher()
+    world, turn = read_world(os.environ), choose_turn(wishes.transform)
+    recipe, folder = read_run_card(run, wishes.checkpoint).recipe, _choose_folder(run, wishes)
+    strategy = build_eval_strategy(recipe.strategy, wishes.device, world, recipe.run.seed, recipe.run.deterministic)
+    trained = open_trained(run, wishes.checkpoint, strategy)
+    source = open_source(wishes.data, wishes.split, trained.card, strategy)
+    strategy.on_first(lambda: _make_folder(folder))
+    damage = build_damage(recipe.data)
+    feed = build_feed(source.reader, trained.augment, recipe.augment.eval_ops, strategy, damage)
+    with closing(feed.loader):
+        evaluation = _evaluate(trained, source, wishes, feed, strategy)
+        notes = strategy.on_first(lambda: write_evaluation(evaluation, feed, turn, folder))
+    if world.is_first:
+        console = Console(1, 1)
+        for note in notes:
+            console.say(f"note: {note}")
+        console.table(str(recipe.run.name), evaluation_rows(evaluation, folder))
+    strategy.close()
+    return EXIT_DONE
+
+
+def _evaluate(trained: Trained, source: Source, wishes: Wishes, feed: ImageFeed, strategy: Strategy) -> Evaluation:
+    """Every image of the split once, by all processes together."""
+    card, split, num_images = trained.card, wishes.split, source.reader.num_images
+    sizes = Portions(len(card.classes), {split: num_images}, _count_batch(card.recipe.train), strategy.world.size)
+    model = Turned(trained.network.model, choose_turn(wishes.transform))
+    loss = build_loss(card.recipe.loss, training=False)
+    can_leave_out = card.recipe.data.on_error == "skip"
+    with ConsoleProgress() if strategy.world.is_first else nullcontext(SILENT) as progress:
+
+        def tell(num_mine: int) -> None:
+            """The others are as far."""
+            progress.update(f"evaluate {split}", min(num_mine * strategy.world.size, num_images), num_images)
+
+        collector = Collector(tell)
+        counts = evaluate(model, split, feed, loss, sizes, strategy, can_leave_out=can_leave_out, note=collector.note)
+    predictions, names = collector.gather(strategy, source.reader.name_of)
+    left_out = [message for each in strategy.gather(feed.loader.damage.take_new()) for message in each.values()]
+    figures = counts.figures(card.classes)
+    figures |= {"loss": predictions.mean_loss, "calibration_error_frac": predictions.calibration_error}
+    facts = {
+        "checkpoint": str(trained.checkpoint),
+        "split": split,
+        "data": source.place,
+        "data_sha256": source.sha256,
+        "transform": wishes.transform,
+        "device": strategy.device.type,
+        "precision": strategy.accelerator.mixed_precision,
+        "world_size": strategy.world.size,
+        "left_out": left_out,
+    }
+    return Evaluation(facts, figures, counts.confusion_KK.cpu().numpy(), predictions, names, card.classes)
+
+
+def _count_batch(train: Train) -> int:
+    """Images of a forward pass: of any number of processes the same, so that images are rounded the same."""
+    return train.eval_batch or train.micro_batch or min(train.global_batch, MOST_IN_A_BATCH)
+
+
+def _choose_folder(run: Path, wishes: Wishes) -> Path:
+    """`RUN/evaluations/test-best`, with what else was wished in its name.
+
+    Raise UserError where that would be in a checkpoint's own folder.
+    """
+    if wishes.output is not None:
+        return wishes.output
+    if not (run / LOCK_NAME).exists():
+        raise UserError(f"{run}: is one checkpoint, whose folder stays as it is; name another with --output FOLDER")
+    data = [] if wishes.data is None else [wishes.data.rstrip("/").rpartition("/")[2]]
+    transform = [] if wishes.transform == "none" else [wishes.transform]
+    return run / FOLDER / "-".join([wishes.split, wishes.checkpoint, *data, *transform])
+
+
+def _make_folder(folder: Path) -> None:
+    """Before anything is computed. Raise RunError when that cannot be."""
+    for each in (folder.parent, folder):
+        if each.name == FOLDER and each.is_symlink():
+            raise RunError(f"{each}: is a symbolic link; remove it, or name another folder with --output")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise RunError(f"{folder}: is no folder; name another with --output") from None

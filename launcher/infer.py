@@ -1,0 +1,90 @@
+"""A trained network at work on pictures that no training has planned: what evaluation and prediction share.
+
+B batch, C channels, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from launcher.augment.pipeline import Augment, find_needed_side
+from launcher.card import Card, read_card
+from launcher.data.damage import Damage
+from launcher.data.loader import Loader, count_workers
+from launcher.data.reader import ShardReader
+from launcher.errors import CheckpointError, RunError, UserError, nearest
+from launcher.feed import ImageFeed
+from launcher.recipe.augment import EvalOp
+from launcher.recipe.schema import Strategy as StrategySection
+from launcher.strategy import Strategy, build_strategy, choose_device
+from launcher.trained import find_checkpoint
+from launcher.world import World
+
+Device = Literal["auto", "cpu", "cuda"]
+Turn = Callable[[Tensor], Tensor]
+
+TURNS: Mapping[str, Turn] = {
+    "none": lambda images_BCHW: images_BCHW,
+    "rotate180": lambda images_BCHW: images_BCHW.flip((2, 3)),
+    "hflip": lambda images_BCHW: images_BCHW.flip(3),
+    "vflip": lambda images_BCHW: images_BCHW.flip(2),
+}
+"""What may be done to every picture as it enters the network."""
+
+
+class Turned(nn.Module):
+    """The network behind a turn of its images."""
+
+    def __init__(self, model: nn.Module, turn: Turn) -> None:
+        super().__init__()
+        self.model = model
+        self.turn = turn
+
+    def forward(self, images_BCHW: Tensor) -> Any:
+        return self.model(self.turn(images_BCHW))
+
+
+def choose_turn(name: str) -> Turn:
+    """Raise UserError when there is none of that name."""
+    if name not in TURNS:
+        raise UserError(f"--transform {name}: no such transform{nearest(name, TURNS)}")
+    return TURNS[name]
+
+
+def build_eval_strategy(
+    trained_with: StrategySection, device: Device, world: World, seed: int = 0, deterministic: bool = False
+) -> Strategy:
+    """Of the same precision as the training's, on whatever device there is. Raise UserError as `build_strategy`.
+
+    fp16 belongs to CUDA: without it the network computes in float32.
+    """
+    kind = choose_device(device, torch.cuda.device_count(), world, os.environ)
+    precision = "no" if kind == "cpu" and trained_with.precision == "fp16" else trained_with.precision
+    update = {"device": device, "precision": precision, "sync_batchnorm": False}
+    return build_strategy(trained_with.model_copy(update=update), world, seed, deterministic)
+
+
+def build_feed(
+    reader: ShardReader, augment: Augment, ops: tuple[EvalOp, ...], strategy: Strategy, damage: Damage
+) -> ImageFeed:
+    """Images as the network takes them, read and decoded by threads; `feed.loader` is to be closed.
+
+    `ops`: of `augment`. No more than two batches beyond one for each thread are in memory.
+    """
+    workers = count_workers(None, strategy.world)
+    loader = Loader(reader, workers, strategy.device, find_needed_side(ops), damage=damage)
+    return ImageFeed(loader, augment, strategy, seed=0, views=None, engine=None)
+
+
+def read_run_card(path: Path, which: str) -> Card:
+    """What `open_trained` will open, without its network. Raise RunError when it is not there, or not to be read."""
+    try:
+        return read_card(find_checkpoint(path, which))
+    except CheckpointError as error:
+        raise RunError(f"{error}; choose another checkpoint with --checkpoint") from None

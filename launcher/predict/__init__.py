@@ -1,0 +1,1 @@
+"""`launcher predict`: what a trained network, or one of torchvision's, says of pictures."""

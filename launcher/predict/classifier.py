@@ -1,0 +1,96 @@
+"""The network that predicts: of a run, or one of torchvision's with the classes of ImageNet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torchvision
+from torch import nn
+
+from launcher.augment.pipeline import Augment, build_augment
+from launcher.errors import UserError, nearest
+from launcher.infer import Device, build_eval_strategy, read_run_card
+from launcher.models.download import fetch_named
+from launcher.models.transform import read_transform
+from launcher.models.zoo import IMAGENET_CLASSES, build_model
+from launcher.recipe.augment import EvalOp
+from launcher.recipe.backbone import Backbone
+from launcher.recipe.schema import Recipe
+from launcher.recipe.schema import Strategy as StrategySection
+from launcher.strategy import Strategy
+from launcher.trained import open_trained
+from launcher.world import World
+
+TORCHVISION = "torchvision/"
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """`model`: on the strategy's device, for evaluation. `ops`: of `augment`. `notes`: what to tell about it."""
+
+    model: nn.Module
+    classes: tuple[str, ...]
+    augment: Augment
+    ops: tuple[EvalOp, ...]
+    strategy: Strategy
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """A network that is known by name only. `open` loads it, and may have to download it for that.
+
+    `open` raises RunError when a checkpoint is damaged, UserError when weights are not to be had.
+    """
+
+    classes: tuple[str, ...]
+    open: Callable[[], Classifier]
+
+
+def find_classifier(run: str, which: str | None, device: Device) -> Found:
+    """`run`: a run's folder, a checkpoint, or `torchvision/NAME`. `which`: of the run's checkpoints; None: the best.
+
+    Raise RunError when it is not there, UserError when torchvision has no such network.
+    """
+    if run.startswith(TORCHVISION) and not Path(run).is_dir():
+        if which is not None:
+            raise UserError(f"--checkpoint {which}: {run} has none; leave it out")
+        return _find_torchvision(run.removeprefix(TORCHVISION), device)
+    card = read_run_card(Path(run), which or "best")
+    return Found(card.classes, lambda: _open_run(Path(run), which or "best", card.recipe, device))
+
+
+def _open_run(run: Path, which: str, recipe: Recipe, device: Device) -> Classifier:
+    strategy = build_eval_strategy(recipe.strategy, device, World(), recipe.run.seed, recipe.run.deterministic)
+    trained = open_trained(run, which, strategy)
+    return Classifier(trained.network.model, trained.card.classes, trained.augment, recipe.augment.eval_ops, strategy)
+
+
+def _find_torchvision(name: str, device: Device) -> Found:
+    names = torchvision.models.list_models(module=torchvision.models)
+    if name not in names:
+        hint = nearest(TORCHVISION + name, [TORCHVISION + each for each in names])
+        raise UserError(f"{TORCHVISION}{name}: torchvision has no such classifier{hint}")
+    backbone = Backbone(name=name, weights="DEFAULT", head="keep")
+    classes = tuple(torchvision.models.get_model_weights(name)[backbone.weights].meta["categories"])
+    return Found(classes, lambda: _open_torchvision(backbone, classes, device))
+
+
+def _open_torchvision(backbone: Backbone, classes: tuple[str, ...], device: Device) -> Classifier:
+    name = backbone.name
+    try:
+        fetched = fetch_named(name, backbone.weights)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"{TORCHVISION}{name}: its weights cannot be downloaded ({' '.join(str(error).split())}); give the same "
+            "command where there is a network, or set TORCH_HOME to a folder that has them"
+        ) from None
+    network = build_model(backbone, IMAGENET_CLASSES)
+    strategy = build_eval_strategy(StrategySection(), device, World())
+    transform = read_transform(backbone)
+    augment = build_augment(transform.ops, transform.mean, transform.std, strategy.memory_format)
+    notes = (*transform.notes, f"{name} {backbone.weights}, weights {fetched.path}")
+    model = strategy.place(network.model).eval()
+    return Classifier(model, classes, augment, transform.ops, strategy, notes)

@@ -1,0 +1,207 @@
+"""`launcher predict RUN PATH...`: names and probabilities for any pictures, as they come from the disk.
+
+B batch, C channels, H x W pixels, K classes, T the best classes of an image.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from launcher.data.damage import Damage, Mask
+from launcher.data.decode import ADVICE
+from launcher.data.order import Ids
+from launcher.data.pictures import UNKNOWN, find_pictures
+from launcher.data.reader import ShardReader
+from launcher.errors import EXIT_DONE, EXIT_FAILED, DataError, UserError
+from launcher.feed import Examples, ImageFeed
+from launcher.infer import TURNS, Device, build_feed
+from launcher.log.pictures import Captioned, find_cell, to_pixels, write_sheet
+from launcher.loss import class_scores
+from launcher.predict.classifier import Classifier, find_classifier
+from launcher.predict.output import FORMATS, Prediction, choose_format, find_width, open_output
+from launcher.world import read_world
+from shards.console import ConsoleProgress
+from shards.progress import Progress
+
+BATCH = 32
+"""Pictures of a forward pass. Small, because pictures of any size are in memory for it where a GPU computes."""
+GRID_IMAGES = 64
+GRID_COLUMNS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """As `launcher predict` takes them. `split`: of folders of shards; None: all of them."""
+
+    top: int = 5
+    format: str | None = None
+    output: Path | None = None
+    grid: Path | None = None
+    flips: bool = False
+    checkpoint: str | None = None
+    split: str | None = None
+    device: Device = "auto"
+
+
+class _Named(Damage):
+    """Says which pictures cannot be read, and goes on. For several threads."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._ids: set[int] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def num_images(self) -> int:
+        return len(self._ids)
+
+    def note(self, sample_id: int, error: DataError) -> None:
+        with self._lock:
+            if sample_id not in self._ids:
+                self._ids.add(sample_id)
+                self._say(f"launcher: {str(error).removesuffix(ADVICE)}")
+
+    def among(self, ids_B: Ids) -> Mask:
+        with self._lock:
+            return np.isin(ids_B, list(self._ids)) if self._ids else super().among(ids_B)
+
+
+@dataclass
+class _Tally:
+    """What came of the pictures, and the first of them as the network saw them."""
+
+    num_images: int = 0
+    num_known: int = 0
+    num_right: int = 0
+    cells: list[Captioned] = field(default_factory=list)
+
+    def add(self, prediction: Prediction) -> None:
+        self.num_images += 1
+        self.num_known += prediction.truth is not None
+        self.num_right += prediction.is_right
+
+    def describe(self, num_unreadable: int) -> str:
+        share = f", top-1 {self.num_right / self.num_known:.2%} of the {self.num_known:,}" if self.num_known else ""
+        known = f"{share} whose class is known" if share else ""
+        unreadable = f", {num_unreadable:,} more cannot be read" if num_unreadable else ""
+        return f"{self.num_images:,} pictures{known}{unreadable}"
+
+
+def predict(run: str, paths: Sequence[str], wishes: Wishes) -> int:
+    """Predict, write, and return the exit code: 1 when a picture could not be read.
+
+    Raise UserError, RunError or ShardsError before anything is computed when something that was named is not there.
+    """
+    _check_wishes(wishes)
+    found = find_classifier(run, wishes.checkpoint, wishes.device)
+    reader = find_pictures(paths, found.classes, wishes.split)
+    c = found.open()
+    num_best = min(wishes.top, len(c.classes))
+    with ConsoleProgress() as progress:
+        for note in c.notes:
+            progress.note(note)
+        damage, tally = _Named(progress.note), _Tally()
+        feed = build_feed(reader, c.augment, c.ops, c.strategy, damage)
+        predictions = _predict_all(c, feed, reader, num_best, wishes, progress, tally)
+        render = FORMATS[choose_format(wishes.format, wishes.output)]
+        with closing(feed.loader), open_output(wishes.output) as write:
+            for text in render(predictions, num_best, find_width(wishes.output)):
+                write(text)
+        if wishes.grid is not None:
+            _write_grid(tally.cells, wishes.grid)
+        progress.note(tally.describe(damage.num_images))
+    return EXIT_FAILED if damage.num_images else EXIT_DONE
+
+
+def _check_wishes(wishes: Wishes) -> None:
+    if read_world(os.environ).size > 1:
+        raise UserError("predict: works as one process; start it without accelerate launch, torchrun or srun")
+    if wishes.top < 1:
+        raise UserError(f"--top {wishes.top}: must be at least 1")
+    if wishes.grid is not None and wishes.grid.suffix.lower() != ".png":
+        raise UserError(f"--grid {wishes.grid}: must end in .png")
+    for name, file in (("output", wishes.output), ("grid", wishes.grid)):
+        if file is not None and file.exists() and not file.is_file():
+            raise UserError(f"--{name} {file}: is no file; name another")
+        if file is not None and not file.absolute().parent.is_dir():
+            raise UserError(f"--{name} {file}: there is no folder {file.parent}; make it first")
+
+
+def _predict_all(
+    c: Classifier,
+    feed: ImageFeed,
+    reader: ShardReader,
+    num_best: int,
+    wishes: Wishes,
+    progress: Progress,
+    tally: _Tally,
+) -> Iterator[Prediction]:
+    """Those of all pictures that can be read, in order; `tally` is kept on the way."""
+    starts = range(0, reader.num_images, BATCH)
+    work = ((0, np.arange(start, min(start + BATCH, reader.num_images))) for start in starts)
+    num_done = 0
+    for examples in feed.batches(work):
+        probs_BK = predict_batch(c, examples.inputs[0], wishes.flips)
+        predictions = _name_best(probs_BK, examples, c.classes, reader, num_best)
+        if wishes.grid is not None and len(tally.cells) < GRID_IMAGES:
+            tally.cells += _draw_cells(predictions, examples, c)
+        for prediction in predictions:
+            tally.add(prediction)
+            yield prediction
+        num_done += len(examples.ids_B)
+        progress.update("predict", num_done, reader.num_images)
+
+
+@torch.inference_mode()
+def predict_batch(c: Classifier, images_BCHW: Tensor, flips: bool) -> Tensor:
+    """probs_BK on the CPU; with `flips` the mean of those of the images and of their mirror images."""
+    turns = ("none", "hflip") if flips else ("none",)
+    with c.strategy.autocast():
+        outputs = [c.model(TURNS[turn](images_BCHW)) for turn in turns]
+    return torch.stack([class_scores(each_BO).float().softmax(1) for each_BO in outputs]).mean(0).cpu()
+
+
+def _name_best(
+    probs_BK: Tensor, examples: Examples, classes: Sequence[str], reader: ShardReader, num_best: int
+) -> list[Prediction]:
+    probs_BT, top_BT = probs_BK.topk(num_best, dim=1)
+    rows = torch.nonzero(examples.weights_B)[:, 0].tolist()
+    labels = examples.labels_B.tolist()
+    return [
+        Prediction(
+            reader.name_of(int(examples.ids_B[row])),
+            tuple((classes[k], prob) for k, prob in zip(top_BT[row].tolist(), probs_BT[row].tolist(), strict=True)),
+            None if labels[row] == UNKNOWN else classes[labels[row]],
+        )
+        for row in rows
+    ]
+
+
+def _draw_cells(predictions: Sequence[Prediction], examples: Examples, c: Classifier) -> Iterator[Captioned]:
+    assert examples.images_BCHW is not None
+    seen_BCHW = examples.images_BCHW[examples.weights_B > 0]
+    for prediction, pixels in zip(predictions, to_pixels(seen_BCHW, c.augment.mean, c.augment.std), strict=True):
+        name, probability = prediction.best[0]
+        truth = "" if prediction.truth is None else f" ({prediction.truth})"
+        yield f"{name} {probability:.0%}{truth}", pixels
+
+
+def _write_grid(cells: Sequence[Captioned], path: Path) -> None:
+    if not cells:
+        return  # no picture could be read, which has been said
+    shown = cells[:GRID_IMAGES]
+    rows = [shown[start : start + GRID_COLUMNS] for start in range(0, len(shown), GRID_COLUMNS)]
+    height, width, _ = shown[0][1].shape
+    try:
+        write_sheet(rows, find_cell((height, width)), path)
+    except OSError as error:
+        raise UserError(f"--grid {path}: cannot be written ({error.strerror}); name another file") from None

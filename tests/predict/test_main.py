@@ -1,0 +1,205 @@
+"""`launcher predict` beside a plain loop over the same pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from launcher.cli import run
+from launcher.data.loader import READ_AHEAD
+from launcher.data.pictures import FilePart
+from launcher.log.pictures import CAPTION_HEIGHT, GAP
+from launcher.predict import main
+from launcher.predict.output import FORMATS, Prediction
+from tests.judged_run import CLASSES, decode, plain_scores, read_split, train_lenet, write_files
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, few_shards: Path) -> Path:
+    path = tmp_path_factory.mktemp("predicting")
+    train_lenet(path, few_shards)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def place(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(trained)
+    return trained
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_it_counts_to_the_accuracy_that_evaluate_says(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["evaluate", "run", "--output", str(tmp_path / "judged")]) == 0
+    figures = json.loads((tmp_path / "judged/figures.json").read_text())["figures"]
+    assert run(["predict", "run", "shards", "--split", "test", "--output", str(tmp_path / "said.jsonl")]) == 0
+    lines = read_lines(tmp_path / "said.jsonl")
+    is_right = [line["predictions"][0]["class"] == line["truth"] for line in lines]
+    assert sum(is_right) / len(is_right) == figures["top1_frac"]
+    assert 0 < sum(is_right) < len(is_right)
+    assert f"9 pictures, top-1 {figures['top1_frac']:.2%} of the 9 whose class is known" in capsys.readouterr().err
+    with np.load(tmp_path / "judged/predictions.npz") as kept:
+        assert [line["image"] for line in lines] == [f"shards/{name}" for name in kept["name"].tolist()]
+        said = [[each["probability"] for each in line["predictions"]] for line in lines]
+        np.testing.assert_allclose(said, kept["prob"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_probabilities_are_those_of_a_plain_loop(place: Path, tmp_path: Path, flips: bool) -> None:
+    members = read_split(place / "shards", "test")
+    contents = [member.content for member in members]
+    probs_NK = plain_scores(place / "run", contents).softmax(1)
+    mirrored_NK = plain_scores(place / "run", contents, (3,)).softmax(1)
+    assert (probs_NK - mirrored_NK).abs().max() > 1e-3
+    if flips:
+        probs_NK = (probs_NK + mirrored_NK) / 2
+    paths = write_files(place / "shards", "test", tmp_path / "files")
+    output = tmp_path / "said.csv"
+    words = ["predict", "run", *map(str, paths), "--top", "2", "--output", str(output)]
+    assert run([*words, *(["--flips"] if flips else [])]) == 0
+    with output.open(newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head == ["image", "truth", "class_1", "probability_1", "class_2", "probability_2"]
+    assert [row[0] for row in rows] == [str(path) for path in paths]
+    assert [row[1] for row in rows] == [CLASSES[member.label] for member in members]
+    top_N2 = probs_NK.topk(2, dim=1)
+    assert [[row[2], row[4]] for row in rows] == [[CLASSES[k] for k in two] for two in top_N2.indices.tolist()]
+    np.testing.assert_allclose([[float(row[3]), float(row[5])] for row in rows], top_N2.values, rtol=1e-4)
+
+
+def test_a_table_for_people(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_files(place / "shards", "test", tmp_path)[0]
+    alone = tmp_path / "alone.jpg"
+    alone.write_bytes(path.read_bytes())
+    [scores_K] = plain_scores(place / "run", [path.read_bytes()])
+    k = int(scores_K.argmax())
+    cell = f"{CLASSES[k]} {scores_K.softmax(0)[k]:.1%}"
+    assert run(["predict", "run", str(alone), "--top", "1"]) == 0
+    out = capsys.readouterr().out
+    assert str(alone) in out
+    assert cell in out
+    assert "truth" not in out
+    assert run(["predict", "run", str(path), "--output", str(tmp_path / "table.txt")]) == 0
+    assert capsys.readouterr().out == ""
+    table = (tmp_path / "table.txt").read_text()
+    assert cell in table
+    assert "truth" in table
+    assert run(["predict", "run", str(path), "--format", "jsonl"]) == 0
+    assert json.loads(capsys.readouterr().out)["predictions"][0]["class"] == CLASSES[k]
+
+
+def test_what_cannot_be_read_is_named_and_the_others_go_on(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = write_files(place / "shards", "test", tmp_path / "files")
+    paths[2].write_bytes(paths[2].read_bytes()[:300])
+    paths[5].write_bytes(b"no picture at all")
+    paths[7].unlink()
+    paths[7].symlink_to(tmp_path / "gone")
+    words = [str(path) for path in paths if path != paths[7]]
+    assert run(["predict", "run", *words, "--output", str(tmp_path / "said.jsonl")]) == 1
+    err = capsys.readouterr().err
+    for path in (paths[2], paths[5]):
+        [line] = [line for line in err.splitlines() if str(path) in line]
+        assert line.startswith(f"launcher: {path}: cannot be decoded (")
+        assert "shards check" not in line
+    assert "6 pictures, " in err
+    assert ", 2 more cannot be read" in err
+    good = [path for path in paths if path not in (paths[2], paths[5], paths[7])]
+    assert [line["image"] for line in read_lines(tmp_path / "said.jsonl")] == [str(path) for path in good]
+
+
+def test_nothing_is_computed_when_something_named_is_not_there(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read = []
+    monkeypatch.setattr(FilePart, "read", lambda part, number: read.append(number))
+    path = write_files(place / "shards", "test", tmp_path)[0]
+    output = tmp_path / "said.jsonl"
+    for words in (
+        [str(tmp_path / "missing.jpg")],
+        ["--grid", str(tmp_path / "grid.jpg")],
+        ["--grid", str(tmp_path / "nowhere/grid.png")],
+        ["--top", "0"],
+        ["--checkpoint", "77"],
+    ):
+        assert run(["predict", "run", str(path), *words, "--output", str(output)]) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+    assert run(["predict", "run", str(path), "--output", os.devnull]) == 2
+    assert run(["predict", str(tmp_path / "no-run"), str(path), "--output", str(output)]) == 2
+    assert "no such folder; give a run's" in capsys.readouterr().err
+    assert run(["predict", "run"]) == 2
+    assert read == []
+    assert not output.exists()
+
+
+def test_the_grid_shows_the_first_pictures(place: Path, tmp_path: Path) -> None:
+    assert run(["predict", "run", "shards", "--split", "test", "--grid", str(tmp_path / "grid.png")]) == 0
+    with Image.open(tmp_path / "grid.png") as image:
+        sheet_HWC = np.asarray(image).astype(int)
+    side = 96
+    assert sheet_HWC.shape == (2 * (side + CAPTION_HEIGHT + GAP) + GAP, 8 * (side + GAP) + GAP, 3)
+    for i, member in enumerate(read_split(place / "shards", "test")):
+        y = GAP + i // 8 * (side + CAPTION_HEIGHT + GAP) + CAPTION_HEIGHT
+        x = GAP + i % 8 * (side + GAP)
+        assert np.abs(sheet_HWC[y : y + side : 3, x : x + side : 3] - decode(member.content)).max() <= 1
+        assert (sheet_HWC[y - CAPTION_HEIGHT : y, x : x + side] < 128).any(), "no caption"
+
+
+def test_no_more_pictures_are_read_than_will_soon_be_needed(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands stream through: however slowly they are taken, few are in memory."""
+    path = write_files(place / "shards", "test", tmp_path)[0]
+    num_images, num_read, ahead = 40 * main.BATCH, 0, []
+    read = FilePart.read
+
+    def counted(part: FilePart, number: int) -> object:
+        nonlocal num_read
+        num_read += 1
+        return read(part, number)
+
+    def slow(predictions: Iterable[Prediction], _num_best: int, _width: int) -> Iterator[str]:
+        for num_taken, prediction in enumerate(predictions, 1):
+            ahead.append(num_read - num_taken)
+            yield f"{prediction.name}\n"
+
+    monkeypatch.setattr(FilePart, "read", counted)
+    monkeypatch.setattr("launcher.predict.main.FORMATS", {**FORMATS, "jsonl": slow})
+    monkeypatch.setattr("launcher.infer.count_workers", lambda wanted, world: 2)
+    output = tmp_path / "said.jsonl"
+    assert run(["predict", "run", *[str(path)] * num_images, "--output", str(output)]) == 0
+    assert output.read_text() == f"{path}\n" * num_images
+    assert max(ahead) <= (2 + READ_AHEAD + 1) * main.BATCH
+
+
+def test_half_written_output_is_not_left(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(predictions: Iterable[Prediction], _num_best: int, _width: int) -> Iterator[str]:
+        yield next(iter(predictions)).name
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("launcher.predict.main.FORMATS", {**FORMATS, "csv": failing})
+    output = tmp_path / "said.csv"
+    output.write_text("of before")
+    assert run(["predict", "run", "shards", "--output", str(output)]) == 1
+    assert output.read_text() == "of before"
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_it_is_one_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    assert run(["predict", "run", "shards"]) == 2
+    assert "start it without accelerate launch" in capsys.readouterr().err
