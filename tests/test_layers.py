@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("world", "recipe", "metrics", "commit", "tensor_file", "images", "pace", "verdict"),
     ("talk",),
     ("data", "augment", "models", "loss", "optim", "log", "strategy", "card"),
-    ("checkpoint", "run", "feed", "heartbeat"),
+    ("checkpoint", "run", "feed", "heartbeat", "picture_files"),
     ("snapshot",),
     ("saver",),
     ("feature_store", "decoded_store", "evaluate", "training", "trained"),
@@ -31,16 +31,20 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("fit",),
     ("complete",),
     ("check",),
-    ("train", "fetch", "show", "probe", "cache", "bench", "verify", "submit", "sync"),
+    ("train", "fetch", "show", "probe", "cache", "bench", "verify", "submit", "sync", "export", "explain"),
     ("cli",),
     ("__main__",),
 )
 """Modules and packages of `launcher`. Each imports lower rows only; modules of one package also each other."""
 
-LAZY = {
-    ("launcher/cli.py", f"launcher.{name}")
-    for name in ("train", "check", "fetch", "show", "probe.main", "bench.main", "verify.main", "submit")
-} | {("launcher/check.py", "launcher.complete")}
+LAZY = (
+    {
+        ("launcher/cli.py", f"launcher.{name}")
+        for name in ("train", "check", "fetch", "show", "probe.main", "bench.main", "verify.main", "submit")
+    }
+    | {("launcher/cli.py", f"launcher.{name}") for name in ("export.main", "explain.main", "explain.methods")}
+    | {("launcher/check.py", "launcher.complete")}
+)
 """Imports of our own inside functions: `launcher schema`, `--help` and most of `check` must not wait for torch."""
 
 OWNERS: dict[str, set[str]] = {
@@ -52,6 +56,10 @@ OWNERS: dict[str, set[str]] = {
     "cyclopts": {"launcher/cli.py", "shards/cli.py"},
     "webdataset": {"shards/write.py"},
     "sklearn": {"launcher/probe/regression.py", "shards/sources/digits.py"},
+    "captum": {"launcher/explain/methods.py"},
+    "onnx": {"launcher/export/onnx.py"},
+    "onnxruntime": {"launcher/export/onnx.py"},
+    "onnxscript": {"launcher/export/onnx.py"},
     "scipy": {"launcher/augment/mix.py"},
     "timm": {"launcher/models/timm.py"},
     "numba": {"launcher/augment/kernels.py"},
