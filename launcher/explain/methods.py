@@ -1,7 +1,7 @@
 """How much each pixel of a picture speaks for a class. The only importer of captum, which is optional.
 
-C channels, H x W pixels, K classes, O outputs of the network, N pictures to begin from. What is left out, or begun from, is the mean
-colour that normalisation takes away: zero.
+C channels, H x W pixels, K classes, O outputs of the network, N pictures to begin from. What is left out, or begun
+from, is the mean colour that normalisation takes away: zero.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Explainer:
         if window > min(height, width):
             raise UserError(f"--window {window}: the network sees {height} x {width} pixels; take less")
         occlusion = import_captum().Occlusion(self.scores)
-        # The heat of a pixel is the mean over the windows that cover it; every channel is covered at once.
+        # The heat of a pixel: how much the score falls when it is covered, on average over the windows that do.
         with torch.no_grad():
             attribution_1CHW: Tensor = occlusion.attribute(
                 image_1CHW,
@@ -91,7 +91,7 @@ class Explainer:
                 target=target,
                 perturbations_per_eval=count_at_once(image_1CHW),
             )
-        return attribution_1CHW
+        return attribution_1CHW[:, :1]  # every channel is covered at once: the others are the same
 
     def _gradient_shap(self, image_1CHW: Tensor, target: int) -> Tensor:
         shap = import_captum().GradientShap(self.scores)
