@@ -71,8 +71,22 @@ def describe_architecture(card: Card, num_outputs: int) -> Facts:
             "mean": list(card.mean),
             "std": list(card.std),
             "num_classes": num_outputs,
+            **_describe_timm_ops(card),
         }
     return facts
+
+
+def _describe_timm_ops(card: Card) -> Facts:
+    """`crop_mode`, `crop_pct` and `interpolation` in timm's words, as far as it has them."""
+    ops = {op["op"]: op for op in (each.model_dump(mode="json") for each in card.recipe.augment.eval_ops)}
+    if "resize" not in ops:
+        return {"crop_pct": 1.0}
+    size, height = ops["resize"]["size"], find_size(card)[0]
+    return {
+        "interpolation": ops["resize"]["interpolation"],
+        "crop_mode": "center" if isinstance(size, int) else "squash",
+        "crop_pct": height / (size if isinstance(size, int) else size[0]),
+    }
 
 
 def describe_processor(card: Card) -> Facts:
