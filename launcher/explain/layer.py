@@ -19,11 +19,12 @@ _POOLS = (
 def find_map_layer(model: nn.Module, image_1CHW: Tensor) -> str:
     """Name of the module that gives the last map [1, channels, height, width] of more than one place.
 
-    Not a pooling, not one that is called several times. Tokens [1, tokens, channels] after a map end what it says.
-    Raise UserError when there is none.
+    Not a pooling, not one that is called several times, nor a branch of a block that leaves one place where there is
+    another. After tokens, [1, tokens, channels], the maps before them count no more. Raise UserError when there is none.
     """
     calls: Counter[str] = Counter()
     maps: list[str] = []
+    without_places: list[str] = []
 
     def watch(name: str, module: nn.Module) -> None:
         def note(_module: nn.Module, _inputs: object, output: object) -> None:
@@ -32,8 +33,8 @@ def find_map_layer(model: nn.Module, image_1CHW: Tensor) -> str:
                 return
             if output.dim() == 3:
                 maps.clear()
-            elif output.dim() == 4 and output[0, 0].numel() > 1 and not isinstance(module, _POOLS):
-                maps.append(name)
+            elif output.dim() == 4 and not isinstance(module, _POOLS):
+                (maps if output[0, 0].numel() > 1 else without_places).append(name)
 
         hooks.append(module.register_forward_hook(note))
 
@@ -52,4 +53,5 @@ def find_map_layer(model: nn.Module, image_1CHW: Tensor) -> str:
             "--method gradcam: this network has no map of features before its pooling; take occlusion, gradient-shap "
             "or integrated-gradients"
         )
-    return once[-1]
+    blocks = tuple(f"{name}." for name in without_places)
+    return ([name for name in once if not name.startswith(blocks)] or once)[-1]

@@ -127,6 +127,7 @@ def test_gradcam_is_what_hooks_give() -> None:
     [
         ("resnet18", 64, "layer4"),
         ("resnet18", 32, "layer3"),
+        ("resnet50", 32, "layer3"),
         ("densenet121", 64, "features"),
         ("mobilenet_v3_small", 64, "features"),
         ("swin_t", 64, "permute"),
