@@ -20,7 +20,7 @@ def find_map_layer(model: nn.Module, image_1CHW: Tensor) -> str:
     """Name of the module that gives the last map [1, channels, height, width] of more than one place.
 
     Not a pooling, not one that is called several times, nor a branch of a block that leaves one place where there is
-    another. After tokens, [1, tokens, channels], the maps before them count no more. Raise UserError when there is none.
+    another. Maps before tokens, [1, tokens, channels], do not count. Raise UserError when there is none.
     """
     calls: Counter[str] = Counter()
     maps: list[str] = []

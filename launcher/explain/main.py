@@ -25,7 +25,7 @@ from launcher.loss import class_scores
 from launcher.picture_files import find_files, read_file, to_input
 from launcher.recipe.schema import Strategy as StrategySection
 from launcher.strategy import Strategy, build_strategy
-from launcher.trained import Trained, open_trained
+from launcher.trained import Trained, choose_folder, open_trained
 from launcher.world import read_world
 
 READABLE_PIXELS = 192
@@ -54,7 +54,7 @@ def explain(run: Path, paths: Sequence[Path], wishes: Wishes) -> int:
     strategy = build_strategy(StrategySection(device=wishes.device), read_world(os.environ), 0, False)
     trained = open_trained(run, wishes.checkpoint, strategy)
     labels = [_find_class(name, trained.card.classes) for name in dict.fromkeys(wishes.classes)]
-    output = wishes.output or _name_output(run, trained)
+    output = wishes.output or choose_folder(run, trained, "explanations")
     explainer = build_explainer(trained, wishes.options, strategy)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -111,12 +111,6 @@ def _find_class(name: str, classes: Sequence[str]) -> int:
     if name not in classes:
         raise UserError(f"--class {name}: the run has no such class{nearest(name, classes)}")
     return classes.index(name)
-
-
-def _name_output(run: Path, trained: Trained) -> Path:
-    """In the run's folder; of a checkpoint alone, which is not to be added to, where the user is."""
-    folder = run if trained.checkpoint.resolve() != run.resolve() else Path()
-    return folder / "explanations"
 
 
 def _check_wishes(options: Options) -> None:

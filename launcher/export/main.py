@@ -24,7 +24,7 @@ from launcher.log.console import Console
 from launcher.picture_files import find_files, read_file, to_input
 from launcher.recipe.schema import Strategy as StrategySection
 from launcher.strategy import build_strategy
-from launcher.trained import Trained, open_trained
+from launcher.trained import Trained, choose_folder, open_trained
 from launcher.url import is_url
 from launcher.world import World, read_world
 from shards.manifest import Manifest, ShardsError, fsync_folder, read_manifest
@@ -57,7 +57,7 @@ def export(run: Path, wishes: Wishes) -> int:
     section = StrategySection(device="cpu", channels_last=False)
     trained = open_trained(run, wishes.checkpoint, build_strategy(section, World(), 0, False))
     form.check(trained.card)
-    output = wishes.output or _name_output(run, trained, form)
+    output = wishes.output or choose_folder(run, trained, "exports") / f"{trained.checkpoint.name}{form.suffix}"
     _check_output(output, wishes.format)
     images_BCHW, origin = read_images(trained, wishes.data)
     try:
@@ -70,12 +70,6 @@ def export(run: Path, wishes: Wishes) -> int:
         f"{origin} differ by at most {error:.1e}"
     )
     return EXIT_DONE
-
-
-def _name_output(run: Path, trained: Trained, form: Form) -> Path:
-    """In the run's folder; of a checkpoint alone, which is not to be added to, where the user is."""
-    folder = run / "exports" if trained.checkpoint.resolve() != run.resolve() else Path()
-    return folder / f"{trained.checkpoint.name}{form.suffix}"
 
 
 def _check_output(output: Path, name: Format) -> None:

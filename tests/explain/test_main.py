@@ -111,3 +111,10 @@ def test_pictures_that_are_not_there_are_one_line(run: Path, capsys: pytest.Capt
         assert launch(["explain", str(run), path, "--device", "cpu"]) == EXIT_USER_ERROR
         [line] = capsys.readouterr().err.splitlines()
         assert line.startswith(f"launcher: {message}")
+
+
+def test_nothing_is_written_through_a_link(run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "explanations").symlink_to(pictures)
+    assert launch(["explain", str(run), str(pictures), "--device", "cpu"]) == EXIT_USER_ERROR
+    assert capsys.readouterr().err.startswith(f"launcher: {run}/explanations: is a link; a run writes through none")
+    assert len(list(pictures.iterdir())) == 3

@@ -264,7 +264,7 @@ def test_a_checkpoint_alone_is_not_added_to(run: Path, tmp_path: Path) -> None:
     before = sorted((tmp_path / "alone").iterdir())
     assert export(tmp_path / "alone", "--format", "torchscript") == 0
     assert sorted((tmp_path / "alone").iterdir()) == before
-    assert Path("alone.pt").is_file()
+    assert Path("exports/alone.pt").is_file()
 
 
 def refused(capsys: pytest.CaptureFixture[str], arguments: Sequence[str | Path]) -> str:
@@ -279,6 +279,8 @@ def test_mistakes_are_one_line(run: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert "--output there: is there already" in refused(capsys, [run, "--format", "hf", "--output", "there"])
     assert "--output link: is a link" in refused(capsys, [run, "--format", "safetensors", "--output", "link"])
     assert "--checkpoint 9: there are best" in refused(capsys, [run, "--format", "hf", "--checkpoint", "9"])
+    (run / "exports").symlink_to(run.parent)
+    assert f"{run}/exports: is a link; a run writes through none" in refused(capsys, [run, "--format", "safetensors"])
     Path("file").touch()
     line = refused(capsys, [run, "--format", "hf", "--output", "file/below/it"])
     assert line.startswith("launcher: --output file/below/it: cannot be written")
