@@ -310,6 +310,88 @@ def predict(
 
 
 @app.command
+def export(
+    run: Path,
+    /,
+    *,
+    format: Literal["torchscript", "onnx", "safetensors", "hf"],  # noqa: A002 - the option's name
+    checkpoint: str = "best",
+    output: Path | None = None,
+    data: Path | None = None,
+) -> int:
+    """Write a run's network for other programs, with its classes and preprocessing inside, checked on real pictures.
+
+    Parameters
+    ----------
+    run
+        A run's folder, `runs/NAME/DATE-...`, or one of its checkpoints.
+    format
+        hf: a folder as Hugging Face's hub has them. torchscript and onnx give probabilities, safetensors is weights.
+    checkpoint
+        best, last, or a step's number.
+    output
+        The file; of hf the folder, which must not be there. Left out: in `exports` in the run's folder.
+    data
+        A folder of pictures to check on, where the run's own are no more.
+    """
+    from launcher.export.main import Wishes
+    from launcher.export.main import export as export_run
+
+    return export_run(run, Wishes(format, checkpoint, output, data))
+
+
+@app.command
+def explain(
+    run: Path,
+    path: Path,
+    /,
+    *paths: Path,
+    method: Literal["occlusion", "gradient-shap", "integrated-gradients", "gradcam"] = "occlusion",
+    classes: Annotated[tuple[str, ...], Parameter(name="--class", negative=())] = (),
+    window: int = 15,
+    stride: int = 8,
+    samples: int = 50,
+    checkpoint: str = "best",
+    output: Path | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> int:
+    """Draw what of each picture speaks for a class, red, and what against it, blue. Several processes share them.
+
+    Parameters
+    ----------
+    run
+        A run's folder, `runs/NAME/DATE-...`, or one of its checkpoints.
+    path
+        A picture, or a folder of them.
+    paths
+        More of them.
+    method
+        Occlusion (Zeiler and Fergus 2014), gradient SHAP (Lundberg and Lee 2017), integrated gradients (Sundararajan et
+        al. 2017) or grad-CAM (Selvaraju et al. 2017).
+    classes
+        A class to explain; may be given several times. Left out: the one that the network names.
+    window
+        Of occlusion: side of the square that is covered, in pixels of what the network sees.
+    stride
+        Of occlusion: pixels from one square to the next.
+    samples
+        Of gradient-shap: noisy copies of a picture; of integrated-gradients: steps.
+    checkpoint
+        best, last, or a step's number.
+    output
+        A folder. Left out: `explanations` in the run's folder.
+    device
+        Where to compute; auto: CUDA where it is, else the CPU.
+    """
+    from launcher.explain.main import Wishes
+    from launcher.explain.main import explain as explain_pictures
+    from launcher.explain.methods import Options
+
+    options = Options(method, window, stride, samples)
+    return explain_pictures(run, [path, *paths], Wishes(options, classes, checkpoint, output, device))
+
+
+@app.command
 def sync(run: Path, /, *runs: Path) -> int:
     """Send runs to Weights & Biases from their journals: what was offline, dropped or refused. What is there stays.
 

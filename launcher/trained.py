@@ -65,3 +65,13 @@ def find_checkpoint(path: Path, which: str) -> Path:
         return found.resolve()
     numbers = [str(int(name.removeprefix("step-"))) for name in steps]
     raise RunError(f"--checkpoint {which}: there are best, last, {', '.join(numbers)}")
+
+
+def choose_folder(run: Path, trained: Trained, name: str) -> Path:
+    """Where a verb writes unless it is told: `name` in the run's folder; of a checkpoint alone, to which nothing
+    is to be added, in the working directory. Raise RunError when it is a link: nothing is written through one.
+    """
+    folder = (Path() if trained.checkpoint.resolve() == run.resolve() else run) / name
+    if folder.is_symlink():
+        raise RunError(f"{folder}: is a link; a run writes through none: remove it, or name a place with --output")
+    return folder

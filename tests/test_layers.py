@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("world", "recipe", "metrics", "commit", "tensor_file", "images", "pace", "verdict"),
     ("talk",),
     ("data", "augment", "models", "loss", "optim", "log", "strategy", "card"),
-    ("checkpoint", "run", "feed", "heartbeat"),
+    ("checkpoint", "run", "feed", "heartbeat", "picture_files"),
     ("snapshot", "history"),
     ("saver",),
     ("feature_store", "decoded_store", "evaluate", "training", "trained"),
@@ -46,6 +46,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "compare",
         "evaluation",
         "predict",
+        "export",
+        "explain",
     ),
     ("cli",),
     ("__main__",),
@@ -66,6 +68,9 @@ LAZY = {
         "submit",
         "evaluation.main",
         "predict.main",
+        "export.main",
+        "explain.main",
+        "explain.methods",
     )
 } | {("launcher/check.py", "launcher.complete")}
 """Imports of our own inside functions: `launcher schema`, `--help` and most of `check` must not wait for torch."""
@@ -81,6 +86,10 @@ OWNERS: dict[str, set[str]] = {
     "sklearn": {"launcher/probe/regression.py", "shards/sources/digits.py"},
     "scipy": {"launcher/augment/mix.py", "launcher/compare/statistics.py"},
     "matplotlib": {"launcher/log/charts.py"},
+    "captum": {"launcher/explain/methods.py"},
+    "onnx": {"launcher/export/onnx.py"},
+    "onnxruntime": {"launcher/export/onnx.py"},
+    "onnxscript": {"launcher/export/onnx.py"},
     "timm": {"launcher/models/timm.py"},
     "numba": {"launcher/augment/kernels.py"},
     "huggingface_hub": {"launcher/models/timm.py"},

@@ -1,0 +1,121 @@
+"""`launcher explain RUN PATHS`: pictures beside what of them speaks for a class, shared by all processes.
+
+C channels, H x W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from launcher.augment.pipeline import Augment
+from launcher.errors import EXIT_DONE, UserError, nearest
+from launcher.explain.heat import blend
+from launcher.explain.methods import Explainer, Options, Scores, import_captum
+from launcher.log.console import Console
+from launcher.log.pictures import to_pixels, write_sheet
+from launcher.loss import class_scores
+from launcher.picture_files import find_files, read_file, to_input
+from launcher.recipe.schema import Strategy as StrategySection
+from launcher.strategy import Strategy, build_strategy
+from launcher.trained import Trained, choose_folder, open_trained
+from launcher.world import read_world
+
+READABLE_PIXELS = 192
+"""Sides that smaller pictures are enlarged to, so that there is room for their captions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """As `launcher explain` takes them. `classes`: names; none: the class that the network names for each picture."""
+
+    options: Options
+    classes: tuple[str, ...] = ()
+    checkpoint: str = "best"
+    output: Path | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+def explain(run: Path, paths: Sequence[Path], wishes: Wishes) -> int:
+    """Write a PNG for each picture and class. Of P processes, process r takes every P-th picture from the r-th on.
+
+    Raise UserError, RunError, DataError when run, class or picture is not to be had.
+    """
+    _check_wishes(wishes.options)
+    import_captum()
+    files = find_files(paths)
+    strategy = build_strategy(StrategySection(device=wishes.device), read_world(os.environ), 0, False)
+    trained = open_trained(run, wishes.checkpoint, strategy)
+    labels = [_find_class(name, trained.card.classes) for name in dict.fromkeys(wishes.classes)]
+    output = wishes.output or choose_folder(run, trained, "explanations")
+    explainer = build_explainer(trained, wishes.options, strategy)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        for number in range(strategy.world.rank, len(files), strategy.world.size):
+            _explain_file(files[number], number, labels, trained, explainer, output)
+    except OSError as error:
+        raise UserError(f"--output {output}: cannot be written ({error.strerror}); name another folder") from None
+    strategy.close()  # which waits until every process has written its own
+    if strategy.world.is_first:
+        what = f"{len(labels)} classes each" if labels else "the predicted class of each"
+        Console(1, 1).say(f"{output}: {len(files)} pictures explained by {wishes.options.method}, {what}")
+    return EXIT_DONE
+
+
+def build_explainer(trained: Trained, options: Options, strategy: Strategy) -> Explainer:
+    extremes_NC11 = to_extremes(trained.augment).to(strategy.device)
+    return Explainer(Scores(trained.network.model).eval(), options, extremes_NC11)
+
+
+def to_extremes(augment: Augment) -> Tensor:
+    """A black and a white pixel, normalised: [2, C, 1, 1]."""
+    levels_N1 = torch.tensor([[0.0], [1.0]])
+    return ((levels_N1 - augment.mean) / augment.std)[:, :, None, None]
+
+
+def _explain_file(
+    path: Path, number: int, labels: Sequence[int], trained: Trained, explainer: Explainer, output: Path
+) -> None:
+    image_1CHW = to_input(read_file(path), str(path), trained.augment).to(explainer.extremes_NC11.device)
+    with torch.no_grad():
+        probs_K = class_scores(trained.network.model(image_1CHW)).float().softmax(1)[0]
+    [pixels_HWC] = to_pixels(image_1CHW, trained.augment.mean, trained.augment.std)
+    cell = _find_cell(pixels_HWC.shape[:2])
+    for label in labels or [int(probs_K.argmax())]:
+        heat_HW = explainer(image_1CHW, label, number)
+        name = trained.card.classes[label]
+        blended_HWC = blend(pixels_HWC, heat_HW.cpu().numpy())
+        row = [(path.name, pixels_HWC), (f"{name} {probs_K[label]:.0%}", blended_HWC)]
+        write_sheet([row], cell, output / name_file(path, number, name, label))
+
+
+def name_file(path: Path, number: int, class_name: str, label: int) -> str:
+    """No two pictures, and no two classes, have the same: both numbers are in it."""
+    plain, plain_class = (re.sub(r"[^\w.-]+", "_", text)[:60] for text in (path.stem, class_name))
+    return f"{number:05d}-{plain}-{label}-{plain_class}.png"
+
+
+def _find_cell(size: tuple[int, ...]) -> tuple[int, int]:
+    factor = -(-READABLE_PIXELS // max(size))
+    return size[0] * factor, size[1] * factor
+
+
+def _find_class(name: str, classes: Sequence[str]) -> int:
+    if name not in classes:
+        raise UserError(f"--class {name}: the run has no such class{nearest(name, classes)}")
+    return classes.index(name)
+
+
+def _check_wishes(options: Options) -> None:
+    for name, number in (("window", options.window), ("stride", options.stride), ("samples", options.samples)):
+        if number < 1:
+            raise UserError(f"--{name} {number}: must be at least 1")
+    if options.stride > options.window:
+        raise UserError(f"--stride {options.stride}: pixels between windows of {options.window} would be left out")

@@ -1,0 +1,1 @@
+"""`launcher export RUN`: a trained network in the forms that other programs read."""
