@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -119,8 +120,8 @@ def ranks_of(processes: int) -> list[dict[str, str]]:
 
 @cache
 def warm_server() -> subprocess.Popen[str]:
-    """Ends with this process, whose end closes its stdin."""
-    return subprocess.Popen(
+    """Ends with this process."""
+    server = subprocess.Popen(
         [sys.executable, "-m", "tests.warm"],
         cwd=ROOT,
         env=environment(),
@@ -128,6 +129,8 @@ def warm_server() -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         text=True,
     )
+    atexit.register(server.communicate)  # which closes its stdin, and waits
+    return server
 
 
 def run_warm(ranks: list[dict[str, str]], arguments: Sequence[str | Path], cwd: Path) -> Ended:

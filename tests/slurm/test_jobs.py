@@ -133,6 +133,8 @@ def test_cancelled_job_saves_and_stays_cancelled(cluster: Cluster, tmp_path: Pat
     cluster.wait(lambda: job not in cluster.ask("squeue", "--noheader", "--format=%A").split(), f"job {job} stays")
     facts = cluster.facts(job)
     assert (facts["JobState"], facts["Restarts"]) == ("CANCELLED", "0")
+    # The job may leave the queue a moment before its last process has written this.
+    cluster.wait((folder / "summary.json").exists, f"job {job} leaves no summary")
     assert summary(folder)["status"] == "preempted"
 
 
