@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from launcher.cli import run
+from launcher.cli.main import run
 from launcher.memory import keep_freed_memory
 
 

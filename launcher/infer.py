@@ -1,4 +1,4 @@
-"""A trained network at work on pictures that no training has planned: what evaluation and prediction share.
+"""A trained network at work on pictures that no training has planned: what the verbs after training share.
 
 B batch, C channels, H x W pixels.
 """
@@ -7,24 +7,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from launcher.augment.pipeline import Augment, find_needed_side
-from launcher.card import Card, read_card
 from launcher.data.damage import Damage
+from launcher.data.decode import decode_image
 from launcher.data.loader import Loader, count_workers
-from launcher.data.reader import ShardReader
-from launcher.errors import CheckpointError, RunError, UserError, nearest
+from launcher.data.reader import Sample, ShardReader
+from launcher.errors import UserError, nearest
 from launcher.feed import ImageFeed
-from launcher.recipe.augment import EvalOp
+from launcher.images import images_of
 from launcher.recipe.schema import Strategy as StrategySection
 from launcher.strategy import Strategy, build_strategy, choose_device
-from launcher.trained import find_checkpoint
-from launcher.world import World
+from launcher.world import World, read_world
 
 Device = Literal["auto", "cpu", "cuda"]
 Turn = Callable[[Tensor], Tensor]
@@ -70,21 +69,27 @@ def build_eval_strategy(
     return build_strategy(trained_with.model_copy(update=update), world, seed, deterministic)
 
 
-def build_feed(
-    reader: ShardReader, augment: Augment, ops: tuple[EvalOp, ...], strategy: Strategy, damage: Damage
-) -> ImageFeed:
+def build_feed(reader: ShardReader, augment: Augment, strategy: Strategy, damage: Damage) -> ImageFeed:
     """Images as the network takes them, read and decoded by threads; `feed.loader` is to be closed.
 
-    `ops`: of `augment`. No more than two batches beyond one for each thread are in memory.
+    No more than two batches beyond one for each thread are in memory.
     """
     workers = count_workers(None, strategy.world)
-    loader = Loader(reader, workers, strategy.device, find_needed_side(ops), damage=damage)
+    loader = Loader(reader, workers, strategy.device, find_needed_side(augment.entries), damage=damage)
     return ImageFeed(loader, augment, strategy, seed=0, views=None, engine=None)
 
 
-def read_run_card(path: Path, which: str) -> Card:
-    """What `open_trained` will open, without its network. Raise RunError when it is not there, or not to be read."""
-    try:
-        return read_card(find_checkpoint(path, which))
-    except CheckpointError as error:
-        raise RunError(f"{error}; choose another checkpoint with --checkpoint") from None
+def to_input(sample: Sample, augment: Augment) -> Tensor:
+    """One picture -> images_1CHW as a validation of `augment` makes it, on the CPU.
+
+    Raise DataError when it is not a whole image.
+    """
+    pixels_HWC = decode_image(sample.content, sample.place, find_needed_side(augment.entries))
+    images = images_of(torch.from_numpy(pixels_HWC).permute(2, 0, 1)[None])
+    return augment(images, np.zeros(1, dtype=np.int64), 0, 0)
+
+
+def check_alone(verb: str) -> None:
+    """Raise UserError where a launcher has started several processes for what works as one."""
+    if read_world(os.environ).size > 1:
+        raise UserError(f"{verb}: works as one process; start it without accelerate launch, torchrun or srun")

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from launcher.checkpoint import Progress
+from launcher.history import count_worked_s
 from launcher.log.console import Row
 from launcher.log.journal import read_journal, render_json
 from launcher.metrics import Figures
@@ -57,13 +58,8 @@ def write_summary(
 
 def count_wall_s(t: Training) -> float:
     """Seconds this run has been worked on, over all its resumes: by the journal, without the pauses between."""
-    total, since, last = 0.0, time.time(), time.time()
-    for i, record in enumerate(read_journal(t.run.path)):
-        if i == 0 or record.get("name") in ("started", "resumed"):
-            total += last - since if i else 0.0
-            since = record["time_s"]
-        last = record["time_s"]
-    return total + time.time() - since
+    records = read_journal(t.run.path)
+    return count_worked_s(records) + (time.time() - records[-1]["time_s"] if records else 0.0)
 
 
 def summary_rows(summary: Summary, folder: str) -> list[Row]:

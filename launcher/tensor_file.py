@@ -17,6 +17,7 @@ PIECE_BYTES = 1 << 25
 """Written at once. Each piece asks for Python's lock anew."""
 
 _ALIGNMENT = 8
+NO_FACTS: Mapping[str, str] = {}
 
 _NAMES = {
     torch.float64: "F64",
@@ -88,13 +89,13 @@ class TensorFile:
                 out.write(content[start : start + PIECE_BYTES].data)
 
 
-def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(file: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str] = NO_FACTS) -> None:
     """Raise OSError."""
     laid_out = TensorFile(tensors)
     laid_out.copy(tensors)
     if any(tensor.is_cuda for tensor in tensors.values()):
         torch.cuda.synchronize()
-    laid_out.write(file, {})
+    laid_out.write(file, facts)
 
 
 def _count_bytes(tensor: Tensor) -> int:

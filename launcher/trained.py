@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,18 +36,31 @@ def open_trained(path: Path, which: str, strategy: Strategy) -> Trained:
 
     With averaged weights, where the recipe keeps them. Raise RunError when it is not there, or not whole.
     """
-    checkpoint = find_checkpoint(path, which)
-    try:
-        check_file(checkpoint / CARD_NAME, read_hashes(checkpoint).get(CARD_NAME, ""))
-        card = read_card(checkpoint)
-        recipe = card.recipe
-        network = build_trained(recipe.backbone, count_outputs(recipe.loss, len(card.classes)))
+    checkpoint, card = find_checkpoint(path, which), read_run_card(path, which)
+    recipe = card.recipe
+    network = build_trained(recipe.backbone, count_outputs(recipe.loss, len(card.classes)))
+    with _said_of_a_run():
         load_weights(checkpoint, network.model, ema=recipe.optim.ema_decay is not None)
-    except CheckpointError as error:
-        raise RunError(f"{error}; choose another checkpoint with --checkpoint") from None
     network = replace(network, model=strategy.place(network.model).eval())
     augment = build_augment(recipe.augment.eval_ops, card.mean, card.std, strategy.memory_format)
     return Trained(checkpoint, card, network, augment)
+
+
+def read_run_card(path: Path, which: str) -> Card:
+    """What `open_trained` opens, without its network. Raise RunError when it is not there, or not whole."""
+    checkpoint = find_checkpoint(path, which)
+    with _said_of_a_run():
+        check_file(checkpoint / CARD_NAME, read_hashes(checkpoint).get(CARD_NAME, ""))
+        return read_card(checkpoint)
+
+
+@contextmanager
+def _said_of_a_run() -> Iterator[None]:
+    """A damaged checkpoint of a training is skipped; of a run that was named, the user is told."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise RunError(f"{error}; choose another checkpoint with --checkpoint") from None
 
 
 def find_checkpoint(path: Path, which: str) -> Path:
@@ -67,11 +82,15 @@ def find_checkpoint(path: Path, which: str) -> Path:
     raise RunError(f"--checkpoint {which}: there are best, last, {', '.join(numbers)}")
 
 
-def choose_folder(run: Path, trained: Trained, name: str) -> Path:
-    """Where a verb writes unless it is told: `name` in the run's folder; of a checkpoint alone, to which nothing
-    is to be added, in the working directory. Raise RunError when it is a link: nothing is written through one.
+def choose_folder(run: Path, name: str) -> Path:
+    """Where a verb writes unless it is told: `name` in the run's folder; of a checkpoint alone, to which nothing is to
+    be added, in the working directory. Raise RunError when a part of `name` is a link: nothing is written through one.
     """
-    folder = (Path() if trained.checkpoint.resolve() == run.resolve() else run) / name
-    if folder.is_symlink():
-        raise RunError(f"{folder}: is a link; a run writes through none: remove it, or name a place with --output")
+    home = run if (run / LOCK_NAME).exists() else Path()
+    folder = home / name
+    for part in (folder, *folder.parents):
+        if part == home:
+            break
+        if part.is_symlink():
+            raise RunError(f"{part}: is a link; a run writes through none: remove it, or name a place with --output")
     return folder

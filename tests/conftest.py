@@ -15,6 +15,7 @@ from launcher.stop import SIGNALS
 from shards.write import pack
 from tests.data.made import pack_synthetic
 from tests.frozen_run import Place, make_place
+from tests.judged_run import train_lenet
 from tests.runs import DIGITS, ROOT
 
 SLOW = (
@@ -65,3 +66,18 @@ def place(tmp_path: Path, few_shards: Path, monkeypatch: pytest.MonkeyPatch) -> 
     yield make_place(tmp_path, few_shards, monkeypatch)
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory, few_shards: Path) -> Path:
+    """A folder with a run to be judged in `run`."""
+    path = tmp_path_factory.mktemp("judged")
+    train_lenet(path, few_shards)
+    return path
+
+
+@pytest.fixture
+def in_judged(judged: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, as the working directory."""
+    monkeypatch.chdir(judged)
+    return judged

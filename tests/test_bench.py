@@ -9,7 +9,7 @@ import torch
 
 from launcher.bench import main
 from launcher.bench.advice import Speeds, cache_keys, choose_workers, describe_cache, describe_limit
-from launcher.cli import run as run_command
+from launcher.cli.main import run as run_command
 from launcher.recipe.schema import Data
 from launcher.verdict import Setting
 from tests.runs import DIGITS, run

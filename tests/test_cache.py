@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from launcher.cache import LEFTOVER_S
-from launcher.cli import run
+from launcher.cli.main import run
 from launcher.data.features import Layout, Value, commit_features, key_of, open_features, show_bytes, write_part
 
 NUM_IMAGES = 6
@@ -183,7 +183,7 @@ def test_a_root_that_is_a_link_itself_is_one(root: Path) -> None:
 
 
 def test_torch_is_not_loaded(tmp_path: Path) -> None:
-    code = "import sys, launcher.cli; launcher.cli.run(['cache', 'ls']); sys.exit('torch' in sys.modules)"
+    code = "import sys, launcher.cli.main; launcher.cli.main.run(['cache', 'ls']); sys.exit('torch' in sys.modules)"
     root = str(Path(__file__).parent.parent)
     environment = {**os.environ, "PYTHONPATH": root}
     ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)

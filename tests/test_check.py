@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from launcher.check import Wishes, check, complete_recipe, plan_run
-from launcher.cli import run
+from launcher.cli.main import run
 from launcher.data.order import build_order, epoch_order
 from launcher.errors import DataError, RecipeError, UserError
 from launcher.models.known import TORCHVISION, is_known
@@ -190,7 +190,7 @@ def test_4096_processes_and_a_billion_images(tmp_path: Path) -> None:
     write_manifest(tmp_path / "shards", manifest)
     words = ["big.yaml", "--nodes", "512", "--gpus-per-node", "8", "--rank", "4095"]
     program = f"import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (10**9, 10**9)); sys.argv[1:] = {words}\n"
-    program += "sys.argv.insert(1, 'check'); from launcher.cli import run; code = run()\n"
+    program += "sys.argv.insert(1, 'check'); from launcher.cli.main import run; code = run()\n"
     program += "used = resource.getrusage(resource.RUSAGE_SELF); print('used', used.ru_utime + used.ru_stime, code)"
     ended = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, env=environment()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cli import run
+from launcher.cli.main import run
 from launcher.recipe.schema import Recipe
 from tests.runs import DIGITS
 
@@ -77,7 +77,7 @@ def test_unknown_backbone_names_the_nearest(digits: Path, capsys: pytest.Capture
 
 
 def test_light_commands_do_not_load_torch() -> None:
-    code = "import sys, launcher.cli; launcher.cli.run(['schema']); sys.exit('torch' in sys.modules)"
+    code = "import sys, launcher.cli.main; launcher.cli.main.run(['schema']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
 
 

@@ -17,7 +17,7 @@ import torch
 import torchvision
 from safetensors.torch import save
 
-from launcher.cli import run
+from launcher.cli.main import run
 from launcher.models.zoo import build_model
 from launcher.recipe.backbone import Backbone
 from tests.recipe.right import write

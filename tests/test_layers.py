@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("world", "recipe", "metrics", "commit", "tensor_file", "images", "pace", "verdict"),
     ("talk",),
     ("data", "augment", "models", "loss", "optim", "log", "strategy", "card"),
-    ("checkpoint", "run", "feed", "heartbeat", "picture_files"),
+    ("checkpoint", "run", "feed", "heartbeat"),
     ("snapshot", "history"),
     ("saver",),
     ("feature_store", "decoded_store", "evaluate", "training", "trained"),
@@ -54,25 +54,24 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 """Modules and packages of `launcher`. Each imports lower rows only; modules of one package also each other."""
 
-LAZY = {
-    ("launcher/cli.py", f"launcher.{name}")
-    for name in (
-        "train",
-        "check",
-        "fetch",
-        "show",
-        "probe.main",
-        "bench.main",
-        "verify.main",
-        "compare.main",
-        "submit",
-        "evaluation.main",
-        "predict.main",
-        "export.main",
-        "explain.main",
-        "explain.methods",
-    )
-} | {("launcher/check.py", "launcher.complete")}
+LAZY = (
+    {
+        ("launcher/cli/training.py", f"launcher.{name}")
+        for name in ("train", "check", "fetch", "show", "probe.main", "bench.main", "verify.main", "submit")
+    }
+    | {
+        ("launcher/cli/trained.py", f"launcher.{name}")
+        for name in (
+            "evaluation.main",
+            "predict.main",
+            "export.main",
+            "explain.main",
+            "explain.methods",
+            "compare.main",
+        )
+    }
+    | {("launcher/check.py", "launcher.complete")}
+)
 """Imports of our own inside functions: `launcher schema`, `--help` and most of `check` must not wait for torch."""
 
 OWNERS: dict[str, set[str]] = {
@@ -81,7 +80,10 @@ OWNERS: dict[str, set[str]] = {
     "wandb": {"launcher/log/wandb.py"},
     "rich": {"launcher/log/console.py", "shards/console.py"},
     "yaml": {"launcher/recipe/yaml_text.py"},
-    "cyclopts": {"launcher/cli.py", "shards/cli.py"},
+    "cyclopts": {
+        *(f"launcher/cli/{name}.py" for name in ("main", "outcome", "trained", "training")),
+        "shards/cli.py",
+    },
     "webdataset": {"shards/write.py"},
     "sklearn": {"launcher/probe/regression.py", "shards/sources/digits.py"},
     "scipy": {"launcher/augment/mix.py", "launcher/compare/statistics.py"},
@@ -115,7 +117,7 @@ WITHOUT_TORCH = (
         "launcher.compare.main",
         "launcher.log.mirror",
         "launcher.verdict",
-        "launcher.cli",
+        "launcher.cli.main",
         "shards.cli",
         "launcher.augment.draw",
     ),

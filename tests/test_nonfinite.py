@@ -89,8 +89,8 @@ class Alone:
         return [value]
 
 
-def test_what_batchnorm_remembers_is_put_back() -> None:
-    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+def training_of(model: nn.Module) -> Training:
+    """As much of one as a guard asks."""
     t = SimpleNamespace(
         network=SimpleNamespace(model=model),
         strategy=Alone(),
@@ -98,7 +98,13 @@ def test_what_batchnorm_remembers_is_put_back() -> None:
         console=SimpleNamespace(say=lambda text: None),
         plan=SimpleNamespace(epoch=lambda step: 0),
     )
-    guard = LeaveOut(cast(Training, t))
+    return cast(Training, t)
+
+
+def test_what_batchnorm_remembers_is_put_back() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    t = training_of(model)
+    guard = LeaveOut(t)
     for value, is_left_out in ((1.0, False), (torch.nan, True), (2.0, False), (torch.inf, True)):
         before = {name: buffer.clone() for name, buffer in model.named_buffers()}
         guard.remember()
@@ -114,16 +120,10 @@ def test_what_batchnorm_remembers_is_put_back() -> None:
 
 def test_gradients_alone_may_be_no_number() -> None:
     model = nn.Linear(2, 1)
-    t = SimpleNamespace(
-        network=SimpleNamespace(model=model),
-        strategy=Alone(),
-        journal=SimpleNamespace(write=lambda *words, **more: None),
-        console=SimpleNamespace(say=lambda text: None),
-        plan=SimpleNamespace(epoch=lambda step: 0),
-    )
+    t = training_of(model)
     model.weight.grad = torch.tensor([[1.0, torch.inf]])
     done = StepResult(1, torch.tensor(1.0), [torch.arange(4).numpy()], [])
-    assert LeaveOut(cast(Training, t)).must_leave_out(done)
+    assert LeaveOut(t).must_leave_out(done)
 
 
 def test_a_loss_that_is_no_number_is_not_saved_at_the_end_of_a_stage_either(place: Place) -> None:

@@ -9,7 +9,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from launcher.cli import run as run_command
+from launcher.cli.main import run as run_command
 from launcher.recipe.parse import load_recipe
 from launcher.recipe.resolve import pack_options
 from shards.manifest import MANIFEST_NAME

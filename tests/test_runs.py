@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from launcher.cli import run as command
+from launcher.cli.main import run as command
 from launcher.run import claim
 from launcher.runs import show_duration
 from tests.compare.made import copy, records, rewrite, summary, train
@@ -119,7 +119,7 @@ def test_durations() -> None:
 
 @pytest.mark.parametrize("arguments", [["runs", "."], ["watch", "x"], ["compare", "x", "y"]])
 def test_torch_is_not_loaded(tmp_path: Path, arguments: list[str]) -> None:
-    code = f"import sys, launcher.cli; launcher.cli.run({arguments}); sys.exit('torch' in sys.modules)"
+    code = f"import sys, launcher.cli.main; launcher.cli.main.run({arguments}); sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True)
     assert ended.returncode == 0

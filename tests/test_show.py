@@ -13,7 +13,7 @@ from PIL import Image
 
 from launcher.augment.mix import build_mix
 from launcher.augment.pipeline import build_augment
-from launcher.cli import run
+from launcher.cli.main import run
 from launcher.data.decode import decode_image
 from launcher.data.loader import Loader
 from launcher.data.order import epoch_order

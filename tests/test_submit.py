@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cli import run
+from launcher.cli.main import run
 from launcher.submit import ARRAY, TRAIN, Job, render_job
 from tests.runs import DIGITS, ROOT
 

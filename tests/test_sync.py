@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cli import run as command
+from launcher.cli.main import run as command
 from launcher.log.journal import Journal, read_journal
 from launcher.recipe.lock import write_lock
 from launcher.recipe.parse import load_recipe
@@ -49,7 +49,7 @@ def begin(folder: Path, **facts: str) -> None:
 def sync(*folders: Path, home: Path, **environment: str) -> Ended:
     """The command, in a process of its own, that waits a short time for a server."""
     program = (
-        "import sys, launcher.log.wandb as w, launcher.sync as s; from launcher.cli import run; "
+        "import sys, launcher.log.wandb as w, launcher.sync as s; from launcher.cli.main import run; "
         "w.INIT_TIMEOUT_S, s.UPLOAD_TIMEOUT_S = 2.0, 20.0; sys.exit(run(['sync', *sys.argv[1:]]))"
     )
     ended = subprocess.run(

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from launcher.cli import run as command
+from launcher.cli.main import run as command
 from launcher.log.journal import Journal
 from launcher.run import claim
 from launcher.watch import Follower, State, watch

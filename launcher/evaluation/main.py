@@ -8,20 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.data.damage import build_damage
-from launcher.errors import EXIT_DONE, RunError, UserError
+from launcher.errors import EXIT_DONE, RunError
 from launcher.evaluate import Portions, evaluate
 from launcher.evaluation.predictions import Collector
 from launcher.evaluation.report import Evaluation, evaluation_rows, write_evaluation
 from launcher.evaluation.source import Source, open_source
 from launcher.feed import ImageFeed
-from launcher.infer import Device, Turned, build_eval_strategy, build_feed, choose_turn, read_run_card
+from launcher.infer import Device, Turn, Turned, build_eval_strategy, build_feed, choose_turn
 from launcher.log.console import Console
 from launcher.loss import build_loss
-from launcher.recipe.lock import LOCK_NAME
 from launcher.recipe.schema import Train
 from launcher.stop import follow_launcher
 from launcher.strategy import Strategy
-from launcher.trained import Trained, open_trained
+from launcher.trained import Trained, choose_folder, open_trained, read_run_card
 from launcher.world import read_world
 from shards.console import ConsoleProgress
 from shards.progress import SILENT
@@ -50,15 +49,16 @@ def evaluate_run(run: Path, wishes: Wishes) -> int:
     """
     follow_launcher()
     world, turn = read_world(os.environ), choose_turn(wishes.transform)
-    recipe, folder = read_run_card(run, wishes.checkpoint).recipe, _choose_folder(run, wishes)
+    recipe = read_run_card(run, wishes.checkpoint).recipe
+    folder = wishes.output or choose_folder(run, _name_folder(wishes))
     strategy = build_eval_strategy(recipe.strategy, wishes.device, world, recipe.run.seed, recipe.run.deterministic)
     trained = open_trained(run, wishes.checkpoint, strategy)
     source = open_source(wishes.data, wishes.split, trained.card, strategy)
     strategy.on_first(lambda: _make_folder(folder))
     damage = build_damage(recipe.data)
-    feed = build_feed(source.reader, trained.augment, recipe.augment.eval_ops, strategy, damage)
+    feed = build_feed(source.reader, trained.augment, strategy, damage)
     with closing(feed.loader):
-        evaluation = _evaluate(trained, source, wishes, feed, strategy)
+        evaluation = _evaluate(trained, source, wishes, turn, feed, strategy)
         notes = strategy.on_first(lambda: write_evaluation(evaluation, feed, turn, folder))
     if world.is_first:
         console = Console(1, 1)
@@ -69,11 +69,13 @@ def evaluate_run(run: Path, wishes: Wishes) -> int:
     return EXIT_DONE
 
 
-def _evaluate(trained: Trained, source: Source, wishes: Wishes, feed: ImageFeed, strategy: Strategy) -> Evaluation:
+def _evaluate(
+    trained: Trained, source: Source, wishes: Wishes, turn: Turn, feed: ImageFeed, strategy: Strategy
+) -> Evaluation:
     """Every image of the split once, by all processes together."""
     card, split, num_images = trained.card, wishes.split, source.reader.num_images
     sizes = Portions(len(card.classes), {split: num_images}, _count_batch(card.recipe.train), strategy.world.size)
-    model = Turned(trained.network.model, choose_turn(wishes.transform))
+    model = Turned(trained.network.model, turn)
     loss = build_loss(card.recipe.loss, training=False)
     can_leave_out = card.recipe.data.on_error == "skip"
     with ConsoleProgress() if strategy.world.is_first else nullcontext(SILENT) as progress:
@@ -107,25 +109,15 @@ def _count_batch(train: Train) -> int:
     return train.eval_batch or train.micro_batch or min(train.global_batch, MOST_IN_A_BATCH)
 
 
-def _choose_folder(run: Path, wishes: Wishes) -> Path:
-    """`RUN/evaluations/test-best`, with what else was wished in its name.
-
-    Raise UserError where that would be in a checkpoint's own folder.
-    """
-    if wishes.output is not None:
-        return wishes.output
-    if not (run / LOCK_NAME).exists():
-        raise UserError(f"{run}: is one checkpoint, whose folder stays as it is; name another with --output FOLDER")
+def _name_folder(wishes: Wishes) -> str:
+    """`evaluations/test-best`, with what else was wished in its name."""
     data = [] if wishes.data is None else [wishes.data.rstrip("/").rpartition("/")[2]]
     transform = [] if wishes.transform == "none" else [wishes.transform]
-    return run / FOLDER / "-".join([wishes.split, wishes.checkpoint, *data, *transform])
+    return f"{FOLDER}/{'-'.join([wishes.split, wishes.checkpoint, *data, *transform])}"
 
 
 def _make_folder(folder: Path) -> None:
     """Before anything is computed. Raise RunError when that cannot be."""
-    for each in (folder.parent, folder):
-        if each.name == FOLDER and each.is_symlink():
-            raise RunError(f"{each}: is a symbolic link; remove it, or name another folder with --output")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):

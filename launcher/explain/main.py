@@ -10,22 +10,22 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from launcher.augment.pipeline import Augment
+from launcher.data.pictures import PictureReader, find_pictures
 from launcher.errors import EXIT_DONE, UserError, nearest
 from launcher.explain.heat import blend
 from launcher.explain.methods import Explainer, Options, Scores, import_captum
+from launcher.infer import Device, to_input
 from launcher.log.console import Console
-from launcher.log.pictures import to_pixels, write_sheet
+from launcher.log.pictures import find_cell, to_pixels, write_sheet
 from launcher.loss import class_scores
-from launcher.picture_files import find_files, read_file, to_input
 from launcher.recipe.schema import Strategy as StrategySection
 from launcher.strategy import Strategy, build_strategy
-from launcher.trained import Trained, choose_folder, open_trained
+from launcher.trained import Trained, choose_folder, open_trained, read_run_card
 from launcher.world import read_world
 
 READABLE_PIXELS = 192
@@ -40,32 +40,33 @@ class Wishes:
     classes: tuple[str, ...] = ()
     checkpoint: str = "best"
     output: Path | None = None
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
 
 
-def explain(run: Path, paths: Sequence[Path], wishes: Wishes) -> int:
+def explain(run: Path, paths: Sequence[str], wishes: Wishes) -> int:
     """Write a PNG for each picture and class. Of P processes, process r takes every P-th picture from the r-th on.
 
     Raise UserError, RunError, DataError when run, class or picture is not to be had.
     """
     _check_wishes(wishes.options)
     import_captum()
-    files = find_files(paths)
+    run_classes = read_run_card(run, wishes.checkpoint).classes
+    labels = [_find_class(name, run_classes) for name in dict.fromkeys(wishes.classes)]
+    reader = find_pictures(paths, run_classes, None)
     strategy = build_strategy(StrategySection(device=wishes.device), read_world(os.environ), 0, False)
     trained = open_trained(run, wishes.checkpoint, strategy)
-    labels = [_find_class(name, trained.card.classes) for name in dict.fromkeys(wishes.classes)]
-    output = wishes.output or choose_folder(run, trained, "explanations")
+    output = wishes.output or choose_folder(run, "explanations")
     explainer = build_explainer(trained, wishes.options, strategy)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        for number in range(strategy.world.rank, len(files), strategy.world.size):
-            _explain_file(files[number], number, labels, trained, explainer, output)
+        for number in range(strategy.world.rank, reader.num_images, strategy.world.size):
+            _explain_picture(reader, number, labels, trained, explainer, output)
     except OSError as error:
         raise UserError(f"--output {output}: cannot be written ({error.strerror}); name another folder") from None
     strategy.close()  # which waits until every process has written its own
     if strategy.world.is_first:
         what = f"{len(labels)} classes each" if labels else "the predicted class of each"
-        Console(1, 1).say(f"{output}: {len(files)} pictures explained by {wishes.options.method}, {what}")
+        Console(1, 1).say(f"{output}: {reader.num_images} pictures explained by {wishes.options.method}, {what}")
     return EXIT_DONE
 
 
@@ -80,14 +81,15 @@ def to_extremes(augment: Augment) -> Tensor:
     return ((levels_N1 - augment.mean) / augment.std)[:, :, None, None]
 
 
-def _explain_file(
-    path: Path, number: int, labels: Sequence[int], trained: Trained, explainer: Explainer, output: Path
+def _explain_picture(
+    reader: PictureReader, number: int, labels: Sequence[int], trained: Trained, explainer: Explainer, output: Path
 ) -> None:
-    image_1CHW = to_input(read_file(path), str(path), trained.augment).to(explainer.extremes_NC11.device)
+    path = Path(reader.name_of(number))
+    image_1CHW = to_input(reader.read(number), trained.augment).to(explainer.extremes_NC11.device)
     with torch.no_grad():
         probs_K = class_scores(trained.network.model(image_1CHW)).float().softmax(1)[0]
     [pixels_HWC] = to_pixels(image_1CHW, trained.augment.mean, trained.augment.std)
-    cell = _find_cell(pixels_HWC.shape[:2])
+    cell = find_cell(pixels_HWC.shape[:2], READABLE_PIXELS)
     for label in labels or [int(probs_K.argmax())]:
         heat_HW = explainer(image_1CHW, label, number)
         name = trained.card.classes[label]
@@ -100,11 +102,6 @@ def name_file(path: Path, number: int, class_name: str, label: int) -> str:
     """No two pictures, and no two classes, have the same: both numbers are in it."""
     plain, plain_class = (re.sub(r"[^\w.-]+", "_", text)[:60] for text in (path.stem, class_name))
     return f"{number:05d}-{plain}-{label}-{plain_class}.png"
-
-
-def _find_cell(size: tuple[int, ...]) -> tuple[int, int]:
-    factor = -(-READABLE_PIXELS // max(size))
-    return size[0] * factor, size[1] * factor
 
 
 def _find_class(name: str, classes: Sequence[str]) -> int:

@@ -23,7 +23,7 @@ from launcher.export.describe import Facts, describe_architecture, describe_proc
 from launcher.export.onnx import check_installed, open_onnx, read_onnx_facts, write_onnx
 from launcher.loss import class_scores, count_outputs
 from launcher.models.zoo import build_trained
-from launcher.tensor_file import TensorFile
+from launcher.tensor_file import write_tensors
 from launcher.trained import Trained
 
 Format = Literal["torchscript", "onnx", "safetensors", "hf"]
@@ -92,10 +92,7 @@ def _write_onnx(path: Path, trained: Trained, facts: Facts, example_BCHW: Tensor
 
 
 def _write_weights(path: Path, trained: Trained, facts: Facts, _: Tensor) -> None:
-    tensors = trained.network.model.state_dict()
-    laid_out = TensorFile(tensors)
-    laid_out.copy(tensors)
-    laid_out.write(path, {name: json.dumps(value) for name, value in facts.items()})
+    write_tensors(path, trained.network.model.state_dict(), {name: json.dumps(value) for name, value in facts.items()})
 
 
 def _open_weights(path: Path, card: Card) -> Predict:

@@ -15,18 +15,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from launcher.data.pictures import find_pictures
 from launcher.data.prepare import open_folder, prepare_data
 from launcher.data.reader import ShardReader
 from launcher.errors import EXIT_DONE, UserError
 from launcher.export.describe import describe
 from launcher.export.formats import FORMS, Form, Format, Predict, Probabilities
+from launcher.infer import check_alone, to_input
 from launcher.log.console import Console
-from launcher.picture_files import find_files, read_file, to_input
 from launcher.recipe.schema import Strategy as StrategySection
 from launcher.strategy import build_strategy
 from launcher.trained import Trained, choose_folder, open_trained
 from launcher.url import is_url
-from launcher.world import World, read_world
+from launcher.world import World
 from shards.manifest import Manifest, ShardsError, fsync_folder, read_manifest
 
 MAX_ERROR = 1e-3
@@ -51,13 +52,12 @@ class Wishes:
 
 def export(run: Path, wishes: Wishes) -> int:
     """Raise UserError, and leave nothing, when it cannot be made or does not compute what the network computes."""
-    if read_world(os.environ).size > 1:
-        raise UserError("export: works as one process; start it without accelerate launch, torchrun or srun")
+    check_alone("export")
     form = FORMS[wishes.format]
     section = StrategySection(device="cpu", channels_last=False)
     trained = open_trained(run, wishes.checkpoint, build_strategy(section, World(), 0, False))
     form.check(trained.card)
-    output = wishes.output or choose_folder(run, trained, "exports") / f"{trained.checkpoint.name}{form.suffix}"
+    output = wishes.output or choose_folder(run, "exports") / f"{trained.checkpoint.name}{form.suffix}"
     _check_output(output, wishes.format)
     images_BCHW, origin = read_images(trained, wishes.data)
     try:
@@ -85,18 +85,15 @@ def read_images(trained: Trained, data: Path | None) -> tuple[Tensor, str]:
     Raise UserError when there are none.
     """
     if data is not None:
-        files = find_files([data])
-        chosen = [files[i] for i in _spread(len(files))]
-        samples = [(read_file(path), str(path)) for path in chosen]
+        reader: ShardReader = find_pictures([str(data)], trained.card.classes, None)
         origin = str(data)
     else:
         manifest = _find_manifest(trained)
         split = next(each for each in _SPLITS if manifest.num_images(each))
         reader = ShardReader(open_folder(trained.card.recipe.data, manifest, World()), manifest, split)
-        found = [reader.read(i) for i in _spread(reader.num_images)]
-        samples = [(sample.content, sample.place) for sample in found]
         origin = f"{split} of {trained.card.recipe.data.dir}"
-    return torch.cat([to_input(content, place, trained.augment) for content, place in samples]), origin
+    samples = [reader.read(number) for number in _spread(reader.num_images)]
+    return torch.cat([to_input(sample, trained.augment) for sample in samples]), origin
 
 
 def _find_manifest(trained: Trained) -> Manifest:

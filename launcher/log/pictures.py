@@ -42,9 +42,10 @@ def to_pixels(images_BCHW: Tensor, mean_C: Tensor, std_C: Tensor) -> Pixels:
     return np.asarray(bytes_BCHW.permute(0, 2, 3, 1).numpy())
 
 
-def find_cell(size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a cell for pictures of this height and width: a whole number of times as large."""
-    factor = -(-READABLE_PIXELS // max(size))
+def find_cell(size: Sequence[int], readable: int = READABLE_PIXELS) -> tuple[int, int]:
+    """Height and width of a cell for pictures of this height and width: a whole number of times as large, so that the
+    longer side has `readable` pixels."""
+    factor = -(-readable // max(size))
     return size[0] * factor, size[1] * factor
 
 

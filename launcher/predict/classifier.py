@@ -11,16 +11,15 @@ from torch import nn
 
 from launcher.augment.pipeline import Augment, build_augment
 from launcher.errors import UserError, nearest
-from launcher.infer import Device, build_eval_strategy, read_run_card
+from launcher.infer import Device, build_eval_strategy
 from launcher.models.download import fetch_named
 from launcher.models.transform import read_transform
 from launcher.models.zoo import IMAGENET_CLASSES, build_model
-from launcher.recipe.augment import EvalOp
 from launcher.recipe.backbone import Backbone
 from launcher.recipe.schema import Recipe
 from launcher.recipe.schema import Strategy as StrategySection
 from launcher.strategy import Strategy
-from launcher.trained import open_trained
+from launcher.trained import open_trained, read_run_card
 from launcher.world import World
 
 TORCHVISION = "torchvision/"
@@ -28,12 +27,11 @@ TORCHVISION = "torchvision/"
 
 @dataclass(frozen=True)
 class Classifier:
-    """`model`: on the strategy's device, for evaluation. `ops`: of `augment`. `notes`: what to tell about it."""
+    """`model`: on the strategy's device, for evaluation. `notes`: what to tell about it."""
 
     model: nn.Module
     classes: tuple[str, ...]
     augment: Augment
-    ops: tuple[EvalOp, ...]
     strategy: Strategy
     notes: tuple[str, ...] = ()
 
@@ -65,7 +63,7 @@ def find_classifier(run: str, which: str | None, device: Device) -> Found:
 def _open_run(run: Path, which: str, recipe: Recipe, device: Device) -> Classifier:
     strategy = build_eval_strategy(recipe.strategy, device, World(), recipe.run.seed, recipe.run.deterministic)
     trained = open_trained(run, which, strategy)
-    return Classifier(trained.network.model, trained.card.classes, trained.augment, recipe.augment.eval_ops, strategy)
+    return Classifier(trained.network.model, trained.card.classes, trained.augment, strategy)
 
 
 def _find_torchvision(name: str, device: Device) -> Found:
@@ -93,4 +91,4 @@ def _open_torchvision(backbone: Backbone, classes: tuple[str, ...], device: Devi
     augment = build_augment(transform.ops, transform.mean, transform.std, strategy.memory_format)
     notes = (*transform.notes, f"{name} {backbone.weights}, weights {fetched.path}")
     model = strategy.place(network.model).eval()
-    return Classifier(model, classes, augment, transform.ops, strategy, notes)
+    return Classifier(model, classes, augment, strategy, notes)

@@ -5,7 +5,6 @@ B batch, C channels, H x W pixels, K classes, T the best classes of an image.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -23,12 +22,11 @@ from launcher.data.pictures import UNKNOWN, find_pictures
 from launcher.data.reader import ShardReader
 from launcher.errors import EXIT_DONE, EXIT_FAILED, DataError, UserError
 from launcher.feed import Examples, ImageFeed
-from launcher.infer import TURNS, Device, build_feed
+from launcher.infer import TURNS, Device, build_feed, check_alone
 from launcher.log.pictures import Captioned, find_cell, to_pixels, write_sheet
 from launcher.loss import class_scores
 from launcher.predict.classifier import Classifier, find_classifier
 from launcher.predict.output import FORMATS, Prediction, choose_format, find_width, open_output
-from launcher.world import read_world
 from shards.console import ConsoleProgress
 from shards.progress import Progress
 
@@ -110,7 +108,7 @@ def predict(run: str, paths: Sequence[str], wishes: Wishes) -> int:
         for note in c.notes:
             progress.note(note)
         damage, tally = _Named(progress.note), _Tally()
-        feed = build_feed(reader, c.augment, c.ops, c.strategy, damage)
+        feed = build_feed(reader, c.augment, c.strategy, damage)
         predictions = _predict_all(c, feed, reader, num_best, wishes, progress, tally)
         render = FORMATS[choose_format(wishes.format, wishes.output)]
         with closing(feed.loader), open_output(wishes.output) as write:
@@ -123,8 +121,7 @@ def predict(run: str, paths: Sequence[str], wishes: Wishes) -> int:
 
 
 def _check_wishes(wishes: Wishes) -> None:
-    if read_world(os.environ).size > 1:
-        raise UserError("predict: works as one process; start it without accelerate launch, torchrun or srun")
+    check_alone("predict")
     if wishes.top < 1:
         raise UserError(f"--top {wishes.top}: must be at least 1")
     if wishes.grid is not None and wishes.grid.suffix.lower() != ".png":

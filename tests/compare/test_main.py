@@ -8,7 +8,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from launcher.cli import run as command
+from launcher.cli.main import run as command
 from tests.compare.made import predict, records, rewrite, summary
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from launcher.cli import run as launch
+from launcher.cli.main import run as launch
 from launcher.data.reader import ShardReader
 from launcher.errors import EXIT_USER_ERROR
 from launcher.explain.main import READABLE_PIXELS, name_file
@@ -104,7 +104,7 @@ def test_pictures_that_are_not_there_are_one_line(run: Path, capsys: pytest.Capt
     Path("empty").mkdir()
     Path("bad.png").write_bytes(b"no picture")
     for path, message in (
-        ("nowhere", "nowhere: no such file or folder"),
+        ("nowhere", "nowhere: no such file, folder or pattern"),
         ("empty", "empty: no pictures there"),
         ("bad.png", "bad.png: cannot be decoded"),
     ):

@@ -22,13 +22,13 @@ from timm.data.config import resolve_data_config
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
 
-from launcher.cli import run as launch
-from launcher.data.reader import ShardReader
+from launcher.cli.main import run as launch
+from launcher.data.reader import Sample, ShardReader
 from launcher.errors import EXIT_USER_ERROR
 from launcher.export.formats import FORMS, Form, Format, Predict
 from launcher.export.onnx import read_onnx_facts
+from launcher.infer import to_input
 from launcher.models.zoo import build_trained
-from launcher.picture_files import to_input
 from launcher.trained import Trained, open_trained
 from shards.manifest import read_manifest
 from shards.sources.listing import PackOptions
@@ -173,7 +173,7 @@ def test_timm_reads_the_folder_of_its_own_network(place: Place, ops: str) -> Non
     stream = io.BytesIO()
     wide.save(stream, "PNG")
     theirs_CHW = create_transform(**config)(wide)
-    ours_1CHW = to_input(stream.getvalue(), "wide", trained.augment)
+    ours_1CHW = to_input(Sample(stream.getvalue(), 0, "wide"), trained.augment)
     torch.testing.assert_close(theirs_CHW[None], ours_1CHW, rtol=0, atol=0.05)  # levels of bytes are 0.016 apart
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from launcher.cli import run
+from launcher.cli.main import run
 from tests.judged_run import NUM_TEST, train_lenet
 from tests.runs import run as start
 

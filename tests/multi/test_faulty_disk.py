@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from launcher import cli
 from launcher import train as program
+from launcher.cli.main import run as run_command
 from launcher.commit import check_folder
 from launcher.errors import UserError
 from tests.frozen_run import LENET, Place
@@ -90,7 +90,7 @@ def test_a_disk_without_room_for_anything_is_said_in_one_line(
     folder = small_disk / "run"
     words = [*PLAIN, "train.epochs=200st", "checkpoint.patience=100", f"run.dir={folder}"]
     place.patch.setattr(program, "log_warnings", lambda: None)
-    assert cli.run([str(place.path / "small.yaml"), *words]) == 2
+    assert run_command([str(place.path / "small.yaml"), *words]) == 2
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("launcher: ")]
     assert len(lines) == 1
     assert "No space left" in lines[0] or "no space left" in lines[0]

@@ -13,7 +13,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from launcher.cli import run
+from launcher.cli.main import run
 from shards.sources.synthetic import draw_jpeg
 
 NAME = "squeezenet1_1"

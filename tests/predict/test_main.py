@@ -13,26 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from launcher.cli import run
+from launcher.cli.main import run
 from launcher.data.loader import READ_AHEAD
 from launcher.data.pictures import FilePart
 from launcher.log.pictures import CAPTION_HEIGHT, GAP
 from launcher.predict import main
 from launcher.predict.output import FORMATS, Prediction
-from tests.judged_run import CLASSES, decode, plain_scores, read_split, train_lenet, write_files
+from tests.judged_run import CLASSES, decode, plain_scores, read_split, write_files
 
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, few_shards: Path) -> Path:
-    path = tmp_path_factory.mktemp("predicting")
-    train_lenet(path, few_shards)
-    return path
-
-
-@pytest.fixture(autouse=True)
-def place(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(trained)
-    return trained
+pytestmark = pytest.mark.usefixtures("in_judged")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -40,7 +29,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def test_it_counts_to_the_accuracy_that_evaluate_says(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    in_judged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["evaluate", "run", "--output", str(tmp_path / "judged")]) == 0
     figures = json.loads((tmp_path / "judged/figures.json").read_text())["figures"]
@@ -57,15 +46,15 @@ def test_it_counts_to_the_accuracy_that_evaluate_says(
 
 
 @pytest.mark.parametrize("flips", [False, True])
-def test_probabilities_are_those_of_a_plain_loop(place: Path, tmp_path: Path, flips: bool) -> None:
-    members = read_split(place / "shards", "test")
+def test_probabilities_are_those_of_a_plain_loop(in_judged: Path, tmp_path: Path, flips: bool) -> None:
+    members = read_split(in_judged / "shards", "test")
     contents = [member.content for member in members]
-    probs_NK = plain_scores(place / "run", contents).softmax(1)
-    mirrored_NK = plain_scores(place / "run", contents, (3,)).softmax(1)
+    probs_NK = plain_scores(in_judged / "run", contents).softmax(1)
+    mirrored_NK = plain_scores(in_judged / "run", contents, (3,)).softmax(1)
     assert (probs_NK - mirrored_NK).abs().max() > 1e-3
     if flips:
         probs_NK = (probs_NK + mirrored_NK) / 2
-    paths = write_files(place / "shards", "test", tmp_path / "files")
+    paths = write_files(in_judged / "shards", "test", tmp_path / "files")
     output = tmp_path / "said.csv"
     words = ["predict", "run", *map(str, paths), "--top", "2", "--output", str(output)]
     assert run([*words, *(["--flips"] if flips else [])]) == 0
@@ -79,11 +68,11 @@ def test_probabilities_are_those_of_a_plain_loop(place: Path, tmp_path: Path, fl
     np.testing.assert_allclose([[float(row[3]), float(row[5])] for row in rows], top_N2.values, rtol=1e-4)
 
 
-def test_a_table_for_people(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write_files(place / "shards", "test", tmp_path)[0]
+def test_a_table_for_people(in_judged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_files(in_judged / "shards", "test", tmp_path)[0]
     alone = tmp_path / "alone.jpg"
     alone.write_bytes(path.read_bytes())
-    [scores_K] = plain_scores(place / "run", [path.read_bytes()])
+    [scores_K] = plain_scores(in_judged / "run", [path.read_bytes()])
     k = int(scores_K.argmax())
     cell = f"{CLASSES[k]} {scores_K.softmax(0)[k]:.1%}"
     assert run(["predict", "run", str(alone), "--top", "1"]) == 0
@@ -101,9 +90,9 @@ def test_a_table_for_people(place: Path, tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_what_cannot_be_read_is_named_and_the_others_go_on(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    in_judged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    paths = write_files(place / "shards", "test", tmp_path / "files")
+    paths = write_files(in_judged / "shards", "test", tmp_path / "files")
     paths[2].write_bytes(paths[2].read_bytes()[:300])
     paths[5].write_bytes(b"no picture at all")
     paths[7].unlink()
@@ -122,11 +111,11 @@ def test_what_cannot_be_read_is_named_and_the_others_go_on(
 
 
 def test_nothing_is_computed_when_something_named_is_not_there(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    in_judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     read = []
     monkeypatch.setattr(FilePart, "read", lambda part, number: read.append(number))
-    path = write_files(place / "shards", "test", tmp_path)[0]
+    path = write_files(in_judged / "shards", "test", tmp_path)[0]
     output = tmp_path / "said.jsonl"
     for words in (
         [str(tmp_path / "missing.jpg")],
@@ -145,13 +134,13 @@ def test_nothing_is_computed_when_something_named_is_not_there(
     assert not output.exists()
 
 
-def test_the_grid_shows_the_first_pictures(place: Path, tmp_path: Path) -> None:
+def test_the_grid_shows_the_first_pictures(in_judged: Path, tmp_path: Path) -> None:
     assert run(["predict", "run", "shards", "--split", "test", "--grid", str(tmp_path / "grid.png")]) == 0
     with Image.open(tmp_path / "grid.png") as image:
         sheet_HWC = np.asarray(image).astype(int)
     side = 96
     assert sheet_HWC.shape == (2 * (side + CAPTION_HEIGHT + GAP) + GAP, 8 * (side + GAP) + GAP, 3)
-    for i, member in enumerate(read_split(place / "shards", "test")):
+    for i, member in enumerate(read_split(in_judged / "shards", "test")):
         y = GAP + i // 8 * (side + CAPTION_HEIGHT + GAP) + CAPTION_HEIGHT
         x = GAP + i % 8 * (side + GAP)
         assert np.abs(sheet_HWC[y : y + side : 3, x : x + side : 3] - decode(member.content)).max() <= 1
@@ -159,10 +148,10 @@ def test_the_grid_shows_the_first_pictures(place: Path, tmp_path: Path) -> None:
 
 
 def test_no_more_pictures_are_read_than_will_soon_be_needed(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    in_judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Thousands stream through: however slowly they are taken, few are in memory."""
-    path = write_files(place / "shards", "test", tmp_path)[0]
+    path = write_files(in_judged / "shards", "test", tmp_path)[0]
     num_images, num_read, ahead = 40 * main.BATCH, 0, []
     read = FilePart.read
 
@@ -185,7 +174,7 @@ def test_no_more_pictures_are_read_than_will_soon_be_needed(
     assert max(ahead) <= (2 + READ_AHEAD + 1) * main.BATCH
 
 
-def test_half_written_output_is_not_left(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_written_output_is_not_left(in_judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(predictions: Iterable[Prediction], _num_best: int, _width: int) -> Iterator[str]:
         yield next(iter(predictions)).name
         raise KeyboardInterrupt

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import launcher.probe.main
-from launcher.cli import run
+from launcher.cli.main import run
 from launcher.log.ranks import LOGGER
 from launcher.models import zoo
 from launcher.models.lenet import LeNet

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from launcher.cli import run
+from launcher.cli.main import run
 from launcher.duration import Duration
 from launcher.recipe.augment import RANDOM_OPS, EvalOp, TrainOp
 from launcher.recipe.fields import Section

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cli import run as command
+from launcher.cli.main import run as command
 from launcher.errors import DataError, RecipeError, RunError
 from launcher.log.console import Console
 from launcher.run import SUMMARY_NAME, read_summary

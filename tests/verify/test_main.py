@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cli import run
+from launcher.cli.main import run
 from launcher.recipe.parse import load_recipe
 from launcher.stop import SIGNALS
 from launcher.verify.attempts import checkpoint_interval, watched

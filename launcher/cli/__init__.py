@@ -1,0 +1,1 @@
+"""The command line: verbs, their table, and what becomes of a command."""

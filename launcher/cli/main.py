@@ -1,0 +1,37 @@
+"""The command line. A bare recipe means: train."""
+
+from __future__ import annotations
+
+from cyclopts import App
+
+import launcher
+from launcher.cli import trained, training
+from launcher.cli.outcome import run_app
+
+VERBS = (
+    *(training.check, training.fetch, training.show, training.probe, training.bench, training.verify_resume),
+    *(training.submit, training.schema),
+    *(trained.evaluate, trained.predict, trained.export, trained.explain),
+    *(trained.runs, trained.watch, trained.compare, trained.sync),
+)
+
+app = App(
+    name="launcher",
+    help="Train image classifiers on every device there is: `launcher RECIPE [key.path=value ...]`.",
+    version=launcher.__version__,
+    suppress_keyboard_interrupt=False,
+)
+cache = App(name="cache", help="What frozen backbones have made of images, kept in data/features.")
+
+
+app.default(training.train)
+for verb in VERBS:
+    app.command(verb)
+for verb in (trained.ls, trained.rm):
+    cache.command(verb)
+app.command(cache)
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command, that of the process if none is given; the exit code."""
+    return run_app(app, arguments)
