@@ -100,3 +100,15 @@ def test_control_c_is_one_line_and_130(tmp_path: Path) -> None:
     assert errors.splitlines()[-1] == "shards: interrupted"
     assert "Traceback" not in errors
     assert not (tmp_path / "out").exists()
+
+
+def test_control_c_in_text_that_is_executed_is_130_too(tmp_path: Path) -> None:
+    """Libraries execute text as they are imported; Python then ends by the signal whatever code it is given."""
+    (tmp_path / "interrupted.py").write_text(
+        "import runpy, shards.write\n"
+        "shards.write.pack = lambda *_: exec('raise KeyboardInterrupt')\n"
+        "runpy.run_module('shards', run_name='__main__', alter_sys=True)\n"
+    )
+    command = [sys.executable, "-m", "interrupted", "pack", "digits", str(tmp_path / "out")]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, env={"PYTHONPATH": f".:{tmp_path}"})
+    assert (run.returncode, run.stderr) == (130, "shards: interrupted\n")
