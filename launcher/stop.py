@@ -13,7 +13,8 @@ from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 PR_SET_PDEATHSIG = 1
-LAUNCHERS = (b"accelerate", b"torchrun", b"torch.distributed")
+LAUNCHERS = (b"accelerate", b"torchrun", b"torch.distributed", b"\0tune\0")
+"""In the command of a parent whose end is to be followed; the last is `launcher tune`'s, as a word of its own."""
 
 ECHO_S = 5.0
 """SLURM signals torchrun and its workers alike, and torchrun passes it on: within this time it is the same signal."""

@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("talk",),
     ("data", "augment", "models", "loss", "optim", "log", "strategy", "card"),
     ("checkpoint", "run", "feed", "heartbeat"),
-    ("snapshot", "history"),
+    ("snapshot", "history", "ranks"),
     ("saver",),
     ("feature_store", "decoded_store", "evaluate", "training", "trained"),
     ("extract", "infer"),
@@ -48,6 +48,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "predict",
         "export",
         "explain",
+        "tune",
     ),
     ("cli",),
     ("__main__",),
@@ -57,7 +58,17 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 LAZY = (
     {
         ("launcher/cli/training.py", f"launcher.{name}")
-        for name in ("train", "check", "fetch", "show", "probe.main", "bench.main", "verify.main", "submit")
+        for name in (
+            "train",
+            "check",
+            "fetch",
+            "show",
+            "probe.main",
+            "bench.main",
+            "tune.main",
+            "verify.main",
+            "submit",
+        )
     }
     | {
         ("launcher/cli/trained.py", f"launcher.{name}")
@@ -88,6 +99,7 @@ OWNERS: dict[str, set[str]] = {
     "sklearn": {"launcher/probe/regression.py", "shards/sources/digits.py"},
     "scipy": {"launcher/augment/mix.py", "launcher/compare/statistics.py"},
     "matplotlib": {"launcher/log/charts.py"},
+    "ax": {"launcher/tune/optimiser.py"},
     "captum": {"launcher/explain/methods.py"},
     "onnx": {"launcher/export/onnx.py"},
     "onnxruntime": {"launcher/export/onnx.py"},
@@ -101,7 +113,8 @@ OWNERS: dict[str, set[str]] = {
     "pydantic": {
         f"launcher/recipe/{name}.py"
         for name in ("augment", "augment_pixels", "backbone", "explain", "fields", "lock", "optim", "parse", "schema")
-    },
+    }
+    | {"launcher/tune/search.py"},
 }
 
 WITHOUT_TORCH = (

@@ -9,7 +9,15 @@ from launcher.cli import trained, training
 from launcher.cli.outcome import run_app
 
 VERBS = (
-    *(training.check, training.fetch, training.show, training.probe, training.bench, training.verify_resume),
+    *(
+        training.check,
+        training.fetch,
+        training.show,
+        training.probe,
+        training.bench,
+        training.tune,
+        training.verify_resume,
+    ),
     *(training.submit, training.schema),
     *(trained.evaluate, trained.predict, trained.export, trained.explain),
     *(trained.runs, trained.watch, trained.compare, trained.sync),

@@ -145,6 +145,38 @@ def bench(recipe: Path, /, *overrides: str, seconds: float = 20.0, processes: in
     return bench_recipe(load_recipe(recipe, overrides), seconds, processes)
 
 
+def tune(
+    recipe: Path,
+    /,
+    *overrides: str,
+    search: Path,
+    folder: Path | None = None,
+    parallel: int | None = None,
+    processes: int = 1,
+) -> int:
+    """Search for better values of a recipe's keys: many trainings, the next where the last promise most.
+
+    Parameters
+    ----------
+    recipe
+        A YAML file.
+    overrides
+        Values to change in every trial, as `key.path=value`.
+    search
+        A YAML file: which keys, between which values, how many trials.
+    folder
+        For the trials, the best recipe and the pictures. Left out: `runs/RECIPE-SEARCH`. What is there is gone on with.
+    parallel
+        How many trials at a time. Left out: as many as there are GPUs for; 1 on a CPU.
+    processes
+        How many processes train each trial.
+    """
+    from launcher.tune.main import Wishes
+    from launcher.tune.main import tune as tune_recipe
+
+    return tune_recipe(recipe, overrides, Wishes(search, folder, parallel, processes))
+
+
 def verify_resume(
     recipe: Path,
     /,

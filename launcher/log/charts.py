@@ -101,3 +101,45 @@ def _write(figure: Figure, file: Path) -> None:
         warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
         figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
     write_atomically(file, stream.getvalue())
+
+
+def write_trace(file: Path, points: Sequence[tuple[int, float]], figure_name: str, more_is_better: bool) -> None:
+    """Trials (number, figure) and the best so far.
+
+    Raise UserError without matplotlib, OSError when it cannot be written.
+    """
+    figure = _new_figure(file, 7.0, 4.0)
+    axes = figure.add_subplot()
+    numbers, values = (np.array(column) for column in zip(*points, strict=True))
+    best = (np.maximum if more_is_better else np.minimum).accumulate(values)
+    axes.plot(numbers, values, "o", color="C7", label="trial")
+    axes.step(numbers, best, where="post", color="C0", label="best so far")
+    axes.set(xlabel="trial", ylabel=_plain(figure_name))
+    axes.locator_params(axis="x", integer=True)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    _write(figure, file)
+
+
+def write_contour(
+    file: Path,
+    names: tuple[str, str],
+    axes_xy: Sequence[Sequence[float]],
+    heights_YX: npt.NDArray[np.float64],
+    points: Sequence[tuple[float, float]],
+    is_log: Sequence[bool],
+    title: str,
+) -> None:
+    """What a figure is over two numbers, and where it was measured.
+
+    Raise UserError without matplotlib, OSError when it cannot be written.
+    """
+    figure = _new_figure(file, 6.5, 5.0)
+    axes = figure.add_subplot()
+    filled = axes.contourf(*axes_xy, heights_YX, levels=14, cmap="viridis")
+    figure.colorbar(filled, ax=axes)
+    axes.plot(*zip(*points, strict=True), "o", color="white", markeredgecolor="black")
+    axes.set(title=_plain(title), xlabel=_plain(names[0]), ylabel=_plain(names[1]))
+    axes.set_xscale("log" if is_log[0] else "linear")
+    axes.set_yscale("log" if is_log[1] else "linear")
+    _write(figure, file)

@@ -15,7 +15,7 @@ from launcher.recipe.contradictions import Problem, find_contradictions
 from launcher.recipe.explain import Wrong, explain
 from launcher.recipe.resolve import resolve_recipe
 from launcher.recipe.schema import Recipe
-from launcher.recipe.yaml_text import MAX_CHARACTERS, Lines, YamlError, join, read_yaml
+from launcher.recipe.yaml_text import MAX_CHARACTERS, Lines, YamlError, join, read_yaml, render_yaml
 
 Data = dict[str, Any]
 
@@ -65,6 +65,14 @@ def load_recipe(file: Path, overrides: Iterable[str] = ()) -> LoadedRecipe:
     if messages:
         raise RecipeError(list(dict.fromkeys(messages)))
     return LoadedRecipe(resolve_recipe(recipe, file.name), str(file), lines, overridden)
+
+
+def render_recipe(file: Path, overrides: Iterable[str]) -> str:
+    """The recipe in `file` as text, with the overrides in it. Its comments are not kept."""
+    data, _ = _read_file(file)
+    for text in overrides:
+        _override(data, text)
+    return render_yaml(data)
 
 
 def _locate(file: str, lines: Lines, overridden: frozenset[str], problem: Problem) -> str:

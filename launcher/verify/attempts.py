@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.errors import UserError
+from launcher.ranks import Ranks, environment_for, train_command, watch
 from launcher.run import FINISHED, read_summary
 from launcher.stop import StopRequest
-from launcher.verify.ranks import Ranks, environment_for, train_command, watch
 
 CHECKPOINTS = 5
 """About so many in a run: each kill has one before it and steps after it."""

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from launcher.errors import AttemptError, Stopped
+from launcher.ranks import Ranks, environment_for, watch
 from launcher.stop import SIGNALS, StopRequest
-from launcher.verify.ranks import Ranks, environment_for, watch
 
 TRAINING = """
 import os, sys, time

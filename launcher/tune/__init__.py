@@ -1,0 +1,1 @@
+"""`launcher tune`: the search for better values of a recipe."""

@@ -1,0 +1,224 @@
+"""`launcher tune RECIPE --search FILE`: many trainings, to find better values for keys of a recipe."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from launcher.check import complete_recipe, plan_run
+from launcher.data.prepare import prepare_data
+from launcher.errors import EXIT_DONE, RunError, Stopped, UserError
+from launcher.history import is_running
+from launcher.log.console import Console
+from launcher.recipe.parse import LoadedRecipe, load_recipe
+from launcher.stop import StopRequest
+from launcher.strategy import choose_device
+from launcher.tune.attempt import Attempt, Task, start_attempt
+from launcher.tune.optimiser import RUNNING, Optimiser, Trial
+from launcher.tune.report import show_trials, write_best, write_pictures
+from launcher.tune.search import Search, load_search, own_values
+from launcher.world import World, read_world
+from shards.manifest import write_atomically
+
+SEARCH_NAME = "search.json"
+POLL_S = 0.2
+FAILURES = 3
+"""Trials that may fail before one is done: more, and it is not the values."""
+LEFT_S = 60.0
+"""A trial whose search was killed saves and ends within that time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """As `launcher tune` takes them. `parallel`: trials at a time; None: one, or as many as there are GPUs for."""
+
+    search: Path
+    folder: Path | None = None
+    parallel: int | None = None
+    processes: int = 1
+
+
+def tune(recipe_file: Path, overrides: Sequence[str], wishes: Wishes) -> int:
+    """Run the trials that are not done yet; write the best recipe; show them all. The same command goes on.
+
+    Raise LauncherError or ShardsError for what the user can mend.
+    """
+    stop, console = StopRequest(), Console(1, 1)
+    loaded = load_recipe(recipe_file, overrides)
+    search = load_search(wishes.search, recipe_file, overrides)
+    task = _plan(loaded, overrides, wishes, console, stop)
+    optimiser = Optimiser(task.folder, search)
+    task.folder.mkdir(parents=True, exist_ok=True)
+    _keep_search(task, search)
+    _begin(optimiser, search, loaded, console)
+    _run_all(optimiser, task, search, console, stop)
+    trials = optimiser.trials()
+    show_trials(task, trials, console)
+    for note in write_pictures(task, search, optimiser, trials):
+        console.say(f"note: {note}")
+    return EXIT_DONE
+
+
+def _plan(loaded: LoadedRecipe, overrides: Sequence[str], wishes: Wishes, console: Console, stop: StopRequest) -> Task:
+    """Look at everything that would let all trials fail, and pack the data once."""
+    for name, number in (("parallel", wishes.parallel), ("processes", wishes.processes)):
+        if number is not None and number < 1:
+            raise UserError(f"--{name} {number}: must be at least 1")
+    if read_world(os.environ).size > 1:
+        raise UserError("tune starts its processes itself: launcher tune RECIPE --search FILE --processes N")
+    recipe = complete_recipe(loaded, console.say)
+    num_gpus = torch.cuda.device_count()
+    device = choose_device(recipe.strategy.device, num_gpus, World(), os.environ)
+    parallel = wishes.parallel or (max(1, num_gpus // wishes.processes) if device == "cuda" else 1)
+    if device == "cuda" and parallel * wishes.processes > num_gpus:
+        raise UserError(
+            f"{parallel} trials of {wishes.processes} processes need {parallel * wishes.processes} GPUs, here are "
+            f"{num_gpus}; choose a smaller --parallel or --processes"
+        )
+    manifest = prepare_data(recipe.data, World(), stop.is_wanted)
+    plan = plan_run(loaded, recipe, wishes.processes, manifest)
+    if "valid" not in plan.num_eval:
+        raise UserError(
+            f"{loaded.file}: a search goes by the valid split, which the data does not have; see data.split"
+        )
+    name = f"{recipe.run.name}-{wishes.search.stem}"
+    metric = recipe.train.best_metric
+    return Task(
+        Path(loaded.file),
+        tuple(overrides),
+        wishes.folder or Path("runs") / name,
+        name,
+        metric,
+        -1 if metric == "loss" else 1,
+        wishes.processes,
+        device,
+        parallel,
+    )
+
+
+def _keep_search(task: Task, search: Search) -> None:
+    """A folder holds one search. Its number of trials may grow."""
+    path = task.folder / SEARCH_NAME
+    kept = {"recipe": str(task.recipe_file), "overrides": [*task.overrides], **search.model_dump(mode="json")}
+    if path.exists():
+        before = json.loads(path.read_text())
+        differing = [key for key in kept if key != "trials" and before.get(key) != kept[key]]
+        if differing:
+            words = f"{path}: holds a search that differs in {', '.join(differing)}"
+            raise RunError(f"{words}; choose another place with --folder, or remove it")
+    elif any(task.folder.iterdir()):
+        raise RunError(f"{task.folder}: holds something else; choose another place with --folder")
+    write_atomically(path, f"{json.dumps(kept, indent=1)}\n".encode())
+
+
+def _begin(optimiser: Optimiser, search: Search, loaded: LoadedRecipe, console: Console) -> None:
+    """The recipe as it is comes first, so that the best is never worse."""
+    if optimiser.trials():
+        return
+    values, outside = own_values(search, loaded.recipe)
+    for key in outside:
+        console.say(f"note: the recipe's own {key}, {values.get(key)}, is not in the search: it is no trial")
+    if not outside:
+        optimiser.add(values)
+
+
+def _run_all(optimiser: Optimiser, task: Task, search: Search, console: Console, stop: StopRequest) -> None:
+    """Until as many trials as wanted have ended. Raise Stopped when asked to stop: what runs has been saved then."""
+    active: dict[int, Attempt] = {}
+    try:
+        while True:
+            trials = optimiser.trials()
+            _fill(optimiser, task, search, trials, active, console)
+            if not active:
+                return
+            for attempt in [*active.values()]:
+                if _follow(optimiser, search, attempt, console):
+                    del active[attempt.slot]
+            if stop.is_wanted():
+                _stop_all(active)
+                raise Stopped("stopped while searching; the same command goes on")
+            time.sleep(POLL_S)
+    finally:
+        for attempt in active.values():
+            attempt.ranks.kill()
+
+
+def _fill(
+    optimiser: Optimiser,
+    task: Task,
+    search: Search,
+    trials: list[Trial],
+    active: dict[int, Attempt],
+    console: Console,
+) -> None:
+    """Give every free slot a trial: first those that a search before this one has left."""
+    running = {attempt.number for attempt in active.values()}
+    waiting = [trial for trial in trials if trial.status == RUNNING and trial.number not in running]
+    free = [slot for slot in range(task.parallel) if slot not in active]
+    wanted = min(len(free) - len(waiting), search.trials - len(trials))
+    if wanted > 0:
+        optimiser.propose(wanted)
+        waiting = [each for each in optimiser.trials() if each.status == RUNNING and each.number not in running]
+    for slot, trial in zip(free, waiting, strict=False):
+        _wait_until_left(task.folder_of(trial.number))
+        shown = "  ".join(
+            f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+            for key, value in trial.values.items()
+        )
+        console.say(f"trial {trial.number} of {search.trials}: {shown}")
+        active[slot] = start_attempt(task, trial.number, trial.values, slot)
+
+
+def _wait_until_left(folder: Path) -> None:
+    """Processes of a search that was killed may still save."""
+    until_s = time.monotonic() + LEFT_S
+    while is_running(folder, has_ended=False) and time.monotonic() < until_s:
+        time.sleep(POLL_S)
+
+
+def _follow(optimiser: Optimiser, search: Search, attempt: Attempt, console: Console) -> bool:
+    """Whether it has ended; the optimiser knows then."""
+    state, number = attempt.look(), attempt.number
+    if search.stop_early and state == "runs":
+        for step, score in attempt.read_new().items():
+            optimiser.report(number, score, step)
+            if not attempt.is_asked and optimiser.should_stop(number):
+                attempt.is_asked = True
+                attempt.ranks.ask_to_stop()
+    if state == "runs":
+        return False
+    if state == "done" and (best := attempt.score) is not None:
+        optimiser.end(number, best, attempt.last_step)
+        console.say(f"trial {number}: {attempt.task.metric} {abs(best):.4f}")
+        write_best(attempt.task, optimiser.trials())
+    elif state == "stopped" and attempt.is_asked:
+        optimiser.end_early(number)
+        console.say(f"trial {number}: ended early, it does not promise much")
+    elif state == "failed":
+        optimiser.fail(number, attempt.why)
+        console.say(f"trial {number} failed: {attempt.why}")
+        _check_failures(optimiser, attempt)
+    return True
+
+
+def _check_failures(optimiser: Optimiser, attempt: Attempt) -> None:
+    trials = optimiser.trials()
+    if len([trial for trial in trials if trial.status == "FAILED"]) >= FAILURES and all(
+        t.score is None for t in trials
+    ):
+        raise RunError(f"{FAILURES} trials have failed and none is done, the last by: {attempt.why}")
+
+
+def _stop_all(active: dict[int, Attempt]) -> None:
+    """They save, and end."""
+    for attempt in active.values():
+        attempt.ranks.ask_to_stop()
+    until_s = time.monotonic() + LEFT_S
+    while any(attempt.look() == "runs" for attempt in active.values()) and time.monotonic() < until_s:
+        time.sleep(POLL_S)

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from launcher.errors import RecipeError
+from launcher.recipe.parse import load_recipe
+from launcher.tune.search import Span, as_overrides, load_search, own_values
+from tests.runs import DIGITS, RECIPES
+
+GOOD = "trials: 4\nsearch:\n  optim.lr: {low: 1.0e-4, high: 0.1, log: true}\n  optim.name: [adam, adamw]\n"
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "s.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_reads_ranges_and_choices(tmp_path: Path) -> None:
+    search = load_search(write(tmp_path, GOOD), DIGITS, ())
+    assert search.trials == 4
+    assert search.search == {"optim.lr": Span(low=1e-4, high=0.1, log=True), "optim.name": ("adam", "adamw")}
+
+
+def test_the_shipped_searches_are_right() -> None:
+    assert [load_search(file, DIGITS, ()).trials for file in (RECIPES / "searches").glob("*.yaml")] == [12]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("search:\n  optim.lrr: {low: 0.1, high: 1}\n", 2, "optim.lrr: unknown key; did you mean 'lr'?"),
+        ("search:\n  optim.lr: {low: 1, high: 0.1}\n", 2, "low 1 must be below high 0.1"),
+        ("search:\n  optim.lr: {low: 0, high: 0.1, log: true}\n", 2, "has no logarithm"),
+        ("search:\n  optim.lr: {low: -1.0, high: 0.1}\n", 2, "optim.lr: must be more than 0"),
+        ("search:\n  optim.beta1: {low: 0.5, high: 1.5}\n", 2, "optim.beta1: "),
+        ("search:\n  optim.lr: {low: 0.1, hihg: 1}\n", 2, "unknown key; did you mean 'high'?"),
+        ("search:\n  optim.name: [adam, adma]\n", 2, "adma"),
+        ("search:\n  optim.name: [adam]\n", 2, "at least 2"),
+        ("search:\n  optim.name: [adam, 1]\n", 2, "must be of one kind, not numbers and str"),
+        ("search:\n  train.global_batch: {low: 8, high: 32.5, whole: true}\n", 2, "must be whole numbers"),
+        ("search:\n  train.global_batch: {low: 8.5, high: 32}\n", 2, "train.global_batch: "),
+        ("trails: 3\nsearch:\n  optim.lr: {low: 0.1, high: 1}\n", 1, "unknown key; did you mean 'trials'?"),
+        ("trials: 3\n", 1, "search: required, but not there"),
+        ("trials: 0\nsearch:\n  optim.lr: {low: 0.1, high: 1}\n", 1, "trials: "),
+        ("search: {\n", 2, "not valid YAML"),
+    ],
+)
+def test_mistakes_have_their_line(tmp_path: Path, text: str, line: int, words: str) -> None:
+    file = write(tmp_path, text)
+    with pytest.raises(RecipeError) as caught:
+        load_search(file, DIGITS, ())
+    assert any(each.startswith(f"{file}:{line}: ") and words in each for each in caught.value.lines), caught.value.lines
+
+
+def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
+    write(tmp_path, GOOD)
+    with pytest.raises(RecipeError, match=r"no such file; did you mean '.*s\.yaml'"):
+        load_search(tmp_path / "ss.yaml", DIGITS, ())
+
+
+def test_the_recipe_s_own_values(tmp_path: Path) -> None:
+    search = load_search(write(tmp_path, GOOD), DIGITS, ())
+    recipe = load_recipe(DIGITS).recipe
+    assert own_values(search, recipe) == ({"optim.lr": 0.002, "optim.name": "adam"}, [])
+    outside = load_recipe(DIGITS, ["optim.lr=0.5"]).recipe
+    assert own_values(search, outside)[1] == ["optim.lr"]
+
+
+def test_overrides_give_the_same_values_back() -> None:
+    values: dict[str, int | float | str | bool] = {"optim.lr": 1e-05, "optim.name": "adamw", "train.global_batch": 16}
+    recipe = load_recipe(DIGITS, as_overrides(values)).recipe
+    assert (recipe.optim.lr, recipe.optim.name, recipe.train.global_batch) == (1e-05, "adamw", 16)
