@@ -1,0 +1,141 @@
+"""Searches as a user starts them: real trainings, killed and gone on with."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from launcher.history import is_running
+from launcher.recipe.parse import load_recipe
+from launcher.run import read_summary
+from launcher.tune.optimiser import DONE, Optimiser, Trial
+from launcher.tune.search import Search
+from tests.runs import DIGITS, finish, journal, start, wait_until
+
+SEARCH = """\
+trials: 12
+start: 5
+search:
+  optim.lr: {low: 1.0e-4, high: 3.0e-2, log: true}
+  optim.beta1: {low: 0.5, high: 0.99}
+"""
+QUICK = ("train.epochs=2", "log.wandb.mode=disabled", "data.workers=0", "checkpoint.every=null")
+FOLDER = Path("runs/lenet_digits-s")
+
+
+def begin(place: Path, *words: str, text: str = SEARCH) -> subprocess.Popen[str]:
+    (place / "s.yaml").write_text(text)
+    return start(["tune", DIGITS, *QUICK, *words, "--search", "s.yaml"], place)
+
+
+def read_trials(place: Path) -> list[Trial]:
+    kept = json.loads((place / FOLDER / "search.json").read_text())
+    search = Search.model_validate_json(json.dumps({key: kept[key] for key in Search.model_fields}))
+    return Optimiser(place / FOLDER, search).trials()
+
+
+def has_summary(place: Path, number: int) -> bool:
+    return bool(read_summary(place / FOLDER / f"trial-{number:03d}"))
+
+
+def test_killed_after_five_trials_it_goes_on_and_beats_the_recipe(tmp_path: Path) -> None:
+    process = begin(tmp_path)
+    wait_until(lambda: has_summary(tmp_path, 4) and (tmp_path / FOLDER / "trial-005/journal.jsonl").exists(), process)
+    process.kill()
+    process.communicate()
+    before = read_trials(tmp_path)
+    assert [trial.status for trial in before] == [DONE] * 5 + ["RUNNING"]
+    journals = [tmp_path / FOLDER / f"trial-{number:03d}/journal.jsonl" for number in range(5)]
+    written_ns = [path.stat().st_mtime_ns for path in journals]
+
+    ended = finish(begin(tmp_path))
+    assert ended.code == 0, ended.err
+    trials = read_trials(tmp_path)
+    assert [path.stat().st_mtime_ns for path in journals] == written_ns  # none of them was trained again
+    assert [trial.values for trial in trials[:6]] == [trial.values for trial in before]
+    assert [trial.status for trial in trials] == [DONE] * 12
+    for trial in trials:  # each is a run of its own, whose best validation is what the optimiser was told
+        folder = tmp_path / FOLDER / f"trial-{trial.number:03d}"
+        summary = read_summary(folder)
+        assert (summary["status"], summary["best"]["value"]) == ("done", pytest.approx(trial.score))
+        lock = load_recipe(folder / "recipe.lock.yaml").recipe
+        assert {"optim.lr": lock.optim.lr, "optim.beta1": lock.optim.beta1} == trial.values  # type: ignore[union-attr]
+        assert (lock.run.name, lock.log.wandb.job_type) == ("lenet_digits-s", "tune")
+    best = max(trials, key=lambda trial: trial.score or 0)
+    assert trials[0].drawn_by == "recipe"
+    assert (best.score or 0) > (trials[0].score or 0) + 0.02
+    recipe = load_recipe(tmp_path / FOLDER / "best.yaml").recipe
+    assert recipe.optim.lr == best.values["optim.lr"]
+    assert recipe.train.epochs.value == 2
+    assert f"{best.number} best" in ended.out
+    for name in ("best-so-far", "optim.lr-optim.beta1"):
+        with Image.open(tmp_path / FOLDER / f"pictures/{name}.png") as picture:
+            assert picture.width > 400
+
+
+def test_asked_to_stop_it_leaves_no_process_and_says_how_to_go_on(tmp_path: Path) -> None:
+    process = begin(tmp_path, "train.epochs=200")
+    folder = tmp_path / FOLDER / "trial-000"
+    wait_until(lambda: (folder / "checkpoints/last").exists(), process)
+    process.send_signal(signal.SIGTERM)
+    ended = finish(process)
+    assert (ended.code, ended.err.splitlines()[-1]) == (
+        75,
+        "launcher: stopped while searching; the same command goes on",
+    )
+    assert read_summary(folder)["status"] == "preempted"
+    assert not is_running(folder, has_ended=False)
+
+
+def test_trials_at_a_time_and_early_ends(tmp_path: Path) -> None:
+    """Half of the rates are far too small: once five trials are known, such a one is ended early."""
+    text = "trials: 9\nstart: 9\nstop_early: true\nsearch:\n  optim.lr: {low: 1.0e-7, high: 0.03, log: true}\n"
+    ended = finish(begin(tmp_path, "train.epochs=4", "--parallel", "2", text=text))
+    assert ended.code == 0, ended.err
+    trials = read_trials(tmp_path)
+    early = [trial for trial in trials if trial.status == "EARLY_STOPPED"]
+    done = [trial for trial in trials if trial.status == DONE]
+    assert early
+    assert len(early) + len(done) == 9
+    assert max(float(trial.values["optim.lr"]) for trial in early) < 1e-3
+    assert ended.out.count("ended early") == len(early)
+    journals = [tmp_path / FOLDER / f"trial-{number:03d}/journal.jsonl" for number in (0, 1)]
+    ended_s = journals[0].stat().st_mtime
+    assert journal(journals[1].parent)[0]["time_s"] < ended_s
+
+
+def test_trials_that_all_fail_end_the_search(tmp_path: Path) -> None:
+    text = "search:\n  optim.lr: {low: 1.0e+30, high: 1.0e+35, log: true}\n"
+    ended = finish(begin(tmp_path, text=text))
+    assert ended.code == 2
+    assert "the recipe's own optim.lr, 0.002, is not in the search" in ended.out
+    assert "3 trials have failed and none is done, the last by: rank 0 ended with exit code " in ended.err
+    assert [trial.status for trial in read_trials(tmp_path)] == ["FAILED"] * 3
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--parallel", "0"], "--parallel 0: must be at least 1"),
+        (["data.split={train: 0.8, test: rest}"], "goes by the valid split"),
+        (["optim.lrr=1"], "optim.lrr: unknown key; did you mean 'lr'?"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path: Path, words: list[str], says: str) -> None:
+    ended = finish(begin(tmp_path, *words))
+    assert ended.code == 2
+    assert says in ended.err.splitlines()[-1]
+    assert "Traceback" not in ended.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_keeps_its_search(tmp_path: Path) -> None:
+    (tmp_path / FOLDER).mkdir(parents=True)
+    (tmp_path / FOLDER / "notes.txt").touch()
+    ended = finish(begin(tmp_path))
+    assert (ended.code, "holds something else" in ended.err) == (2, True), ended.err
