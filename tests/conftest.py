@@ -22,6 +22,7 @@ SLOW = (
     "tests/slurm",
     "tests/multi",
     "tests/verify",
+    "tests/tune",
     "tests/test_train.py",
     "tests/test_feature_store.py",
     "tests/models",

@@ -15,8 +15,8 @@ from launcher.ranks import Ranks, environment_for, train_command
 from launcher.run import FINISHED, read_summary
 from launcher.tune.search import Values, as_overrides
 
-OUTPUT = "output"
-"""Begins the names of the files, in the trial's folder of logs, of what its processes say."""
+LOGS = "logs"
+"""Folder, in the search's, of what the trials' processes say."""
 FOLDER = "trial-{:03d}"
 
 State = Literal["runs", "done", "stopped", "failed"]
@@ -95,12 +95,13 @@ class Attempt:
 def start_attempt(task: Task, number: int, values: Values, slot: int) -> Attempt:
     """Begin the trial, or go on with what there is of it."""
     folder = task.folder_of(number)
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    output = task.folder / LOGS / folder.name
+    output.parent.mkdir(exist_ok=True)
     mine = {"run.dir": str(folder), "run.name": task.name, "log.wandb.job_type": "tune"}
     overrides = [*task.overrides, *as_overrides(values), *(f"{key}={json.dumps(value)}" for key, value in mine.items())]
     command = train_command(task.recipe_file, overrides)
     environment = _share(environment_for(task.processes, task.device), task, slot)
-    return Attempt(task, number, slot, Ranks(command, task.processes, environment, folder / "logs" / OUTPUT))
+    return Attempt(task, number, slot, Ranks(command, task.processes, environment, output))
 
 
 def _share(environment: Mapping[str, str], task: Task, slot: int) -> dict[str, str]:

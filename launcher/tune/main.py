@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -53,9 +54,8 @@ def tune(recipe_file: Path, overrides: Sequence[str], wishes: Wishes) -> int:
     loaded = load_recipe(recipe_file, overrides)
     search = load_search(wishes.search, recipe_file, overrides)
     task = _plan(loaded, overrides, wishes, console, stop)
-    optimiser = Optimiser(task.folder, search)
-    task.folder.mkdir(parents=True, exist_ok=True)
     _keep_search(task, search)
+    optimiser = Optimiser(task.folder, search)
     _begin(optimiser, search, loaded, console)
     _run_all(optimiser, task, search, console, stop)
     trials = optimiser.trials()
@@ -103,11 +103,14 @@ def _plan(loaded: LoadedRecipe, overrides: Sequence[str], wishes: Wishes, consol
 
 
 def _keep_search(task: Task, search: Search) -> None:
-    """A folder holds one search. Its number of trials may grow."""
+    """A folder holds one search. Its number of trials may grow. Nothing is written through a link."""
+    if task.folder.is_symlink():
+        raise RunError(f"{task.folder}: is a link; a search writes through none: choose another place with --folder")
+    task.folder.mkdir(parents=True, exist_ok=True)
     path = task.folder / SEARCH_NAME
     kept = {"recipe": str(task.recipe_file), "overrides": [*task.overrides], **search.model_dump(mode="json")}
     if path.exists():
-        before = json.loads(path.read_text())
+        before = _read_search(path)
         differing = [key for key in kept if key != "trials" and before.get(key) != kept[key]]
         if differing:
             words = f"{path}: holds a search that differs in {', '.join(differing)}"
@@ -115,6 +118,13 @@ def _keep_search(task: Task, search: Search) -> None:
     elif any(task.folder.iterdir()):
         raise RunError(f"{task.folder}: holds something else; choose another place with --folder")
     write_atomically(path, f"{json.dumps(kept, indent=1)}\n".encode())
+
+
+def _read_search(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        raise RunError(f"{path}: damaged; remove its folder to search anew, or choose another with --folder") from None
 
 
 def _begin(optimiser: Optimiser, search: Search, loaded: LoadedRecipe, console: Console) -> None:

@@ -15,7 +15,7 @@ from launcher.recipe.parse import load_recipe
 from launcher.run import read_summary
 from launcher.tune.optimiser import DONE, Optimiser, Trial
 from launcher.tune.search import Search
-from tests.runs import DIGITS, finish, journal, start, wait_until
+from tests.runs import DIGITS, events, finish, journal, start, wait_until
 
 SEARCH = """\
 trials: 12
@@ -134,8 +134,29 @@ def test_mistakes_are_one_line(tmp_path: Path, words: list[str], says: str) -> N
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_folder_keeps_its_search(tmp_path: Path) -> None:
+def test_another_search_wants_another_folder(tmp_path: Path) -> None:
+    (tmp_path / FOLDER).mkdir(parents=True)
+    (tmp_path / FOLDER / "search.json").write_text('{"seed": 7}')
+    ended = finish(begin(tmp_path))
+    assert ended.code == 2
+    assert "holds a search that differs in recipe, overrides, start, seed, stop_early, search" in ended.err
+    (tmp_path / FOLDER / "search.json").write_text("{")
+    ended = finish(begin(tmp_path))
+    assert (ended.code, "search.json: damaged" in ended.err) == (2, True), ended.err
+
+
+def test_what_is_no_search_is_not_written_to(tmp_path: Path) -> None:
     (tmp_path / FOLDER).mkdir(parents=True)
     (tmp_path / FOLDER / "notes.txt").touch()
     ended = finish(begin(tmp_path))
     assert (ended.code, "holds something else" in ended.err) == (2, True), ended.err
+
+
+def test_trials_with_the_same_frozen_part_compute_its_features_once(tmp_path: Path) -> None:
+    text = "trials: 2\nsearch:\n  optim.lr: {low: 1.0e-4, high: 0.03, log: true}\n"
+    words = ("backbone.freeze=backbone", "augment.train=[{op: resize, size: [32, 32]}]")
+    assert finish(begin(tmp_path, *words, text=text)).code == 0
+    folders = [tmp_path / FOLDER / f"trial-{number:03d}" for number in (0, 1)]
+    said = [" ".join(event["message"] for event in events(folder, "frozen_part")) for folder in folders]
+    assert [text.count(": computing ") for text in said] == [3, 0]
+    assert [text.count(": read from ") for text in said] == [0, 3]
