@@ -195,7 +195,7 @@ def submit(
     if dry_run:
         print(text, end="")
         return EXIT_DONE
-    Console(1, 1).say(f"job {_send(text)}: {job.name}, {nodes} x {processes} processes; follow it with squeue --me")
+    Console(1, 1).say(f"job {send_job(text)}: {job.name}, {nodes} x {processes} processes; follow it with squeue --me")
     return EXIT_DONE
 
 
@@ -236,7 +236,7 @@ def _check_processes(loaded: LoadedRecipe, processes: int) -> None:
         plan_run(loaded, recipe, processes, prepare_data(recipe.data, World()))
 
 
-def _send(text: str) -> str:
+def send_job(text: str) -> str:
     """The number that SLURM gives the job."""
     try:
         sent = subprocess.run(

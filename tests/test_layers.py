@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("ending",),
     ("complete",),
     ("check", "runs"),
+    ("submit",),
     (
         "train",
         "fetch",
@@ -40,7 +41,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "cache",
         "bench",
         "verify",
-        "submit",
         "sync",
         "watch",
         "compare",

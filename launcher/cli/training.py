@@ -153,6 +153,7 @@ def tune(
     folder: Path | None = None,
     parallel: int | None = None,
     processes: int = 1,
+    slurm: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
 ) -> int:
     """Search for better values of a recipe's keys: many trainings, the next where the last promise most.
 
@@ -170,11 +171,13 @@ def tune(
         How many trials at a time. Left out: as many as there are GPUs for; 1 on a CPU.
     processes
         How many processes train each trial.
+    slurm
+        Options of sbatch, in quotes: each trial is a job of its own, `--parallel` of them in the queue at a time.
     """
     from launcher.tune.main import Wishes
     from launcher.tune.main import tune as tune_recipe
 
-    return tune_recipe(recipe, overrides, Wishes(search, folder, parallel, processes))
+    return tune_recipe(recipe, overrides, Wishes(search, folder, parallel, processes, slurm))
 
 
 def verify_resume(

@@ -1,8 +1,7 @@
-"""One trial: a training in a folder of its own, as processes on this machine's devices."""
+"""One trial: a training in a folder of its own, as processes on this machine's devices, or as a SLURM job."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,9 @@ from launcher.errors import EXIT_RESUMABLE, AttemptError
 from launcher.history import find_number, parse_records, read_curve, read_lines
 from launcher.ranks import Ranks, environment_for, train_command
 from launcher.run import FINISHED, read_summary
+from launcher.submit import Job
 from launcher.tune.search import Values, as_overrides
+from launcher.tune.slurm import SlurmTrial
 
 LOGS = "logs"
 """Folder, in the search's, of what the trials' processes say."""
@@ -35,6 +36,8 @@ class Task:
     processes: int
     device: str
     parallel: int
+    job: Job | None = None
+    """What each trial asks of SLURM. None: trials run here."""
 
     def folder_of(self, number: int) -> Path:
         return self.folder / FOLDER.format(number)
@@ -47,7 +50,7 @@ class Attempt:
     task: Task
     number: int
     slot: int
-    ranks: Ranks
+    ranks: Ranks | SlurmTrial
     is_asked: bool = False
     """Whether it was asked to end early."""
     why: str = ""
@@ -62,7 +65,7 @@ class Attempt:
         except AttemptError as error:
             self.why = str(error)
             self.ranks.kill()
-            return "stopped" if error.code == EXIT_RESUMABLE else "failed"
+            return "stopped" if error.code == EXIT_RESUMABLE or self.is_asked else "failed"
         summary = read_summary(self.task.folder_of(self.number))
         if summary.get("status") not in FINISHED or self.score is None:
             self.why = "ended without a validation"
@@ -97,8 +100,11 @@ def start_attempt(task: Task, number: int, values: Values, slot: int) -> Attempt
     folder = task.folder_of(number)
     output = task.folder / LOGS / folder.name
     output.parent.mkdir(exist_ok=True)
-    mine = {"run.dir": str(folder), "run.name": task.name, "log.wandb.job_type": "tune"}
-    overrides = [*task.overrides, *as_overrides(values), *(f"{key}={json.dumps(value)}" for key, value in mine.items())]
+    mine: Values = {"run.dir": str(folder), "run.name": task.name, "log.wandb.job_type": "tune"}
+    overrides = [*task.overrides, *as_overrides({**values, **mine})]
+    if task.job is not None:
+        words = (str(task.recipe_file), *overrides)
+        return Attempt(task, number, slot, SlurmTrial(task.job, words, folder, output.with_suffix(".job")))
     command = train_command(task.recipe_file, overrides)
     environment = _share(environment_for(task.processes, task.device), task, slot)
     return Attempt(task, number, slot, Ranks(command, task.processes, environment, output))

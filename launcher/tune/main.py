@@ -18,12 +18,14 @@ from launcher.errors import EXIT_DONE, RunError, Stopped, UserError
 from launcher.history import is_running
 from launcher.log.console import Console
 from launcher.recipe.parse import LoadedRecipe, load_recipe
+from launcher.recipe.schema import Recipe
 from launcher.stop import StopRequest
 from launcher.strategy import choose_device
 from launcher.tune.attempt import Attempt, Task, start_attempt
 from launcher.tune.optimiser import RUNNING, Optimiser, Trial
 from launcher.tune.report import show_trials, write_best, write_pictures
-from launcher.tune.search import Search, load_search, own_values
+from launcher.tune.search import Search, is_plain, load_search, own_values
+from launcher.tune.slurm import parse_options
 from launcher.world import World, read_world
 from shards.manifest import write_atomically
 
@@ -43,6 +45,7 @@ class Wishes:
     folder: Path | None = None
     parallel: int | None = None
     processes: int = 1
+    slurm: str | None = None
 
 
 def tune(recipe_file: Path, overrides: Sequence[str], wishes: Wishes) -> int:
@@ -67,39 +70,47 @@ def tune(recipe_file: Path, overrides: Sequence[str], wishes: Wishes) -> int:
 
 def _plan(loaded: LoadedRecipe, overrides: Sequence[str], wishes: Wishes, console: Console, stop: StopRequest) -> Task:
     """Look at everything that would let all trials fail, and pack the data once."""
+    recipe = complete_recipe(loaded, console.say)
+    name, metric = f"{recipe.run.name}-{wishes.search.stem}", recipe.train.best_metric
+    task = Task(
+        recipe_file=Path(loaded.file),
+        overrides=tuple(overrides),
+        folder=wishes.folder or Path("runs") / name,
+        name=name,
+        metric=metric,
+        sign=-1 if metric == "loss" else 1,
+        **_share_out(recipe, wishes),
+    )
+    if task.job is not None and not is_plain(str(task.folder)):
+        raise UserError(f"--folder {task.folder}: of jobs, must be letters, digits and _ . - / only")
+    manifest = prepare_data(recipe.data, World(), stop.is_wanted)
+    plan = plan_run(loaded, recipe, task.processes, manifest)
+    if "valid" not in plan.num_eval:
+        raise UserError(
+            f"{loaded.file}: a search goes by the valid split, which the data does not have; see data.split"
+        )
+    return task
+
+
+def _share_out(recipe: Recipe, wishes: Wishes) -> dict[str, Any]:
+    """What of the machine, or of the cluster, each trial has."""
     for name, number in (("parallel", wishes.parallel), ("processes", wishes.processes)):
         if number is not None and number < 1:
             raise UserError(f"--{name} {number}: must be at least 1")
     if read_world(os.environ).size > 1:
         raise UserError("tune starts its processes itself: launcher tune RECIPE --search FILE --processes N")
-    recipe = complete_recipe(loaded, console.say)
-    num_gpus = torch.cuda.device_count()
+    if wishes.slurm is not None:
+        job = parse_options(wishes.slurm)
+        if wishes.processes != 1:
+            raise UserError("--processes is for trials on this machine; a job has one for each of --gpus-per-node")
+        return {"processes": max(job.gpus_per_node, 1), "device": "", "parallel": wishes.parallel or 1, "job": job}
+    num_gpus, processes = torch.cuda.device_count(), wishes.processes
     device = choose_device(recipe.strategy.device, num_gpus, World(), os.environ)
-    parallel = wishes.parallel or (max(1, num_gpus // wishes.processes) if device == "cuda" else 1)
-    if device == "cuda" and parallel * wishes.processes > num_gpus:
-        raise UserError(
-            f"{parallel} trials of {wishes.processes} processes need {parallel * wishes.processes} GPUs, here are "
-            f"{num_gpus}; choose a smaller --parallel or --processes"
-        )
-    manifest = prepare_data(recipe.data, World(), stop.is_wanted)
-    plan = plan_run(loaded, recipe, wishes.processes, manifest)
-    if "valid" not in plan.num_eval:
-        raise UserError(
-            f"{loaded.file}: a search goes by the valid split, which the data does not have; see data.split"
-        )
-    name = f"{recipe.run.name}-{wishes.search.stem}"
-    metric = recipe.train.best_metric
-    return Task(
-        Path(loaded.file),
-        tuple(overrides),
-        wishes.folder or Path("runs") / name,
-        name,
-        metric,
-        -1 if metric == "loss" else 1,
-        wishes.processes,
-        device,
-        parallel,
-    )
+    parallel = wishes.parallel or (max(1, num_gpus // processes) if device == "cuda" else 1)
+    if device == "cuda" and parallel * processes > num_gpus:
+        words = f"{parallel} trials of {processes} processes need {parallel * processes} GPUs, here are {num_gpus}"
+        raise UserError(f"{words}; choose a smaller --parallel or --processes")
+    return {"processes": processes, "device": device, "parallel": parallel}
 
 
 def _keep_search(task: Task, search: Search) -> None:

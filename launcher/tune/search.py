@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +17,8 @@ from launcher.recipe.lock import flatten
 from launcher.recipe.parse import load_recipe
 from launcher.recipe.schema import Recipe
 from launcher.recipe.yaml_text import Lines, YamlError, read_yaml
+
+PLAIN = re.compile(r"[A-Za-z/][\w./-]*")
 
 Value = int | float | str | bool
 Values = dict[str, Value]
@@ -107,7 +110,13 @@ def own_values(search: Search, recipe: Recipe) -> tuple[Values, list[str]]:
 
 
 def as_overrides(values: Mapping[str, Value]) -> list[str]:
-    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+    """Plain words stay so: the shell of a job looks at `run.dir`."""
+    return [f"{key}={value if is_plain(value) else json.dumps(value)}" for key, value in values.items()]
+
+
+def is_plain(value: Value) -> bool:
+    """Whether YAML reads it as the text that it is."""
+    return isinstance(value, str) and bool(PLAIN.fullmatch(value)) and value not in ("true", "false", "null")
 
 
 def _holds(domain: Span | Sequence[Value], value: Any) -> bool:

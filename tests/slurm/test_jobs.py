@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from tests.runs import DIGITS, ROOT, Record, events, journal, summary, train_records
@@ -188,3 +189,33 @@ def test_users_mistake_fails_the_job_with_its_code(cluster: Cluster, tmp_path: P
     facts = cluster.wait_for_state(job, "COMPLETED", "FAILED")
     assert (facts["JobState"], facts["ExitCode"], facts["Restarts"]) == ("FAILED", "2:0", "0")
     assert "optim.lr: must be more than 0, not -1" in node_logs(tmp_path / "runs" / f"lenet_digits-{job}")
+
+
+def test_a_search_whose_trials_are_jobs(cluster: Cluster, tmp_path: Path, digits: Path) -> None:
+    """Two at a time; the search is killed while its jobs run, and finds them again."""
+    text = "trials: 4\nstart: 4\nsearch:\n  optim.lr: {low: 1.0e-4, high: 3.0e-2, log: true}\n"
+    (tmp_path / "s.yaml").write_text(text)
+    words: list[str | Path] = [
+        "tune",
+        DIGITS,
+        f"data.dir={digits}",
+        "train.epochs=2",
+        "log.wandb.mode=disabled",
+        "--search",
+        "s.yaml",
+    ]
+    options = ["--parallel", "2", "--slurm", "--partition=normal --gpus-per-node=0 --cpus-per-task=1 --time=10"]
+    command: list[str | Path] = [sys.executable, "-m", "launcher", *words, *options]
+    folder = tmp_path / "runs/lenet_digits-s"
+    cut_off = cluster.call("timeout", "--signal=KILL", "20", *command, cwd=tmp_path)
+    assert cut_off.returncode == -9, cut_off.stderr
+    before = {path.name: path.read_text() for path in folder.glob("logs/*.job")}
+    assert len(before) >= 2
+    ended = cluster.call(*command, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    numbers = {path.name: path.read_text() for path in folder.glob("logs/*.job")}
+    assert len(set(numbers.values())) == 4
+    assert before.items() <= numbers.items()  # none was sent twice
+    for path in sorted(folder.glob("trial-*")):
+        assert (summary(path)["status"], len(events(path, "started")), events(path, "resumed")) == ("done", 1, [])
+    assert (folder / "best.yaml").exists()

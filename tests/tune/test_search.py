@@ -6,7 +6,7 @@ import pytest
 
 from launcher.errors import RecipeError
 from launcher.recipe.parse import load_recipe
-from launcher.tune.search import Span, as_overrides, load_search, own_values
+from launcher.tune.search import Span, Values, as_overrides, load_search, own_values
 from tests.runs import DIGITS, RECIPES
 
 GOOD = "trials: 4\nsearch:\n  optim.lr: {low: 1.0e-4, high: 0.1, log: true}\n  optim.name: [adam, adamw]\n"
@@ -70,6 +70,8 @@ def test_the_recipe_s_own_values(tmp_path: Path) -> None:
 
 
 def test_overrides_give_the_same_values_back() -> None:
-    values: dict[str, int | float | str | bool] = {"optim.lr": 1e-05, "optim.name": "adamw", "train.global_batch": 16}
+    values: Values = {"optim.lr": 1e-05, "optim.name": "adamw", "train.global_batch": 16}
     recipe = load_recipe(DIGITS, as_overrides(values)).recipe
     assert (recipe.optim.lr, recipe.optim.name, recipe.train.global_batch) == (1e-05, "adamw", 16)
+    texts: Values = {"run.dir": "runs/a-b/trial-007", "run.name": "true", "data.dir": "a: b", "data.root": "12"}
+    assert as_overrides(texts) == ["run.dir=runs/a-b/trial-007", 'run.name="true"', 'data.dir="a: b"', 'data.root="12"']
