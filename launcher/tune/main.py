@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,27 +13,22 @@ import torch
 
 from launcher.check import complete_recipe, plan_run
 from launcher.data.prepare import prepare_data
-from launcher.errors import EXIT_DONE, RunError, Stopped, UserError
-from launcher.history import is_running
+from launcher.errors import EXIT_DONE, RunError, UserError
 from launcher.log.console import Console
 from launcher.recipe.parse import LoadedRecipe, load_recipe
 from launcher.recipe.schema import Recipe
 from launcher.stop import StopRequest
 from launcher.strategy import choose_device
-from launcher.tune.attempt import Attempt, Task, start_attempt
-from launcher.tune.optimiser import RUNNING, Optimiser, Trial
-from launcher.tune.report import show_trials, write_best, write_pictures
+from launcher.tune.attempt import Task
+from launcher.tune.loop import run_trials
+from launcher.tune.optimiser import Optimiser
+from launcher.tune.report import show_trials, write_pictures
 from launcher.tune.search import Search, is_plain, load_search, own_values
 from launcher.tune.slurm import parse_options
 from launcher.world import World, read_world
 from shards.manifest import write_atomically
 
 SEARCH_NAME = "search.json"
-POLL_S = 0.2
-FAILURES = 3
-"""Trials that may fail before one is done: more, and it is not the values."""
-LEFT_S = 60.0
-"""A trial whose search was killed saves and ends within that time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +54,7 @@ def tune(recipe_file: Path, overrides: Sequence[str], wishes: Wishes) -> int:
     _keep_search(task, search)
     optimiser = Optimiser(task.folder, search)
     _begin(optimiser, search, loaded, console)
-    _run_all(optimiser, task, search, console, stop)
+    run_trials(optimiser, task, search, console, stop)
     trials = optimiser.trials()
     show_trials(task, trials, console)
     for note in write_pictures(task, search, optimiser, trials):
@@ -147,99 +141,3 @@ def _begin(optimiser: Optimiser, search: Search, loaded: LoadedRecipe, console: 
         console.say(f"note: the recipe's own {key}, {values.get(key)}, is not in the search: it is no trial")
     if not outside:
         optimiser.add(values)
-
-
-def _run_all(optimiser: Optimiser, task: Task, search: Search, console: Console, stop: StopRequest) -> None:
-    """Until as many trials as wanted have ended. Raise Stopped when asked to stop: what runs has been saved then."""
-    active: dict[int, Attempt] = {}
-    try:
-        while True:
-            trials = optimiser.trials()
-            _fill(optimiser, task, search, trials, active, console)
-            if not active:
-                return
-            for attempt in [*active.values()]:
-                if _follow(optimiser, search, attempt, console):
-                    del active[attempt.slot]
-            if stop.is_wanted():
-                _stop_all(active)
-                raise Stopped("stopped while searching; the same command goes on")
-            time.sleep(POLL_S)
-    finally:
-        for attempt in active.values():
-            attempt.ranks.kill()
-
-
-def _fill(
-    optimiser: Optimiser,
-    task: Task,
-    search: Search,
-    trials: list[Trial],
-    active: dict[int, Attempt],
-    console: Console,
-) -> None:
-    """Give every free slot a trial: first those that a search before this one has left."""
-    running = {attempt.number for attempt in active.values()}
-    waiting = [trial for trial in trials if trial.status == RUNNING and trial.number not in running]
-    free = [slot for slot in range(task.parallel) if slot not in active]
-    wanted = min(len(free) - len(waiting), search.trials - len(trials))
-    if wanted > 0:
-        optimiser.propose(wanted)
-        waiting = [each for each in optimiser.trials() if each.status == RUNNING and each.number not in running]
-    for slot, trial in zip(free, waiting, strict=False):
-        _wait_until_left(task.folder_of(trial.number))
-        shown = "  ".join(
-            f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
-            for key, value in trial.values.items()
-        )
-        console.say(f"trial {trial.number} of {search.trials}: {shown}")
-        active[slot] = start_attempt(task, trial.number, trial.values, slot)
-
-
-def _wait_until_left(folder: Path) -> None:
-    """Processes of a search that was killed may still save."""
-    until_s = time.monotonic() + LEFT_S
-    while is_running(folder, has_ended=False) and time.monotonic() < until_s:
-        time.sleep(POLL_S)
-
-
-def _follow(optimiser: Optimiser, search: Search, attempt: Attempt, console: Console) -> bool:
-    """Whether it has ended; the optimiser knows then."""
-    state, number = attempt.look(), attempt.number
-    if search.stop_early and state == "runs":
-        for step, score in attempt.read_new().items():
-            optimiser.report(number, score, step)
-            if not attempt.is_asked and optimiser.should_stop(number):
-                attempt.is_asked = True
-                attempt.ranks.ask_to_stop()
-    if state == "runs":
-        return False
-    if state == "done" and (best := attempt.score) is not None:
-        optimiser.end(number, best, attempt.last_step)
-        console.say(f"trial {number}: {attempt.task.metric} {abs(best):.4f}")
-        write_best(attempt.task, optimiser.trials())
-    elif state == "stopped" and attempt.is_asked:
-        optimiser.end_early(number)
-        console.say(f"trial {number}: ended early, it does not promise much")
-    elif state == "failed":
-        optimiser.fail(number, attempt.why)
-        console.say(f"trial {number} failed: {attempt.why}")
-        _check_failures(optimiser, attempt)
-    return True
-
-
-def _check_failures(optimiser: Optimiser, attempt: Attempt) -> None:
-    trials = optimiser.trials()
-    if len([trial for trial in trials if trial.status == "FAILED"]) >= FAILURES and all(
-        t.score is None for t in trials
-    ):
-        raise RunError(f"{FAILURES} trials have failed and none is done, the last by: {attempt.why}")
-
-
-def _stop_all(active: dict[int, Attempt]) -> None:
-    """They save, and end."""
-    for attempt in active.values():
-        attempt.ranks.ask_to_stop()
-    until_s = time.monotonic() + LEFT_S
-    while any(attempt.look() == "runs" for attempt in active.values()) and time.monotonic() < until_s:
-        time.sleep(POLL_S)

@@ -14,7 +14,7 @@ from launcher.log.console import Console
 from launcher.recipe.parse import render_recipe
 from launcher.tune.attempt import Task
 from launcher.tune.optimiser import DONE, Optimiser, Trial
-from launcher.tune.search import Search, Span, Value, as_overrides
+from launcher.tune.search import Search, Span, as_overrides, show_value
 from shards.manifest import write_atomically
 
 BEST_NAME = "best.yaml"
@@ -47,7 +47,7 @@ def show_trials(task: Task, trials: Sequence[Trial], console: Console) -> None:
         (
             f"{trial.number}{' best' if best is not None and trial.number == best.number else ''}",
             trial.drawn_by,
-            *(_show(trial.values[key]) for key in keys),
+            *(show_value(trial.values[key]) for key in keys),
             "-" if trial.score is None else f"{task.sign * trial.score:.4f}",
             trial.status.lower().replace("_", " "),
         )
@@ -102,7 +102,3 @@ def _axis(span: Span) -> list[float]:
     if span.log:
         return [low, *np.exp(math.log(low) + inner * math.log(high / low)).tolist(), high]
     return [low, *(low + inner * (high - low)).tolist(), high]
-
-
-def _show(value: Value) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -119,6 +119,10 @@ def is_plain(value: Value) -> bool:
     return isinstance(value, str) and bool(PLAIN.fullmatch(value)) and value not in ("true", "false", "null")
 
 
+def show_value(value: Value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def _holds(domain: Span | Sequence[Value], value: Any) -> bool:
     return domain.holds(value) if isinstance(domain, Span) else value in domain
 
