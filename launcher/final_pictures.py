@@ -15,11 +15,11 @@ from launcher.log.charts import Curve, title_of, write_confusion, write_curves, 
 from launcher.log.journal import Record, read_journal
 
 CURVES = (
-    ("loss", (("train", "train", "loss", None), ("valid", "eval", "loss", "valid"))),
-    ("top-1 accuracy", (("valid", "eval", "top1_frac", "valid"),)),
-    ("learning rate", (("head", "train", "lr", None),)),
+    ("loss", (("train", 0, "train", "loss", None), ("valid", 1, "eval", "loss", "valid"))),
+    ("top-1 accuracy", (("valid", 1, "eval", "top1_frac", "valid"),)),
+    ("learning rate", (("head", 0, "train", "lr", None),)),
 )
-"""Title of each panel, and of its curves: label, kind of record, figure, split."""
+"""Title of each panel, and of its curves: label, number of the colour, kind of record, figure, split."""
 
 
 def draw_pictures(journal: Path, folder: Path) -> tuple[list[str], list[str]]:
@@ -62,7 +62,7 @@ def build_panels(records: Sequence[Record]) -> list[tuple[str, list[Curve]]]:
     panels = []
     for title, wanted in CURVES:
         curves: list[Curve] = []
-        for colour, (label, kind, name, split) in enumerate(wanted):
+        for label, colour, kind, name, split in wanted:
             curve = read_curve(records, kind, name, split)
             points = [(float(step), value) for step, value in curve.items() if math.isfinite(value)]
             if points:

@@ -87,9 +87,9 @@ def _name_confused(e: Evaluation) -> str:
 def _write_charts(e: Evaluation, folder: Path) -> None:
     """Raise UserError where matplotlib is not installed, OSError when one cannot be written."""
     title = title_of(e.facts["split"], e.figures)
-    write_per_class(e.figures["per_class"], title, folder / "per_class.png")
     if len(e.confusion_KK):
         write_confusion(e.confusion_KK, e.classes, title, folder / "confusion.png")
+    write_per_class(e.figures["per_class"], title, folder / "per_class.png")
 
 
 def _render_matrix(confusion_KK: Matrix, classes: Sequence[str]) -> str:

@@ -44,8 +44,10 @@ def write_curves(file: Path, panels: Sequence[tuple[str, Sequence[Curve]]]) -> N
     """
     width, height = PANEL_INCHES
     figure = _new_figure(file, width, height * max(len(panels), 1))
+    first = None
     for i, (title, curves) in enumerate(panels):
-        axes = figure.add_subplot(len(panels), 1, i + 1)
+        axes = figure.add_subplot(len(panels), 1, i + 1, sharex=first)
+        first = first or axes
         for label, colour, points in curves:
             marker = "." if len(points) <= MAX_MARKED else ""
             steps, values = zip(*points, strict=True)
