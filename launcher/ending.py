@@ -7,6 +7,7 @@ from dataclasses import asdict
 from launcher import checkpoint
 from launcher.checkpoint import Progress
 from launcher.errors import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE, Stopped
+from launcher.final_pictures import draw_pictures
 from launcher.fit import Status, evaluate_and_record
 from launcher.input_cost import judge_input
 from launcher.learner import Learner
@@ -31,6 +32,8 @@ def finish(t: Training, learner: Learner, progress: Progress, status: Status, st
     record_left_out(t, progress.step)
     code = EXIT_RESUMABLE if status == "preempted" else EXIT_DONE
     _record_traffic(t, progress)
+    if status != "preempted" and t.strategy.world.is_first:
+        _draw(t, progress)
     _leave(t, progress, status, code)
     if t.strategy.world.is_first:
         summary = write_summary(t, status, progress, final.get("test"), learner.frozen_sha256, verdict)
@@ -65,6 +68,18 @@ def _record_traffic(t: Training, progress: Progress) -> None:
     ranks = [asdict(traffic) for traffic in t.strategy.gather(t.loaders["train"].reader.folder.traffic)]
     if any(any(each.values()) for each in ranks):
         t.journal.write("event", progress.step, t.plan.epoch(progress.step) + 1, name="remote", ranks=ranks)
+
+
+def _draw(t: Training, progress: Progress) -> None:
+    """The pictures of this end; the journal tells W&B of them, too."""
+    t.strategy.pulse.enter("finish")
+    epoch = t.plan.epoch(progress.step) + 1
+    names, notes = draw_pictures(t.run.path, t.run.pictures)
+    for name in names:
+        t.journal.write("event", progress.step, epoch, name="picture", picture=name)
+    for note in notes:
+        t.journal.write("event", progress.step, epoch, name="note", message=note)
+        t.console.say(f"note: {note}")
 
 
 def _leave(t: Training, progress: Progress, status: str, code: int) -> None:

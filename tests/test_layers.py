@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("saver",),
     ("feature_store", "decoded_store", "evaluate", "training", "trained"),
     ("extract", "infer"),
-    ("learner", "summary"),
+    ("learner", "summary", "final_pictures"),
     ("step_result",),
     ("nonfinite",),
     ("input_cost", "left_out", "step"),

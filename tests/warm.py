@@ -22,11 +22,13 @@ TIMEOUT_S = 240.0
 
 
 def serve() -> None:
+    import matplotlib.backends.backend_agg as charts
+
     from launcher import bench, check, fetch, probe, show, train, verify
     from launcher.__main__ import main as run_program
     from launcher.probe import main as probe_main
 
-    assert all((bench, check, fetch, probe, probe_main, show, train, verify))
+    assert all((bench, charts, check, fetch, probe, probe_main, show, train, verify))
     for line in sys.stdin:
         request = json.loads(line)
         pids = []

@@ -15,7 +15,7 @@ from launcher.errors import UserError
 from launcher.evaluation.predictions import BINS, Predictions, write_predictions
 from launcher.feed import ImageFeed
 from launcher.infer import Turn
-from launcher.log.charts import Matrix, write_confusion
+from launcher.log.charts import Matrix, title_of, write_confusion, write_per_class
 from launcher.log.console import Row
 from launcher.log.journal import render_json
 from launcher.log.pictures import find_cell, to_pixels, write_sheet
@@ -48,12 +48,12 @@ def write_evaluation(evaluation: Evaluation, feed: ImageFeed, turn: Turn, folder
     write_predictions(e.predictions, e.names, e.classes, folder / "predictions.npz")
     if len(e.confusion_KK):
         write_atomically(folder / "confusion.csv", _render_matrix(e.confusion_KK, e.classes).encode())
-        try:
-            write_confusion(e.confusion_KK, e.classes, _title(e), folder / "confusion.png")
-        except UserError as error:
-            notes.append(str(error))
     else:
         notes.append(f"no confusion matrix: {len(e.classes):,} classes are too many")
+    try:
+        _write_charts(e, folder)
+    except UserError as error:
+        notes.append(str(error))
     _write_mistakes(e, feed, turn, folder / "mistakes.png")
     write_atomically(folder / "figures.json", f"{render_json(content, indent=1)}\n".encode())
     return notes
@@ -84,8 +84,12 @@ def _name_confused(e: Evaluation) -> str:
     return ", ".join(f"{e.classes[i]} taken for {e.classes[j]} {off_KK[i, j]:,}x" for i, j in pairs if off_KK[i, j])
 
 
-def _title(e: Evaluation) -> str:
-    return f"{e.facts['split']}: top-1 {e.figures['top1_frac']:.2%} of {e.figures['num_images']:,} images"
+def _write_charts(e: Evaluation, folder: Path) -> None:
+    """Raise UserError where matplotlib is not installed, OSError when one cannot be written."""
+    title = title_of(e.facts["split"], e.figures)
+    if len(e.confusion_KK):
+        write_confusion(e.confusion_KK, e.classes, title, folder / "confusion.png")
+    write_per_class(e.figures["per_class"], title, folder / "per_class.png")
 
 
 def _render_matrix(confusion_KK: Matrix, classes: Sequence[str]) -> str:

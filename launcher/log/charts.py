@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,10 @@ NAMED_CLASSES = 60
 """Above this the axes have no room for names."""
 NUMBERED_CLASSES = 25
 """Above this the fields have no room for numbers."""
+MAX_BARS, WORST_BARS = 100, 50
+"""Of more classes than the first only so many have a bar: the worst."""
+MAX_NAME = 32
+"""Letters of a class name: longer ones would leave no room for what they name."""
 DPI = 110
 
 Matrix = npt.NDArray[np.int64]
@@ -40,8 +44,10 @@ def write_curves(file: Path, panels: Sequence[tuple[str, Sequence[Curve]]]) -> N
     """
     width, height = PANEL_INCHES
     figure = _new_figure(file, width, height * max(len(panels), 1))
+    first = None
     for i, (title, curves) in enumerate(panels):
-        axes = figure.add_subplot(len(panels), 1, i + 1)
+        axes = figure.add_subplot(len(panels), 1, i + 1, sharex=first)
+        first = first or axes
         for label, colour, points in curves:
             marker = "." if len(points) <= MAX_MARKED else ""
             steps, values = zip(*points, strict=True)
@@ -70,7 +76,7 @@ def write_confusion(confusion_KK: Matrix, classes: Sequence[str], title: str, pa
     figure.colorbar(image, ax=axes, shrink=0.7, label="share of the true class")
     axes.set(title=_plain(title), xlabel="predicted", ylabel="true")
     if num_classes <= NAMED_CLASSES:
-        names = [*map(_plain, classes)]
+        names = [*map(_short, classes)]
         axes.set_xticks(range(num_classes), names, rotation=90)
         axes.set_yticks(range(num_classes), names)
     if num_classes <= NUMBERED_CLASSES:
@@ -78,6 +84,32 @@ def write_confusion(confusion_KK: Matrix, classes: Sequence[str], title: str, pa
             color = "white" if shares_KK[i, j] > 0.5 else "black"
             axes.text(j, i, f"{confusion_KK[i, j]:,}", ha="center", va="center", color=color, fontsize=8)
     _write(figure, path)
+
+
+def write_per_class(per_class: Mapping[str, Mapping[str, Any]], title: str, path: Path) -> None:
+    """Class name -> `top1_frac`, `num_images`, as bars, the worst class at the top; one without images has no bar.
+
+    Raise UserError where matplotlib is not installed, OSError when it cannot be written.
+    """
+    known = [(name, f["top1_frac"], f["num_images"]) for name, f in per_class.items() if f["top1_frac"] is not None]
+    bars = sorted(known, key=lambda bar: bar[1])
+    if len(bars) > MAX_BARS:
+        title = f"{title}\nthe {WORST_BARS} worst of {len(bars):,} classes"
+        bars = bars[:WORST_BARS]
+    figure = _new_figure(path, 8, 1.2 + 0.22 * len(bars))
+    axes = figure.add_subplot()
+    axes.barh(range(len(bars)), [top1_frac for _, top1_frac, _ in bars], color="C0")
+    axes.set(title=_plain(title), xlabel="top-1 accuracy", xlim=(0, 1), ylim=(len(bars) - 0.4, -0.6))
+    axes.set_yticks(range(len(bars)), [_short(name) for name, _, _ in bars], fontsize=8)
+    for i, (_, top1_frac, num_images) in enumerate(bars):
+        axes.text(1.01, i, f"{top1_frac:.1%} of {num_images:,}", va="center", fontsize=8)
+    axes.grid(axis="x", alpha=0.3)
+    _write(figure, path)
+
+
+def title_of(split: str, figures: Mapping[str, Any]) -> str:
+    """What an evaluation came to: `test: top-1 97.50% of 180 images`."""
+    return f"{split}: top-1 {figures['top1_frac']:.2%} of {figures['num_images']:,} images"
 
 
 def _new_figure(file: Path, width: float, height: float) -> Figure:
@@ -92,6 +124,11 @@ def _new_figure(file: Path, width: float, height: float) -> Figure:
 def _plain(text: str) -> str:
     """A dollar would begin a formula."""
     return printable(text).replace("$", r"\$")
+
+
+def _short(name: str) -> str:
+    """A class name, cut off where it is too long for an axis."""
+    return _plain(name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…")
 
 
 def _write(figure: Figure, file: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from launcher.errors import UserError
-from launcher.log.charts import write_confusion, write_curves
+from launcher.log.charts import write_confusion, write_curves, write_per_class
 
 POINTS = [(1.0, 2.0), (50.0, 0.5)]
 
@@ -78,3 +78,41 @@ def test_same_numbers_same_bytes(tmp_path: Path, num_classes: int) -> None:
 def test_names_are_text_and_no_formulas(tmp_path: Path) -> None:
     write_confusion(np.eye(2, dtype=np.int64), [r"$\nonsense{$", "\x1b[31mred"], r"$x", tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+def bar_lengths(path: Path) -> list[int]:
+    """Pixels of each bar, from the top; 0 for those too short to be seen are left out."""
+    is_bar_HW = (pixels(path) == (0x1F, 0x77, 0xB4)).all(axis=-1)
+    lengths = is_bar_HW.sum(axis=1)
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], lengths > 0, [0]])))
+    return [int(np.median(lengths[start:end])) for start, end in edges.reshape(-1, 2)]
+
+
+def test_bars_are_as_long_as_the_classes_are_right(tmp_path: Path) -> None:
+    """From a confusion matrix: the worst at the top, nothing for the class without images."""
+    confusion_KK = np.array([[6, 2, 0, 0], [0, 9, 0, 0], [6, 0, 2, 0], [0, 0, 0, 0]])
+    totals = confusion_KK.sum(axis=1).tolist()
+    hits = np.diag(confusion_KK).tolist()
+    per_class = {
+        name: {"top1_frac": hit / total if total else None, "num_images": total}
+        for name, hit, total in zip(("a", "b", "c", "none"), hits, totals, strict=True)
+    }
+    write_per_class(per_class, "title", tmp_path / "bars.png")
+    found = bar_lengths(tmp_path / "bars.png")
+    assert [length / found[-1] for length in found] == pytest.approx([2 / 8, 6 / 8, 9 / 9], abs=0.01)
+
+
+@pytest.mark.parametrize(("num_classes", "num_bars"), [(100, 100), (101, 50)])
+def test_of_many_classes_the_worst_have_bars(tmp_path: Path, num_classes: int, num_bars: int) -> None:
+    per_class = {
+        f"class {k} with a name that is far too long $": {"top1_frac": (num_classes - k) / num_classes, "num_images": 9}
+        for k in range(num_classes)
+    }
+    write_per_class(per_class, "title", tmp_path / "bars.png")
+    found = bar_lengths(tmp_path / "bars.png")
+    assert len(found) == num_bars
+    assert found == sorted(found)
+    assert found[-1] / found[num_bars // 2 - 1] == pytest.approx(2, rel=0.05)
+    height, width, _ = pixels(tmp_path / "bars.png").shape
+    assert width < 1000
+    assert height < 2700

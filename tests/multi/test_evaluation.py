@@ -28,6 +28,6 @@ def test_two_processes_judge_as_one(tmp_path: Path, few_shards: Path, monkeypatc
         assert sorted(one) == sorted(two)
         for key in one:
             np.testing.assert_array_equal(one[key], two[key], err_msg=key)
-    for name in ("confusion.csv", "confusion.png", "mistakes.png"):
+    for name in ("confusion.csv", "confusion.png", "per_class.png", "mistakes.png"):
         assert (tmp_path / "of-1" / name).read_bytes() == (tmp_path / "of-2" / name).read_bytes(), name
     assert ended.out.count("calibration error") == 1

@@ -60,7 +60,10 @@ def test_asked_to_stop_and_continued(tmp_path: Path, digits: Path, whole: Path) 
     assert summary(folder)["status"] == "preempted"
     stopped_at = summary(folder)["steps_done"]
     assert 20 <= stopped_at < TOTAL_STEPS
+    assert [record["picture"] for record in events(folder, "picture")] == ["augmented"]
     train(DIGITS, *settings(digits), cwd=tmp_path)
+    pictures = [record["picture"] for record in events(folder, "picture")]
+    assert pictures == ["augmented", "curves", "per_class", "confusion"]
     assert [record["step"] for record in events(folder, "resumed")] == [stopped_at]
     assert_same_training(folder, whole)
     assert weights(folder) == weights(whole)
