@@ -66,8 +66,10 @@ def preprocess(picture: Path, how: dict[str, Any]) -> npt.NDArray[np.float32]:
     assert resize["op"] == "resize"
     height, width = resize["size"]
     resized = Image.fromarray(decode(picture.read_bytes())).resize((width, height), Image.Resampling.BILINEAR)
-    image_HWC = (np.asarray(resized, np.float32) / 255 - how["mean"]) / how["std"]
-    return image_HWC.transpose(2, 0, 1).astype(np.float32)
+    pixels_HWC = np.asarray(resized, np.float32) / 255
+    mean, std = np.array(how["mean"], np.float32), np.array(how["std"], np.float32)
+    image_CHW: npt.NDArray[np.float32] = ((pixels_HWC - mean) / std).transpose(2, 0, 1)
+    return image_CHW
 
 
 def test_evaluate_predict_and_onnx_agree_on_the_digits(digits: Path, tmp_path: Path) -> None:
