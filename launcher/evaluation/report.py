@@ -110,7 +110,7 @@ def _write_mistakes(e: Evaluation, feed: ImageFeed, turn: Turn, path: Path) -> N
     assert examples.images_BCHW is not None
     pixels = to_pixels(turn(examples.images_BCHW), feed.augment.mean, feed.augment.std)
     said = zip(rows_M, e.predictions.top_NT[rows_M, 0], e.predictions.probs_NT[rows_M, 0], strict=True)
-    captions = [f"{e.classes[top]} {prob:.0%} ({e.classes[e.predictions.labels_N[row]]})" for row, top, prob in said]
+    captions = [f"{e.classes[top]}: {prob:.0%} ({e.classes[e.predictions.labels_N[row]]})" for row, top, prob in said]
     cells = list(zip(captions, pixels, strict=True))
     rows = [cells[start : start + COLUMNS] for start in range(0, len(cells), COLUMNS)]
     write_sheet(rows, find_cell((pixels.shape[1], pixels.shape[2])), path)

@@ -94,7 +94,7 @@ def _explain_picture(
         heat_HW = explainer(image_1CHW, label, number)
         name = trained.card.classes[label]
         blended_HWC = blend(pixels_HWC, heat_HW.cpu().numpy())
-        row = [(path.name, pixels_HWC), (f"{name} {probs_K[label]:.0%}", blended_HWC)]
+        row = [(path.name, pixels_HWC), (f"{name}: {probs_K[label]:.0%}", blended_HWC)]
         write_sheet([row], cell, output / name_file(path, number, name, label))
 
 

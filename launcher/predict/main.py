@@ -189,7 +189,7 @@ def _draw_cells(predictions: Sequence[Prediction], examples: Examples, c: Classi
     for prediction, pixels in zip(predictions, to_pixels(seen_BCHW, c.augment.mean, c.augment.std), strict=True):
         name, probability = prediction.best[0]
         truth = "" if prediction.truth is None else f" ({prediction.truth})"
-        yield f"{name} {probability:.0%}{truth}", pixels
+        yield f"{name}: {probability:.0%}{truth}", pixels
 
 
 def _write_grid(cells: Sequence[Captioned], path: Path) -> None:
