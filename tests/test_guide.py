@@ -23,6 +23,8 @@ MADE = (
     "runs/two/summary.json",
     "report.html",
     "curves.png",
+    "runs/mine-search/best.yaml",
+    "runs/mine-search/pictures/best-so-far.png",
     "runs/first/evaluations/test-best/confusion.png",
     "runs/first/evaluations/test-best-rotate180/figures.json",
     "said.csv",
@@ -68,8 +70,9 @@ def type_in_shell(line: str, folder: Path) -> None:
 
 def test_every_command_of_the_guide_does_what_it_promises(tmp_path: Path) -> None:
     draw_faces(tmp_path / "pictures", 60)
-    [recipe] = blocks("yaml")
+    recipe, search = blocks("yaml")
     (tmp_path / "mine.yaml").write_text(recipe)
+    (tmp_path / "search.yaml").write_text(search.replace("trials: 20", "trials: 2"))
     assert len(commands()) > 20
     for line in commands():
         type_command(line, tmp_path)
