@@ -68,8 +68,7 @@ def preprocess(picture: Path, how: dict[str, Any]) -> npt.NDArray[np.float32]:
     resized = Image.fromarray(decode(picture.read_bytes())).resize((width, height), Image.Resampling.BILINEAR)
     pixels_HWC = np.asarray(resized, np.float32) / 255
     mean, std = np.array(how["mean"], np.float32), np.array(how["std"], np.float32)
-    image_CHW: npt.NDArray[np.float32] = ((pixels_HWC - mean) / std).transpose(2, 0, 1)
-    return image_CHW
+    return ((pixels_HWC - mean) / std).transpose(2, 0, 1).astype(np.float32)
 
 
 def test_evaluate_predict_and_onnx_agree_on_the_digits(digits: Path, tmp_path: Path) -> None:

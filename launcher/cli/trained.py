@@ -62,7 +62,7 @@ def predict(
     split: str | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> int:
-    """Name what is on pictures. Exit code 1: some cannot be read, the others are done.
+    """Name what is on pictures, any number of processes together. Exit code 1: some cannot be read, the rest is done.
 
     Parameters
     ----------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from launcher.recipe.schema import Recipe
 from launcher.recipe.schema import Strategy as StrategySection
 from launcher.strategy import Strategy
 from launcher.trained import open_trained, read_run_card
-from launcher.world import World
+from launcher.world import read_world
 
 TORCHVISION = "torchvision/"
 
@@ -61,7 +62,9 @@ def find_classifier(run: str, which: str | None, device: Device) -> Found:
 
 
 def _open_run(run: Path, which: str, recipe: Recipe, device: Device) -> Classifier:
-    strategy = build_eval_strategy(recipe.strategy, device, World(), recipe.run.seed, recipe.run.deterministic)
+    strategy = build_eval_strategy(
+        recipe.strategy, device, read_world(os.environ), recipe.run.seed, recipe.run.deterministic
+    )
     trained = open_trained(run, which, strategy)
     return Classifier(trained.network.model, trained.card.classes, trained.augment, strategy)
 
@@ -86,7 +89,7 @@ def _open_torchvision(backbone: Backbone, classes: tuple[str, ...], device: Devi
             "command where there is a network, or set TORCH_HOME to a folder that has them"
         ) from None
     network = build_model(backbone, IMAGENET_CLASSES)
-    strategy = build_eval_strategy(StrategySection(), device, World())
+    strategy = build_eval_strategy(StrategySection(), device, read_world(os.environ))
     transform = read_transform(backbone)
     augment = build_augment(transform.ops, transform.mean, transform.std, strategy.memory_format)
     notes = (*transform.notes, f"{name} {backbone.weights}, weights {fetched.path}")

@@ -5,9 +5,8 @@ B batch, C channels, H x W pixels, K classes, T the best classes of an image.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,20 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from launcher.data.damage import Damage, Mask
-from launcher.data.decode import ADVICE
-from launcher.data.order import Ids
 from launcher.data.pictures import UNKNOWN, find_pictures
 from launcher.data.reader import ShardReader
-from launcher.errors import EXIT_DONE, EXIT_FAILED, DataError, UserError
+from launcher.errors import EXIT_DONE, EXIT_FAILED, UserError
 from launcher.feed import Examples, ImageFeed
-from launcher.infer import TURNS, Device, build_feed, check_alone
+from launcher.infer import TURNS, Device, build_feed
 from launcher.log.pictures import Captioned, find_cell, to_pixels, write_sheet
 from launcher.loss import class_scores
 from launcher.predict.classifier import Classifier, find_classifier
-from launcher.predict.output import FORMATS, Prediction, choose_format, find_width, open_output
+from launcher.predict.output import FORMATS, Prediction, Write, choose_format, find_width, open_output
+from launcher.predict.unreadable import Unreadable
+from launcher.stop import follow_launcher
 from shards.console import ConsoleProgress
-from shards.progress import Progress
+from shards.progress import SILENT, Progress
 
 BATCH = 32
 """Pictures of a forward pass. Small, because pictures of any size are in memory for it where a GPU computes."""
@@ -50,34 +48,22 @@ class Wishes:
     device: Device = "auto"
 
 
-class _Named(Damage):
-    """Says which pictures cannot be read, and goes on. For several threads."""
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """What a process has made of its batch of a round; of no batch, where there are none left."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
-        self._ids: set[int] = set()
-        self._lock = threading.Lock()
-
-    @property
-    def num_images(self) -> int:
-        return len(self._ids)
-
-    def note(self, sample_id: int, error: DataError) -> None:
-        with self._lock:
-            if sample_id not in self._ids:
-                self._ids.add(sample_id)
-                self._say(f"launcher: {str(error).removesuffix(ADVICE)}")
-
-    def among(self, ids_B: Ids) -> Mask:
-        with self._lock:
-            return np.isin(ids_B, list(self._ids)) if self._ids else super().among(ids_B)
+    predictions: list[Prediction] = field(default_factory=list)
+    cells: list[Captioned] = field(default_factory=list)
+    num_images: int = 0
+    complaints: list[str] = field(default_factory=list)
 
 
 @dataclass
 class _Tally:
-    """What came of the pictures, and the first of them as the network saw them."""
+    """What came of the pictures, and the first of them as the network saw them. The same on every process."""
 
     num_images: int = 0
+    num_unreadable: int = 0
     num_known: int = 0
     num_right: int = 0
     cells: list[Captioned] = field(default_factory=list)
@@ -87,41 +73,55 @@ class _Tally:
         self.num_known += prediction.truth is not None
         self.num_right += prediction.is_right
 
-    def describe(self, num_unreadable: int) -> str:
+    def describe(self) -> str:
         share = f", top-1 {self.num_right / self.num_known:.2%} of the {self.num_known:,}" if self.num_known else ""
         known = f"{share} whose class is known" if share else ""
-        unreadable = f", {num_unreadable:,} more cannot be read" if num_unreadable else ""
+        unreadable = f", {self.num_unreadable:,} more cannot be read" if self.num_unreadable else ""
         return f"{self.num_images:,} pictures{known}{unreadable}"
 
 
 def predict(run: str, paths: Sequence[str], wishes: Wishes) -> int:
-    """Predict, write, and return the exit code: 1 when a picture could not be read.
+    """Predict, write, and return the exit code: 1 when a picture could not be read. Every rank runs this.
 
     Raise UserError, RunError or ShardsError before anything is computed when something that was named is not there.
     """
+    follow_launcher()
     _check_wishes(wishes)
     found = find_classifier(run, wishes.checkpoint, wishes.device)
     reader = find_pictures(paths, found.classes, wishes.split)
     c = found.open()
-    num_best = min(wishes.top, len(c.classes))
-    with ConsoleProgress() as progress:
+    is_first, tally = c.strategy.world.is_first, _Tally()
+    with ConsoleProgress() if is_first else nullcontext(SILENT) as progress:
         for note in c.notes:
             progress.note(note)
-        damage, tally = _Named(progress.note), _Tally()
-        feed = build_feed(reader, c.augment, c.strategy, damage)
-        predictions = _predict_all(c, feed, reader, num_best, wishes, progress, tally)
-        render = FORMATS[choose_format(wishes.format, wishes.output)]
-        with closing(feed.loader), open_output(wishes.output) as write:
+        with ExitStack() as stack:
+            write = _open_on_first(wishes.output, c, stack)
+            feed = build_feed(reader, c.augment, c.strategy, Unreadable())
+            stack.enter_context(closing(feed.loader))
+            num_best = min(wishes.top, len(c.classes))
+            predictions = _predict_all(c, feed, reader, num_best, wishes, progress, tally)
+            render = FORMATS[choose_format(wishes.format, wishes.output)]
             for text in render(predictions, num_best, find_width(wishes.output)):
                 write(text)
-        if wishes.grid is not None:
+        if wishes.grid is not None and is_first:
             _write_grid(tally.cells, wishes.grid)
-        progress.note(tally.describe(damage.num_images))
-    return EXIT_FAILED if damage.num_images else EXIT_DONE
+        progress.note(tally.describe())
+    c.strategy.close()
+    return EXIT_FAILED if tally.num_unreadable else EXIT_DONE
+
+
+def _open_on_first(output: Path | None, c: Classifier, stack: ExitStack) -> Write:
+    """The others write nothing, and know when rank 0 cannot."""
+    writes: list[Write] = [lambda _text: None]
+
+    def open_it() -> None:
+        writes.append(stack.enter_context(open_output(output)))
+
+    c.strategy.on_first(open_it)
+    return writes[-1]
 
 
 def _check_wishes(wishes: Wishes) -> None:
-    check_alone("predict")
     if wishes.top < 1:
         raise UserError(f"--top {wishes.top}: must be at least 1")
     if wishes.grid is not None and wishes.grid.suffix.lower() != ".png":
@@ -142,20 +142,45 @@ def _predict_all(
     progress: Progress,
     tally: _Tally,
 ) -> Iterator[Prediction]:
-    """Those of all pictures that can be read, in order; `tally` is kept on the way."""
-    starts = range(0, reader.num_images, BATCH)
-    work = ((0, np.arange(start, min(start + BATCH, reader.num_images))) for start in starts)
+    """Those of all pictures that can be read, in order, on every process; `tally` is kept on the way.
+
+    Of P processes, each has every P-th batch; after each P batches they tell one another.
+    """
+    world, starts = c.strategy.world, range(0, reader.num_images, BATCH)
+    mine = ((0, np.arange(start, min(start + BATCH, reader.num_images))) for start in starts[world.rank :: world.size])
+    batches = iter(feed.batches(mine))
     num_done = 0
-    for examples in feed.batches(work):
-        probs_BK = predict_batch(c, examples.inputs[0], wishes.flips)
-        predictions = _name_best(probs_BK, examples, c.classes, reader, num_best)
-        if wishes.grid is not None and len(tally.cells) < GRID_IMAGES:
-            tally.cells += _draw_cells(predictions, examples, c)
-        for prediction in predictions:
-            tally.add(prediction)
-            yield prediction
-        num_done += len(examples.ids_B)
+    for _ in range(0, len(starts), world.size):
+        with_cells = wishes.grid is not None and len(tally.cells) < GRID_IMAGES
+        share = _predict_share(c, next(batches, None), feed, reader, num_best, wishes.flips, with_cells)
+        for each in c.strategy.gather(share):
+            for complaint in each.complaints:
+                progress.note(complaint)
+            tally.num_unreadable += len(each.complaints)
+            tally.cells += each.cells
+            for prediction in each.predictions:
+                tally.add(prediction)
+                yield prediction
+            num_done += each.num_images
         progress.update("predict", num_done, reader.num_images)
+
+
+def _predict_share(
+    c: Classifier,
+    examples: Examples | None,
+    feed: ImageFeed,
+    reader: ShardReader,
+    num_best: int,
+    flips: bool,
+    with_cells: bool,
+) -> _Share:
+    if examples is None:
+        return _Share()
+    probs_BK = predict_batch(c, examples.inputs[0], flips)
+    predictions = _name_best(probs_BK, examples, c.classes, reader, num_best)
+    cells = [*_draw_cells(predictions, examples, c)] if with_cells else []
+    assert isinstance(feed.loader.damage, Unreadable)
+    return _Share(predictions, cells, len(examples.ids_B), feed.loader.damage.take_messages())
 
 
 @torch.inference_mode()

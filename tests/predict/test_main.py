@@ -20,6 +20,7 @@ from launcher.log.pictures import CAPTION_HEIGHT, GAP
 from launcher.predict import main
 from launcher.predict.output import FORMATS, Prediction
 from tests.judged_run import CLASSES, decode, plain_scores, read_split, write_files
+from tests.runs import ranks_of, run_warm
 
 pytestmark = pytest.mark.usefixtures("in_judged")
 
@@ -187,8 +188,26 @@ def test_half_written_output_is_not_left(in_judged: Path, tmp_path: Path, monkey
     assert list(tmp_path.iterdir()) == [output]
 
 
-def test_it_is_one_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2")):
-        monkeypatch.setenv(name, value)
-    assert run(["predict", "run", "shards"]) == 2
-    assert "start it without accelerate launch" in capsys.readouterr().err
+def test_two_processes_write_what_one_does(in_judged: Path, tmp_path: Path) -> None:
+    """Three batches, so that one process has none in the second round; one unreadable picture for each process."""
+    [path, *_] = write_files(in_judged / "shards", "test", tmp_path / "files")
+    rng = np.random.default_rng(0)
+    for number in range(70):
+        Image.fromarray(rng.integers(0, 255, (40, 40, 3), np.uint8)).save(tmp_path / f"files/{number:03d}.png")
+    for number in (5, 40):
+        (tmp_path / f"files/{number:03d}.png").write_bytes(path.read_bytes()[:100])
+    said = {}
+    for processes in (1, 2):
+        output, grid = tmp_path / f"said-{processes}.jsonl", tmp_path / f"grid-{processes}.png"
+        words: list[str | Path] = ["predict", "run", tmp_path / "files", "--output", output, "--grid", grid]
+        ended = run_warm(ranks_of(processes), words, in_judged)
+        assert ended.code == 1
+        assert ended.out == ""
+        for number in (5, 40):
+            assert ended.err.count(f"{number:03d}.png") == 1
+        assert "2 more cannot be read" in ended.err
+        said[processes] = (output.read_bytes(), grid.read_bytes())
+    assert said[1] == said[2]
+    assert len(said[1][0].splitlines()) == 77
+    refused = run_warm(ranks_of(2), ["predict", "run", tmp_path / "nothing.png"], in_judged)
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
