@@ -81,14 +81,14 @@ def start(
     )
 
 
-def finish(process: subprocess.Popen[str]) -> Ended:
+def finish(process: subprocess.Popen[str], timeout_s: float = TIMEOUT_S) -> Ended:
     """Wait for the end; a program that hangs is ended with all its processes, and the test fails."""
     try:
-        out, err = process.communicate(timeout=TIMEOUT_S)
+        out, err = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
         process.terminate()  # torchrun and accelerate launch end their workers when asked, not when killed
         out, err = process.communicate()
-        raise AssertionError(f"no end after {TIMEOUT_S} s:\n{out}\n{err}") from None
+        raise AssertionError(f"no end after {timeout_s:g} s:\n{out}\n{err}") from None
     return Ended(process.returncode, out, err)
 
 

@@ -10,7 +10,7 @@ from launcher.history import is_running
 from launcher.log.console import Console
 from launcher.stop import StopRequest
 from launcher.tune.attempt import Attempt, Task, start_attempt
-from launcher.tune.optimiser import RUNNING, Optimiser, Trial
+from launcher.tune.optimiser import RUNNING, Optimiser
 from launcher.tune.report import write_best
 from launcher.tune.search import Search, show_value
 
@@ -26,8 +26,8 @@ def run_trials(optimiser: Optimiser, task: Task, search: Search, console: Consol
     active: dict[int, Attempt] = {}
     try:
         while True:
-            trials = optimiser.trials()
-            _fill(optimiser, task, search, trials, active, console)
+            if len(active) < task.parallel:
+                _fill(optimiser, task, search, active, console)
             if not active:
                 return
             for attempt in [*active.values()]:
@@ -42,15 +42,9 @@ def run_trials(optimiser: Optimiser, task: Task, search: Search, console: Consol
             attempt.ranks.kill()
 
 
-def _fill(
-    optimiser: Optimiser,
-    task: Task,
-    search: Search,
-    trials: list[Trial],
-    active: dict[int, Attempt],
-    console: Console,
-) -> None:
+def _fill(optimiser: Optimiser, task: Task, search: Search, active: dict[int, Attempt], console: Console) -> None:
     """Give every free slot a trial: first those that a search before this one has left."""
+    trials = optimiser.trials()
     running = {attempt.number for attempt in active.values()}
     waiting = [trial for trial in trials if trial.status == RUNNING and trial.number not in running]
     free = [slot for slot in range(task.parallel) if slot not in active]
@@ -59,7 +53,8 @@ def _fill(
         optimiser.propose(wanted)
         waiting = [each for each in optimiser.trials() if each.status == RUNNING and each.number not in running]
     for slot, trial in zip(free, waiting, strict=False):
-        _wait_until_left(task.folder_of(trial.number))
+        if task.job is None:  # a job that is still there is found again
+            _wait_until_left(task.folder_of(trial.number))
         shown = "  ".join(f"{key} {show_value(value)}" for key, value in trial.values.items())
         console.say(f"trial {trial.number} of {search.trials}: {shown}")
         active[slot] = start_attempt(task, trial.number, trial.values, slot)

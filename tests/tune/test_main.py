@@ -26,6 +26,8 @@ search:
 """
 QUICK = ("train.epochs=2", "log.wandb.mode=disabled", "data.workers=0", "checkpoint.every=null")
 FOLDER = Path("runs/lenet_digits-s")
+PATIENT_S = 600
+"""Twelve trainings, each with the start of a process, on a machine that runs other tests beside."""
 
 
 def begin(place: Path, *words: str, text: str = SEARCH) -> subprocess.Popen[str]:
@@ -43,9 +45,11 @@ def has_summary(place: Path, number: int) -> bool:
     return bool(read_summary(place / FOLDER / f"trial-{number:03d}"))
 
 
+@pytest.mark.timeout(2 * PATIENT_S)
 def test_killed_after_five_trials_it_goes_on_and_beats_the_recipe(tmp_path: Path) -> None:
     process = begin(tmp_path)
-    wait_until(lambda: has_summary(tmp_path, 4) and (tmp_path / FOLDER / "trial-005/journal.jsonl").exists(), process)
+    sixth = tmp_path / FOLDER / "trial-005/journal.jsonl"
+    wait_until(lambda: has_summary(tmp_path, 4) and sixth.exists(), process, PATIENT_S)
     process.kill()
     process.communicate()
     before = read_trials(tmp_path)
@@ -53,7 +57,7 @@ def test_killed_after_five_trials_it_goes_on_and_beats_the_recipe(tmp_path: Path
     journals = [tmp_path / FOLDER / f"trial-{number:03d}/journal.jsonl" for number in range(5)]
     written_ns = [path.stat().st_mtime_ns for path in journals]
 
-    ended = finish(begin(tmp_path))
+    ended = finish(begin(tmp_path), PATIENT_S)
     assert ended.code == 0, ended.err
     trials = read_trials(tmp_path)
     assert [path.stat().st_mtime_ns for path in journals] == written_ns  # none of them was trained again
@@ -95,7 +99,7 @@ def test_asked_to_stop_it_leaves_no_process_and_says_how_to_go_on(tmp_path: Path
 def test_trials_at_a_time_and_early_ends(tmp_path: Path) -> None:
     """Half of the rates are far too small: once five trials are known, such a one is ended early."""
     text = "trials: 9\nstart: 9\nstop_early: true\nsearch:\n  optim.lr: {low: 1.0e-7, high: 0.03, log: true}\n"
-    ended = finish(begin(tmp_path, "train.epochs=4", "--parallel", "2", text=text))
+    ended = finish(begin(tmp_path, "train.epochs=8", "--parallel", "2", text=text))
     assert ended.code == 0, ended.err
     trials = read_trials(tmp_path)
     early = [trial for trial in trials if trial.status == "EARLY_STOPPED"]
