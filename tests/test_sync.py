@@ -15,7 +15,8 @@ from launcher.recipe.lock import write_lock
 from launcher.recipe.parse import load_recipe
 from launcher.run import claim
 from tests.log.wandb_program import KEY, clean_environment, result_of, spawn
-from tests.log.wandb_server import Run, WandbServer
+from tests.log.wandb_server import WandbServer
+from tests.log.wandb_stored import Run
 from tests.runs import DIGITS, Ended, wait_until
 
 BEGIN = """

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from launcher.history import History, find_number, read_curve, read_history
+from launcher.compare.find import Found
+from launcher.history import CUT_OFF, ENDINGS, RUNNING, History, find_number, read_curve, read_history
 from launcher.recipe.lock import flatten, is_allowed, read_lock, with_defaults
 
 ONLY_NAMES = ("run.name", "run.dir", "run.seed", "log")
@@ -28,6 +29,7 @@ Facts = dict[str, Any]
 class Run:
     """`recipe`: flat, by meaning. `environment`: facts that the journal's newest start records."""
 
+    found: Found
     history: History
     name: str
     seed: Any
@@ -38,7 +40,7 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        return self.history.folder
+        return self.found.folder
 
     @property
     def data_sha256(self) -> Any:
@@ -57,14 +59,26 @@ class Group:
         return f"{self.label} {self.runs[0].name}"
 
 
-def read_run(folder: Path) -> Run:
+def read_run(found: Found) -> Run:
     """Raise RunError when lock or journal cannot be read."""
+    folder = found.folder
     lock, history = with_defaults(read_lock(folder)), read_history(folder)
+    if found.state and history.status == CUT_OFF:
+        history = replace(history, status=_find_status(history, found.state))
     start, flat = history.start, flatten(lock)
     environment = read_environment(start)
     where = {key: flat.get(key) for key in WHERE if environment["data sha256"]}
     recipe = {key: value for key, value in flat.items() if not is_allowed(key, ONLY_NAMES) and key not in where}
-    return Run(history, str(flat.get("run.name") or folder.name), flat.get("run.seed"), recipe, environment, where)
+    name, seed = str(flat.get("run.name") or folder.name), flat.get("run.seed")
+    return Run(found, history, name, seed, recipe, environment, where)
+
+
+def _find_status(history: History, state: str) -> str:
+    """Of a run of W&B, to which the journal goes before its last record is written."""
+    if state == "running":
+        return RUNNING
+    status = history.summary.get("status")
+    return status if status in ENDINGS and state not in ("crashed", "killed") else CUT_OFF
 
 
 def read_environment(start: Facts) -> Facts:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from launcher.compare.curves import Panel, build_panels, draw_panel
-from launcher.compare.find import find_folders
-from launcher.compare.groups import group_runs, read_run
+from launcher.compare.find import find_runs
+from launcher.compare.groups import Group, group_runs, read_run
 from launcher.compare.report import render_report
 from launcher.compare.tables import Table, build_tables
 from launcher.errors import EXIT_DONE, UserError
@@ -25,7 +26,13 @@ def compare(names: Sequence[str], curves: Path | None, html: Path | None) -> int
     Raise RunError when a name leads to no run, a run cannot be read, or there is only one; UserError when a file cannot
     be written.
     """
-    groups = group_runs([read_run(folder) for folder in find_folders(names)])
+    with TemporaryDirectory(prefix="launcher-compare-") as store:
+        groups = group_runs([read_run(found) for found in find_runs(names, Path(store))])
+        _report(groups, curves, html)
+    return EXIT_DONE
+
+
+def _report(groups: Sequence[Group], curves: Path | None, html: Path | None) -> None:
     tables, panels = build_tables(groups), build_panels(groups)
     console = Console(1, 1)
     for table in tables:
@@ -39,7 +46,6 @@ def compare(names: Sequence[str], curves: Path | None, html: Path | None) -> int
     if html is not None:
         write_report(html, render_report(groups, tables, panels))
         console.say(f"report: {html}")
-    return EXIT_DONE
 
 
 def write_report(file: Path, page: str) -> None:

@@ -48,7 +48,7 @@ def match_runs(first: Run, second: Run) -> Match:
             break
     else:
         lacking = [run for run in (first, second) if not any(find_predictions(run.folder, s) for s in SPLITS)]
-        made = " and ".join(f"launcher evaluate {run.folder}" for run in lacking or (first, second))
+        made = " and ".join(_how_to_judge(run) for run in lacking or (first, second))
         return Match("", None, f"no predictions of both on one split: {made} writes them")
     if first.data_sha256 != second.data_sha256:
         return Match(split, None, "their data differ: images of one name may not be the same")
@@ -60,6 +60,11 @@ def match_runs(first: Run, second: Run) -> Match:
     left_out = max(len(a.names_N), len(b.names_N)) - len(common)
     right_a, right_b = (p.predicted_N[of] == p.labels_N[of] for p, of in ((a, of_a), (b, of_b)))
     return Match(what, compare_paired(right_a, right_b), f"{left_out} images of one alone left out" if left_out else "")
+
+
+def _how_to_judge(run: Run) -> str:
+    how = "launcher evaluate, then launcher sync of" if run.found.state else "launcher evaluate"
+    return f"{how} {run.found.name}"
 
 
 def find_predictions(folder: Path, split: str) -> Path | None:

@@ -44,7 +44,7 @@ def list_runs(groups: Sequence[Group]) -> Table:
             *(group.label, run.name, str(run.seed), run.history.status),
             *(_show(figure, figure.find(run)) for figure in tested),
             show_duration(_time_s(run)),
-            str(run.folder),
+            run.found.name,
         )
         for group in groups
         for run in group.runs
@@ -62,7 +62,7 @@ def _find_doubts(groups: Sequence[Group]) -> list[str]:
         seeds = [str(run.seed) for run in group.runs]
         if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
             notes.append(f"{group.label} has seed {', '.join(twice)} more than once: these are not independent")
-        if unfinished := [str(run.folder) for run in group.runs if run.history.status not in ("done", "stopped")]:
+        if unfinished := [run.found.name for run in group.runs if run.history.status not in ("done", "stopped")]:
             notes.append(f"{group.label} is not finished: {', '.join(unfinished)}")
     return notes
 

@@ -6,16 +6,20 @@ Everything here may wait, raise or end in SystemExit; `log/mirror` keeps that aw
 from __future__ import annotations
 
 import contextlib
+import fnmatch
+import glob
 import json
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from launcher.errors import EXIT_RESUMABLE
-from launcher.log.journal import Record
+from launcher.log.journal import JOURNAL_NAME, Record
 from launcher.log.rows import class_rows, confusion_rows, row_of, summary_of
+from launcher.recipe.lock import LOCK_NAME
 from launcher.recipe.schema import Wandb
 
 Mode = Literal["online", "offline", "disabled"]
@@ -23,11 +27,25 @@ Mode = Literal["online", "offline", "disabled"]
 INIT_TIMEOUT_S = 30.0
 API_TIMEOUT_S = 30
 
+KEPT = (LOCK_NAME, JOURNAL_NAME, "summary.json", "evaluations/*/predictions.npz", "evaluations/*/mistakes.png")
+"""Files of a run folder that W&B keeps beside its rows: all that `launcher compare` reads."""
+KEEP_EVERY_S = 600.0
+"""How often of a running one, at most, and only after an evaluation."""
+
 ENVIRONMENT = {
     "WANDB_ERROR_REPORTING": "false",  # otherwise a name look-up goes out even when offline
     "WANDB_SILENT": "true",  # nothing on the console, and with that no question either
     "WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL": "1",  # otherwise a killed run loses its last 15 s
 }
+
+
+@dataclass(frozen=True)
+class KeptRun:
+    """A run as W&B has it. `path`: entity/project/id. `folder`: where its files have come to. `state`: W&B's word."""
+
+    path: str
+    folder: Path
+    state: str
 
 
 @dataclass(frozen=True)
@@ -62,6 +80,7 @@ class WandbRun:
         section = facts.section
         self._facts = facts
         self._evaluations: dict[str, Record] = {}
+        self._kept_s = time.monotonic()
         self._run = wandb.init(
             mode=mode,
             project=section.project,
@@ -127,12 +146,23 @@ class WandbRun:
             self._next_row = max(self._next_row, number)
             self._run.log(row, step=self._next_row, commit=True)
             self._next_row += 1
+        if record["kind"] == "eval" and time.monotonic() - self._kept_s > KEEP_EVERY_S:
+            self._keep_files()
 
     def finish(self, exit_code: int) -> None:
-        """Wait for the last rows and end the run."""
+        """Wait for the last rows and files and end the run."""
+        self._keep_files()
         if exit_code == EXIT_RESUMABLE:
             self._run.mark_preempting()
         self._run.finish(exit_code=exit_code)
+
+    def _keep_files(self) -> None:
+        """As they are now; one that has not changed is not sent again."""
+        self._kept_s = time.monotonic()
+        folder = self._facts.folder.resolve()
+        for file in (file for pattern in KEPT for file in sorted(folder.glob(pattern))):
+            if file.resolve() == file:  # a link may lead to anybody's
+                self._run.save(glob.escape(str(file)), base_path=str(folder), policy="now")
 
     def _picture(self, name: str) -> dict[str, Any]:
         import wandb
@@ -153,6 +183,30 @@ class WandbRun:
             fields: dict[str, Any] = {str(name): name for name in table.columns}
             tables[f"{split}/confusion"] = wandb.plot_table("wandb/confusion_matrix/v1", table, fields)
         return tables
+
+
+def fetch_runs(name: str, store: Path) -> list[KeptRun]:
+    """The run `entity/project/id`, or the oldest first those of `entity/project/group:NAME`; `group:NAME` alone is of
+    your own entity and WANDB_PROJECT. Their files come below `store`. May raise whatever W&B raises."""
+    import wandb
+
+    os.environ["WANDB_DIR"] = str(store)  # or W&B leaves an empty folder of each run in the system's temporary one
+    api = wandb.Api(timeout=API_TIMEOUT_S)
+    project, is_group, group = name.partition("group:")
+    if not is_group:
+        return [_fetch(api.run(name), store)]
+    project = project.rstrip("/") or os.environ.get("WANDB_PROJECT") or Wandb().project
+    return [_fetch(run, store) for run in api.runs(project, filters={"group": group}, order="+created_at")]
+
+
+def _fetch(run: Any, store: Path) -> KeptRun:
+    path = "/".join(run.path)
+    folder = store / path
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in run.files():
+        if any(fnmatch.fnmatchcase(file.name, pattern) for pattern in KEPT):
+            file.download(root=str(folder), replace=True).close()
+    return KeptRun(path, folder, str(run.state))
 
 
 def quiet_wandb() -> None:

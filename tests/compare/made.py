@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from launcher.compare.find import Found
+from launcher.compare.groups import Run, read_run
 from launcher.evaluation.predictions import Predictions, write_predictions
 from launcher.log.journal import read_journal
 from launcher.run import SUMMARY_NAME
@@ -21,6 +23,10 @@ SMALL = (LENET, "backbone.freeze=none", "train.epochs=2", "log.every=1")
 def train(place: Place, name: str, *overrides: str) -> Path:
     assert place.train(*SMALL, f"run.dir=runs/{name}", *overrides) == 0
     return place.path / "runs" / name
+
+
+def read(folder: Path) -> Run:
+    return read_run(Found(folder, str(folder)))
 
 
 def copy(run: Path, name: str) -> Path:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from launcher.compare.confusion import Confusion, find_confusion
-from launcher.compare.groups import group_runs, read_run
-from tests.compare.made import records, rewrite, summary
+from launcher.compare.groups import group_runs
+from tests.compare.made import read, records, rewrite, summary
 
 
 def written(run: Path) -> Any:
@@ -19,7 +19,7 @@ def written(run: Path) -> Any:
 
 
 def test_matrices_of_seeds_are_added(runs: Path) -> None:
-    [group] = group_runs([read_run(runs / "slow-0"), read_run(runs / "slow-1")])
+    [group] = group_runs([read(runs / "slow-0"), read(runs / "slow-1")])
     found = find_confusion(group)
     assert found is not None
     total = np.array(written(runs / "slow-0")) + np.array(written(runs / "slow-1"))
@@ -39,5 +39,5 @@ def test_pairs_are_those_confused_most() -> None:
 def test_what_is_no_matrix_is_none(runs: Path, rows: Any) -> None:
     changed = [{**r, "rows": rows} if r.get("name") == "confusion" else r for r in records(runs / "slow-0")]
     rewrite(runs / "slow-0", changed)
-    [group] = group_runs([read_run(runs / "slow-0")])
+    [group] = group_runs([read(runs / "slow-0")])
     assert find_confusion(group) is None

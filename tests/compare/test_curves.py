@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from launcher.compare.curves import BLOCKS, Line, Panel, build_panels, draw_panel
-from launcher.compare.groups import group_runs, read_run
-from tests.compare.made import records, rewrite
+from launcher.compare.groups import group_runs
+from tests.compare.made import read, records, rewrite
 
 
 def test_panels_hold_every_record(runs: Path) -> None:
     rewrite(runs / "slow-1", [{**r, "loss": "nan"} if r["step"] == 2 else r for r in records(runs / "slow-1")])
-    panels = build_panels(group_runs([read_run(runs / name) for name in ("slow-0", "slow-1", "fast-0")]))
+    panels = build_panels(group_runs([read(runs / name) for name in ("slow-0", "slow-1", "fast-0")]))
     assert [panel.title for panel in panels] == ["train loss", "valid loss", "valid top-1", "learning rate"]
     assert [(line.label, line.group) for line in panels[0].lines] == [
         ("A small, seed 0", 0),

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from launcher.compare.groups import find_differing, group_runs, label_of, read_run
-from tests.compare.made import copy, records, rewrite
+from launcher.compare.groups import find_differing, group_runs, label_of
+from tests.compare.made import copy, read, records, rewrite
 
 
 def change_lock(run: Path, change: Callable[[dict[str, Any]], object]) -> Path:
@@ -27,12 +27,12 @@ def change_start(run: Path, **facts: Any) -> Path:
 
 
 def differing(*runs: Path) -> dict[str, list[Any]]:
-    return find_differing(group_runs([read_run(run) for run in runs]))
+    return find_differing(group_runs([read(run) for run in runs]))
 
 
 def test_seeds_of_a_recipe_are_one_group(runs: Path) -> None:
     names = ("slow-0", "fast-1", "slow-1", "fast-0")
-    groups = group_runs([read_run(runs / name) for name in names])
+    groups = group_runs([read(runs / name) for name in names])
     assert [(group.label, [run.folder.name for run in group.runs]) for group in groups] == [
         ("A", ["slow-0", "slow-1"]),
         ("B", ["fast-1", "fast-0"]),
@@ -51,7 +51,7 @@ def test_names_logs_and_other_words_for_the_same_do_not_differ(runs: Path) -> No
         del lock["optim"]["weight_decay"], lock["strategy"]["channels_last"]
 
     change_lock(other, change)
-    assert len(group_runs([read_run(runs / "slow-0"), read_run(other)])) == 1
+    assert len(group_runs([read(runs / "slow-0"), read(other)])) == 1
 
 
 def test_a_key_that_a_lock_lacks_has_its_default(runs: Path) -> None:

@@ -47,7 +47,7 @@ def test_seeds_of_one_recipe(runs: Path, capsys: pytest.CaptureFixture[str]) -> 
         ([], "no run is named"),
         (["runs/slow-0", "nowhere"], "nowhere: no such run"),
         (["runs/x*"], "runs/x*: matches no run"),
-        (["me/pets/3f9a1c2b", "runs/slow-0"], "runs of W&B cannot be compared"),
+        (["me/pets/3f9a1c2b", "runs/slow-0"], "no such folder, and no credentials for W&B"),
         (["runs/slow-0", "runs/damaged"], "journal.jsonl: damaged: line 3 is no record"),
         (["runs/slow-0", "runs/torn"], "recipe.lock.yaml: cannot be read"),
         (["runs/slow-0", "runs/fast-0", "--html", "nowhere/r.html"], "nowhere/r.html: cannot be written"),

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from launcher.compare.groups import read_run
 from launcher.compare.predictions import find_predictions, match_runs, read_predictions
 from launcher.errors import RunError
-from tests.compare.made import predict
+from tests.compare.made import predict, read
 
 LABELS = [0, 1, 2, 0, 1, 2, 0, 1, 2]
 
@@ -23,7 +22,7 @@ def test_the_same_images_are_compared(runs: Path) -> None:
     with np.load(file) as arrays:
         shuffled = {name: column[::-1] for name, column in arrays.items() if name != "classes"}
     np.savez(file, **shuffled)
-    match = match_runs(read_run(runs / "slow-0"), read_run(runs / "fast-0"))
+    match = match_runs(read(runs / "slow-0"), read(runs / "fast-0"))
     assert match.paired is not None
     right = np.array([a, b]) == LABELS
     assert (match.paired.num_images, match.paired.only_first, match.paired.only_second) == (9, 1, 3)
@@ -34,11 +33,11 @@ def test_the_same_images_are_compared(runs: Path) -> None:
 
 def test_without_predictions_it_says_how_to_make_them(runs: Path) -> None:
     predict(runs / "slow-0", LABELS, LABELS)
-    match = match_runs(read_run(runs / "slow-0"), read_run(runs / "fast-0"))
+    match = match_runs(read(runs / "slow-0"), read(runs / "fast-0"))
     assert match.paired is None
     assert match.why == "no predictions of both on one split: launcher evaluate runs/fast-0 writes them"
     predict(runs / "fast-0", LABELS, LABELS, "valid-best")
-    match = match_runs(read_run(runs / "slow-0"), read_run(runs / "fast-0"))
+    match = match_runs(read(runs / "slow-0"), read(runs / "fast-0"))
     assert "launcher evaluate runs/slow-0 and launcher evaluate runs/fast-0" in match.why
 
 
@@ -46,10 +45,10 @@ def test_images_of_one_alone_are_left_out_and_other_images_refused(runs: Path) -
     predict(runs / "slow-0", LABELS, LABELS)
     predict(runs / "fast-0", LABELS[:7], LABELS[:7])
     predict(runs / "fast-1", LABELS, LABELS[::-1])
-    match = match_runs(read_run(runs / "slow-0"), read_run(runs / "fast-0"))
+    match = match_runs(read(runs / "slow-0"), read(runs / "fast-0"))
     assert match.paired is not None
     assert (match.paired.num_images, match.why) == (7, "2 images of one alone left out")
-    match = match_runs(read_run(runs / "slow-0"), read_run(runs / "fast-1"))
+    match = match_runs(read(runs / "slow-0"), read(runs / "fast-1"))
     assert (match.paired, match.why) == (None, "not the same images: names or labels differ")
 
 

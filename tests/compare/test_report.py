@@ -16,10 +16,10 @@ import pytest
 
 from launcher.compare.confusion import Confusion
 from launcher.compare.curves import build_panels
-from launcher.compare.groups import Group, group_runs, read_run
+from launcher.compare.groups import Group, group_runs
 from launcher.compare.report import MAX_POINTS, render_confusion, render_report, thin_out
 from launcher.compare.tables import build_tables
-from tests.compare.made import records, rewrite, summary
+from tests.compare.made import read, records, rewrite, summary
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>&\"'\x1b[2J]]>"
@@ -27,7 +27,7 @@ NAMES = ("slow-0", "slow-1", "fast-0", "fast-1")
 
 
 def groups_of(runs: Path) -> list[Group]:
-    return group_runs([read_run(runs / name) for name in NAMES])
+    return group_runs([read(runs / name) for name in NAMES])
 
 
 def report(groups: list[Group]) -> str:
@@ -116,7 +116,7 @@ def test_nothing_is_loaded(runs: Path) -> None:
 def test_many_classes_become_the_pairs_confused_most(runs: Path) -> None:
     K = 61
     rows = tuple(tuple(7 if i == j else 3 if (i, j) == (5, 9) else 0 for j in range(K)) for i in range(K))
-    [group] = group_runs([read_run(runs / "slow-0")])
+    [group] = group_runs([read(runs / "slow-0")])
     shown = render_confusion(group, Confusion("test", tuple(f"c{i}" for i in range(K)), rows, 1))
     assert "<td>c5</td><td>c9</td><td>3</td>" in shown
     assert shown.count("<tr>") == 2

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from launcher.compare.figures import FIGURES
-from launcher.compare.groups import Group, group_runs, read_run
+from launcher.compare.groups import Group, group_runs
 from launcher.compare.tables import (
     build_tables,
     list_classes,
@@ -21,13 +21,13 @@ from launcher.compare.tables import (
     list_tests,
     show_spread,
 )
-from tests.compare.made import copy, predict, records, rewrite, summary
+from tests.compare.made import copy, predict, read, records, rewrite, summary
 
 NAMES = ("slow-0", "slow-1", "fast-0", "fast-1")
 
 
 def groups_of(runs: Path, *names: str) -> list[Group]:
-    return group_runs([read_run(runs / name) for name in names])
+    return group_runs([read(runs / name) for name in names])
 
 
 def test_every_figure_is_what_the_run_wrote(runs: Path) -> None:

@@ -16,6 +16,7 @@ from launcher.log.mirror import NoWandb
 from tests.log.wandb_file import OfflineRun, read_offline_runs
 from tests.log.wandb_program import KEY, result_of, spawn
 from tests.log.wandb_server import WandbServer
+from tests.runs import wait_until
 
 AXES = ("record", "step", "epoch")
 
@@ -109,7 +110,28 @@ def test_online_a_resumed_run_is_one_run(tmp_path: Path) -> None:
         assert [row["record"] for row in run.history] == list(range(11))
         rows = [row["_step"] for row in run.history]
         assert rows == sorted(set(rows))
+        assert run.stored["journal.jsonl"] == (tmp_path / "run/journal.jsonl").read_bytes()
         assert server.unknown == []
+
+
+def test_online_a_running_one_keeps_its_journal_there_too(tmp_path: Path) -> None:
+    body = """
+launcher.log.wandb.KEEP_EVERY_S = 0.0
+log(1)
+journal.write("eval", 1, 1, split="valid", loss=0.5)
+settle()
+time.sleep(600)
+"""
+    with WandbServer() as server:
+        online = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
+        process = spawn(tmp_path / "run", "online", body, **online)
+        try:
+            wait_until(lambda: any("journal.jsonl" in run.stored for run in server.runs.values()), 60)
+        finally:
+            process.kill()
+            process.communicate()
+        (run,) = server.runs.values()
+        assert run.stored["journal.jsonl"] == (tmp_path / "run/journal.jsonl").read_bytes()
 
 
 def test_off_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

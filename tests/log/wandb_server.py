@@ -2,80 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import gzip
 import json
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
+from urllib.parse import unquote
+
+from tests.log.wandb_stored import Run
 
 Variables = dict[str, Any]
-
-
-@dataclass
-class Run:
-    """What the server knows of a run; `files`: name -> line number -> line."""
-
-    name: str
-    project: str
-    fields: dict[str, Any] = field(default_factory=dict)
-    files: dict[str, dict[int, str]] = field(default_factory=dict)
-    exit_code: int | None = None
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return {k: v["value"] for k, v in json.loads(self.fields["config"]).items() if k != "_wandb"}
-
-    @property
-    def history(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for _, line in sorted(self.files.get("wandb-history.jsonl", {}).items())]
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        lines = self.files.get("wandb-summary.json", {})
-        return dict(json.loads(lines[max(lines)])) if lines else {}
-
-    def bucket(self) -> dict[str, Any]:
-        entity = {"id": "e1", "name": "someone"}
-        project = {"id": "p1", "internalId": "1", "name": self.project, "entity": entity}
-        return {"id": self.node, "name": self.name, "displayName": self.name, "sweepName": None, "project": project} | {
-            "historyLineCount": len(self.history),
-            "config": self.fields.get("config", "{}"),
-            "tags": self.fields.get("tags") or [],
-            "description": "",
-            "notes": None,
-        }
-
-    def resume_status(self) -> dict[str, Any]:
-        def tail(name: str) -> str:
-            return json.dumps([line for _, line in sorted(self.files.get(name, {}).items())][-1:])
-
-        return self.bucket() | {
-            "summaryMetrics": json.dumps(self.summary),
-            "logLineCount": 0,
-            "eventsLineCount": len(self.files.get("wandb-events.jsonl", {})),
-            "historyTail": tail("wandb-history.jsonl"),
-            "eventsTail": tail("wandb-events.jsonl"),
-            "wandbConfig": '{"t": {"1": []}}',
-        }
-
-    def described(self) -> dict[str, Any]:
-        """As `wandb.Api` asks for it."""
-        last = max((row["_step"] for row in self.history), default=-1)
-        user = {"name": "someone", "username": "someone"}
-        facts = {"state": "finished", "group": None, "jobType": None, "commit": None, "readOnly": False, "user": user}
-        times = {"createdAt": "2026-01-01T00:00:00Z", "heartbeatAt": "2026-01-01T00:00:00Z", "projectId": "1"}
-        more = {"summaryMetrics": json.dumps(self.summary), "systemMetrics": "{}", "stopped": False}
-        keys = {key: {"typeCounts": [{"type": "number", "count": 1}]} for row in self.history for key in row}
-        return self.bucket() | facts | times | more | {"historyKeys": {"lastStep": last, "keys": keys, "sets": []}}
-
-    @property
-    def node(self) -> str:
-        return base64.b64encode(f"Run:v1:{self.name}".encode()).decode()
 
 
 class WandbServer:
@@ -123,6 +62,8 @@ class WandbServer:
             "RunParquetHistory": self._live,
             "SampledHistoryPage": self._page,
             "CreateRunFiles": self._create_files,
+            "Runs": self._list,
+            "RunFiles": self._list_files,
             "ArtifactType": lambda v: {"project": {"artifact": None}},
             "CreateArtifact": self._create_artifact,
             "CreateArtifactManifest": lambda v: {"createArtifactManifest": {"artifactManifest": self._manifest("m1")}},
@@ -171,8 +112,28 @@ class WandbServer:
         ]
         return self._describe(v, sampledHistory=[rows])
 
+    def _list(self, v: Variables) -> dict[str, Any]:
+        """Pages of one run each."""
+        wanted, runs = json.loads(v["filters"])["group"], list(self.runs.values())
+        found = [run for run in runs if (run.project, run.fields.get("groupName")) == (v["project"], wanted)]
+        first = int(v.get("cursor") or 0)
+        edges = [{"node": run.described(), "cursor": str(first + 1)} for run in found[first : first + 1]]
+        page = {"endCursor": str(first + 1), "hasNextPage": first + 1 < len(found)}
+        listed = {"edges": edges, "pageInfo": page}
+        return {"project": {"internalId": "1", "readOnly": False, "runCount": len(found), "runs": listed}}
+
+    def _list_files(self, v: Variables) -> dict[str, Any]:
+        stored = self.runs[v["name"]].stored
+        edges = []
+        for name, content in stored.items():
+            url = f"{self.url}/storage/{v['name']}/{name}"
+            facts = {"id": name, "name": name, "url": url, "directUrl": url, "sizeBytes": len(content)}
+            edges.append({"node": facts | {"mimetype": "", "updatedAt": "", "md5": ""}, "cursor": name})
+        files = {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}
+        return {"project": {"internalId": "1", "run": {"fileCount": len(stored), "files": files}}}
+
     def _create_files(self, v: Variables) -> dict[str, Any]:
-        files = [{"name": name, "uploadUrl": f"{self.url}/storage/{name}"} for name in v["files"]]
+        files = [{"name": name, "uploadUrl": f"{self.url}/storage/{v['run']}/{name}"} for name in v["files"]]
         return {"createRunFiles": {"runID": "x", "uploadHeaders": [], "files": files}}
 
     def _create_artifact(self, v: Variables) -> dict[str, Any]:
@@ -233,9 +194,16 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply({}, 404)
 
     def do_PUT(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.state.stored.append(self.path.removeprefix("/storage/"))
+        content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        run, _, name = unquote(self.path).removeprefix("/storage/").partition("/")
+        self.state.stored.append(name)
+        if run in self.state.runs:
+            self.state.runs[run].stored[name] = content
         self._reply({})
+
+    def do_GET(self) -> None:
+        run, _, name = unquote(self.path).removeprefix("/storage/").partition("/")
+        self._send(self.state.runs[run].stored[name], 200)
 
     def _graphql(self, asked: dict[str, Any]) -> None:
         found = re.search(r"(?:query|mutation)\s+(\w+)", asked["query"])
@@ -243,7 +211,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._reply({"data": data} if data is not None else {"errors": [{"message": "unknown"}], "data": None})
 
     def _reply(self, reply: dict[str, Any], status: int = 200) -> None:
-        data = json.dumps(reply).encode()
+        self._send(json.dumps(reply).encode(), status)
+
+    def _send(self, data: bytes, status: int) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
