@@ -222,7 +222,7 @@ def compare(*runs: str, curves: Path | None = None, html: Path | None = None) ->
     Parameters
     ----------
     runs
-        Run folders, and globs.
+        Run folders, globs, and of W&B: entity/project/run, the address of a run's page, group:NAME.
     curves
         Write a picture of losses, top-1 and learning rates to this PNG file.
     html

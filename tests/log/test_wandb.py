@@ -126,7 +126,7 @@ time.sleep(600)
         online = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
         process = spawn(tmp_path / "run", "online", body, **online)
         try:
-            wait_until(lambda: any("journal.jsonl" in run.stored for run in server.runs.values()), 60)
+            wait_until(lambda: any("journal.jsonl" in run.stored for run in server.runs.values()), process)
         finally:
             process.kill()
             process.communicate()
