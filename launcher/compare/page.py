@@ -5,7 +5,7 @@ from __future__ import annotations
 COLOURS = ("#4269d0", "#e15759", "#3ca951", "#b07aa1", "#ed9d3b", "#6cc5b0", "#9c6b4e", "#ff8ab7", "#84a000", "#777777")
 """Of groups, in their order; after the last comes the first."""
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #222; }
@@ -18,6 +18,7 @@ th[aria-sort=descending]::after { content: " \\25bc"; }
 .wide { overflow-x: auto; }
 .confusion td { text-align: right; padding: .1rem .4rem; min-width: 2rem; }
 .note { color: #666; margin: .2rem 0; }
+img { max-width: 100%; }
 svg { width: 100%; height: auto; background: #fafafa; }
 svg text { font-size: 12px; fill: #555; }
 svg polyline { fill: none; stroke-width: 1.5; }

@@ -16,6 +16,7 @@ from launcher.errors import RunError
 
 EVALUATIONS = "evaluations"
 PREDICTIONS = "predictions.npz"
+MISTAKES = "mistakes.png"
 SPLITS = ("test", "valid")
 
 Ints = npt.NDArray[np.int64]
@@ -48,7 +49,7 @@ def match_runs(first: Run, second: Run) -> Match:
             break
     else:
         lacking = [run for run in (first, second) if not any(find_predictions(run.folder, s) for s in SPLITS)]
-        made = " and ".join(_how_to_judge(run) for run in lacking or (first, second))
+        made = " and ".join(how_to_judge(run) for run in lacking or (first, second))
         return Match("", None, f"no predictions of both on one split: {made} writes them")
     if first.data_sha256 != second.data_sha256:
         return Match(split, None, "their data differ: images of one name may not be the same")
@@ -62,7 +63,7 @@ def match_runs(first: Run, second: Run) -> Match:
     return Match(what, compare_paired(right_a, right_b), f"{left_out} images of one alone left out" if left_out else "")
 
 
-def _how_to_judge(run: Run) -> str:
+def how_to_judge(run: Run) -> str:
     how = "launcher evaluate, then launcher sync of" if run.found.state else "launcher evaluate"
     return f"{how} {run.found.name}"
 
@@ -74,6 +75,13 @@ def find_predictions(folder: Path, split: str) -> Path | None:
         return best
     files = [file for file in (folder / EVALUATIONS).glob(f"{split}-*/{PREDICTIONS}") if file.is_file()]
     return max(files, key=lambda file: (file.stat().st_mtime_ns, file), default=None)
+
+
+def find_mistakes(folder: Path) -> Path | None:
+    """The picture that belongs to the predictions; None where nothing was judged, or nothing was wrong."""
+    files = (find_predictions(folder, split) for split in SPLITS)
+    pictures = (file.with_name(MISTAKES) for file in files if file is not None)
+    return next((picture for picture in pictures if picture.is_file()), None)
 
 
 def read_predictions(file: Path) -> Predictions:

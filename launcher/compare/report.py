@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import json
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from launcher.compare.confusion import Confusion, find_confusion
 from launcher.compare.curves import Line, Panel, Points
 from launcher.compare.groups import Group
 from launcher.compare.page import COLOURS, POLICY, SCRIPT, STYLE
+from launcher.compare.predictions import find_mistakes, how_to_judge
 from launcher.compare.tables import Table
 from shards.printable import printable
 
@@ -38,6 +40,7 @@ def render_report(groups: Sequence[Group], tables: Sequence[Table], panels: Sequ
     charts = "\n".join(render_panel(panel, i) for i, panel in enumerate(thin))
     shown = "\n".join(map(render_table, tables))
     confusions = "\n".join(render_confusion(group, find_confusion(group)) for group in groups)
+    mistakes = "\n".join(map(render_mistakes, groups))
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"/><meta http-equiv="Content-Security-Policy" content="{POLICY}"/>
 <title>{title}</title>
@@ -49,6 +52,8 @@ def render_report(groups: Sequence[Group], tables: Sequence[Table], panels: Sequ
 {charts}
 <h2>confusion matrices</h2>
 {confusions}
+<h2>mistakes</h2>
+{mistakes}
 <script type="application/json" id="panels">{_script_json([_facts(panel) for panel in thin])}</script>
 <script>//<![CDATA[
 {SCRIPT}
@@ -103,6 +108,19 @@ def render_confusion(group: Group, confusion: Confusion | None) -> str:
         for name, row in zip(confusion.classes, confusion.rows, strict=True)
     )
     return f'{heading}<div class="wide"><table class="confusion"><tr><th></th>{head}</tr>\n{rows}\n</table></div>'
+
+
+def render_mistakes(group: Group) -> str:
+    """What `launcher evaluate` has drawn of the first run that has some."""
+    heading = f"<h3>{escape(group.title)}</h3>"
+    found = ((run, picture) for run in group.runs if (picture := find_mistakes(run.folder)))
+    run, picture = next(found, (group.runs[0], None))
+    if picture is None:
+        return f'{heading}<p class="note">no picture of them: {escape(how_to_judge(run))} draws it</p>'
+    what = f"{run.found.name}, {picture.parent.name}: the most certain ones, each under what was said (and is true)"
+    data = base64.b64encode(picture.read_bytes()).decode()
+    image = f'<img alt="mistakes of {escape(group.title)}" src="data:image/png;base64,{data}"/>'
+    return f'{heading}<p class="note">{escape(what)}</p>\n{image}'
 
 
 def _confusion_cell(num: int, total: int) -> str:

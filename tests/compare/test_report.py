@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import itertools
 import json
@@ -19,7 +20,7 @@ from launcher.compare.curves import build_panels
 from launcher.compare.groups import Group, group_runs
 from launcher.compare.report import MAX_POINTS, render_confusion, render_report, thin_out
 from launcher.compare.tables import build_tables
-from tests.compare.made import read, records, rewrite, summary
+from tests.compare.made import predict, read, records, rewrite, summary
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>&\"'\x1b[2J]]>"
@@ -111,6 +112,18 @@ def test_nothing_is_loaded(runs: Path) -> None:
     page = report(groups_of(runs))
     assert re.findall(r"(?:src|href|action)\s*=|url\(|@import|fetch\(|XMLHttp", page) == []
     assert "default-src 'none'" in page
+
+
+def test_mistakes_are_in_the_page(runs: Path) -> None:
+    predict(runs / "fast-1", [0, 1, 2], [0, 1, 1])
+    content = b"\x89PNG of mistakes"
+    (runs / "fast-1/evaluations/test-best/mistakes.png").write_bytes(content)
+    page = parse(report(groups_of(runs)))
+    [image] = page.iter("img")
+    assert base64.b64decode(image.attrib["src"].removeprefix("data:image/png;base64,")) == content
+    notes = [each.text or "" for each in page.iter("p") if each.get("class") == "note"]
+    assert f"no picture of them: launcher evaluate {runs}/slow-0 draws it" in notes
+    assert [note for note in notes if note.startswith(f"{runs}/fast-1, test-best: the most certain ones")]
 
 
 def test_many_classes_become_the_pairs_confused_most(runs: Path) -> None:
