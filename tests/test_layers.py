@@ -89,6 +89,7 @@ OWNERS: dict[str, set[str]] = {
     "accelerate": {"launcher/strategy.py"},
     "torch.distributed": {"launcher/strategy.py", "launcher/talk.py"},
     "wandb": {"launcher/log/wandb.py"},
+    "wandb_workspaces": {"launcher/compare/wandb_report.py"},
     "rich": {"launcher/log/console.py", "shards/console.py"},
     "yaml": {"launcher/recipe/yaml_text.py"},
     "cyclopts": {

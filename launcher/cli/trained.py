@@ -215,7 +215,12 @@ def watch(run: Path, /, *, once: Annotated[bool, Parameter(negative=())] = False
     return watch_run(run, once)
 
 
-def compare(*runs: str, curves: Path | None = None, html: Path | None = None) -> int:
+def compare(
+    *runs: str,
+    curves: Path | None = None,
+    html: Path | None = None,
+    wandb_report: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
     """Show what differs in the recipes of runs beside what differs in their results. Runs that differ in nothing but
     their seed count together.
 
@@ -227,10 +232,13 @@ def compare(*runs: str, curves: Path | None = None, html: Path | None = None) ->
         Write a picture of losses, top-1 and learning rates to this PNG file.
     html
         Write a report that needs nothing else to this file.
+    wandb_report
+        Make a report in W&B, too, when all runs are of one project there.
     """
+    from launcher.compare.main import Wishes
     from launcher.compare.main import compare as compare_runs
 
-    return compare_runs(runs, curves, html)
+    return compare_runs(runs, Wishes(curves, html, wandb_report))
 
 
 def ls() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,6 +12,7 @@ from launcher.compare.find import find_runs
 from launcher.compare.groups import Group, group_runs, read_run
 from launcher.compare.report import render_report
 from launcher.compare.tables import Table, build_tables
+from launcher.compare.wandb_report import find_project, publish_report
 from launcher.errors import EXIT_DONE, UserError
 from launcher.log.charts import write_curves
 from launcher.log.console import Console
@@ -20,19 +22,30 @@ MAX_ROWS = 20
 """Of a table on the console; the report has all."""
 
 
-def compare(names: Sequence[str], curves: Path | None, html: Path | None) -> int:
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """Files to write, and whether W&B is given a report, too."""
+
+    curves: Path | None = None
+    html: Path | None = None
+    wandb_report: bool = False
+
+
+def compare(names: Sequence[str], wishes: Wishes) -> int:
     """Print the comparison; write its curves and its report where asked to.
 
     Raise RunError when a name leads to no run, a run cannot be read, or there is only one; UserError when a file cannot
-    be written.
+    be written, or W&B does not take the report.
     """
     with TemporaryDirectory(prefix="launcher-compare-") as store:
         groups = group_runs([read_run(found) for found in find_runs(names, Path(store))])
-        _report(groups, curves, html)
+        if wishes.wandb_report:
+            find_project(groups)
+        _report(groups, wishes)
     return EXIT_DONE
 
 
-def _report(groups: Sequence[Group], curves: Path | None, html: Path | None) -> None:
+def _report(groups: Sequence[Group], wishes: Wishes) -> None:
     tables, panels = build_tables(groups), build_panels(groups)
     console = Console(1, 1)
     for table in tables:
@@ -40,12 +53,14 @@ def _report(groups: Sequence[Group], curves: Path | None, html: Path | None) -> 
     for panel in panels:
         for line in draw_panel(panel):
             console.say(line)
-    if curves is not None:
-        write_curves(curves, [_plain(panel) for panel in panels])
-        console.say(f"curves: {curves}")
-    if html is not None:
-        write_report(html, render_report(groups, tables, panels))
-        console.say(f"report: {html}")
+    if wishes.curves is not None:
+        write_curves(wishes.curves, [_plain(panel) for panel in panels])
+        console.say(f"curves: {wishes.curves}")
+    if wishes.html is not None:
+        write_report(wishes.html, render_report(groups, tables, panels))
+        console.say(f"report: {wishes.html}")
+    if wishes.wandb_report:
+        console.say(f"report in W&B: {publish_report(groups, tables)}")
 
 
 def write_report(file: Path, page: str) -> None:

@@ -81,7 +81,7 @@ def find_mistakes(folder: Path) -> Path | None:
     """The picture that belongs to the predictions; None where nothing was judged, or nothing was wrong."""
     files = (find_predictions(folder, split) for split in SPLITS)
     pictures = (file.with_name(MISTAKES) for file in files if file is not None)
-    return next((picture for picture in pictures if picture.is_file()), None)
+    return next((picture for picture in pictures if picture.is_file() and not picture.is_symlink()), None)
 
 
 def read_predictions(file: Path) -> Predictions:

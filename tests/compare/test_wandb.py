@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from launcher.compare.tables import Table
+from launcher.compare.wandb_report import CURVES, render_table
 from tests.compare.made import predict
 from tests.log.wandb_program import KEY, clean_environment
 from tests.log.wandb_server import WandbServer
@@ -129,3 +132,42 @@ def test_a_run_that_keeps_no_journal_there(sent: tuple[WandbServer, Path]) -> No
     run.stored["journal.jsonl"] = journal
     assert (ended.code, ended.out) == (2, "")
     assert f"launcher: someone/launcher/{run.name}: W&B has no journal.jsonl of it; " in ended.err
+
+
+def test_a_report_in_wandb(sent: tuple[WandbServer, Path]) -> None:
+    server, path = sent
+    ended = launch("compare", GROUP, "--wandb-report", cwd=path, **online(server))
+    assert (ended.code, ended.err, server.unknown) == (0, "", [])
+    assert f"report in W&B: {server.url}/someone/launcher/reports/A-small,-B-small--r1" in ended.out
+    [report] = server.reports
+    assert (report["entityName"], report["projectName"], report["displayName"]) == (
+        *("someone", "launcher"),
+        "A small, B small",
+    )
+    blocks = report["spec"]["blocks"]
+    tables = [block["content"] for block in blocks if block["type"] == "markdown-block"]
+    assert "| optim.lr | 0.02 | 0.002 |" in tables[1]
+    [grid] = [block["metadata"] for block in blocks if block["type"] == "panel-grid"]
+    ids = [*server.runs]
+    for runset, mine, others in zip(grid["runSets"], (ids[:2], ids[2:]), (ids[2:], ids[:2]), strict=True):
+        shown = json.dumps(runset["filters"])
+        assert [run in shown for run in mine + others] == [True, True, False, False]
+    assert [panel["config"]["chartTitle"] for panel in grid["panelBankSectionConfig"]["panels"]] == [*CURVES]
+
+
+def test_a_report_of_folders_is_refused_at_once(sent: tuple[WandbServer, Path]) -> None:
+    _, path = sent
+    ended = launch("compare", "runs/slow-0", "runs/fast-0", "--wandb-report", cwd=path)
+    assert (ended.code, ended.out) == (2, "")
+    assert "--wandb-report: runs/slow-0 is a folder; name runs of W&B, entity/project/id or group:NAME" in ended.err
+
+
+def test_nothing_in_a_table_becomes_markup() -> None:
+    table = Table("t", ("a", "b"), (("x|y", "![](http://a.b) *c* <img> $d$"),), ("a_note",))
+    assert render_table(table).splitlines() == [
+        "| a | b |",
+        "| --- | --- |",
+        r"| x\|y | \!\[\](http://a.b) \*c\* \<img\> \$d\$ |",
+        "",
+        r"*a\_note*",
+    ]

@@ -26,6 +26,7 @@ class WandbServer:
         self.unknown: list[str] = []
         self.stored: list[str] = []
         """Names of files that were uploaded whole."""
+        self.reports: list[Variables] = []
         self._released = threading.Event()
         handler = type("Handler", (_Handler,), {"state": self})
         self._http = _Server(("127.0.0.1", 0), handler)
@@ -63,6 +64,9 @@ class WandbServer:
             "SampledHistoryPage": self._page,
             "CreateRunFiles": self._create_files,
             "Runs": self._list,
+            "GetProjects": self._list_projects,
+            "ProjectInternalId": lambda v: {"project": {"internalId": "1"}},
+            "upsertView": self._keep_report,
             "RunFiles": self._list_files,
             "ArtifactType": lambda v: {"project": {"artifact": None}},
             "CreateArtifact": self._create_artifact,
@@ -121,6 +125,19 @@ class WandbServer:
         page = {"endCursor": str(first + 1), "hasNextPage": first + 1 < len(found)}
         listed = {"edges": edges, "pageInfo": page}
         return {"project": {"internalId": "1", "readOnly": False, "runCount": len(found), "runs": listed}}
+
+    def _list_projects(self, v: Variables) -> dict[str, Any]:
+        facts = {"id": "1", "entityName": v["entity"], "createdAt": "2026-01-01T00:00:00Z", "isBenchmark": False}
+        names = sorted({run.project for run in self.runs.values()})
+        edges = [{"node": facts | {"name": name, "user": None}, "cursor": name} for name in names]
+        return {"models": {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}}
+
+    def _keep_report(self, v: Variables) -> dict[str, Any]:
+        self.reports.append(v | {"spec": json.loads(v["spec"])})
+        project = {"id": "1", "name": v["projectName"], "entityName": v["entityName"]}
+        facts = {"id": "r1", "type": v["type"], "name": v["name"], "displayName": v["displayName"], "spec": v["spec"]}
+        more = {"description": v["description"], "updatedAt": "2026-01-01T00:00:00Z", "project": project}
+        return {"upsertView": {"view": facts | more, "inserted": True}}
 
     def _list_files(self, v: Variables) -> dict[str, Any]:
         stored = self.runs[v["name"]].stored
