@@ -7,7 +7,6 @@ import platform
 import sys
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from launcher.stop import StopRequest, follow_launcher
 from launcher.strategy import build_strategy
 from launcher.summary import summary_rows
 from launcher.training import Training, build_training
+from launcher.version import read_versions
 from launcher.world import World, find_few_cpus, read_world
 from shards.manifest import Manifest
 
@@ -162,7 +162,7 @@ def _facts(t: Training, manifest: Manifest, is_first_start: bool) -> dict[str, A
         "plan": asdict(t.plan),
         "data_sha256": manifest.sha256,
         "device": t.strategy.device.type,
-        "versions": {name: version(name) for name in ("launcher", "torch", "torchvision", "accelerate", "wandb")},
+        "versions": read_versions(),
         "python": platform.python_version(),
         "command": sys.argv,
     }

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "duration", "keyed", "memory", "pulse", "stop", "url"),
+    ("errors", "duration", "keyed", "memory", "pulse", "stop", "url", "version"),
     ("world", "recipe", "metrics", "commit", "tensor_file", "images", "pace", "verdict"),
     ("talk",),
     ("data", "augment", "models", "loss", "optim", "log", "strategy", "card"),
