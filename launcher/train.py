@@ -137,7 +137,8 @@ def _start(t: Training, manifest: Manifest, stop: StopRequest) -> tuple[Learner,
     header = f"run {t.run.id}, data {manifest.sha256}"
     if t.strategy.world.is_first and t.run.state == "new":
         write_lock(t.run.path, t.recipe, header)
-    t.journal.write("event", progress.step, epoch, **_facts(t, manifest, is_first_start))
+    if t.strategy.world.is_first:
+        t.journal.write("event", progress.step, epoch, **_facts(t, manifest, is_first_start))
     if t.run.state == "resumed" and progress.step == 0:
         skipped.append("no checkpoint to go on from: starts at step 0")
     for message in skipped:
