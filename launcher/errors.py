@@ -19,6 +19,7 @@ from __future__ import annotations
 import difflib
 import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 from shards.printable import printable
 
@@ -100,3 +101,22 @@ def nearest(name: str, valid: Iterable[str]) -> str:
         return f"; did you mean '{close[0]}'?"
     shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
     return f"; valid: {shown}" if names else ""
+
+
+def nearest_path(path: Path) -> str:
+    """`; did you mean 'runs/pets'?` for what is there by nearly the name of `path`, else nothing, for an error line."""
+    if path.exists():
+        return ""
+    missing = path
+    while not missing.parent.is_dir() and missing.parent != missing:
+        missing = missing.parent
+    try:
+        names = sorted(each.name for each in missing.parent.iterdir() if not each.name.startswith("."))
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(missing.name, names, n=1, cutoff=0.6)
+    if not close:
+        return ""
+    found = missing.parent / close[0]
+    rest = found / path.relative_to(missing)
+    return f"; did you mean '{rest if rest.exists() else found}'?"

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from launcher.errors import EXIT_DONE, RunError
+from launcher.errors import EXIT_DONE, RunError, nearest_path
 from launcher.history import (
     CUT_OFF,
     RUNNING,
@@ -60,7 +60,9 @@ def list_runs(folders: Sequence[Path], as_json: bool) -> int:
     """Print them, the youngest first. Raise RunError when a folder that was named is not there."""
     for folder in folders:
         if not folder.is_dir():
-            raise RunError(f"{folder}: no such folder; give folders that hold runs, or none for {HOME}/")
+            what = "is no" if folder.exists() else "no such"
+            advice = f"give folders that hold runs, or none for {HOME}/{nearest_path(folder)}"
+            raise RunError(f"{folder}: {what} folder; {advice}")
     paths = dict.fromkeys(path for folder in folders or [HOME] for path in find_runs(folder))
     found = sorted(map(look_at, paths), key=lambda each: each.age_s)
     console = Console(1, 1)

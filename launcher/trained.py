@@ -11,13 +11,14 @@ from launcher.augment.pipeline import Augment, build_augment
 from launcher.card import CARD_NAME, Card, read_card
 from launcher.checkpoint import load_weights, step_name
 from launcher.commit import check_file, read_hashes
-from launcher.errors import CheckpointError, RunError
+from launcher.errors import CheckpointError, RunError, nearest_path
 from launcher.loss import count_outputs
 from launcher.models.zoo import Network, build_trained
 from launcher.recipe.lock import LOCK_NAME
 from launcher.strategy import Strategy
 
 _POINTERS = ("best", "last")
+_WANTED = "give a run's folder, runs/NAME/DATE-..., or one of its checkpoints"
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,12 @@ def _said_of_a_run() -> Iterator[None]:
 def find_checkpoint(path: Path, which: str) -> Path:
     """Raise RunError when there is none of that name."""
     if not path.is_dir():
-        raise RunError(f"{path}: no such folder; give a run's, runs/NAME/DATE-..., or one of its checkpoints")
+        raise RunError(f"{path}: {'is no' if path.exists() else 'no such'} folder; {_WANTED}{nearest_path(path)}")
     if (path / CARD_NAME).exists():
         return path
     if not (path / LOCK_NAME).exists():
-        raise RunError(f"{path}: neither a run's folder nor a checkpoint: has no {LOCK_NAME} and no {CARD_NAME}")
+        what = f"neither a run's folder nor a checkpoint: has no {LOCK_NAME} and no {CARD_NAME}"
+        raise RunError(f"{path}: {what}; {_WANTED}")
     folder = path / "checkpoints"
     steps = sorted(each.name for each in folder.glob("step-*"))
     if not steps:

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from pathlib import Path
 
-from launcher.errors import EXIT_DONE, RunError
+from launcher.errors import EXIT_DONE, RunError, nearest_path
 from launcher.history import (
     CUT_OFF,
     ENDINGS,
@@ -114,8 +114,9 @@ class State:
 def watch(folder: Path, once: bool, every_s: float = EVERY_S) -> int:
     """Show the run until it ends. Raise RunError when the folder is none, or its journal is damaged."""
     if not folder.is_dir() or not (is_run(folder) or is_running(folder, False)):
-        what = "no run's folder" if folder.is_dir() else "no such folder"
-        raise RunError(f"{folder}: {what}; give a run's, runs/NAME/DATE-...; launcher runs lists them")
+        what = "no run's folder" if folder.exists() else "no such folder"
+        advice = f"give a run's, runs/NAME/DATE-...; launcher runs lists them{nearest_path(folder)}"
+        raise RunError(f"{folder}: {what}; {advice}")
     follower, state, board = Follower(folder), State(), Board()
     before = follower.read()
     for record in before:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -28,6 +29,8 @@ REDUCTIONS = (8, 4, 2)
 
 ADVICE = "; run 'python -m shards check' on its folder"
 """Ends the message about an image that cannot be decoded."""
+FILE_ADVICE = "; mend it, or leave it out"
+"""Ends it where the image is a file of its own."""
 
 _LEAST_SIDE = 8
 """Pixels. Of smaller images two parts may round to the same size."""
@@ -165,4 +168,5 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _damaged(place: str, error: Exception) -> DataError:
     if isinstance(error, UnidentifiedImageError):  # whose own words show a Python object
         error = ValueError(f"cannot identify it as {', '.join(FORMATS)}")
-    return DataError(f"{place}: cannot be decoded ({error}){ADVICE}")
+    advice = FILE_ADVICE if Path(place).is_file() else ADVICE
+    return DataError(f"{place}: cannot be decoded ({error}){advice}")

@@ -10,9 +10,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Protocol
 
+from launcher.data.decode import FILE_ADVICE
 from launcher.data.order import Ids
 from launcher.data.reader import Sample, ShardReader, Traffic, Work
-from launcher.errors import DataError, UserError, nearest
+from launcher.errors import DataError, UserError, nearest, nearest_path
 from shards.images import FORMATS
 from shards.manifest import MANIFEST_NAME, read_manifest
 from shards.sources.imagefolder import is_image
@@ -50,7 +51,7 @@ class FilePart:
         try:
             return Sample(path.read_bytes(), self.labels[number], str(path))
         except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+            raise DataError(f"{path}: cannot be read ({error.strerror}){FILE_ADVICE}") from None
 
     def name(self, number: int) -> str:
         return str(self.paths[number])
@@ -136,7 +137,7 @@ def _find_parts(word: str, numbers: Mapping[str, int], split: str | None) -> lis
         files = [file for each in found for file in (_images_below(each) if each.is_dir() else [each])]
         files = list(dict.fromkeys(file for file in files if is_image(file)))
     else:
-        raise UserError(f"{word}: no such file, folder or pattern{_name_neighbour(path)}")
+        raise UserError(f"{word}: no such file, folder or pattern{nearest_path(path)}")
     if not files:
         raise UserError(f"{word}: no pictures there; wanted *.{{{','.join(FORMATS)}}}, or a folder of shards")
     labels = [numbers.get(file.absolute().parent.name, UNKNOWN) for file in files]
@@ -154,11 +155,3 @@ def _find_shards(folder: Path, numbers: Mapping[str, int], split: str | None) ->
 
 def _images_below(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if is_image(path) and path.is_file())
-
-
-def _name_neighbour(path: Path) -> str:
-    """`; did you mean ...?`, where a file of nearly that name is there."""
-    if not path.parent.is_dir():
-        return ""
-    hint = nearest(path.name, (each.name for each in path.parent.iterdir()))
-    return hint if hint.startswith("; did you mean") else ""

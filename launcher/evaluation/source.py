@@ -10,11 +10,11 @@ from launcher.card import Card
 from launcher.data.pictures import FilePart, PictureReader, ShardPart
 from launcher.data.prepare import open_folder, prepare_data
 from launcher.data.reader import ShardReader
-from launcher.errors import UserError, nearest
+from launcher.errors import DataError, UserError, nearest, nearest_path
 from launcher.recipe.schema import Data
 from launcher.strategy import Strategy
 from launcher.url import is_url
-from shards.manifest import MANIFEST_NAME
+from shards.manifest import MANIFEST_NAME, ShardsError
 from shards.sources.imagefolder import list_images
 from shards.sources.listing import UNDIVIDED, PackOptions
 from shards.splits import canonical_split
@@ -39,14 +39,25 @@ def open_source(data: str | None, split: str, card: Card, strategy: Strategy) ->
     None: the data that the run was trained on. Raise UserError when split or classes are not there, and ShardsError,
     DataError as `prepare_data`.
     """
-    if data is None or is_url(data) or (Path(data) / MANIFEST_NAME).exists():
-        section = card.recipe.data
-        if data is not None:
-            section = section.model_copy(update={"dir": data, "source": None, "split": None, "classes": None})
+    section = card.recipe.data
+    if data is None:
+        return _open_own(section, split, card, strategy)
+    if is_url(data) or (Path(data) / MANIFEST_NAME).exists():
+        section = section.model_copy(update={"dir": data, "source": None, "split": None, "classes": None})
         return _open_shards(section, split, card, strategy)
     if not Path(data).is_dir():
-        raise UserError(f"--data {data}: no such folder; name one of shards, or one with a folder for each class")
+        what = "is no" if Path(data).exists() else "no such"
+        advice = f"name one of shards, or one with a folder for each class{nearest_path(Path(data))}"
+        raise UserError(f"--data {data}: {what} folder; {advice}")
     return _open_images(data, split, card)
+
+
+def _open_own(section: Data, split: str, card: Card, strategy: Strategy) -> Source:
+    """Raise UserError when they are no more, or others."""
+    try:
+        return _open_shards(section, split, card, strategy)
+    except (ShardsError, DataError) as error:
+        raise UserError(f"{error}; or name pictures of the same classes with --data") from None
 
 
 def _open_shards(section: Data, split: str, card: Card, strategy: Strategy) -> Source:

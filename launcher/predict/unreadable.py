@@ -7,7 +7,6 @@ import threading
 import numpy as np
 
 from launcher.data.damage import Damage, Mask
-from launcher.data.decode import ADVICE
 from launcher.data.order import Ids
 from launcher.errors import DataError
 
@@ -24,7 +23,7 @@ class Unreadable(Damage):
         with self._lock:
             if sample_id not in self._ids:
                 self._ids.add(sample_id)
-                self._new.append(f"launcher: {str(error).removesuffix(ADVICE)}")
+                self._new.append(f"launcher: {error}")
 
     def take_messages(self) -> list[str]:
         """Those that have come since this was asked last."""
