@@ -62,7 +62,8 @@ def predict(
     split: str | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> int:
-    """Name what is on pictures, any number of processes together. Exit code 1: some cannot be read, the rest is done.
+    """Name what is on pictures, any number of processes together. Exit code 1: some cannot be read, the rest is done;
+    2: none can.
 
     Parameters
     ----------

@@ -83,7 +83,8 @@ class _Tally:
 def predict(run: str, paths: Sequence[str], wishes: Wishes) -> int:
     """Predict, write, and return the exit code: 1 when a picture could not be read. Every rank runs this.
 
-    Raise UserError, RunError or ShardsError before anything is computed when something that was named is not there.
+    Raise UserError, RunError or ShardsError before anything is computed when something that was named is not there;
+    UserError when no picture could be read, and write nothing.
     """
     follow_launcher()
     _check_wishes(wishes)
@@ -103,6 +104,9 @@ def predict(run: str, paths: Sequence[str], wishes: Wishes) -> int:
             render = FORMATS[choose_format(wishes.format, wishes.output)]
             for text in render(predictions, num_best, find_width(wishes.output)):
                 write(text)
+            if tally.num_unreadable and not tally.num_images:
+                num = tally.num_unreadable
+                raise UserError(f"{num:,} of {num:,} pictures cannot be read: nothing is written; name others")
         if wishes.grid is not None and is_first:
             _write_grid(tally.cells, wishes.grid)
         progress.note(tally.describe())
@@ -149,13 +153,15 @@ def _predict_all(
     world, starts = c.strategy.world, range(0, reader.num_images, BATCH)
     mine = ((0, np.arange(start, min(start + BATCH, reader.num_images))) for start in starts[world.rank :: world.size])
     batches = iter(feed.batches(mine))
-    num_done = 0
+    num_done, told = 0, set[str]()
     for _ in range(0, len(starts), world.size):
         with_cells = wishes.grid is not None and len(tally.cells) < GRID_IMAGES
         share = _predict_share(c, next(batches, None), feed, reader, num_best, wishes.flips, with_cells)
         for each in c.strategy.gather(share):
-            for complaint in each.complaints:
-                progress.note(complaint)
+            for complaint in dict.fromkeys(each.complaints):
+                if complaint not in told:  # of a shard that is not there, every picture has the same
+                    progress.note(complaint)
+            told.update(each.complaints)
             tally.num_unreadable += len(each.complaints)
             tally.cells += each.cells
             for prediction in each.predictions:
@@ -218,8 +224,6 @@ def _draw_cells(predictions: Sequence[Prediction], examples: Examples, c: Classi
 
 
 def _write_grid(cells: Sequence[Captioned], path: Path) -> None:
-    if not cells:
-        return  # no picture could be read, which has been said
     shown = cells[:GRID_IMAGES]
     rows = [shown[start : start + GRID_COLUMNS] for start in range(0, len(shown), GRID_COLUMNS)]
     height, width, _ = shown[0][1].shape
