@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from launcher.data.order import portion_ids
-from launcher.errors import DataError, Stopped
+from launcher.errors import Stopped, UserError
 from launcher.feed import Examples, Feed
 from launcher.loss import LossFunction, class_scores
 from launcher.metrics import Counts
@@ -92,9 +92,9 @@ def evaluate(
 
 
 def _check_total(counts: Counts, split: str, wanted: int, can_leave_out: bool) -> None:
-    """Raise AssertionError unless each image came by once, DataError when none of them can be read."""
+    """Raise AssertionError unless each image came by once, UserError when none of them can be read."""
     seen, counted = int(counts.seen[0]), int(counts.total[0])
     assert seen == wanted, f"{split}: saw {seen} of {wanted} images"
     if not counted:
-        raise DataError(f"{split}: none of its {wanted} images can be read; see 'python -m shards check'")
+        raise UserError(f"{split}: none of its {wanted} images can be read; see 'python -m shards check'")
     assert counted == wanted or can_leave_out, f"{split}: counted {counted} of {wanted} images"

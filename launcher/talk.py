@@ -60,6 +60,13 @@ class Talk:
             raise outcome[0]
         return outcome[0]  # type: ignore[no-any-return]
 
+    def fail_together(self, error: LauncherError | None) -> None:
+        """Raise UserError, on every process, with the words of the first rank that has an error, if one has: it is then
+        said once, and none waits for another that has ended."""
+        words = next(filter(None, self.gather(None if error is None else str(error))), None)
+        if words is not None:
+            raise UserError(words)
+
     @contextmanager
     def first_on_node_first(self) -> Iterator[None]:
         """The node's other processes enter after the first has left: for downloads into the node's cache."""

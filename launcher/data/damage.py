@@ -69,5 +69,26 @@ class LeftOut(Damage):
         return new
 
 
+class HeldBack(Damage):
+    """As `damage`, but what ends the work is kept: all processes are to end with it together. For several threads."""
+
+    def __init__(self, damage: Damage) -> None:
+        self._damage = damage
+        self.error: DataError | None = None
+        """The first that ends the work."""
+
+    def note(self, sample_id: int, error: DataError) -> None:
+        try:
+            self._damage.note(sample_id, error)
+        except DataError as final:
+            self.error = self.error or final
+
+    def among(self, ids_B: Ids) -> Mask:
+        return self._damage.among(ids_B)
+
+    def take_new(self) -> dict[int, str]:
+        return self._damage.take_new()
+
+
 def build_damage(data: Data) -> Damage:
     return LeftOut(data.max_left_out) if data.on_error == "skip" else Damage()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.data.damage import build_damage
-from launcher.errors import EXIT_DONE, RunError
+from launcher.data.damage import HeldBack, build_damage
+from launcher.errors import EXIT_DONE, RunError, Stopped
 from launcher.evaluate import Portions, evaluate
 from launcher.evaluation.predictions import Collector
 from launcher.evaluation.report import Evaluation, evaluation_rows, write_evaluation
@@ -54,11 +54,11 @@ def evaluate_run(run: Path, wishes: Wishes) -> int:
     strategy = build_eval_strategy(recipe.strategy, wishes.device, world, recipe.run.seed, recipe.run.deterministic)
     trained = open_trained(run, wishes.checkpoint, strategy)
     source = open_source(wishes.data, wishes.split, trained.card, strategy)
-    strategy.on_first(lambda: _make_folder(folder))
-    damage = build_damage(recipe.data)
+    strategy.on_first(lambda: _check_folder(folder))
+    damage = HeldBack(build_damage(recipe.data))
     feed = build_feed(source.reader, trained.augment, strategy, damage)
     with closing(feed.loader):
-        evaluation = _evaluate(trained, source, wishes, turn, feed, strategy)
+        evaluation = _evaluate(trained, source, wishes, turn, feed, damage, strategy)
         notes = strategy.on_first(lambda: write_evaluation(evaluation, feed, turn, folder))
     if world.is_first:
         console = Console(1, 1)
@@ -70,9 +70,16 @@ def evaluate_run(run: Path, wishes: Wishes) -> int:
 
 
 def _evaluate(
-    trained: Trained, source: Source, wishes: Wishes, turn: Turn, feed: ImageFeed, strategy: Strategy
+    trained: Trained,
+    source: Source,
+    wishes: Wishes,
+    turn: Turn,
+    feed: ImageFeed,
+    damage: HeldBack,
+    strategy: Strategy,
 ) -> Evaluation:
-    """Every image of the split once, by all processes together."""
+    """Every image of the split once, by all processes together. Raise UserError on all of them for what one cannot
+    read."""
     card, split, num_images = trained.card, wishes.split, source.reader.num_images
     sizes = Portions(len(card.classes), {split: num_images}, _count_batch(card.recipe.train), strategy.world.size)
     model = Turned(trained.network.model, turn)
@@ -85,7 +92,14 @@ def _evaluate(
             progress.update(f"evaluate {split}", min(num_mine * strategy.world.size, num_images), num_images)
 
         collector = Collector(tell)
-        counts = evaluate(model, split, feed, loss, sizes, strategy, can_leave_out=can_leave_out, note=collector.note)
+        with suppress(Stopped):  # of all processes together, for what is raised next
+            counts = evaluate(
+                *(model, split, feed, loss, sizes, strategy),
+                should_stop=lambda: damage.error is not None,
+                can_leave_out=can_leave_out,
+                note=collector.note,
+            )
+        strategy.fail_together(damage.error)
     predictions, names = collector.gather(strategy, source.reader.name_of)
     left_out = [message for each in strategy.gather(feed.loader.damage.take_new()) for message in each.values()]
     figures = counts.figures(card.classes)
@@ -116,9 +130,10 @@ def _name_folder(wishes: Wishes) -> str:
     return f"{FOLDER}/{'-'.join([wishes.split, wishes.checkpoint, *data, *transform])}"
 
 
-def _make_folder(folder: Path) -> None:
-    """Before anything is computed. Raise RunError when that cannot be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise RunError(f"{folder}: is no folder; name another with --output") from None
+def _check_folder(folder: Path) -> None:
+    """Before anything is computed. Raise RunError when it is none and cannot be made; made it is with what is in it."""
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists() or each.is_symlink())
+    if not there.is_dir():
+        raise RunError(f"{there}: is no folder; name another with --output")
+    if not os.access(there, os.W_OK):
+        raise RunError(f"{there}: cannot be written; see to who may write it, or name another with --output")

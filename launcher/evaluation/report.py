@@ -45,6 +45,7 @@ def write_evaluation(evaluation: Evaluation, feed: ImageFeed, turn: Turn, folder
     """All files; what is to be said about them. Raise OSError when one cannot be written."""
     e, notes = evaluation, []
     content = {**e.facts, "figures": e.figures}
+    folder.mkdir(parents=True, exist_ok=True)
     write_predictions(e.predictions, e.names, e.classes, folder / "predictions.npz")
     if len(e.confusion_KK):
         write_atomically(folder / "confusion.csv", _render_matrix(e.confusion_KK, e.classes).encode())
