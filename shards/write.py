@@ -32,7 +32,7 @@ from shards.manifest import (
 )
 from shards.progress import SILENT, Progress
 from shards.samples import hash_file, read_records
-from shards.sources import Item, PackOptions, check_source_name, describe, open_source
+from shards.sources import Item, PackOptions, Source, check_source_name, describe, open_source
 from shards.splits import seeded_order
 
 MAX_MEASURED = 10_000
@@ -99,10 +99,30 @@ def _pack(source_name: str, dest: Path, options: PackOptions, progress: Progress
     source = open_source(source_name, options)
     for line in source.notes:
         progress.note(line)
+    with _partial_of(dest) as partial:
+        manifest = _write_shards(source, partial, describe(source_name, options), options, progress)
+        partial.rename(dest)
+    fsync_folder(dest.parent)
+    return manifest
+
+
+@contextmanager
+def _partial_of(dest: Path) -> Iterator[Path]:
+    """A folder beside it to write in: what fails leaves nothing, what is killed is begun anew."""
     partial = dest.with_name(f"{dest.name}.partial")
     if partial.exists():
         shutil.rmtree(partial)
     partial.mkdir()
+    try:
+        yield partial
+    except Exception:
+        shutil.rmtree(partial)
+        raise
+
+
+def _write_shards(
+    source: Source, folder: Path, description: str, options: PackOptions, progress: Progress
+) -> Manifest:
     sums = ChannelSums()
     shards: list[Shard] = []
     counts: dict[str, tuple[int, ...]] = {}
@@ -110,15 +130,12 @@ def _pack(source_name: str, dest: Path, options: PackOptions, progress: Progress
         items: Sequence[Item] = listed
         if split == "train":  # neighbours in a shard must not all be of one class
             items = [listed[i] for i in seeded_order((item.key for item in listed), options.seed, "shuffle")]
-        shards += _write_split(partial, split, items, options, sums, progress)
+        shards += _write_split(folder, split, items, options, sums, progress)
         per_class = Counter(item.label for item in items)
         counts[split] = tuple(per_class[label] for label in range(len(source.classes)))
     mean, std = sums.mean_std()
-    description = describe(source_name, options)
     manifest = Manifest(description, source.classes, tuple(shards), counts, mean, std, options.max_side)
-    write_manifest(partial, manifest)
-    partial.rename(dest)
-    fsync_folder(dest.parent)
+    write_manifest(folder, manifest)
     return manifest
 
 
@@ -156,7 +173,8 @@ def _read_samples(
             if number in measured:
                 sums.add(decode_rgb(content))
         except (ShardsError, OSError) as error:
-            raise ShardsError(f"{split}: {item.key}: {error}") from None
+            advice = f"; mend {item.path}, or take it away" if item.path is not None else ""
+            raise ShardsError(f"{split}: {item.key}: {error}{advice}") from None
         yield {"__key__": item.key, item.extension: content, "cls": str(item.label).encode()}
         progress.update(f"pack {split}", number + 1, len(items))
 

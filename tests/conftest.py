@@ -17,6 +17,7 @@ from tests.data.made import pack_synthetic
 from tests.frozen_run import Place, make_place
 from tests.judged_run import train_lenet
 from tests.runs import DIGITS, ROOT
+from tests.two_runs import make_two_runs
 
 SLOW = (
     "tests/slurm",
@@ -67,6 +68,14 @@ def place(tmp_path: Path, few_shards: Path, monkeypatch: pytest.MonkeyPatch) -> 
     yield make_place(tmp_path, few_shards, monkeypatch)
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def two_runs(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
+    """A folder with a run of digits and one of photographs, and with what is wrong for both."""
+    path = tmp_path_factory.mktemp("two-runs")
+    make_two_runs(path, digits)
+    return path
 
 
 @pytest.fixture(scope="module")

@@ -28,11 +28,12 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Ended:
-    """A process that has ended."""
+    """A process that has ended. `codes`: of each rank, where no launcher started them."""
 
     code: int
     out: str
     err: str
+    codes: tuple[int, ...] = ()
 
 
 def command(processes: int = 1, launcher: str = "torchrun", program: Sequence[str] = ("-m", "launcher")) -> list[str]:
@@ -148,7 +149,7 @@ def run_warm(ranks: list[dict[str, str]], arguments: Sequence[str | Path], cwd: 
         }
         print(json.dumps({**request, "out": str(out), "err": str(err)}), file=server.stdin, flush=True)
         codes = json.loads(server.stdout.readline())
-        return Ended(next(filter(None, codes), 0), out.read_text(), err.read_text())
+        return Ended(next(filter(None, codes), 0), out.read_text(), err.read_text(), tuple(codes))
 
 
 def stop_after(process: subprocess.Popen[str], folder: Path, step: int, number: signal.Signals) -> Ended:

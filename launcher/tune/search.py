@@ -135,8 +135,10 @@ def _read(file: Path) -> tuple[Any, Lines]:
     except FileNotFoundError:
         siblings = [str(path) for path in file.parent.glob("[!.]*.y*ml")]
         raise RecipeError([f"{file}: no such file{nearest(str(file), siblings)}"]) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError([f"{file}: cannot be read ({error})"]) from None
+    except UnicodeDecodeError:
+        raise RecipeError([f"{file}: is no text; name the YAML file that says what is searched"]) from None
+    except OSError as error:
+        raise RecipeError([f"{file}: cannot be read ({error.strerror}); name another file"]) from None
 
 
 def _locate(file: Path, lines: Lines, detail: Any) -> str:

@@ -24,7 +24,7 @@ def list_images(argument: str, options: PackOptions) -> Listing:
     """Raise ShardsError when there is no such folder, no class folder or no image in it."""
     root = Path(argument).expanduser()
     if not root.is_dir():
-        raise ShardsError(f"imagefolder: {root} is not a folder")
+        raise ShardsError(f"imagefolder: {root} is not a folder; name one with a folder for each class")
     return list_folders(_split_folders(root))
 
 

@@ -48,7 +48,7 @@ def test_every_word_that_is_wrong_has_its_line(few_shards: Path, tmp_path: Path)
         find_pictures([*words, str(few_shards)], CLASSES, "tset")
     lines = str(error.value).splitlines()
     assert lines == [
-        f"{words[0]}: no such file, folder or pattern; did you mean 'ants.jpg'?",
+        f"{words[0]}: no such file, folder or pattern; did you mean '{words[3]}'?",
         f"{words[1]}: no pictures there; wanted *.{{jpg,jpeg,png,webp}}, or a folder of shards",
         f"{words[2]}: no pictures there; wanted *.{{jpg,jpeg,png,webp}}, or a folder of shards",
         f"--split tset: {few_shards} has none of that name; did you mean 'test'?",
