@@ -25,7 +25,7 @@ def wrong_runs(run: str) -> dict[str, str]:
     """Misspelled, not there, a file, no run, without a checkpoint."""
     shards = f"{run}-shards"
     file, typo, hint = f"{FOLDERS[run]}/{CLASSES[run][0]}/00.*", f"runs/{run}s", f"did you mean 'runs/{run}'?"
-    found = {}
+    found: dict[str, str] = {}
     for verb, more in {
         "evaluate": "",
         "predict": f" '{file}' --output said.csv",
@@ -80,7 +80,8 @@ def wrong_data(run: str) -> dict[str, str]:
 
 def no_pictures(run: str) -> dict[str, str]:
     """Text, half a JPEG and an empty file, named as pictures are."""
-    here, first, found = f"runs/{run}", CLASSES[run][0], {}
+    here, first = f"runs/{run}", CLASSES[run][0]
+    found: dict[str, str] = {}
     for kind in SPOILT:
         folder, bad = f"spoilt/{run}/{kind}", f"spoilt/{run}/{kind}/{first}/bad.jpg"
         anew = f"data.source=imagefolder:{folder} data.dir=anew data.split='{{train: rest}}' data.classes=null"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ FOLDERS = {"digits": "figures", "photos": "photos"}
 NUM_PHOTOS = 24
 """Of each class."""
 
-SPOILT = {
+SPOILT: Mapping[str, Callable[[bytes], bytes]] = {
     "text": lambda content: b"a letter, not a picture\n",
     "cut-off": lambda content: content[: len(content) // 2],
     "empty": lambda content: b"",

@@ -26,9 +26,11 @@ def serve() -> None:
 
     from launcher import bench, check, fetch, probe, show, train, verify
     from launcher.__main__ import main as run_program
+    from launcher.explain.methods import import_captum
     from launcher.probe import main as probe_main
 
     assert all((bench, charts, check, fetch, probe, probe_main, show, train, verify))
+    import_captum()
     for line in sys.stdin:
         request = json.loads(line)
         pids = []

@@ -26,7 +26,7 @@ MISTAKES = {
     "evaluate runs/digits --data figure": "--data figure: no such folder; ...; did you mean 'figures'?",
     "predict runs/photos photos photos/chin --output said.csv": "photos/chin: no such ...; did you mean 'photos/...",
     "explain runs/photos photos/flower/99.jpg": "photos/flower/99.jpg: no such file, folder or pattern...",
-    "evaluate runs/photos --data figures": "figures: its classes are not the run's: without china, flower; ...; rename ...",
+    "evaluate runs/photos --data figures": "figures: its classes are not the run's: without china, ...; rename ...",
     "evaluate runs/digits --data photos-shards": "photos-shards: its classes are not the run's: ...; rename ...",
     "explain runs/digits figures --class china": "--class china: the run has no such class; valid: 0, 1, ...",
     "evaluate runs/photos --data spoilt/photos/text": BAD.format("text") + NONE,
@@ -59,7 +59,7 @@ def test_predict_names_what_either_cannot_read_once(two_runs: Path, tmp_path: Pa
     said = {}
     for processes in (1, 2):
         output, grid = (tmp_path / f"{processes}.{ending}" for ending in ("csv", "png"))
-        words = [bad[0], "photos", *bad[1:], "photos", "--output", output, "--grid", grid]
+        words: list[str | Path] = [bad[0], "photos", *bad[1:], "photos", "--output", output, "--grid", grid]
         ended = launch(two_runs, "predict", "runs/photos", *words, processes=processes)
         assert ended.codes == (EXIT_FAILED,) * processes
         assert [ended.err.count(path) for path in bad] == [1, 1, 1]
@@ -79,11 +79,11 @@ def test_two_write_what_one_writes(two_runs: Path, tmp_path: Path, run: str) -> 
     for processes in (1, 2):
         output = tmp_path / f"of-{processes}"
         for words in (
-            ["evaluate", f"runs/{run}", "--output", output],
-            ["predict", f"runs/{run}", f"{run}-shards", "--flips", "--output", output / "said.jsonl"],
-            ["explain", f"runs/{run}", f"{FOLDERS[run]}/*/0[0-2].*", "--output", output / "heat"],
+            f"evaluate runs/{run} --output {output}",
+            f"predict runs/{run} {run}-shards --flips --output {output}/said.jsonl",
+            f"explain runs/{run} {FOLDERS[run]}/*/0[0-2].* --output {output}/heat",
         ):
-            ended = launch(two_runs, *words, processes=processes)
+            ended = launch(two_runs, *words.split(), processes=processes)
             assert ended.codes == (EXIT_DONE,) * processes, ended.err
     one, two = (read_output(tmp_path / f"of-{processes}") for processes in (1, 2))
     assert one.keys() == two.keys()
