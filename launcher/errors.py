@@ -111,7 +111,7 @@ def nearest_path(path: Path) -> str:
     while not missing.parent.is_dir() and missing.parent != missing:
         missing = missing.parent
     try:
-        names = sorted(each.name for each in missing.parent.iterdir() if not each.name.startswith("."))
+        names = sorted(each.name for each in missing.parent.iterdir() if each.exists() and each.name[0] != ".")
     except OSError:
         return ""
     close = difflib.get_close_matches(missing.name, names, n=1, cutoff=0.6)

@@ -80,8 +80,9 @@ def find_checkpoint(path: Path, which: str) -> Path:
     found = folder / (step_name(int(which)) if which.isdecimal() else which)
     if (which in _POINTERS or which.isdecimal()) and found.is_dir():
         return found.resolve()
+    pointers = [name for name in _POINTERS if (folder / name).is_dir()]
     numbers = [str(int(name.removeprefix("step-"))) for name in steps]
-    raise RunError(f"--checkpoint {which}: there are best, last, {', '.join(numbers)}")
+    raise RunError(f"--checkpoint {which}: there are {', '.join([*pointers, *numbers])}")
 
 
 def choose_folder(run: Path, name: str) -> Path:

@@ -120,9 +120,7 @@ def _partial_of(dest: Path) -> Iterator[Path]:
         raise
 
 
-def _write_shards(
-    source: Source, folder: Path, description: str, options: PackOptions, progress: Progress
-) -> Manifest:
+def _write_shards(source: Source, folder: Path, description: str, options: PackOptions, progress: Progress) -> Manifest:
     sums = ChannelSums()
     shards: list[Shard] = []
     counts: dict[str, tuple[int, ...]] = {}

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from launcher.errors import (
@@ -13,6 +15,7 @@ from launcher.errors import (
     UserError,
     is_peer_lost,
     nearest,
+    nearest_path,
 )
 
 
@@ -59,3 +62,14 @@ def test_what_gloo_says_of_a_lost_peer_is_known_also_as_a_cause() -> None:
 )
 def test_nearest(name: str, valid: list[str], words: str) -> None:
     assert nearest(name, valid) == words
+
+
+def test_the_near_neighbour_of_a_path(tmp_path: Path) -> None:
+    (tmp_path / "runs/pets/first").mkdir(parents=True)
+    (tmp_path / "runs/.pest").mkdir()
+    (tmp_path / "runs/pest").symlink_to("nothing")
+    for name, wanted in (("runs/pest", "pets"), ("runs/pet/first", "pets/first"), ("runs/pet/last", "pets")):
+        assert nearest_path(tmp_path / name) == f"; did you mean '{tmp_path}/runs/{wanted}'?"
+    assert nearest_path(tmp_path / "ruins/pets/first") == f"; did you mean '{tmp_path}/runs/pets/first'?"
+    for name in ("runs/pets", "runs/birds", "elsewhere/pets"):
+        assert nearest_path(tmp_path / name) == ""

@@ -63,6 +63,9 @@ def test_what_is_not_there_is_said_in_one_line(run: Path, tmp_path: Path) -> Non
     with pytest.raises(RunError, match=r"--checkpoint \.\./last: there are best"):
         find_checkpoint(run, "../last")
     shutil.copytree(run, tmp_path / "copy", symlinks=True)
+    (tmp_path / "copy/checkpoints/best").unlink()
+    with pytest.raises(RunError, match=r"--checkpoint best: there are last, 3, 4$"):
+        find_checkpoint(tmp_path / "copy", "best")
     weights = tmp_path / "copy/checkpoints" / step_name(4) / "ema.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
     with pytest.raises(RunError, match=r"ema.safetensors: damaged.*choose another checkpoint with --checkpoint"):

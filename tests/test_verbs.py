@@ -19,6 +19,7 @@ SHOWN = {"digits": "0, 1, 2, 3, 4 and 5 more", "photos": "china, flower"}
 """Classes in an error line."""
 GIVE_A_RUN = "give a run's folder, runs/NAME/DATE-..., or one of its checkpoints"
 SEARCH = "--search search.yaml"
+LONG = "x" * 300
 
 
 def wrong_runs(run: str) -> dict[str, str]:
@@ -35,6 +36,7 @@ def wrong_runs(run: str) -> dict[str, str]:
         found |= {
             f"{verb} {typo}{more}": f"{typo}: no such folder; {GIVE_A_RUN}; {hint}",
             f"{verb} {typo}/checkpoints/best{more}": "...; did you mean 'runs/" + run + "/checkpoints/best'?",
+            f"{verb} {LONG}{more}": f"{LONG}: File name too long; name another",
             f"{verb} else/where{more}": f"else/where: no such folder; {GIVE_A_RUN}",
             f"{verb} search.yaml{more}": f"search.yaml: is no folder; {GIVE_A_RUN}",
             f"{verb} {shards}{more}": f"{shards}: neither a run's folder nor a checkpoint: has no ...; {GIVE_A_RUN}",
@@ -43,6 +45,7 @@ def wrong_runs(run: str) -> dict[str, str]:
         }
     give, listed = "give folders that hold runs, or none for runs/", "give a run's, ...; launcher runs lists them"
     return found | {
+        f"watch {LONG}": f"{LONG}: File name too long; name another",
         f"watch {typo}": f"{typo}: no such folder; {listed}; {hint}",
         "watch else/where": f"else/where: no such folder; {listed}",
         f"watch {shards}": f"{shards}: no run's folder; {listed}",
@@ -69,6 +72,8 @@ def wrong_data(run: str) -> dict[str, str]:
         f"predict {here} {folder} {near}x --output said.csv --grid said.png": missing,
         f"explain {here} {folder} {near}x": missing,
         f"export {here} --format torchscript --data {near}x": missing,
+        f"evaluate {here} --data {LONG}": f"{LONG}/manifest.json: File name too long; name another",
+        f"predict {here} {LONG}": f"{LONG}: File name too long; name another",
         f"tune {lock} --search serch.yaml": "serch.yaml: no such file; did you mean 'search.yaml'?",
         f"tune {lock} --search photos/china/00.jpg": "photos/china/00.jpg: is no text; name the YAML file ...",
         f"evaluate {here} --data {other}": f"{other}: {not_the_runs}",
@@ -95,7 +100,7 @@ def no_pictures(run: str) -> dict[str, str]:
 
 
 def cases(*tables: Mapping[str, str]) -> list[object]:
-    return [pytest.param(words, says, id=words) for table in tables for words, says in table.items()]
+    return [pytest.param(words, says, id=words[:100]) for table in tables for words, says in table.items()]
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,8 @@ def _run(app: App, arguments: list[str] | None) -> int:
             return _explain(UserError(f"no space left on the disk of {where}; make room, then give the same command"))
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return _explain(UserError(f"{where}: {error.strerror}; see to who may read and write it, or name another"))
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            return _explain(UserError(f"{where}: {error.strerror}; name another"))
         return _show_traceback(error)
     except Exception as error:
         return _show_traceback(error)

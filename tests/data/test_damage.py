@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from launcher.data.damage import Damage, LeftOut
+from launcher.data.damage import Damage, HeldBack, LeftOut
 from launcher.data.loader import Batch, Loader
 from launcher.data.order import Ids
 from launcher.data.reader import Sample, ShardReader
@@ -87,3 +87,15 @@ def test_a_batch_of_nothing_else_has_no_weight_at_all(folder: Path) -> None:
 def test_too_many_end_the_run_all_the_same(folder: Path) -> None:
     with pytest.raises(DataError, match=r"3 images cannot be read, data\.max_left_out allows 2: .*image 1.*image 2"):
         load(Damaged(folder, [], [1, 2, 3], []), [1, 2, 3], LeftOut(2))
+
+
+def test_what_ends_the_work_is_held_back() -> None:
+    damage, limited = HeldBack(Damage()), HeldBack(LeftOut(1))
+    for number in (3, 5):
+        for each in (damage, limited):
+            each.note(number, DataError(f"image {number}"))
+    assert str(damage.error) == "image 3"
+    assert not damage.among(np.array([3, 5])).any()
+    assert str(limited.error) == "2 images cannot be read, data.max_left_out allows 1: image 3; image 5"
+    assert limited.among(np.array([3, 4, 5])).tolist() == [True, False, True]
+    assert limited.take_new() == {3: "image 3", 5: "image 5"}
