@@ -107,7 +107,7 @@ def predict(run: str, paths: Sequence[str], wishes: Wishes) -> int:
             if tally.num_unreadable and not tally.num_images:
                 num = tally.num_unreadable
                 raise UserError(f"{num:,} of {num:,} pictures cannot be read: nothing is written; name others")
-        if wishes.grid is not None and is_first:
+        if wishes.grid is not None and is_first and tally.cells:
             _write_grid(tally.cells, wishes.grid)
         progress.note(tally.describe())
     c.strategy.close()
