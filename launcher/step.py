@@ -10,9 +10,11 @@ from torch import Tensor
 
 from launcher.augment.witness import Hashes
 from launcher.data.order import Ids
+from launcher.errors import UserError
+from launcher.extract import build_feeds
 from launcher.feed import Examples
 from launcher.learner import Learner
-from launcher.log.pictures import write_grid
+from launcher.log.pictures import GRID_IMAGES, write_grid
 from launcher.nonfinite import Guard
 from launcher.optim.schedule import lr_factor
 from launcher.step_result import StepResult
@@ -88,7 +90,22 @@ def learning_rate(t: Training, step: int) -> float:
 
 
 def _keep_picture(t: Training, examples: Examples) -> None:
-    if t.strategy.world.is_first and examples.images_BCHW is not None:
-        picture = t.run.pictures / "augmented.png"
-        write_grid(examples.images_BCHW, t.augment_train.mean, t.augment_train.std, picture)
-        t.journal.write("event", 1, 1, name="picture", picture=picture.stem)
+    if not t.strategy.world.is_first:
+        return
+    picture = t.run.pictures / "augmented.png"
+    try:
+        images_BCHW = _read_images(t, examples.ids_B) if examples.images_BCHW is None else examples.images_BCHW
+    except UserError as error:  # features are enough to train: only the picture is lacking
+        message = f"{picture.name} could not be drawn: {error}"
+        t.journal.write("event", 1, 1, name="note", message=message)
+        t.console.say(f"note: {message}")
+        return
+    write_grid(images_BCHW, t.augment_train.mean, t.augment_train.std, picture)
+    t.journal.write("event", 1, 1, name="picture", picture=picture.stem)
+
+
+def _read_images(t: Training, ids_B: Ids) -> Tensor:
+    """images_BCHW of the first batch, as many as the picture has, where features were read in their place."""
+    [examples] = build_feeds(t, engine=None)["train"].batches([(t.plan.epoch(1), ids_B[:GRID_IMAGES])])
+    assert examples.images_BCHW is not None
+    return examples.images_BCHW

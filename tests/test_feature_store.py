@@ -15,12 +15,15 @@ from safetensors.torch import load_file
 
 from launcher import feature_store, fit, learner
 from launcher.errors import DataError, Stopped
+from launcher.log.pictures import GRID_IMAGES
 from launcher.models.cut import CutError
 from tests.data.made import pack_synthetic
 from tests.frozen_run import FLIPS, LENET, Place, plain_training
-from tests.runs import DIGITS, finish, start, summary, train, wait_until
+from tests.runs import DIGITS, events, finish, start, summary, train, wait_until
 
 SPLITS = {"train": 42, "valid": 9, "test": 9}
+PICTURE = 12
+"""Images of the first batch, which are read once more for pictures/augmented.png: features do not show them."""
 
 
 def without_cut(place: Place) -> None:
@@ -61,10 +64,37 @@ def test_the_training_is_that_of_a_plain_loop(place: Place, words: list[str], ho
 def test_no_picture_is_read_twice(place: Place) -> None:
     ids = place.count_reads()
     place.train(LENET, "train.epochs=4", "train.eval_batch=3")
-    assert len(ids) == sum(SPLITS.values())
+    assert len(ids) == sum(SPLITS.values()) + PICTURE
     place.train(LENET, "train.epochs=4", "run.dir=again", "optim.lr=0.01")
-    assert len(ids) == sum(SPLITS.values())
+    assert len(ids) == sum(SPLITS.values()) + 2 * PICTURE
     assert [message.partition(":")[2][:10] for message in place.said("again")[-3:]] == [" read from"] * 3
+
+
+@pytest.mark.parametrize("words", [[], [FLIPS, "augment.views=2"], ["train.global_batch=40"]])
+def test_the_first_batch_is_shown_as_where_pictures_are_read(place: Place, words: list[str]) -> None:
+    """Of a large batch as many images are read as the picture has."""
+    place.train(LENET, *words, "strategy.feature_cache_gib=0", "run.dir=pictures")
+    place.train(LENET, *words)
+    ids = place.count_reads()
+    place.train(LENET, *words, "run.dir=again")
+    assert len(ids) == (GRID_IMAGES if "train.global_batch=40" in words else PICTURE)
+    wanted = (place.path / "pictures/pictures/augmented.png").read_bytes()
+    for run in ("run", "again"):
+        assert (place.path / run / "pictures/augmented.png").read_bytes() == wanted
+        assert "augmented" in [record["picture"] for record in events(place.path / run, "picture")]
+
+
+def test_without_its_images_a_run_on_stored_features_only_lacks_the_picture(place: Place) -> None:
+    data = place.path / "mine"
+    shutil.copytree(place.path / "shards", data)
+    place.train(LENET, f"data.dir={data}")
+    for tar in data.glob("train*.tar"):
+        tar.write_bytes(b"")
+    assert place.train(LENET, f"data.dir={data}", "run.dir=again") == 0
+    assert place.losses("again") == place.losses()
+    assert not (place.path / "again/pictures/augmented.png").exists()
+    [note] = [record["message"] for record in events(place.path / "again", "note") if "augmented" in record["message"]]
+    assert note.startswith(f"augmented.png could not be drawn: {data}")
 
 
 @pytest.mark.parametrize("epochs", [2, 5])
@@ -73,7 +103,7 @@ def test_views_are_used_in_turn(place: Place, epochs: int) -> None:
     place.train(*words, "strategy.feature_cache_gib=0", "run.dir=pictures")
     ids = place.count_reads()
     place.train(*words, "train.eval_batch=3")
-    assert len(ids) == 2 * 42 + 9 + 9
+    assert len(ids) == 2 * 42 + 9 + 9 + PICTURE
     assert place.losses() == pytest.approx(place.losses("pictures"), rel=1e-5)
     assert sorted(str(facts["drawn"]) for facts in place.kept() if facts["split"] == "train") == [
         "{'seed': 0, 'view': 0}",
@@ -138,7 +168,7 @@ def test_another_head_and_seed_read_the_same_features(place: Place) -> None:
     place.train(weights)
     ids = place.count_reads()
     place.train(weights, "run.dir=other", "run.seed=7", "backbone.head={hidden: [8], dropout: 0.5}", "optim.lr=0.01")
-    assert ids == []
+    assert len(ids) == PICTURE
     assert len(place.kept()) == 3
     assert sum("read from" in message for message in place.said("other")) == 3
 
@@ -228,7 +258,7 @@ def test_asked_to_stop_while_computing_leaves_nothing(place: Place) -> None:
     ids = place.count_reads()
     place.train(LENET, "train.eval_batch=3")
     assert summary(place.path / "run")["status"] == "done"
-    assert len(ids) == 42 + 9
+    assert len(ids) == 42 + 9 + PICTURE
 
 
 def test_what_a_killed_process_left_is_cleared_by_the_same_command(place: Place) -> None:
