@@ -93,6 +93,8 @@ def no_pictures(run: str) -> dict[str, str]:
         is_none = f"{bad}: cannot be decoded (...); mend it, or leave it out"
         found |= {
             f"evaluate {here} --data {folder}": is_none,
+            f"explain {here} {folder}": is_none,
+            f"explain {here} {bad} --output heat": is_none,
             f"export {here} --format safetensors --data {folder}": is_none,
             f"tune {here}/recipe.lock.yaml {SEARCH} {anew}": f"train: {first}-bad-...; mend {bad}, or take it away",
         }
@@ -147,14 +149,6 @@ def test_a_run_whose_data_are_gone_wants_others(two_runs: Path, tmp_path: Path) 
     ended = launch(tmp_path, "predict", two_runs / "runs/photos", "photos-shards", "--output", "said.csv")
     assert (ended.code, ended.err.count("cannot be opened")) == (EXIT_FAILED, 1)
     assert "12 more cannot be read" in ended.err
-
-
-@pytest.mark.parametrize("kind", SPOILT)
-@pytest.mark.parametrize("run", RUNS)
-def test_explain_ends_at_what_it_cannot_read(two_runs: Path, tmp_path: Path, run: str, kind: str) -> None:
-    bad, heat = f"spoilt/{run}/{kind}/{CLASSES[run][0]}/bad.jpg", tmp_path / "heat"
-    expect(two_runs, f"explain runs/{run} {bad} --output {heat}", f"{bad}: cannot be decoded (...); mend it, or ...")
-    assert [*heat.glob("*")] == []
 
 
 @pytest.mark.parametrize("run", RUNS)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.errors import RunError
+from launcher.errors import RunError, nearest_path
 from launcher.log.credentials import has_wandb_credentials
 from launcher.log.journal import JOURNAL_NAME
 from launcher.log.wandb import fetch_runs, first_line, quiet_wandb, stop_service
@@ -56,7 +56,7 @@ def _expand(name: str, store: Path) -> list[Found]:
         if not matches:
             raise RunError(f"{name}: matches no run; launcher runs lists those that are there")
         return list(_as_found(matches))
-    raise RunError(f"{name}: no such run; launcher runs lists those that are there")
+    raise RunError(f"{name}: no such run; launcher runs lists those that are there{nearest_path(folder)}")
 
 
 def _as_found(folders: Iterable[Path]) -> Iterable[Found]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from launcher.augment.pipeline import Augment
 from launcher.data.pictures import PictureReader, find_pictures
-from launcher.errors import EXIT_DONE, UserError, nearest
+from launcher.errors import EXIT_DONE, DataError, UserError, nearest
 from launcher.explain.heat import blend
 from launcher.explain.methods import Explainer, Options, Scores, import_captum
 from launcher.infer import Device, to_input
@@ -57,9 +57,11 @@ def explain(run: Path, paths: Sequence[str], wishes: Wishes) -> int:
     trained = open_trained(run, wishes.checkpoint, strategy)
     output = wishes.output or choose_folder(run, "explanations")
     explainer = build_explainer(trained, wishes.options, strategy)
+    mine = range(strategy.world.rank, reader.num_images, strategy.world.size)
+    strategy.fail_together(_find_unreadable(reader, mine, trained.augment))
     try:
         output.mkdir(parents=True, exist_ok=True)
-        for number in range(strategy.world.rank, reader.num_images, strategy.world.size):
+        for number in mine:
             _explain_picture(reader, number, labels, trained, explainer, output)
     except OSError as error:
         raise UserError(f"--output {output}: cannot be written ({error.strerror}); name another folder") from None
@@ -68,6 +70,16 @@ def explain(run: Path, paths: Sequence[str], wishes: Wishes) -> int:
         what = f"{len(labels)} classes each" if labels else "the predicted class of each"
         Console(1, 1).say(f"{output}: {reader.num_images} pictures explained by {wishes.options.method}, {what}")
     return EXIT_DONE
+
+
+def _find_unreadable(reader: PictureReader, numbers: Iterable[int], augment: Augment) -> DataError | None:
+    """The first. Looked for before anything is written: to read a picture takes far less time than to explain it."""
+    for number in numbers:
+        try:
+            to_input(reader.read(number), augment)
+        except DataError as error:
+            return error
+    return None
 
 
 def build_explainer(trained: Trained, options: Options, strategy: Strategy) -> Explainer:

@@ -31,9 +31,9 @@ def read_lock(folder: Path) -> dict[str, Any]:
     try:
         data, _ = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, YamlError) as error:
-        raise RunError(f"{path}: cannot be read ({error}); start anew with --fresh") from None
+        raise RunError(f"{path}: cannot be read ({error}); leave this run out, or train it anew with --fresh") from None
     if not isinstance(data, dict):
-        raise RunError(f"{path}: not a recipe; start anew with --fresh")
+        raise RunError(f"{path}: not a recipe; leave this run out, or train it anew with --fresh")
     return data
 
 

@@ -32,6 +32,8 @@ MISTAKES = {
     "evaluate runs/photos --data spoilt/photos/text": BAD.format("text") + NONE,
     "evaluate runs/digits --data spoilt/digits/cut-off": "spoilt/digits/cut-off/0/bad.jpg" + NONE,
     "evaluate runs/photos --data spoilt/photos/empty": BAD.format("empty") + NONE,
+    "explain runs/photos spoilt/photos/text": BAD.format("text") + NONE,
+    "explain runs/digits spoilt/digits/empty --output heat": "spoilt/digits/empty/0/bad.jpg" + NONE,
     "export runs/photos --format hf": "export: works as one process; start it without accelerate launch, ...",
 }
 
