@@ -119,9 +119,12 @@ def watch(folder: Path, once: bool, every_s: float = EVERY_S) -> int:
         raise RunError(f"{folder}: {what}; {advice}")
     follower, state, board = Follower(folder), State(), Board()
     before = follower.read()
+    status = find_status(folder, before)
+    if status == CUT_OFF:  # or it has ended, and let go, since its journal was read
+        before += follower.read()
+        status = find_status(folder, before)
     for record in before:
         state.add(record)
-    status = find_status(folder, before)
     if once or not board.is_live:
         board.table(str(folder), state.rows(status))
     if once:
@@ -134,13 +137,16 @@ def watch(folder: Path, once: bool, every_s: float = EVERY_S) -> int:
 
 
 def _follow(folder: Path, follower: Follower, state: State, board: Board, status: str, every_s: float) -> None:
-    total = state.total_steps
-    while status == RUNNING and state.ending is None:
+    total, has_ended = state.total_steps, False
+    # An ending from before is the last time's: the run is being resumed, and has yet to write so.
+    while status == RUNNING and not has_ended:
         board.draw(str(folder), state.rows(status), state.train.get("step", 0), total)
         time.sleep(every_s)
         # Asked before the journal is read: what a run wrote before it let go is then still seen.
-        is_held = is_running(folder, False)
-        for record in follower.read():
+        is_held = is_running(folder, state.ending is not None)
+        new = follower.read()
+        has_ended = find_ending(new) is not None
+        for record in new:
             state.add(record)
             if line := _line(record, state.total_steps):
                 board.note(line)

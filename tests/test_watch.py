@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from launcher.cli.main import run as command
-from launcher.log.journal import Journal
+from launcher.history import find_status, is_running
+from launcher.log.journal import Journal, Record
 from launcher.run import claim
 from launcher.watch import Follower, State, watch
 from tests.compare.made import SMALL, records, rewrite, train
@@ -110,6 +111,57 @@ def test_a_run_that_says_nothing_at_its_end_was_cut_off(
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2].startswith("epoch 1  step 20/100  loss 0.5000")
     assert lines[-1] == f"{tmp_path}: cut off"
+
+
+def test_a_run_that_is_being_resumed_is_followed(
+    tmp_path: Path, journal: Journal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its lock is held from before its journal says so; until then that ends as it ended the last time."""
+    write_train(journal, 10)
+    journal.write("event", 10, 1, name="preempted")
+
+    def work() -> None:
+        journal.write("event", 10, 1, name="resumed", plan=PLAN)
+        time.sleep(0.2)
+        write_train(journal, 20)
+        journal.write("event", 100, 10, name="done")
+
+    thread = live(tmp_path, work)
+    assert watch(tmp_path, once=False, every_s=0.02) == 0
+    thread.join()
+    out = capsys.readouterr().out
+    assert "running" in out
+    assert "epoch 1  step 20/100  loss 0.5000" in out
+    assert out.endswith(f"{tmp_path}: done\n")
+
+
+@pytest.mark.parametrize("ending", ["done", "preempted"])
+def test_a_run_that_holds_its_lock_after_its_last_word(
+    tmp_path: Path, journal: Journal, capsys: pytest.CaptureFixture[str], ending: str
+) -> None:
+    """One that sends its last files, or one that ends before it has said that it is resumed."""
+    journal.write("event", 100, 10, name=ending)
+    thread = live(tmp_path, lambda: None)
+    assert watch(tmp_path, once=False, every_s=0.02) == 0
+    assert not is_running(tmp_path, has_ended=True)
+    thread.join()
+    assert capsys.readouterr().out.endswith(f"{tmp_path}: {ending}\n")
+
+
+def test_a_run_that_ends_as_its_journal_has_been_read(
+    tmp_path: Path, journal: Journal, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_use = [claim(tmp_path)]
+
+    def end_before(folder: Path, seen: list[Record]) -> str:
+        if in_use:
+            journal.write("event", 100, 10, name="done")
+            os.close(in_use.pop())
+        return find_status(folder, seen)
+
+    monkeypatch.setattr("launcher.watch.find_status", end_before)
+    assert watch(tmp_path, once=False, every_s=0.02) == 0
+    assert capsys.readouterr().out.endswith(f"{tmp_path}: done\n")
 
 
 def test_once_shows_how_it_stands(tmp_path: Path, journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:

@@ -134,9 +134,9 @@ def explain(
     *paths: str,
     method: Literal["occlusion", "gradient-shap", "integrated-gradients", "gradcam"] = "occlusion",
     classes: Annotated[tuple[str, ...], Parameter(name="--class", negative=())] = (),
-    window: int = 15,
-    stride: int = 8,
-    samples: int = 50,
+    window: int | None = None,
+    stride: int | None = None,
+    samples: int | None = None,
     checkpoint: str = "best",
     output: Path | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -157,11 +157,11 @@ def explain(
     classes
         A class to explain; may be given several times. Left out: the one that the network names.
     window
-        Of occlusion: side of the square that is covered, in pixels of what the network sees.
+        Of occlusion: side of the square that is covered, in pixels of what the network sees. Left out: 15.
     stride
-        Of occlusion: pixels from one square to the next.
+        Of occlusion: pixels from one square to the next. Left out: 8.
     samples
-        Of gradient-shap: noisy copies of a picture; of integrated-gradients: steps.
+        Of gradient-shap: noisy copies of a picture; of integrated-gradients: steps. Left out: 50.
     checkpoint
         best, last, or a step's number.
     output
@@ -171,9 +171,9 @@ def explain(
     """
     from launcher.explain.main import Wishes
     from launcher.explain.main import explain as explain_pictures
-    from launcher.explain.methods import Options
+    from launcher.explain.methods import choose_options
 
-    options = Options(method, window, stride, samples)
+    options = choose_options(method, window=window, stride=stride, samples=samples)
     return explain_pictures(run, [path, *paths], Wishes(options, classes, checkpoint, output, device))
 
 

@@ -48,7 +48,6 @@ def explain(run: Path, paths: Sequence[str], wishes: Wishes) -> int:
 
     Raise UserError, RunError, DataError when run, class or picture is not to be had.
     """
-    _check_wishes(wishes.options)
     import_captum()
     run_classes = read_run_card(run, wishes.checkpoint).classes
     labels = [_find_class(name, run_classes) for name in dict.fromkeys(wishes.classes)]
@@ -120,11 +119,3 @@ def _find_class(name: str, classes: Sequence[str]) -> int:
     if name not in classes:
         raise UserError(f"--class {name}: the run has no such class{nearest(name, classes)}")
     return classes.index(name)
-
-
-def _check_wishes(options: Options) -> None:
-    for name, number in (("window", options.window), ("stride", options.stride), ("samples", options.samples)):
-        if number < 1:
-            raise UserError(f"--{name} {number}: must be at least 1")
-    if options.stride > options.window:
-        raise UserError(f"--stride {options.stride}: pixels between windows of {options.window} would be left out")

@@ -6,7 +6,7 @@ from, is the mean colour that normalisation takes away: zero.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
@@ -38,6 +38,29 @@ class Options:
     window: int = 15
     stride: int = 8
     samples: int = 50
+
+
+APPLY: Mapping[str, tuple[Method, ...]] = {
+    "window": ("occlusion",),
+    "stride": ("occlusion",),
+    "samples": ("gradient-shap", "integrated-gradients"),
+}
+"""Methods that an option is for."""
+
+
+def choose_options(method: Method, **given: int | None) -> Options:
+    """`given`: what is None has its default. Raise UserError for what has no effect with the method, or cannot be."""
+    wanted = {name: number for name, number in given.items() if number is not None}
+    for name, number in wanted.items():
+        if method not in APPLY[name]:
+            meant = " and ".join(APPLY[name])
+            raise UserError(f"--{name} {number}: has no effect with --method {method}, only with {meant}; leave it out")
+        if number < 1:
+            raise UserError(f"--{name} {number}: must be at least 1")
+    options = Options(method, **wanted)
+    if options.stride > options.window:
+        raise UserError(f"--stride {options.stride}: pixels between windows of {options.window} would be left out")
+    return options
 
 
 class Scores(nn.Module):

@@ -61,7 +61,8 @@ def test_a_picture_for_each_file_beside_its_heat(run: Path, pictures: Path, caps
 def test_every_class_that_is_asked(run: Path, pictures: Path, method: str) -> None:
     classes = read_manifest(run.parent / "shards").classes[:2]
     options = [word for name in classes for word in ("--class", name)]
-    arguments = ["--method", method, "--samples", "4", "--output", "out", "--device", "cpu", *options]
+    samples = [] if method == "gradcam" else ["--samples", "4"]
+    arguments = ["--method", method, *samples, "--output", "out", "--device", "cpu", *options]
     assert launch(["explain", str(run), str(pictures / "c.jpg"), *arguments]) == 0
     found = sorted(file.name for file in Path("out").iterdir())
     assert found == [name_file(Path("c.jpg"), 0, name, label) for label, name in enumerate(classes)]
@@ -87,7 +88,19 @@ def test_two_processes_write_what_one_writes(run: Path, pictures: Path) -> None:
         (("--window", "0"), "--window 0: must be at least 1"),
         (("--window", "4", "--stride", "5"), "--stride 5: pixels between windows of 4 would be left out"),
         (("--window", "40"), "--window 40: the network sees 32 x 32 pixels; take less"),
-        (("--samples", "-1"), "--samples -1: must be at least 1"),
+        (("--method", "gradient-shap", "--samples", "-1"), "--samples -1: must be at least 1"),
+        (
+            ("--samples", "50"),
+            "--samples 50: has no effect with --method occlusion, only with gradient-shap and integrated-gradients; ",
+        ),
+        (
+            ("--method", "gradcam", "--window", "10", "--stride", "3"),
+            "--window 10: has no effect with --method gradcam, only with occlusion; leave it out",
+        ),
+        (
+            ("--method", "integrated-gradients", "--stride", "3"),
+            "--stride 3: has no effect with --method integrated-gradients, only with occlusion; leave it out",
+        ),
         (("--checkpoint", "7"), "--checkpoint 7: there are best, last, "),
     ],
 )
