@@ -17,7 +17,8 @@ from launcher.models.zoo import Network, build_trained
 from launcher.recipe.lock import LOCK_NAME
 from launcher.strategy import Strategy
 
-_POINTERS = ("best", "last")
+DEFAULT = "best"
+_POINTERS = (DEFAULT, "last")
 _WANTED = "give a run's folder, runs/NAME/DATE-..., or one of its checkpoints"
 
 
@@ -35,9 +36,11 @@ class Trained:
 def open_trained(path: Path, which: str, strategy: Strategy) -> Trained:
     """`path`: a run's folder, or a checkpoint; `which` of a run's checkpoints: best, last or a step's number.
 
-    With averaged weights, where the recipe keeps them. Raise RunError when it is not there, or not whole.
+    With averaged weights, where the recipe keeps them. Raise RunError when it is not there, or not whole. The first
+    process says which it is: while a training goes on, `best` may be another a moment later.
     """
-    checkpoint, card = find_checkpoint(path, which), read_run_card(path, which)
+    checkpoint = strategy.on_first(lambda: find_checkpoint(path, which))
+    card = _read_card(checkpoint)
     recipe = card.recipe
     network = build_trained(recipe.backbone, count_outputs(recipe.loss, len(card.classes)))
     with _said_of_a_run():
@@ -49,7 +52,10 @@ def open_trained(path: Path, which: str, strategy: Strategy) -> Trained:
 
 def read_run_card(path: Path, which: str) -> Card:
     """What `open_trained` opens, without its network. Raise RunError when it is not there, or not whole."""
-    checkpoint = find_checkpoint(path, which)
+    return _read_card(find_checkpoint(path, which))
+
+
+def _read_card(checkpoint: Path) -> Card:
     with _said_of_a_run():
         check_file(checkpoint / CARD_NAME, read_hashes(checkpoint).get(CARD_NAME, ""))
         return read_card(checkpoint)
@@ -69,7 +75,9 @@ def find_checkpoint(path: Path, which: str) -> Path:
     if not path.is_dir():
         raise RunError(f"{path}: {'is no' if path.exists() else 'no such'} folder; {_WANTED}{nearest_path(path)}")
     if (path / CARD_NAME).exists():
-        return path
+        if which != DEFAULT:
+            raise RunError(f"--checkpoint {which}: {path} is one itself; leave it out, or name the run's folder")
+        return path.resolve()
     if not (path / LOCK_NAME).exists():
         what = f"neither a run's folder nor a checkpoint: has no {LOCK_NAME} and no {CARD_NAME}"
         raise RunError(f"{path}: {what}; {_WANTED}")
@@ -86,10 +94,11 @@ def find_checkpoint(path: Path, which: str) -> Path:
 
 
 def choose_folder(run: Path, name: str) -> Path:
-    """Where a verb writes unless it is told: `name` in the run's folder; of a checkpoint alone, to which nothing is to
-    be added, in the working directory. Raise RunError when a part of `name` is a link: nothing is written through one.
+    """Where a verb writes unless it is told: `name` in the folder of the run, also of the one that the checkpoint `run`
+    is in; of a checkpoint alone, to which nothing is to be added, in the working directory. Raise RunError when a part
+    of `name` is a link: nothing is written through one.
     """
-    home = run if (run / LOCK_NAME).exists() else Path()
+    home = next((each for each in (run, run.parent.parent) if (each / LOCK_NAME).exists()), Path())
     folder = home / name
     for part in (folder, *folder.parents):
         if part == home:

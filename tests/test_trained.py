@@ -50,7 +50,7 @@ def test_a_checkpoint_alone_is_enough(run: Path, tmp_path: Path) -> None:
 def test_checkpoints_are_found_by_name_and_step(run: Path) -> None:
     assert find_checkpoint(run, "last").name == find_checkpoint(run, "4").name == step_name(4)
     assert find_checkpoint(run, "3").name == step_name(3)
-    assert find_checkpoint(run / "checkpoints/best", "last").exists()
+    assert find_checkpoint(run / "checkpoints/best", "best").name == step_name(3)
 
 
 def test_what_is_not_there_is_said_in_one_line(run: Path, tmp_path: Path) -> None:

@@ -39,10 +39,25 @@ def compare(names: Sequence[str], wishes: Wishes) -> int:
     """
     with TemporaryDirectory(prefix="launcher-compare-") as store:
         groups = group_runs([read_run(found) for found in find_runs(names, Path(store))])
+        check_outputs(wishes, [run.folder for group in groups for run in group.runs])
         if wishes.wandb_report:
             find_project(groups)
         _report(groups, wishes)
     return EXIT_DONE
+
+
+def check_outputs(wishes: Wishes, folders: Sequence[Path]) -> None:
+    """Before anything is shown. Raise UserError for a file that cannot be written, or that belongs to a run."""
+    for path, ending in ((wishes.html, ".html"), (wishes.curves, ".png")):
+        if path is None:
+            continue
+        if path.suffix.lower() != ending:
+            raise UserError(f"{path}: does not end in {ending}, which is what is written there; name such a file")
+        if any(path.resolve().is_relative_to(folder.resolve()) for folder in folders):
+            raise UserError(f"{path}: is in the folder of a run; name a file elsewhere")
+        if not path.parent.is_dir() or path.is_dir():
+            why = "is a folder" if path.is_dir() else f"no folder {path.parent}"
+            raise UserError(f"{path}: cannot be written ({why}); name another file")
 
 
 def _report(groups: Sequence[Group], wishes: Wishes) -> None:

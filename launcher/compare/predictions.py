@@ -1,11 +1,16 @@
-"""Stored predictions of two runs on the same images: `RUN/evaluations/<split>-<checkpoint>/predictions.npz`."""
+"""Stored predictions of two runs on the same images, `RUN/evaluations/<split>-<checkpoint>/predictions.npz`: those that
+were made by the best weights which the run has now.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +18,14 @@ import numpy.typing as npt
 from launcher.compare.groups import Run
 from launcher.compare.statistics import Paired, compare_paired
 from launcher.errors import RunError
+from launcher.history import find_count
 
 EVALUATIONS = "evaluations"
+FIGURES = "figures.json"
 PREDICTIONS = "predictions.npz"
 MISTAKES = "mistakes.png"
-SPLITS = ("test", "valid")
+FIRST_SPLITS = ("test", "valid")
+"""What is compared first, where there is more."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -32,6 +40,17 @@ class Predictions:
     predicted_N: Ints
 
 
+@dataclass(frozen=True, order=True)
+class Images:
+    """What was judged: two runs are compared on the same. `data`: hash of its shards, or the folder's path."""
+
+    place: int
+    """The lower, the rather it is taken."""
+    split: str
+    transform: str
+    data: str
+
+
 @dataclass(frozen=True)
 class Match:
     """`what`: what was evaluated of each run. `paired`: None where that cannot be compared; `why` says it then."""
@@ -42,23 +61,19 @@ class Match:
 
 
 def match_runs(first: Run, second: Run) -> Match:
-    """The two runs on the images of a split that both have predictions of. Raise RunError for a damaged file."""
-    for split in SPLITS:
-        files = [find_predictions(run.folder, split) for run in (first, second)]
-        if all(files):
-            break
-    else:
-        lacking = [run for run in (first, second) if not any(find_predictions(run.folder, s) for s in SPLITS)]
+    """The two runs on images that both have predictions of. Raise RunError for a damaged file."""
+    judged = [find_judged(run) for run in (first, second)]
+    common = sorted(judged[0].keys() & judged[1].keys())
+    if not common:
+        lacking = [run for run, files in zip((first, second), judged, strict=True) if not files]
         made = " and ".join(how_to_judge(run) for run in lacking or (first, second))
-        return Match("", None, f"no predictions of both on one split: {made} writes them")
-    if first.data_sha256 != second.data_sha256:
-        return Match(split, None, "their data differ: images of one name may not be the same")
-    a, b = (read_predictions(file) for file in files if file is not None)
+        return Match("", None, f"no predictions of both on the same images: {made} writes them")
+    a, b = (read_predictions(files[common[0]]) for files in judged)
     what = a.name if a.name == b.name else f"{a.name} / {b.name}"
-    common, of_a, of_b = np.intersect1d(a.names_N, b.names_N, assume_unique=True, return_indices=True)
-    if not len(common) or not np.array_equal(a.labels_N[of_a], b.labels_N[of_b]):
+    both, of_a, of_b = np.intersect1d(a.names_N, b.names_N, assume_unique=True, return_indices=True)
+    if not len(both) or not np.array_equal(a.labels_N[of_a], b.labels_N[of_b]):
         return Match(what, None, "not the same images: names or labels differ")
-    left_out = max(len(a.names_N), len(b.names_N)) - len(common)
+    left_out = max(len(a.names_N), len(b.names_N)) - len(both)
     right_a, right_b = (p.predicted_N[of] == p.labels_N[of] for p, of in ((a, of_a), (b, of_b)))
     return Match(what, compare_paired(right_a, right_b), f"{left_out} images of one alone left out" if left_out else "")
 
@@ -68,19 +83,44 @@ def how_to_judge(run: Run) -> str:
     return f"{how} {run.found.name}"
 
 
-def find_predictions(folder: Path, split: str) -> Path | None:
-    """Of the best checkpoint, or else the newest."""
-    best = folder / EVALUATIONS / f"{split}-best" / PREDICTIONS
-    if best.is_file():
-        return best
-    files = [file for file in (folder / EVALUATIONS).glob(f"{split}-*/{PREDICTIONS}") if file.is_file()]
-    return max(files, key=lambda file: (file.stat().st_mtime_ns, file), default=None)
+def find_judged(run: Run) -> dict[Images, Path]:
+    """Images -> predictions of them; without those that were made by other weights than the run's best."""
+    best, found = _find_best_step(run), {}
+    for file in sorted((run.folder / EVALUATIONS).glob(f"*/{PREDICTIONS}")):
+        facts = _read_facts(file.with_name(FIGURES))
+        if facts and best in (_read_step(str(facts.get("checkpoint"))), None):
+            split, transform = str(facts.get("split")), str(facts.get("transform"))
+            data = str(facts.get("data_sha256") or Path(str(facts.get("data"))).absolute())
+            is_own = transform == "none" and data == run.data_sha256
+            place = FIRST_SPLITS.index(split) if is_own and split in FIRST_SPLITS else len(FIRST_SPLITS)
+            found[Images(place, split, transform, data)] = file
+    return found
 
 
-def find_mistakes(folder: Path) -> Path | None:
+def _find_best_step(run: Run) -> int | None:
+    """Of a folder where its link leads, of a run of W&B what its summary says."""
+    link = run.folder / "checkpoints/best"
+    return _read_step(str(link.resolve())) if link.is_dir() else find_count(run.history.summary, "best", "step")
+
+
+def _read_step(checkpoint: str) -> int | None:
+    found = re.search(r"step-(\d+)/?$", checkpoint)
+    return int(found[1]) if found else None
+
+
+def _read_facts(file: Path) -> dict[str, Any]:
+    """{} where an evaluation was cut off."""
+    try:
+        facts = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def find_mistakes(run: Run) -> Path | None:
     """The picture that belongs to the predictions; None where nothing was judged, or nothing was wrong."""
-    files = (find_predictions(folder, split) for split in SPLITS)
-    pictures = (file.with_name(MISTAKES) for file in files if file is not None)
+    judged = find_judged(run)
+    pictures = (judged[images].with_name(MISTAKES) for images in sorted(judged))
     return next((picture for picture in pictures if picture.is_file() and not picture.is_symlink()), None)
 
 

@@ -113,7 +113,7 @@ def render_confusion(group: Group, confusion: Confusion | None) -> str:
 def render_mistakes(group: Group) -> str:
     """What `launcher evaluate` has drawn of the first run that has some."""
     heading = f"<h3>{escape(group.title)}</h3>"
-    found = ((run, picture) for run in group.runs if (picture := find_mistakes(run.folder)))
+    found = ((run, picture) for run in group.runs if (picture := find_mistakes(run)))
     run, picture = next(found, (group.runs[0], None))
     if picture is None:
         return f'{heading}<p class="note">no picture of them: {escape(how_to_judge(run))} draws it</p>'

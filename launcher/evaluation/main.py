@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from launcher.card import CARD_NAME
 from launcher.data.damage import HeldBack, build_damage
 from launcher.errors import EXIT_DONE, RunError, Stopped
 from launcher.evaluate import Portions, evaluate
@@ -21,6 +23,7 @@ from launcher.recipe.schema import Train
 from launcher.stop import follow_launcher
 from launcher.strategy import Strategy
 from launcher.trained import Trained, choose_folder, open_trained, read_run_card
+from launcher.url import is_url
 from launcher.world import read_world
 from shards.console import ConsoleProgress
 from shards.progress import SILENT
@@ -50,10 +53,10 @@ def evaluate_run(run: Path, wishes: Wishes) -> int:
     follow_launcher()
     world, turn = read_world(os.environ), choose_turn(wishes.transform)
     recipe = read_run_card(run, wishes.checkpoint).recipe
-    folder = wishes.output or choose_folder(run, _name_folder(wishes))
     strategy = build_eval_strategy(recipe.strategy, wishes.device, world, recipe.run.seed, recipe.run.deterministic)
     trained = open_trained(run, wishes.checkpoint, strategy)
     source = open_source(wishes.data, wishes.split, trained.card, strategy)
+    folder = wishes.output or choose_folder(run, _name_folder(run, wishes))
     strategy.on_first(lambda: _check_folder(folder))
     damage = HeldBack(build_damage(recipe.data))
     feed = build_feed(source.reader, trained.augment, strategy, damage)
@@ -123,11 +126,17 @@ def _count_batch(train: Train) -> int:
     return train.eval_batch or train.micro_batch or min(train.global_batch, MOST_IN_A_BATCH)
 
 
-def _name_folder(wishes: Wishes) -> str:
-    """`evaluations/test-best`, with what else was wished in its name."""
-    data = [] if wishes.data is None else [wishes.data.rstrip("/").rpartition("/")[2]]
+def _name_folder(run: Path, wishes: Wishes) -> str:
+    """`evaluations/test-best`, with what else was wished in its name; data of one name at two places are two."""
+    which = run.resolve().name if (run / CARD_NAME).exists() else wishes.checkpoint
+    data = [] if wishes.data is None else [_name_data(wishes.data)]
     transform = [] if wishes.transform == "none" else [wishes.transform]
-    return f"{FOLDER}/{'-'.join([wishes.split, wishes.checkpoint, *data, *transform])}"
+    return f"{FOLDER}/{'-'.join([wishes.split, which, *data, *transform])}"
+
+
+def _name_data(data: str) -> str:
+    place = data if is_url(data) else str(Path(data).resolve())
+    return f"{place.rstrip('/').rpartition('/')[2]}-{hashlib.sha256(place.encode()).hexdigest()[:6]}"
 
 
 def _check_folder(folder: Path) -> None:

@@ -23,6 +23,7 @@ from launcher.metrics import Figures
 from launcher.summary import figures_rows
 from shards.manifest import write_atomically
 
+FIGURES_NAME = "figures.json"
 MISTAKES = 25
 COLUMNS = 5
 CONFUSED = 3
@@ -46,6 +47,7 @@ def write_evaluation(evaluation: Evaluation, feed: ImageFeed, turn: Turn, folder
     e, notes = evaluation, []
     content = {**e.facts, "figures": e.figures}
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / FIGURES_NAME).unlink(missing_ok=True)  # comes last: without it, the rest counts as cut off
     write_predictions(e.predictions, e.names, e.classes, folder / "predictions.npz")
     if len(e.confusion_KK):
         write_atomically(folder / "confusion.csv", _render_matrix(e.confusion_KK, e.classes).encode())
@@ -56,7 +58,7 @@ def write_evaluation(evaluation: Evaluation, feed: ImageFeed, turn: Turn, folder
     except UserError as error:
         notes.append(str(error))
     _write_mistakes(e, feed, turn, folder / "mistakes.png")
-    write_atomically(folder / "figures.json", f"{render_json(content, indent=1)}\n".encode())
+    write_atomically(folder / FIGURES_NAME, f"{render_json(content, indent=1)}\n".encode())
     return notes
 
 

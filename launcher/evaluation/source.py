@@ -23,6 +23,9 @@ SHOWN_CLASSES = 5
 """Names of each kind that a message has."""
 
 
+DEFAULT_SPLIT = "test"
+
+
 @dataclass(frozen=True)
 class Source:
     """`place`: folder or URL. `sha256`: of its manifest; None where there is none."""
@@ -75,6 +78,8 @@ def _open_shards(section: Data, split: str, card: Card, strategy: Strategy) -> S
 def _open_images(folder: str, split: str, card: Card) -> Source:
     listing = list_images(folder, PackOptions())
     if UNDIVIDED in listing.splits:
+        if split != DEFAULT_SPLIT:
+            raise UserError(f"--split {split}: {folder} has no splits; leave it out")
         items = listing.splits[UNDIVIDED]
     else:
         split = canonical_split(split)

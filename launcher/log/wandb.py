@@ -27,7 +27,8 @@ Mode = Literal["online", "offline", "disabled"]
 INIT_TIMEOUT_S = 30.0
 API_TIMEOUT_S = 30
 
-KEPT = (LOCK_NAME, JOURNAL_NAME, "summary.json", "evaluations/*/predictions.npz", "evaluations/*/mistakes.png")
+EVALUATIONS = ("evaluations/*/figures.json", "evaluations/*/predictions.npz", "evaluations/*/mistakes.png")
+KEPT = (LOCK_NAME, JOURNAL_NAME, "summary.json", *EVALUATIONS)
 """Files of a run folder that W&B keeps beside its rows: all that `launcher compare` reads."""
 KEEP_EVERY_S = 600.0
 """How often of a running one, at most, and only after an evaluation."""

@@ -13,6 +13,7 @@ import numpy as np
 from launcher.compare.find import Found
 from launcher.compare.groups import Run, read_run
 from launcher.evaluation.predictions import Predictions, write_predictions
+from launcher.evaluation.report import FIGURES_NAME
 from launcher.log.journal import read_journal
 from launcher.run import SUMMARY_NAME
 from tests.frozen_run import LENET, Place
@@ -46,8 +47,8 @@ def summary(run: Path) -> dict[str, Any]:
     return found
 
 
-def predict(run: Path, predicted: Sequence[int], labels: Sequence[int], name: str = "test-best") -> Path:
-    """What `launcher evaluate` leaves of these images, the first ones of a split."""
+def predict(run: Path, predicted: Sequence[int], labels: Sequence[int], name: str = "test-best", **more: Any) -> Path:
+    """What `launcher evaluate` leaves of these images, the first ones of a split; `more`: other facts than its own."""
     folder = run / "evaluations" / name
     folder.mkdir(parents=True, exist_ok=True)
     ones = np.ones(len(labels), dtype=np.float32)
@@ -61,4 +62,8 @@ def predict(run: Path, predicted: Sequence[int], labels: Sequence[int], name: st
     )
     file = folder / "predictions.npz"
     write_predictions(predictions, [f"{i}.jpg" for i in range(len(labels))], ["a", "b", "c"], file)
+    data = {"data": "shards", "data_sha256": records(run)[0]["data_sha256"]}
+    checkpoint = str((run / "checkpoints/best").resolve())
+    facts = {"checkpoint": checkpoint, "split": name.partition("-")[0], "transform": "none", **data, **more}
+    (folder / FIGURES_NAME).write_text(json.dumps(facts))
     return file

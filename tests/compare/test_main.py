@@ -22,7 +22,7 @@ def test_two_recipes_over_seeds(runs: Path, capsys: pytest.CaptureFixture[str]) 
         "│ optim.lr   │ 0.002   │ 0.02    │",
         "n 2",
         "B - A, seeds 0 and 0",
-        "note: B - A, seeds 1 and 1: no predictions of both on one split",
+        "note: B - A, seeds 1 and 1: no predictions of both on the same images",
         "train loss: ",
         "curves: c.png",
         "report: r.html",
@@ -52,6 +52,12 @@ def test_seeds_of_one_recipe(runs: Path, capsys: pytest.CaptureFixture[str]) -> 
         (["runs/slow-0", "runs/torn"], "recipe.lock.yaml: cannot be read"),
         (["runs/slow-0", "runs/fast-0", "--html", "nowhere/r.html"], "nowhere/r.html: cannot be written"),
         (["runs/slow-0", "runs/fast-0", "--curves", "nowhere/c.png"], "nowhere/c.png: cannot be written"),
+        (
+            ["runs/slow-0", "runs/fast-0", "--html", "runs/fast-0/r.html"],
+            "runs/fast-0/r.html: is in the folder of a run",
+        ),
+        (["runs/slow-0", "runs/fast-0", "--html", "c.png", "--curves", "c.png"], "c.png: does not end in .html"),
+        (["runs/slow-0", "runs/fast-0", "--curves", "c.jpg"], "c.jpg: does not end in .png"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -62,7 +68,8 @@ def test_mistakes_are_one_line(
     (damaged / "journal.jsonl").write_text("\n".join([*lines[:2], "{" + lines[2], *lines[3:], ""]))
     (torn / "recipe.lock.yaml").write_text("run: [")
     assert command(["compare", *arguments]) == 2
-    error = capsys.readouterr().err
+    out, error = capsys.readouterr()
+    assert out == ""
     assert words in error
     assert len(error.splitlines()) == 1
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from launcher.compare.predictions import find_predictions, match_runs, read_predictions
+from launcher.compare.predictions import find_judged, find_mistakes, match_runs, read_predictions
 from launcher.errors import RunError
 from tests.compare.made import predict, read
 
@@ -35,7 +35,7 @@ def test_without_predictions_it_says_how_to_make_them(runs: Path) -> None:
     predict(runs / "slow-0", LABELS, LABELS)
     match = match_runs(read(runs / "slow-0"), read(runs / "fast-0"))
     assert match.paired is None
-    assert match.why == "no predictions of both on one split: launcher evaluate runs/fast-0 writes them"
+    assert match.why == "no predictions of both on the same images: launcher evaluate runs/fast-0 writes them"
     predict(runs / "fast-0", LABELS, LABELS, "valid-best")
     match = match_runs(read(runs / "slow-0"), read(runs / "fast-0"))
     assert "launcher evaluate runs/slow-0 and launcher evaluate runs/fast-0" in match.why
@@ -52,13 +52,28 @@ def test_images_of_one_alone_are_left_out_and_other_images_refused(runs: Path) -
     assert (match.paired, match.why) == (None, "not the same images: names or labels differ")
 
 
-def test_the_best_checkpoint_goes_before_newer_ones(runs: Path) -> None:
-    best = predict(runs / "slow-0", LABELS, LABELS)
-    predict(runs / "slow-0", LABELS, LABELS, "test-last")
-    only = predict(runs / "fast-0", LABELS, LABELS, "test-step-00000003")
-    assert find_predictions(runs / "slow-0", "test") == best
-    assert find_predictions(runs / "fast-0", "test") == only
-    assert find_predictions(runs / "fast-0", "valid") is None
+def test_only_predictions_of_the_best_weights_count(runs: Path) -> None:
+    predict(runs / "slow-0", LABELS, LABELS)
+    predict(runs / "fast-0", LABELS, LABELS, checkpoint="elsewhere/step-00000001")
+    match = match_runs(read(runs / "slow-0"), read(runs / "fast-0"))
+    assert (match.paired, match.why.count("launcher evaluate runs/fast-0")) == (None, 1)
+    assert find_mistakes(read(runs / "fast-0")) is None
+    (runs / "slow-0/evaluations/test-best/figures.json").unlink()  # cut off
+    assert find_judged(read(runs / "slow-0")) == {}
+
+
+def test_pictures_that_were_turned_or_of_another_folder_are_others(runs: Path) -> None:
+    predict(runs / "slow-0", LABELS, LABELS, "test-best-rotate180", transform="rotate180")
+    predict(runs / "fast-0", LABELS, LABELS, "test-best-mine-3f9a1c", data="a/mine", data_sha256=None)
+    predict(runs / "fast-1", LABELS, LABELS, "test-best-mine-0008a8", data="b/mine", data_sha256=None)
+    for one, other in (("slow-0", "fast-0"), ("fast-0", "fast-1")):
+        assert match_runs(read(runs / one), read(runs / other)).paired is None
+    predict(runs / "fast-0", LABELS, LABELS, "turned", split="test", transform="rotate180")
+    match = match_runs(read(runs / "slow-0"), read(runs / "fast-0"))
+    assert (match.what, match.paired is not None) == ("test-best-rotate180 / turned", True)
+    for name in ("slow-0", "fast-0"):
+        predict(runs / name, LABELS, LABELS, "valid-best")
+    assert match_runs(read(runs / "slow-0"), read(runs / "fast-0")).what == "valid-best"
 
 
 def test_damaged_files_are_one_line(runs: Path) -> None:

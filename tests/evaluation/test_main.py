@@ -123,7 +123,8 @@ def test_folders_and_shards_in_another_order_give_the_same(in_judged: Path, tmp_
     pack(f"imagefolder:{tmp_path / 'pictures'}", tmp_path / "packed", PackOptions(classes=CLASSES[::-1]))
     for data in (tmp_path / "pictures", tmp_path / "packed", tmp_path / "pictures/test"):
         assert run(["evaluate", "run", "--data", str(data)]) == 0
-        figures = read_figures(in_judged / f"run/evaluations/test-best-{data.name}")
+        [folder] = (in_judged / "run/evaluations").glob(f"test-best-{data.name}-??????")
+        figures = read_figures(folder)
         assert figures == {**expected, "loss": pytest.approx(expected["loss"]), "calibration_error_frac": pytest.approx(
             expected["calibration_error_frac"])}  # fmt: skip
 
@@ -188,6 +189,7 @@ def test_without_matplotlib_all_but_the_chart_is_there(
         (["--split", "tset"], "--split tset: shards has none of that name; did you mean 'test'?"),
         (["--data", "nowhere"], "--data nowhere: no such folder; name one of shards, or one with a folder for each"),
         (["--checkpoint", "7"], "--checkpoint 7: there are best, last, "),
+        (["--data", "others", "--split", "valid"], "--split valid: others has no splits; leave it out"),
         (["--transform", "upside"], "upside"),
         (["--output", "small.yaml"], "small.yaml: is no folder; name another with --output"),
         (["--data", "others"], "others: its classes are not the run's: without class_1, class_2; beside them wasps; "),
@@ -205,13 +207,41 @@ def test_what_is_wrong_is_one_line(
 
 
 def test_a_checkpoints_folder_stays_as_it_is(in_judged: Path, tmp_path: Path) -> None:
-    checkpoint = (in_judged / "run/checkpoints/best").resolve()
-    before = sorted(checkpoint.iterdir())
-    assert run(["evaluate", str(checkpoint)]) == 0
-    assert run(["evaluate", str(checkpoint), "--output", str(tmp_path)]) == 0
-    for folder in (in_judged / "evaluations/test-best", tmp_path):
-        assert read_figures(folder)["num_images"] == NUM_TEST
-    assert sorted(checkpoint.iterdir()) == before
+    of_run = (in_judged / "run/checkpoints/best").resolve()
+    alone = Path(shutil.copytree(of_run, tmp_path / of_run.name))
+    before = sorted(alone.iterdir())
+    for checkpoint, folder in ((of_run, in_judged / "run/evaluations"), (alone, in_judged / "evaluations")):
+        assert run(["evaluate", str(checkpoint)]) == 0
+        assert read_figures(folder / f"test-{of_run.name}")["num_images"] == NUM_TEST
+    assert sorted(alone.iterdir()) == sorted(before)
+
+
+def test_a_checkpoint_has_no_other(in_judged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["evaluate", "run/checkpoints/best", "--checkpoint", "last"]) == 2
+    assert "--checkpoint last: run/checkpoints/best is one itself; leave it out" in capsys.readouterr().err
+
+
+def test_data_of_one_name_at_two_places_are_kept_apart(in_judged: Path, tmp_path: Path) -> None:
+    for place in ("a", "b"):
+        write_files(in_judged / "shards", "test" if place == "a" else "valid", tmp_path / place / "photos")
+        assert run(["evaluate", "run", "--data", str(tmp_path / place / "photos")]) == 0
+    folders = [*(in_judged / "run/evaluations").glob("test-best-photos-??????")]
+    said = {json.loads((folder / "figures.json").read_text())["data"] for folder in folders}
+    assert said == {str(tmp_path / place / "photos") for place in ("a", "b")}
+
+
+def test_an_evaluation_that_is_cut_off_keeps_no_old_figures(
+    in_judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing then says that the new predictions belong to them."""
+    assert run(["evaluate", "run", "--output", str(tmp_path)]) == 0
+
+    def fail(*parts: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("launcher.evaluation.report._write_mistakes", fail)
+    assert run(["evaluate", "run", "--output", str(tmp_path)]) != 0
+    assert not (tmp_path / "figures.json").exists()
 
 
 def test_nothing_is_written_through_a_link(in_judged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

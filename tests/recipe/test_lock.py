@@ -130,7 +130,9 @@ def test_allowed_changes(key: str, allowed: list[str], is_so: bool) -> None:
 def test_damaged_lock_is_refused_with_what_to_do(content: bytes | None, what: str, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / LOCK_NAME).write_bytes(content)
-    with pytest.raises(RunError, match=rf"recipe.lock.yaml: {what}.*; leave this run out, or train it anew with --fresh$"):
+    with pytest.raises(
+        RunError, match=rf"recipe.lock.yaml: {what}.*; leave this run out, or train it anew with --fresh$"
+    ):
         read_lock(tmp_path)
 
 
