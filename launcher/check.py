@@ -25,6 +25,29 @@ from shards.manifest import MANIFEST_NAME, Manifest
 FEW_IDS = 16
 """Ids of a first batch that are shown unless more is asked for."""
 
+WORDS = {
+    "world_size": "processes",
+    "num_classes": "classes",
+    "num_train": "training images",
+    "global_batch": "global batch",
+    "rank_batch": "batch per process",
+    "micro_batch": "images per forward pass",
+    "accumulation": "forward passes per step",
+    "eval_batch": "images per forward pass, evaluation",
+    "steps_per_epoch": "steps per epoch",
+    "total_steps": "steps in all",
+    "dropped_per_epoch": "images dropped per epoch",
+    "wrapped_per_epoch": "images seen twice per epoch",
+    "lanes": "lanes",
+    "lane_window": "images shuffled together in a lane",
+    "warmup_steps": "warm-up steps",
+    "drop_every_steps": "steps between drops of the learning rate",
+    "evaluate_every_steps": "steps between validations",
+    "checkpoint_every_steps": "steps between checkpoints",
+    "log_every_steps": "steps between records",
+}
+"""What the whole numbers of a plan are to a person."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
@@ -126,9 +149,9 @@ def _rows(plan: Plan) -> list[tuple[str, str]]:
     for field in fields(plan):
         value = getattr(plan, field.name)
         if isinstance(value, int):
-            rows.append((field.name, f"{value:,}"))
+            rows.append((WORDS[field.name], f"{value:,}"))
         elif field.name == "num_eval":
-            rows += [(f"num_{split}", f"{num:,}") for split, num in value.items()]
+            rows += [(f"{split} images", f"{num:,}") for split, num in value.items()]
     return rows
 
 
@@ -138,8 +161,8 @@ def _node_rows(manifest: Manifest, order: Order, nodes: int) -> list[tuple[str, 
     opened = (order.epochs.shards(0, node, nodes) for node in range(nodes))
     nums, sizes = zip(*((len(shards), int(shard_bytes[shards].sum())) for shards in opened), strict=True)
     return [
-        ("node_shards", f"{_span(f'{min(nums):,}', f'{max(nums):,}')} of {len(shard_bytes):,}"),
-        ("node_bytes", _span(show_bytes(min(sizes)), show_bytes(max(sizes)))),
+        ("shards per node and epoch", f"{_span(f'{min(nums):,}', f'{max(nums):,}')} of {len(shard_bytes):,}"),
+        ("bytes per node and epoch", _span(show_bytes(min(sizes)), show_bytes(max(sizes)))),
     ]
 
 

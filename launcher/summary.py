@@ -10,6 +10,7 @@ from launcher.checkpoint import Progress
 from launcher.history import count_worked_s
 from launcher.log.console import Row
 from launcher.log.journal import read_journal, render_json
+from launcher.log.rows import shows_top5
 from launcher.metrics import Figures
 from launcher.run import SUMMARY_NAME
 from launcher.training import Training
@@ -110,7 +111,8 @@ def probe_rows(summary: Summary, folder: str) -> list[Row]:
 
 def figures_rows(split: str, figures: Figures) -> list[Row]:
     """What a split came to, and its worst classes."""
-    words = f"top-1 {figures['top1_frac']:.2%}  top-5 {figures['top5_frac']:.2%}  loss {figures['loss']:.4f}"
+    top5 = f"top-5 {figures['top5_frac']:.2%}  " if shows_top5(figures) else ""
+    words = f"top-1 {figures['top1_frac']:.2%}  {top5}loss {figures['loss']:.4f}"
     return [(split, f"{words}  ({figures['num_images']:,} images)"), *_worst_classes(split, figures)]
 
 

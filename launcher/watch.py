@@ -23,6 +23,7 @@ from launcher.history import (
 )
 from launcher.log.console import Board, Row
 from launcher.log.journal import JOURNAL_NAME, Record
+from launcher.log.rows import shows_top5
 from launcher.runs import show_duration, show_metric
 
 EVERY_S = 0.5
@@ -177,7 +178,8 @@ def show_train(record: Record) -> str:
 
 
 def show_evaluation(record: Record) -> str:
-    figures = {name: as_number(record.get(name)) for name in ("loss", "top1_frac", "top5_frac")}
+    names = ("loss", "top1_frac", "top5_frac") if shows_top5(record) else ("loss", "top1_frac")
+    figures = {name: as_number(record.get(name)) for name in names}
     words = [show_metric(name, value) for name, value in figures.items() if value is not None]
     return "  ".join([*words, f"weights of step {find_step(record):,}"])
 

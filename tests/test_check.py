@@ -34,8 +34,9 @@ def test_plan_is_shown(digits: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert code == 0
     assert "lenet_digits.yaml on 4 processes" in " ".join(out.split())
     rows = {row[1].strip(): row[2].strip() for row in (line.split("│") for line in out.splitlines()) if len(row) == 4}
-    assert (rows["num_train"], rows["rank_batch"], rows["total_steps"]) == ("1,078", "8", "990")
-    assert rows["num_test"] == "359"
+    named = ("training images", "test images", "batch per process", "steps in all", "warm-up steps")
+    assert [rows[name] for name in named] == ["1,078", "359", "8", "990", "33"]
+    assert [name for name in rows if "_" in name] == []
 
 
 def test_shards_that_are_not_there_are_announced_and_not_packed(
@@ -201,9 +202,9 @@ def test_4096_processes_and_a_billion_images(tmp_path: Path) -> None:
     assert float(used) < 5
     assert code == "0"
     rows = {row[1].strip(): row[2].strip() for row in (line.split("│") for line in lines) if len(row) == 4}
-    assert (rows["num_train"], rows["world_size"], rows["steps_per_epoch"]) == ("1,000,000,000", "4,096", "30,517")
-    assert rows["node_shards"] == "196 to 197 of 100,000"
-    assert rows["node_bytes"] == "219.0 GiB to 220.2 GiB"
+    assert (rows["training images"], rows["processes"], rows["steps per epoch"]) == ("1,000,000,000", "4,096", "30,517")
+    assert rows["shards per node and epoch"] == "196 to 197 of 100,000"
+    assert rows["bytes per node and epoch"] == "219.0 GiB to 220.2 GiB"
     loaded = load_recipe(tmp_path / "big.yaml")
     plan = plan_run(loaded, loaded.recipe, 1, manifest)
     last = build_order(plan, manifest, 0).global_batch_ids(1)[-8:].tolist()
@@ -217,7 +218,7 @@ def test_first_batch_is_that_of_training(digits: Path, capsys: pytest.CaptureFix
     assert run([*words, "--nodes", "2", "--rank", "1"]) == 0
     out = capsys.readouterr().out
     assert f"step 1, rank 1: samples {' '.join(map(str, order[32:64]))}\n" in out
-    assert "2 of 2" in " ".join(line for line in out.splitlines() if "node_shards" in line)
+    assert "2 of 2" in " ".join(line for line in out.splitlines() if "shards per node" in line)
     assert run([*words, "--nodes", "2"]) == 0
     shown = " ".join(map(str, order[:16]))
     assert f"step 1, rank 0: samples {shown} and 16 more; all: --rank 0\n" in capsys.readouterr().out

@@ -60,7 +60,7 @@ def test_every_problem_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_check_prints_the_plan(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["check", str(DIGITS), f"data.dir={digits}", "--processes", "4"]) == 0
     out = capsys.readouterr().out
-    for name, value in (("rank_batch", "8"), ("steps_per_epoch", "33"), ("total_steps", "990")):
+    for name, value in (("batch per process", "8"), ("steps per epoch", "33"), ("steps in all", "990")):
         assert any(name in line and value in line for line in out.splitlines())
 
 

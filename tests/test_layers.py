@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("snapshot", "history", "ranks"),
     ("saver",),
     ("feature_store", "decoded_store", "evaluate", "training", "trained"),
-    ("extract", "infer"),
+    ("extract", "infer", "unreadable"),
     ("learner", "summary", "final_pictures"),
     ("step_result",),
     ("nonfinite",),

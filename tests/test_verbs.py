@@ -93,8 +93,6 @@ def no_pictures(run: str) -> dict[str, str]:
         is_none = f"{bad}: cannot be decoded (...); mend it, or leave it out"
         found |= {
             f"evaluate {here} --data {folder}": is_none,
-            f"explain {here} {folder}": is_none,
-            f"explain {here} {bad} --output heat": is_none,
             f"export {here} --format safetensors --data {folder}": is_none,
             f"tune {here}/recipe.lock.yaml {SEARCH} {anew}": f"train: {first}-bad-...; mend {bad}, or take it away",
         }
@@ -149,6 +147,26 @@ def test_a_run_whose_data_are_gone_wants_others(two_runs: Path, tmp_path: Path) 
     ended = launch(tmp_path, "predict", two_runs / "runs/photos", "photos-shards", "--output", "said.csv")
     assert (ended.code, ended.err.count("cannot be opened")) == (EXIT_FAILED, 1)
     assert "12 more cannot be read" in ended.err
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_explain_names_what_it_cannot_read(two_runs: Path, tmp_path: Path, run: str) -> None:
+    """As predict does: beside pictures the others go on, exit code 1; alone, nothing is written."""
+    bad = [f"spoilt/{run}/{kind}/{CLASSES[run][0]}/bad.jpg" for kind in SPOILT]
+    good, heat = next((two_runs / FOLDERS[run]).glob("*/*")), tmp_path / "heat"
+    options = ("--method", "gradcam", "--output", heat)
+    ended = launch(two_runs, "explain", f"runs/{run}", *bad, *options)
+    lines = [line for line in ended.err.splitlines() if line.startswith("launcher: ")]
+    assert (ended.code, ended.out, len(lines)) == (EXIT_USER_ERROR, "", len(bad) + 1)
+    for path, line in zip(bad, lines, strict=False):
+        assert line.startswith(f"launcher: {path}: cannot be decoded (")
+        assert line.endswith("); mend it, or leave it out")
+    assert lines[-1] == "launcher: 3 of 3 pictures cannot be read: nothing is written; name others"
+    assert not heat.exists()
+    ended = launch(two_runs, "explain", f"runs/{run}", *bad, good, *options)
+    assert (ended.code, len(list(heat.iterdir()))) == (EXIT_FAILED, 1)
+    assert all(ended.err.count(path) == 1 for path in bad)
+    assert "1 pictures explained by gradcam, the predicted class of each, 3 more cannot be read" in ended.out
 
 
 @pytest.mark.parametrize("run", RUNS)

@@ -142,6 +142,7 @@ def explain(
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> int:
     """Draw what of each picture speaks for a class, red, and what against it, blue. Several processes share them.
+    Exit code 1: some cannot be read, the rest is done; 2: none can.
 
     Parameters
     ----------

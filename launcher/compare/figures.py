@@ -9,6 +9,7 @@ from typing import Any
 from launcher.compare.groups import Run
 from launcher.history import count_worked_s, find_count, find_number, read_curve
 from launcher.log.journal import Record
+from launcher.log.rows import shows_top5
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,12 @@ def _test(name: str) -> Callable[[Run], float | None]:
         return value if value is not None else find_number(final_evaluation(run), name)
 
     return find
+
+
+def _test_top5(run: Run) -> float | None:
+    test = run.history.summary.get("test")
+    evaluation = test if isinstance(test, dict) else final_evaluation(run)
+    return _test("top5_frac")(run) if shows_top5(evaluation) else None
 
 
 def _best_valid(name: str) -> Callable[[Run], float | None]:
@@ -103,7 +110,7 @@ def _images_per_s(run: Run) -> float | None:
 
 FIGURES = (
     Figure("test top-1", _test("top1_frac"), is_frac=True, is_tested=True),
-    Figure("test top-5", _test("top5_frac"), is_frac=True),
+    Figure("test top-5", _test_top5, is_frac=True),
     Figure("test loss", _test("loss"), is_tested=True),
     Figure("best valid top-1", _best_valid("top1_frac"), is_frac=True, is_tested=True),
     Figure("best valid loss", _best_valid("loss"), is_tested=True),

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from launcher.augment.pipeline import Augment
 from launcher.data.pictures import PictureReader, find_pictures
-from launcher.errors import EXIT_DONE, DataError, UserError, nearest
+from launcher.errors import DataError, UserError, nearest
 from launcher.explain.heat import blend
 from launcher.explain.methods import Explainer, Options, Scores, import_captum
 from launcher.infer import Device, to_input
@@ -26,7 +27,10 @@ from launcher.loss import class_scores
 from launcher.recipe.schema import Strategy as StrategySection
 from launcher.strategy import Strategy, build_strategy
 from launcher.trained import Trained, choose_folder, open_trained, read_run_card
+from launcher.unreadable import Unreadable
 from launcher.world import read_world
+from shards.console import ConsoleProgress
+from shards.progress import SILENT
 
 READABLE_PIXELS = 192
 """Sides that smaller pictures are enlarged to, so that there is room for their captions."""
@@ -44,9 +48,10 @@ class Wishes:
 
 
 def explain(run: Path, paths: Sequence[str], wishes: Wishes) -> int:
-    """Write a PNG for each picture and class. Of P processes, process r takes every P-th picture from the r-th on.
+    """Write a PNG for each picture and class, and return the exit code: 1 when a picture could not be read.
 
-    Raise UserError, RunError, DataError when run, class or picture is not to be had.
+    Of P processes, process r takes every P-th picture from the r-th on. Raise UserError or RunError when run, class or
+    something that was named is not to be had; UserError when no picture could be read, and write nothing.
     """
     import_captum()
     run_classes = read_run_card(run, wishes.checkpoint).classes
@@ -55,30 +60,23 @@ def explain(run: Path, paths: Sequence[str], wishes: Wishes) -> int:
     strategy = build_strategy(StrategySection(device=wishes.device), read_world(os.environ), 0, False)
     trained = open_trained(run, wishes.checkpoint, strategy)
     output = wishes.output or choose_folder(run, "explanations")
-    explainer = build_explainer(trained, wishes.options, strategy)
-    mine = range(strategy.world.rank, reader.num_images, strategy.world.size)
-    strategy.fail_together(_find_unreadable(reader, mine, trained.augment))
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        for number in mine:
-            _explain_picture(reader, number, labels, trained, explainer, output)
-    except OSError as error:
-        raise UserError(f"--output {output}: cannot be written ({error.strerror}); name another folder") from None
+    explainer, unreadable = build_explainer(trained, wishes.options, strategy), Unreadable()
+    with ConsoleProgress() if strategy.world.is_first else nullcontext(SILENT) as progress:
+        try:
+            for start in range(0, reader.num_images, strategy.world.size):
+                number = start + strategy.world.rank
+                if number < reader.num_images:
+                    _explain_or_note(reader, number, labels, trained, explainer, output, unreadable)
+                unreadable.tell(strategy, progress.note)
+            unreadable.check_some_can(reader.num_images)
+        except OSError as error:
+            raise UserError(f"--output {output}: cannot be written ({error.strerror}); name another folder") from None
     strategy.close()  # which waits until every process has written its own
     if strategy.world.is_first:
         what = f"{len(labels)} classes each" if labels else "the predicted class of each"
-        Console(1, 1).say(f"{output}: {reader.num_images} pictures explained by {wishes.options.method}, {what}")
-    return EXIT_DONE
-
-
-def _find_unreadable(reader: PictureReader, numbers: Iterable[int], augment: Augment) -> DataError | None:
-    """The first. Looked for before anything is written: to read a picture takes far less time than to explain it."""
-    for number in numbers:
-        try:
-            to_input(reader.read(number), augment)
-        except DataError as error:
-            return error
-    return None
+        explained = f"{reader.num_images - unreadable.num_told} pictures explained by {wishes.options.method}, {what}"
+        Console(1, 1).say(f"{output}: {explained}{unreadable.describe()}")
+    return unreadable.exit_code
 
 
 def build_explainer(trained: Trained, options: Options, strategy: Strategy) -> Explainer:
@@ -92,11 +90,34 @@ def to_extremes(augment: Augment) -> Tensor:
     return ((levels_N1 - augment.mean) / augment.std)[:, :, None, None]
 
 
-def _explain_picture(
-    reader: PictureReader, number: int, labels: Sequence[int], trained: Trained, explainer: Explainer, output: Path
+def _explain_or_note(
+    reader: PictureReader,
+    number: int,
+    labels: Sequence[int],
+    trained: Trained,
+    explainer: Explainer,
+    output: Path,
+    unreadable: Unreadable,
 ) -> None:
+    try:
+        image_1CHW = to_input(reader.read(number), trained.augment)
+    except DataError as error:
+        unreadable.note(number, error)
+        return
+    output.mkdir(parents=True, exist_ok=True)
     path = Path(reader.name_of(number))
-    image_1CHW = to_input(reader.read(number), trained.augment).to(explainer.extremes_NC11.device)
+    _explain_picture(image_1CHW.to(explainer.extremes_NC11.device), path, number, labels, trained, explainer, output)
+
+
+def _explain_picture(
+    image_1CHW: Tensor,
+    path: Path,
+    number: int,
+    labels: Sequence[int],
+    trained: Trained,
+    explainer: Explainer,
+    output: Path,
+) -> None:
     with torch.no_grad():
         probs_K = class_scores(trained.network.model(image_1CHW)).float().softmax(1)[0]
     [pixels_HWC] = to_pixels(image_1CHW, trained.augment.mean, trained.augment.std)

@@ -17,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from launcher.log.rows import shows_top5
 from shards.printable import printable
 
 if TYPE_CHECKING:
@@ -87,9 +88,10 @@ class Console:
             self._progress.update(self._task, completed=step, description=title, figures=words)
 
     def evaluation(self, split: str, epoch: int, figures: Figures, is_best: bool) -> None:
+        top5 = f"top-5 {figures['top5_frac']:.2%}  " if shows_top5(figures) else ""
         self.say(
             f"epoch {epoch}/{self._num_epochs}  {split}  loss {figures['loss']:.4f}  top-1 {figures['top1_frac']:.2%}  "
-            f"top-5 {figures['top5_frac']:.2%}  {figures['num_images']:,} images{'  best' if is_best else ''}"
+            f"{top5}{figures['num_images']:,} images{'  best' if is_best else ''}"
         )
 
     def table(self, title: str, rows: Sequence[Row]) -> None:

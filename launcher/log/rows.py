@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from launcher.log.journal import Record
@@ -12,6 +13,14 @@ MAX_CELLS = 10_000
 NOT_FIGURES = {"step", "epoch", "kind", "time_s", "split"}
 WORDS = ("nan", "inf", "-inf")
 """What the journal writes for numbers that JSON lacks."""
+
+TOP5_CLASSES = 5
+"""Of so many or fewer the five best are all: their top-5 accuracy is always 1, and is not shown."""
+
+
+def shows_top5(evaluation: Mapping[str, Any]) -> bool:
+    classes = evaluation.get("per_class")
+    return not (isinstance(classes, dict) and len(classes) <= TOP5_CLASSES)
 
 
 def row_of(number: int, record: Record) -> dict[str, Any]:

@@ -16,15 +16,15 @@ from torch import Tensor
 
 from launcher.data.pictures import UNKNOWN, find_pictures
 from launcher.data.reader import ShardReader
-from launcher.errors import EXIT_DONE, EXIT_FAILED, UserError
+from launcher.errors import UserError
 from launcher.feed import Examples, ImageFeed
 from launcher.infer import TURNS, Device, build_feed
 from launcher.log.pictures import Captioned, find_cell, to_pixels, write_sheet
 from launcher.loss import class_scores
 from launcher.predict.classifier import Classifier, find_classifier
 from launcher.predict.output import FORMATS, Prediction, Write, choose_format, find_width, open_output
-from launcher.predict.unreadable import Unreadable
 from launcher.stop import follow_launcher
+from launcher.unreadable import Unreadable
 from shards.console import ConsoleProgress
 from shards.progress import SILENT, Progress
 
@@ -55,7 +55,6 @@ class _Share:
     predictions: list[Prediction] = field(default_factory=list)
     cells: list[Captioned] = field(default_factory=list)
     num_images: int = 0
-    complaints: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -63,7 +62,6 @@ class _Tally:
     """What came of the pictures, and the first of them as the network saw them. The same on every process."""
 
     num_images: int = 0
-    num_unreadable: int = 0
     num_known: int = 0
     num_right: int = 0
     cells: list[Captioned] = field(default_factory=list)
@@ -76,8 +74,7 @@ class _Tally:
     def describe(self) -> str:
         share = f", top-1 {self.num_right / self.num_known:.2%} of the {self.num_known:,}" if self.num_known else ""
         known = f"{share} whose class is known" if share else ""
-        unreadable = f", {self.num_unreadable:,} more cannot be read" if self.num_unreadable else ""
-        return f"{self.num_images:,} pictures{known}{unreadable}"
+        return f"{self.num_images:,} pictures{known}"
 
 
 def predict(run: str, paths: Sequence[str], wishes: Wishes) -> int:
@@ -91,27 +88,25 @@ def predict(run: str, paths: Sequence[str], wishes: Wishes) -> int:
     found = find_classifier(run, wishes.checkpoint, wishes.device)
     reader = find_pictures(paths, found.classes, wishes.split)
     c = found.open()
-    is_first, tally = c.strategy.world.is_first, _Tally()
+    is_first, tally, unreadable = c.strategy.world.is_first, _Tally(), Unreadable()
     with ConsoleProgress() if is_first else nullcontext(SILENT) as progress:
         for note in c.notes:
             progress.note(note)
         with ExitStack() as stack:
             write = _open_on_first(wishes.output, c, stack)
-            feed = build_feed(reader, c.augment, c.strategy, Unreadable())
+            feed = build_feed(reader, c.augment, c.strategy, unreadable)
             stack.enter_context(closing(feed.loader))
             num_best = min(wishes.top, len(c.classes))
-            predictions = _predict_all(c, feed, reader, num_best, wishes, progress, tally)
+            predictions = _predict_all(c, feed, reader, num_best, wishes, progress, tally, unreadable)
             render = FORMATS[choose_format(wishes.format, wishes.output)]
             for text in render(predictions, num_best, find_width(wishes.output)):
                 write(text)
-            if tally.num_unreadable and not tally.num_images:
-                num = tally.num_unreadable
-                raise UserError(f"{num:,} of {num:,} pictures cannot be read: nothing is written; name others")
+            unreadable.check_some_can(reader.num_images)
         if wishes.grid is not None and is_first and tally.cells:
             _write_grid(tally.cells, wishes.grid)
-        progress.note(tally.describe())
+        progress.note(tally.describe() + unreadable.describe())
     c.strategy.close()
-    return EXIT_FAILED if tally.num_unreadable else EXIT_DONE
+    return unreadable.exit_code
 
 
 def _open_on_first(output: Path | None, c: Classifier, stack: ExitStack) -> Write:
@@ -145,6 +140,7 @@ def _predict_all(
     wishes: Wishes,
     progress: Progress,
     tally: _Tally,
+    unreadable: Unreadable,
 ) -> Iterator[Prediction]:
     """Those of all pictures that can be read, in order, on every process; `tally` is kept on the way.
 
@@ -153,16 +149,12 @@ def _predict_all(
     world, starts = c.strategy.world, range(0, reader.num_images, BATCH)
     mine = ((0, np.arange(start, min(start + BATCH, reader.num_images))) for start in starts[world.rank :: world.size])
     batches = iter(feed.batches(mine))
-    num_done, told = 0, set[str]()
+    num_done = 0
     for _ in range(0, len(starts), world.size):
         with_cells = wishes.grid is not None and len(tally.cells) < GRID_IMAGES
-        share = _predict_share(c, next(batches, None), feed, reader, num_best, wishes.flips, with_cells)
+        share = _predict_share(c, next(batches, None), reader, num_best, wishes.flips, with_cells)
+        unreadable.tell(c.strategy, progress.note)
         for each in c.strategy.gather(share):
-            for complaint in dict.fromkeys(each.complaints):
-                if complaint not in told:  # of a shard that is not there, every picture has the same
-                    progress.note(complaint)
-            told.update(each.complaints)
-            tally.num_unreadable += len(each.complaints)
             tally.cells += each.cells
             for prediction in each.predictions:
                 tally.add(prediction)
@@ -174,7 +166,6 @@ def _predict_all(
 def _predict_share(
     c: Classifier,
     examples: Examples | None,
-    feed: ImageFeed,
     reader: ShardReader,
     num_best: int,
     flips: bool,
@@ -185,8 +176,7 @@ def _predict_share(
     probs_BK = predict_batch(c, examples.inputs[0], flips)
     predictions = _name_best(probs_BK, examples, c.classes, reader, num_best)
     cells = [*_draw_cells(predictions, examples, c)] if with_cells else []
-    assert isinstance(feed.loader.damage, Unreadable)
-    return _Share(predictions, cells, len(examples.ids_B), feed.loader.damage.take_messages())
+    return _Share(predictions, cells, len(examples.ids_B))
 
 
 @torch.inference_mode()

@@ -113,13 +113,29 @@ def test_mistakes_are_one_line(
     assert line.startswith(f"launcher: {message}")
 
 
+def test_what_cannot_be_read_is_named_and_the_others_go_on(run: Path, pictures: Path) -> None:
+    """One for each of two processes."""
+    for name in ("a/2.jpg", "b/1.jpg"):
+        (pictures / name).write_bytes(b"no picture")
+    for processes in (1, 2):
+        arguments = ("explain", run, pictures, "--method", "gradcam", "--output", str(processes))
+        ended = runs.run(*arguments, cwd=run.parent, processes=processes)
+        assert ended.code == 1
+        lines = [line for line in ended.err.splitlines() if "cannot be decoded" in line]
+        assert [line.partition(": cannot")[0] for line in lines] == [
+            f"launcher: {pictures / name}" for name in ("a/2.jpg", "b/1.jpg")
+        ]
+        assert "shards check" not in ended.err
+        assert "3 pictures explained by gradcam, the predicted class of each, 2 more cannot be read" in ended.out
+        found = [file.name for file in sorted((run.parent / str(processes)).iterdir())]
+        assert [name[:5] for name in found] == ["00000", "00003", "00004"]
+
+
 def test_pictures_that_are_not_there_are_one_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("empty").mkdir()
-    Path("bad.png").write_bytes(b"no picture")
     for path, message in (
         ("nowhere", "nowhere: no such file, folder or pattern"),
         ("empty", "empty: no pictures there"),
-        ("bad.png", "bad.png: cannot be decoded"),
     ):
         assert launch(["explain", str(run), path, "--device", "cpu"]) == EXIT_USER_ERROR
         [line] = capsys.readouterr().err.splitlines()

@@ -12,6 +12,8 @@ import pytest
 
 from launcher.log.console import Board, Console, NoConsole
 from launcher.metrics import Figures
+from launcher.summary import figures_rows
+from launcher.watch import show_evaluation
 
 FIGURES: Figures = {"loss": 0.51234, "lr": 0.01, "images_per_s": 12345.6, "data_wait_frac": 0.034}
 VALID: Figures = {"loss": 0.25, "top1_frac": 0.9876, "top5_frac": 1.0, "num_images": 1797}
@@ -44,6 +46,18 @@ def test_a_pipe_gets_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     words = "valid  loss 0.2500  top-1 98.76%  top-5 100.00%  1,797 images"
     assert worse == f"epoch 2/4  {words}"
     assert better.startswith(f"epoch 3/4  {words}  best")
+
+
+@pytest.mark.parametrize(("num_classes", "is_shown"), [(2, False), (5, False), (6, True)])
+def test_top5_is_shown_where_it_can_be_wrong(
+    capsys: pytest.CaptureFixture[str], num_classes: int, is_shown: bool
+) -> None:
+    per_class = {f"class_{k}": {"top1_frac": 1.0, "num_images": 1} for k in range(num_classes)}
+    figures = {**VALID, "per_class": per_class}
+    Console(100, 30).evaluation("valid", 2, figures, is_best=False)
+    shown = [capsys.readouterr().out, figures_rows("valid", figures)[0][1]]
+    shown.append(show_evaluation({**figures, "kind": "eval", "step": 1, "epoch": 1, "time_s": 0.0}))
+    assert [("top-1 98.76%" in words, "top-5" in words) for words in shown] == [(True, is_shown)] * 3
 
 
 def test_the_time_left_is_counted_from_the_first_record(

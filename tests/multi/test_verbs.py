@@ -32,8 +32,6 @@ MISTAKES = {
     "evaluate runs/photos --data spoilt/photos/text": BAD.format("text") + NONE,
     "evaluate runs/digits --data spoilt/digits/cut-off": "spoilt/digits/cut-off/0/bad.jpg" + NONE,
     "evaluate runs/photos --data spoilt/photos/empty": BAD.format("empty") + NONE,
-    "explain runs/photos spoilt/photos/text": BAD.format("text") + NONE,
-    "explain runs/digits spoilt/digits/empty --output heat": "spoilt/digits/empty/0/bad.jpg" + NONE,
     "export runs/photos --format hf": "export: works as one process; start it without accelerate launch, ...",
 }
 
@@ -72,6 +70,15 @@ def test_predict_names_what_either_cannot_read_once(two_runs: Path, tmp_path: Pa
     assert ended.err.count("3 of 3 pictures cannot be read: nothing is written; name others") == 1
     assert ended.codes == (EXIT_USER_ERROR,) * 2
     assert not (tmp_path / "none.csv").exists()
+
+
+def test_explain_names_what_either_cannot_read_once(two_runs: Path, tmp_path: Path) -> None:
+    bad = [f"spoilt/photos/{kind}/china/bad.jpg" for kind in SPOILT]
+    words: list[str | Path] = [*bad, "photos/china/00.jpg", "--method", "gradcam", "--output", tmp_path / "heat"]
+    ended = launch(two_runs, "explain", "runs/photos", *words, processes=2)
+    assert ended.codes == (EXIT_FAILED,) * 2
+    assert [ended.err.count(path) for path in bad] == [1, 1, 1]
+    assert len(list((tmp_path / "heat").iterdir())) == 1
 
 
 @pytest.mark.parametrize("run", RUNS)
