@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher.errors import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE, RunError, UserError
+from launcher.errors import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE, RunError, UserError, nearest_path
 from launcher.log.console import Console
 from launcher.log.credentials import has_wandb_credentials
 from launcher.log.journal import JOURNAL_NAME, Record, read_journal
@@ -28,11 +28,11 @@ def sync(folders: Sequence[Path]) -> int:
     Raise UserError when there are no credentials or W&B does not take it, RunError when a folder is no run or in use;
     all folders are looked at before the first is sent.
     """
+    runs = [_read(folder) for folder in folders]
     if not has_wandb_credentials(os.environ):
         raise UserError("sync: no credentials for W&B; run 'wandb login', or set WANDB_API_KEY")
     quiet_wandb()
     console = Console(1, 1)
-    runs = [_read(folder) for folder in folders]
     for facts, records in runs:
         in_use = claim(facts.folder)
         try:
@@ -46,7 +46,7 @@ def sync(folders: Sequence[Path]) -> int:
 def _read(folder: Path) -> tuple[RunFacts, list[Record]]:
     """Raise RunError when something of the run is not there, or not to be read."""
     if not folder.is_dir():
-        raise RunError(f"{folder}: no such run; give the run's folder, runs/NAME/DATE-...")
+        raise RunError(f"{folder}: no such run; give the run's folder, runs/NAME/DATE-...{nearest_path(folder)}")
     try:
         records = read_journal(folder)
     except (OSError, ValueError) as error:
