@@ -65,11 +65,9 @@ LAZY = (
             "show",
             "probe.main",
             "bench.main",
-            "tune.main",
-            "verify.main",
-            "submit",
         )
     }
+    | {("launcher/cli/starting.py", f"launcher.{name}") for name in ("tune.main", "verify.main", "submit")}
     | {
         ("launcher/cli/trained.py", f"launcher.{name}")
         for name in (
@@ -78,9 +76,9 @@ LAZY = (
             "export.main",
             "explain.main",
             "explain.methods",
-            "compare.main",
         )
     }
+    | {("launcher/cli/runs.py", "launcher.compare.main")}
     | {("launcher/check.py", "launcher.complete")}
 )
 """Imports of our own inside functions: `launcher schema`, `--help` and most of `check` must not wait for torch."""
@@ -93,7 +91,7 @@ OWNERS: dict[str, set[str]] = {
     "rich": {"launcher/log/console.py", "shards/console.py"},
     "yaml": {"launcher/recipe/yaml_text.py"},
     "cyclopts": {
-        *(f"launcher/cli/{name}.py" for name in ("main", "outcome", "trained", "training")),
+        *(f"launcher/cli/{name}.py" for name in ("main", "outcome", "runs", "starting", "trained", "training")),
         "shards/cli.py",
     },
     "webdataset": {"shards/write.py"},

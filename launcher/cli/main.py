@@ -5,22 +5,15 @@ from __future__ import annotations
 from cyclopts import App
 
 import launcher
-from launcher.cli import trained, training
+from launcher.cli import runs, starting, trained, training
 from launcher.cli.outcome import run_app
 
 VERBS = (
-    *(
-        training.check,
-        training.fetch,
-        training.show,
-        training.probe,
-        training.bench,
-        training.tune,
-        training.verify_resume,
-    ),
-    *(training.submit, training.schema),
+    *(training.check, training.fetch, training.show, training.probe, training.bench),
+    *(starting.tune, starting.verify_resume, starting.submit),
+    training.schema,
     *(trained.evaluate, trained.predict, trained.export, trained.explain),
-    *(trained.runs, trained.watch, trained.compare, trained.sync),
+    *(runs.runs, runs.watch, runs.compare, runs.sync),
 )
 
 app = App(
@@ -35,7 +28,7 @@ cache = App(name="cache", help="What frozen backbones have made of images, kept 
 app.default(training.train)
 for verb in VERBS:
     app.command(verb)
-for verb in (trained.ls, trained.rm):
+for verb in (runs.ls, runs.rm):
     cache.command(verb)
 app.command(cache)
 
