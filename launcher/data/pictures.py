@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -97,6 +98,15 @@ class PictureReader(ShardReader):
     def name_of(self, sample_id: int) -> str:
         part, number = self._find(sample_id)
         return part.name(number)
+
+    def holds(self, file: Path) -> bool:
+        """Whether this is one of its picture files, by whatever name."""
+        try:
+            status = file.stat()
+        except OSError:
+            return False
+        paths = (path for part in self._parts if isinstance(part, FilePart) for path in part.paths)
+        return any(path.exists() and os.path.samestat(status, path.stat()) for path in paths)
 
     def look_ahead(self, work: Work) -> Iterator[tuple[int, Ids]]:
         return iter(work)

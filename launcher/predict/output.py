@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from launcher.errors import UserError
+from launcher.errors import UserError, nearest
 from launcher.log.console import PLAIN_WIDTH, render_columns
 from launcher.log.journal import render_json
 
@@ -78,10 +78,21 @@ FORMATS: Mapping[str, Callable[[Iterable[Prediction], int, int], Iterator[str]]]
 """What `--format` may be."""
 
 
+ENDINGS: Mapping[str, str] = {".txt": "table", ".jsonl": "jsonl", ".csv": "csv"}
+"""Of files, and their formats."""
+
+
 def choose_format(wanted: str | None, output: Path | None) -> str:
-    """Said, or by the ending of the file, or a table."""
-    by_name = output.suffix[1:].lower() if output is not None else ""
-    return wanted or (by_name if by_name in FORMATS else "table")
+    """Said, or by the ending of the file, or a table. Raise UserError when the file is named as something else is."""
+    ending = "" if output is None else output.suffix.lower()
+    if not ending:
+        return wanted or "table"
+    if wanted is not None and wanted != ENDINGS.get(ending):
+        its = next(each for each, name in ENDINGS.items() if name == wanted)
+        raise UserError(f"--output {output}: --format {wanted} is for {its}, not {ending}; leave one of the two out")
+    if ending not in ENDINGS:
+        raise UserError(f"--output {output}: no format ends in {ending}{nearest(ending, ENDINGS)}")
+    return ENDINGS[ending]
 
 
 def find_width(output: Path | None) -> int:

@@ -53,3 +53,14 @@ def test_every_word_that_is_wrong_has_its_line(few_shards: Path, tmp_path: Path)
         f"{words[2]}: no pictures there; wanted *.{{jpg,jpeg,png,webp}}, or a folder of shards",
         f"--split tset: {few_shards} has none of that name; did you mean 'test'?",
     ]
+
+
+def test_it_holds_its_files_by_any_name(few_shards: Path, tmp_path: Path) -> None:
+    [path, other, *_] = write_files(few_shards, "test", tmp_path / "files")
+    reader = find_pictures([str(path), str(few_shards)], CLASSES, None)
+    (tmp_path / "link").symlink_to(path)
+    assert reader.holds(path)
+    assert reader.holds(path.parent / ".." / path.parent.name / path.name)
+    assert reader.holds(tmp_path / "link")
+    assert not reader.holds(other)
+    assert not reader.holds(tmp_path / "absent")

@@ -21,6 +21,7 @@ from launcher.predict import main
 from launcher.predict.output import FORMATS, Prediction
 from tests.judged_run import CLASSES, decode, plain_scores, read_split, write_files
 from tests.runs import ranks_of, run_warm
+from tests.two_runs import list_files
 
 pytestmark = pytest.mark.usefixtures("in_judged")
 
@@ -133,6 +134,58 @@ def test_nothing_is_computed_when_something_named_is_not_there(
     assert run(["predict", "run"]) == 2
     assert read == []
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            "--output files/class_0/a.jpg",
+            "--output files/class_0/a.jpg: no format ends in .jpg; valid: .csv, .jsonl, .txt",
+        ),
+        ("--output said.cvs", "--output said.cvs: no format ends in .cvs; did you mean '.csv'?"),
+        (
+            "--output a.csv --format jsonl",
+            "--output a.csv: --format jsonl is for .jsonl, not .csv; leave one of the two",
+        ),
+        (
+            "--output a.jpg --format table",
+            "--output a.jpg: --format table is for .txt, not .jpg; leave one of the two out",
+        ),
+        ("--output plain --format csv", "--output plain: is one of the pictures; name another"),
+        ("--grid files/b.png", "--grid files/b.png: is one of the pictures; name another"),
+        ("--grid link.png", "--grid link.png: is one of the pictures; name another"),
+        ("--grid files/c.jpg", "--grid files/c.jpg: must end in .png"),
+        ("--output run/journal.jsonl", "--output run/journal.jsonl: is the journal of a run; name another"),
+        ("--output same.png --grid same.png", "--output same.png: no format ends in .png; valid: .csv, .jsonl, .txt"),
+    ],
+)
+def test_nothing_that_is_read_is_written_over(
+    in_judged: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: str,
+    says: str,
+) -> None:
+    picture = write_files(in_judged / "shards", "test", tmp_path / "files")[0]
+    for name in ("files/class_0/a.jpg", "files/b.png", "files/c.jpg", "plain"):
+        (tmp_path / name).write_bytes(picture.read_bytes())
+    (tmp_path / "link.png").symlink_to("files/b.png")
+    (tmp_path / "run").symlink_to(in_judged / "run")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(FilePart, "read", lambda part, number: pytest.fail("computed"))
+    before = list_files(tmp_path)
+    assert run(["predict", "run", "files", "plain", *words.split()]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"launcher: {says}")
+    assert list_files(tmp_path) == before
+
+
+def test_a_name_without_an_ending_is_of_any_format(in_judged: Path, tmp_path: Path) -> None:
+    for words in ([], ["--format", "csv"]):
+        assert run(["predict", "run", "shards", "--split", "test", "--output", str(tmp_path / "said"), *words]) == 0
+    assert (tmp_path / "said").read_text().startswith("image,truth,class_1")
 
 
 def test_the_grid_shows_the_first_pictures(in_judged: Path, tmp_path: Path) -> None:
