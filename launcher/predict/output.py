@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 from launcher.errors import UserError, nearest
 from launcher.log.console import PLAIN_WIDTH, render_columns
 from launcher.log.journal import render_json
+from shards.manifest import open_atomically
 
 TABLE_ROWS = 500
 """After so many there is a new table: the width of columns is known only when all rows of one are there."""
@@ -103,27 +104,19 @@ def find_width(output: Path | None) -> int:
 
 @contextmanager
 def open_output(output: Path | None) -> Iterator[Write]:
-    """Writes to the file, which has its name when all is in it, or to stdout. Raise UserError where it cannot be."""
+    """Writes to the file, which has its name when all is in it, or to stdout.
+
+    Raise UserError where it cannot be; OSError with its name when there is no room for it.
+    """
     if output is None:
         yield _write_stdout
         return
-    temporary = output.with_name(f".{output.name}.tmp")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o666)
-    except OSError as error:
-        raise UserError(f"--output {output}: cannot be written ({error.strerror}); name another file") from None
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            yield lambda text: _write_all(file, text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_all(file: io.TextIOWrapper, text: str) -> None:
-    file.write(text)
+    with ExitStack() as stack:
+        try:
+            write = stack.enter_context(open_atomically(output))
+        except OSError as error:
+            raise UserError(f"--output {output}: cannot be written ({error.strerror}); name another file") from None
+        yield lambda text: write(text.encode("utf-8", "surrogateescape"))
 
 
 def _write_stdout(text: str) -> None:

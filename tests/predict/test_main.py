@@ -18,9 +18,10 @@ from launcher.data.loader import READ_AHEAD
 from launcher.data.pictures import FilePart
 from launcher.log.pictures import CAPTION_HEIGHT, GAP
 from launcher.predict import main
-from launcher.predict.output import FORMATS, Prediction
+from launcher.predict.output import FORMATS, Prediction, open_output
 from tests.judged_run import CLASSES, decode, plain_scores, read_split, write_files
 from tests.runs import ranks_of, run_warm
+from tests.small_disk import mount_small
 from tests.two_runs import list_files
 
 pytestmark = pytest.mark.usefixtures("in_judged")
@@ -238,6 +239,29 @@ def test_half_written_output_is_not_left(in_judged: Path, tmp_path: Path, monkey
     output.write_text("of before")
     assert run(["predict", "run", "shards", "--output", str(output)]) == 1
     assert output.read_text() == "of before"
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_a_full_disk_is_named_and_keeps_its_room(
+    in_judged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_files(in_judged / "shards", "test", tmp_path / "files")
+    words = ["predict", "run", str(tmp_path / "files"), "shards", "--output"]
+    with mount_small(tmp_path / "disk", 4096) as disk:
+        assert run([*words, str(disk / "said.jsonl")]) == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line.startswith(f"launcher: no space left on the disk of {disk}/said.jsonl; make room")
+        assert run([*words, str(tmp_path / "said.csv"), "--grid", str(disk / "said.png")]) == 2
+        assert f"--grid {disk}/said.png: cannot be written (No space left on device)" in capsys.readouterr().err
+        assert list(disk.iterdir()) == []
+
+
+def test_each_of_several_writes_a_file_of_its_own(in_judged: Path, tmp_path: Path) -> None:
+    output = tmp_path / "said.csv"
+    with open_output(output) as first, open_output(output) as second:
+        first("of the first")
+        second("second")
+    assert output.read_text() == "of the first"
     assert list(tmp_path.iterdir()) == [output]
 
 
