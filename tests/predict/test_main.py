@@ -100,15 +100,16 @@ def test_what_cannot_be_read_is_named_and_the_others_go_on(
     paths[5].write_bytes(b"no picture at all")
     paths[7].unlink()
     paths[7].symlink_to(tmp_path / "gone")
-    words = [str(path) for path in paths if path != paths[7]]
+    words = [*map(str, paths), str(tmp_path / "files")]
     assert run(["predict", "run", *words, "--output", str(tmp_path / "said.jsonl")]) == 1
     err = capsys.readouterr().err
     for path in (paths[2], paths[5]):
         [line] = [line for line in err.splitlines() if str(path) in line]
         assert line.startswith(f"launcher: {path}: cannot be decoded (")
         assert "shards check" not in line
+    assert err.count(f"launcher: {paths[7]}: cannot be read (No such file or directory)") == 1
     assert "6 pictures, " in err
-    assert ", 2 more cannot be read" in err
+    assert ", 3 more cannot be read" in err
     good = [path for path in paths if path not in (paths[2], paths[5], paths[7])]
     assert [line["image"] for line in read_lines(tmp_path / "said.jsonl")] == [str(path) for path in good]
 
@@ -208,6 +209,9 @@ def test_no_more_pictures_are_read_than_will_soon_be_needed(
     """Thousands stream through: however slowly they are taken, few are in memory."""
     path = write_files(in_judged / "shards", "test", tmp_path)[0]
     num_images, num_read, ahead = 40 * main.BATCH, 0, []
+    names = [str(tmp_path / f"{number:04}.jpg") for number in range(num_images)]
+    for name in names:
+        os.link(path, name)
     read = FilePart.read
 
     def counted(part: FilePart, number: int) -> object:
@@ -224,8 +228,8 @@ def test_no_more_pictures_are_read_than_will_soon_be_needed(
     monkeypatch.setattr("launcher.predict.main.FORMATS", {**FORMATS, "jsonl": slow})
     monkeypatch.setattr("launcher.infer.count_workers", lambda wanted, world: 2)
     output = tmp_path / "said.jsonl"
-    assert run(["predict", "run", *[str(path)] * num_images, "--output", str(output)]) == 0
-    assert output.read_text() == f"{path}\n" * num_images
+    assert run(["predict", "run", *names, "--output", str(output)]) == 0
+    assert output.read_text().splitlines() == names
     assert max(ahead) <= (2 + READ_AHEAD + 1) * main.BATCH
 
 
