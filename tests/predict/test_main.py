@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from launcher.log.pictures import CAPTION_HEIGHT, GAP
 from launcher.predict import main
 from launcher.predict.output import FORMATS, Prediction, open_output
 from tests.judged_run import CLASSES, decode, plain_scores, read_split, write_files
-from tests.runs import ranks_of, run_warm
+from tests.runs import finish, ranks_of, run_warm, start
 from tests.small_disk import mount_small
 from tests.two_runs import list_files
 
@@ -241,9 +243,26 @@ def test_half_written_output_is_not_left(in_judged: Path, tmp_path: Path, monkey
     monkeypatch.setattr("launcher.predict.main.FORMATS", {**FORMATS, "csv": failing})
     output = tmp_path / "said.csv"
     output.write_text("of before")
-    assert run(["predict", "run", "shards", "--output", str(output)]) == 1
+    assert run(["predict", "run", "shards", "--output", str(output)]) == 130
     assert output.read_text() == "of before"
     assert list(tmp_path.iterdir()) == [output]
+
+
+def test_control_c_is_one_line_and_leaves_nothing(in_judged: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "files").mkdir()
+    Image.fromarray(rng.integers(0, 255, (900, 900, 3), np.uint8)).save(tmp_path / "files/a.png")
+    for number in range(4000):
+        os.link(tmp_path / "files/a.png", tmp_path / f"files/{number}.png")
+    process = start(["predict", "run", tmp_path / "files", "--output", tmp_path / "said.csv"], in_judged)
+    while not list(tmp_path.glob(".said.csv.*")) and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    ended = finish(process)
+    assert (ended.code, ended.out) == (130, "")
+    assert ended.err.splitlines()[-1] == "launcher: interrupted"
+    assert "Traceback" not in ended.err
+    assert [path.name for path in tmp_path.iterdir()] == ["files"]
 
 
 def test_a_full_disk_is_named_and_keeps_its_room(
