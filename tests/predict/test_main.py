@@ -186,6 +186,13 @@ def test_nothing_that_is_read_is_written_over(
     assert list_files(tmp_path) == before
 
 
+def test_of_fewer_classes_than_wanted_all_are_named(in_judged: Path, tmp_path: Path) -> None:
+    words = ["predict", "run", "shards", "--split", "test", "--top", "500", "--output", str(tmp_path / "said.jsonl")]
+    assert run(words) == 0
+    for line in read_lines(tmp_path / "said.jsonl"):
+        assert {each["class"] for each in line["predictions"]} == {*CLASSES}
+
+
 def test_a_name_without_an_ending_is_of_any_format(in_judged: Path, tmp_path: Path) -> None:
     for words in ([], ["--format", "csv"]):
         assert run(["predict", "run", "shards", "--split", "test", "--output", str(tmp_path / "said"), *words]) == 0
