@@ -27,6 +27,8 @@ EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_RESUMABLE = 75
+EXIT_INTERRUPTED = 130
+"""Ctrl-C, where there is nothing to save."""
 
 PEER_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "ncclRemoteError")
 """What gloo and NCCL say on a rank when it is another that has failed."""

@@ -63,7 +63,7 @@ def build_eval_strategy(
 
     fp16 belongs to CUDA: without it the network computes in float32.
     """
-    kind = choose_device(device, torch.cuda.device_count(), world, os.environ)
+    kind = choose_device(device, torch.cuda.device_count(), world, os.environ, "give --device cpu")
     precision = "no" if kind == "cpu" and trained_with.precision == "fp16" else trained_with.precision
     update = {"device": device, "precision": precision, "sync_batchnorm": False}
     return build_strategy(trained_with.model_copy(update=update), world, seed, deterministic)

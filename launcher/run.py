@@ -16,11 +16,12 @@ from launcher.errors import RunError, nearest
 from launcher.log.journal import JOURNAL_NAME, read_first
 from launcher.recipe.lock import LOCK_NAME, find_differences, flatten, is_allowed, read_lock
 from launcher.recipe.schema import Recipe
+from shards.manifest import is_leftover
 
 SUMMARY_NAME = "summary.json"
 IN_USE = ".in-use"
 FINISHED = ("done", "stopped")
-BEFORE_LOCK = {IN_USE, f".{LOCK_NAME}.tmp", "logs", "checkpoints", "pictures", "wandb", JOURNAL_NAME, SUMMARY_NAME}
+BEFORE_LOCK = {IN_USE, "logs", "checkpoints", "pictures", "wandb", JOURNAL_NAME, SUMMARY_NAME}
 FIXED = ("backbone",)
 """What --allow-change does not free: best and last checkpoint of a run are of one network with the same frozen part."""
 FREE = (
@@ -114,9 +115,8 @@ def _is_free(path: Path) -> bool:
     if not path.is_dir():
         return True
     checkpoints = path / "checkpoints"
-    return {each.name for each in path.iterdir()} <= BEFORE_LOCK and not (
-        checkpoints.exists() and any(checkpoints.iterdir())
-    )
+    names = {each.name for each in path.iterdir() if not is_leftover(each.name)}
+    return names <= BEFORE_LOCK and not (checkpoints.exists() and any(checkpoints.iterdir()))
 
 
 def read_summary(path: Path) -> dict[str, Any]:

@@ -141,9 +141,16 @@ class Strategy(Talk):
 
 
 def choose_device(
-    wanted: Literal["auto", "cpu", "cuda"], num_gpus: int, world: World, environment: Mapping[str, str]
+    wanted: Literal["auto", "cpu", "cuda"],
+    num_gpus: int,
+    world: World,
+    environment: Mapping[str, str],
+    for_cpu: str = "set strategy.device=cpu",
 ) -> Literal["cpu", "cuda"]:
-    """Raise UserError when this node has GPUs, or is asked to use them, but not one for each of its processes."""
+    """Raise UserError when this node has GPUs, or is asked to use them, but not one for each of its processes.
+
+    `for_cpu`: how the user asks for the CPU.
+    """
     if wanted == "cpu" or (
         wanted == "auto" and environment.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     ):
@@ -154,7 +161,7 @@ def choose_device(
         return "cpu"
     raise UserError(
         f"{world.local_size} processes on this node but {num_gpus} GPUs: start with "
-        f"--num_processes {max(num_gpus, 1)}, or set strategy.device=cpu"
+        f"--num_processes {max(num_gpus, 1)}, or {for_cpu}"
     )
 
 

@@ -10,12 +10,17 @@ A reader finds image `i` of a split with the manifest and one index; it never sc
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import re
+import secrets
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +34,11 @@ INDEX_DTYPE = np.dtype([("offset", "<i8"), ("size", "<i8"), ("label", "<i4")])
 """One row an image: byte offset of its data in the tar, its size in bytes, its class number."""
 
 IndexArray = npt.NDArray[np.void]
+
+HALF = ".half"
+"""Ends the name of a file that is being written."""
+LEFT_S = 86_400.0
+"""What has not grown for so long is being written no more."""
 
 _HEADERS = threading.Lock()
 """NumPy reads the head of a file by Python's parser, which in 3.11 counts its depth for all threads together. Seen
@@ -130,12 +140,9 @@ def index_path(tar: Path) -> Path:
 
 def write_index(tar: Path, rows: IndexArray) -> None:
     """`rows`: INDEX_DTYPE, one an image, in the tar's order."""
-    temporary = index_path(tar).with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        np.save(file, rows, allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(index_path(tar))
+    stream = io.BytesIO()
+    np.save(stream, rows, allow_pickle=False)
+    write_atomically(index_path(tar), stream.getvalue())
 
 
 def read_index(tar: Path) -> IndexArray:
@@ -152,15 +159,60 @@ def read_index(tar: Path) -> IndexArray:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Temporary name, fsync, rename, fsync of the folder: the file is whole or not there. Follows no link."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o666)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    fsync_folder(path.parent)
+    """The file is whole or not there, as of `open_atomically`."""
+    with open_atomically(path) as write:
+        write(content)
+
+
+@contextmanager
+def open_atomically(path: Path) -> Iterator[Callable[[bytes], None]]:
+    """Temporary name, fsync, rename, fsync of the folder: the file is whole or not there. Follows no link.
+
+    Of several that write it at once, the last to end wins. Raise OSError with the name of the file, and leave nothing.
+    """
+    remove_leftovers(path.parent)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{HALF}")
+    with _naming(path):
+        file = os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb")
+
+    def write(content: bytes) -> None:
+        with _naming(path):
+            file.write(content)
+
+    try:
+        yield write
+        with _naming(path):
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.replace(path)
+            fsync_folder(path.parent)
+    finally:
+        with suppress(OSError):  # of what could not be written, and is given up
+            file.close()
+        temporary.unlink(missing_ok=True)  # on a full disk others need the room
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """The system names no file where it only has a descriptor, and nobody knows the temporary one."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@lru_cache
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes have left half written in a folder. Once, since there may be many files in it."""
+    with suppress(OSError):  # others may do the same, and not every folder may be listed
+        for path in folder.iterdir():
+            if is_leftover(path.name) and time.time() - path.lstat().st_mtime > LEFT_S:
+                path.unlink(missing_ok=True)
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file of this name is half written, unless it is being written just now."""
+    return re.fullmatch(rf"\..+\.[0-9a-f]{{8}}{re.escape(HALF)}", name) is not None
 
 
 def fsync_folder(folder: Path) -> None:

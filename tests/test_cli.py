@@ -50,6 +50,33 @@ def test_wrong_arguments_are_one_line(arguments: list[str], capsys: pytest.Captu
     assert len(captured.err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("evaluate RUN train.epochs=3", "train.epochs=3: this command takes no recipe keys; leave them out, see"),
+        ("export RUN --format hf a.b=1 c=2", "a.b=1 c=2: this command takes no recipe keys; leave them out, see"),
+        ("watch RUN OTHER", "OTHER: more than this command takes; leave it out, see"),
+    ],
+)
+def test_words_that_are_too_many_are_named(arguments: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments.split()) == 2
+    assert capsys.readouterr().err == f"launcher: {says} launcher --help\n"
+
+
+def test_control_c_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("launcher.cli.trained.list_features", interrupted)
+    assert run(["cache", "ls"]) == 130
+    assert capsys.readouterr().err == "launcher: interrupted\n"
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run(["cache", "ls"]) == 130
+    assert capsys.readouterr().err == ""
+
+
 def test_every_problem_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run([str(DIGITS), "train.epohcs=3", "optim.lr=-1"]) == 2
     lines = capsys.readouterr().err.splitlines()

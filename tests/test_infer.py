@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from launcher.augment.pipeline import build_augment
 from launcher.data.reader import ShardReader
-from launcher.infer import to_input
+from launcher.errors import UserError
+from launcher.infer import build_eval_strategy, to_input
+from launcher.recipe.schema import Strategy
+from launcher.world import World
 from shards.manifest import read_manifest
 from tests.frozen_run import Place, plain_images
 
@@ -24,3 +28,10 @@ def test_it_is_what_a_validation_sees(place: Place) -> None:
     for number, wanted_CHW in enumerate(wanted_BCHW):
         sample = reader.read(number)
         assert torch.equal(to_input(sample, built)[0], wanted_CHW)
+
+
+def test_a_gpu_that_is_not_there_is_asked_for_by_an_option() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("needs a machine without CUDA")
+    with pytest.raises(UserError, match=r"but 0 GPUs: start with --num_processes 1, or give --device cpu$"):
+        build_eval_strategy(Strategy(), "cuda", World())

@@ -262,7 +262,7 @@ def test_checkpoints_without_a_recipe_are_refused(recipe: Recipe) -> None:
 def test_run_that_failed_before_its_recipe_was_locked_begins_again(recipe: Recipe) -> None:
     first = open_run(in_folder(recipe, "here"))
     Journal(first.path).close()
-    (first.path / f".{LOCK_NAME}.tmp").write_text("run: {")  # killed while it was being locked
+    (first.path / f".{LOCK_NAME}.3f9a1c2d.half").write_text("run: {")  # killed while it was being locked
     first.release()
     run = open_run(in_folder(recipe, "here"))
     assert run.state == "new"

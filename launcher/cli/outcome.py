@@ -9,10 +9,11 @@ import time
 import traceback
 from pathlib import Path
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 from launcher.errors import (
     EXIT_FAILED,
+    EXIT_INTERRUPTED,
     EXIT_RESUMABLE,
     EXIT_USER_ERROR,
     DataError,
@@ -47,6 +48,8 @@ def _run(app: App, arguments: list[str] | None) -> int:
     """Errors become messages and exit codes here and nowhere else."""
     try:
         code = app(arguments, exit_on_error=False, print_error=False, verbose=False, result_action="return_value")
+    except UnusedCliTokensError as error:
+        return _explain(_refuse_words(error.unused_tokens or []))
     except CycloptsError as error:
         return _explain(UserError(" ".join(str(error).split()) + " See launcher --help."))
     except Stopped as error:
@@ -57,7 +60,9 @@ def _run(app: App, arguments: list[str] | None) -> int:
     except (LauncherError, ShardsError) as error:
         return _explain(error)
     except KeyboardInterrupt:
-        return EXIT_FAILED
+        if _world().local_rank == 0:
+            print("launcher: interrupted", file=sys.stderr, flush=True)
+        return EXIT_INTERRUPTED
     except OSError as error:
         where = error.filename or "the run folder"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -70,6 +75,13 @@ def _run(app: App, arguments: list[str] | None) -> int:
     except Exception as error:
         return _show_traceback(error)
     return int(code or 0)
+
+
+def _refuse_words(words: list[str]) -> UserError:
+    """Nearly always recipe keys, after what takes a run and not a recipe."""
+    if all("=" in word for word in words):
+        return UserError(f"{' '.join(words)}: this command takes no recipe keys; leave them out, see launcher --help")
+    return UserError(f"{' '.join(words)}: more than this command takes; leave it out, see launcher --help")
 
 
 def _explain(error: Exception) -> int:

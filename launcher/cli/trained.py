@@ -69,11 +69,11 @@ def predict(
     paths
         More of them.
     top
-        How many classes to name for each, the likeliest first.
+        How many classes to name for each, the likeliest first; of fewer classes, all.
     format
         Left out: by the ending of --output, else a table.
     output
-        A file. Left out: stdout.
+        A file that ends in .txt (a table), .jsonl or .csv. Left out: stdout.
     grid
         A PNG file for the first 64 pictures with what was said of them.
     flips

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ class FilePart:
 
     def read(self, number: int) -> Sample:
         path = self.paths[number]
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise DataError(f"{path}: cannot be read (it is no file){FILE_ADVICE}")
         try:
             return Sample(path.read_bytes(), self.labels[number], str(path))
         except OSError as error:
@@ -98,6 +101,15 @@ class PictureReader(ShardReader):
         part, number = self._find(sample_id)
         return part.name(number)
 
+    def holds(self, file: Path) -> bool:
+        """Whether this is one of its picture files, by whatever name."""
+        try:
+            status = file.stat()
+        except OSError:
+            return False
+        paths = (path for part in self._parts if isinstance(part, FilePart) for path in part.paths)
+        return any(path.exists() and os.path.samestat(status, path.stat()) for path in paths)
+
     def look_ahead(self, work: Work) -> Iterator[tuple[int, Ids]]:
         return iter(work)
 
@@ -107,41 +119,52 @@ class PictureReader(ShardReader):
 
 
 def find_pictures(words: Sequence[str], classes: Sequence[str], split: str | None) -> PictureReader:
-    """All pictures of files, folders, patterns and folders of shards, in the order in which these are named.
+    """All pictures of files, folders, patterns and folders of shards, each once, in the order in which these are named.
 
     A file's class is the name of its folder, where that is one of `classes`. `split`: of folders of shards; None: all.
-    Raise UserError, a line for each word, when there is no such file or no picture; ShardsError when shards are not
-    to be read.
+    Raise UserError, a line for each word, when there is no such file or no picture, and when there are no shards for
+    `split`; ShardsError when shards are not to be read.
     """
     numbers = {name: number for number, name in enumerate(classes)}
     parts: list[Part] = []
     problems = []
+    known = set[str]()
     for word in words:
         try:
-            parts += _find_parts(word, numbers, split)
+            parts += _find_parts(word, numbers, split, known)
         except UserError as error:
             problems.append(str(error))
+    if split is not None and not problems and not any(isinstance(part, ShardPart) for part in parts):
+        problems.append(f"--split {split}: is for folders of shards, and none is named; leave it out, or name one")
     if problems:
         raise UserError("\n".join(problems))
     return PictureReader(parts)
 
 
-def _find_parts(word: str, numbers: Mapping[str, int], split: str | None) -> list[Part]:
+def _find_parts(word: str, numbers: Mapping[str, int], split: str | None, known: set[str]) -> list[Part]:
+    """Without those that are in `known`, by their absolute paths, to which they are added."""
     path = Path(word)
     if path.is_dir() and (path / MANIFEST_NAME).exists():
-        return _find_shards(path, numbers, split)
-    if path.exists():
-        files = [path] if path.is_file() else _images_below(path)
+        return _find_shards(path, numbers, split) if _take_new([path], known) else []
+    if path.exists() or path.is_symlink():
+        files = _images_below(path) if path.is_dir() else [path]
     elif glob.has_magic(word):
         found = sorted(Path(each) for each in glob.glob(word, recursive=True))  # noqa: PTH207 - may begin with a slash
         files = [file for each in found for file in (_images_below(each) if each.is_dir() else [each])]
-        files = list(dict.fromkeys(file for file in files if is_image(file)))
+        files = [file for file in files if is_image(file)]
     else:
         raise UserError(f"{word}: no such file, folder or pattern{nearest_path(path)}")
     if not files:
         raise UserError(f"{word}: no pictures there; wanted *.{{{','.join(FORMATS)}}}, or a folder of shards")
-    labels = [numbers.get(file.absolute().parent.name, UNKNOWN) for file in files]
-    return [FilePart(files, labels)]
+    new = _take_new(files, known)
+    return [FilePart(new, [numbers.get(file.absolute().parent.name, UNKNOWN) for file in new])]
+
+
+def _take_new(paths: Sequence[Path], known: set[str]) -> list[Path]:
+    """Those of them that are not known, which they are then."""
+    new = {absolute: path for path in paths if (absolute := os.path.abspath(path)) not in known}  # noqa: PTH100
+    known.update(new)
+    return [*new.values()]
 
 
 def _find_shards(folder: Path, numbers: Mapping[str, int], split: str | None) -> list[Part]:
@@ -154,4 +177,5 @@ def _find_shards(folder: Path, numbers: Mapping[str, int], split: str | None) ->
 
 
 def _images_below(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if is_image(path) and path.is_file())
+    """Those that cannot be read, too, such as links that lead nowhere."""
+    return sorted(path for path in folder.rglob("*") if is_image(path) and not path.is_dir())

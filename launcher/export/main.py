@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from launcher.data.pictures import find_pictures
+from launcher.commit import HASHES
+from launcher.data.pictures import PictureReader, find_pictures
 from launcher.data.prepare import open_folder, prepare_data
 from launcher.data.reader import ShardReader
 from launcher.errors import EXIT_DONE, UserError
@@ -59,7 +60,11 @@ def export(run: Path, wishes: Wishes) -> int:
     form.check(trained.card)
     output = wishes.output or choose_folder(run, "exports") / f"{trained.checkpoint.name}{form.suffix}"
     _check_output(output, wishes.format)
-    images_BCHW, origin = read_images(trained, wishes.data)
+    reader, origin = _open_pictures(trained, wishes.data)
+    if isinstance(reader, PictureReader) and reader.holds(output):
+        raise UserError(f"--output {output}: is one of the pictures; name another")
+    samples = [reader.read(number) for number in _spread(reader.num_images)]
+    images_BCHW = torch.cat([to_input(sample, trained.augment) for sample in samples])
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         error = _write_checked(output, form, trained, images_BCHW)
@@ -73,27 +78,27 @@ def export(run: Path, wishes: Wishes) -> int:
 
 
 def _check_output(output: Path, name: Format) -> None:
+    ending, suffixes = output.suffix.lower(), {form.suffix for form in FORMS.values()}
+    its = FORMS[name].suffix
+    if ending and ending != its and (name != "hf" or ending in suffixes):
+        what = "a folder" if name == "hf" else its
+        raise UserError(f"--output {output}: --format {name} is for {what}, not {ending}; name another")
     if output.is_symlink():
         raise UserError(f"--output {output}: is a link; name another")
+    if (output.absolute().parent / HASHES).exists():
+        raise UserError(f"--output {output}: lies in a checkpoint; name another")
     if output.exists() and (name == "hf" or output.is_dir()):
         raise UserError(f"--output {output}: is there already; remove it, or name another")
 
 
-def read_images(trained: Trained, data: Path | None) -> tuple[Tensor, str]:
-    """images_BCHW, at most NUM_CHECKED, as the network takes them, and where they come from.
-
-    Raise UserError when there are none.
-    """
+def _open_pictures(trained: Trained, data: Path | None) -> tuple[ShardReader, str]:
+    """Those to check on, and where they come from. Raise UserError when there are none."""
     if data is not None:
-        reader: ShardReader = find_pictures([str(data)], trained.card.classes, None)
-        origin = str(data)
-    else:
-        manifest = _find_manifest(trained)
-        split = next(each for each in _SPLITS if manifest.num_images(each))
-        reader = ShardReader(open_folder(trained.card.recipe.data, manifest, World()), manifest, split)
-        origin = f"{split} of {trained.card.recipe.data.dir}"
-    samples = [reader.read(number) for number in _spread(reader.num_images)]
-    return torch.cat([to_input(sample, trained.augment) for sample in samples]), origin
+        return find_pictures([str(data)], trained.card.classes, None), str(data)
+    manifest = _find_manifest(trained)
+    split = next(each for each in _SPLITS if manifest.num_images(each))
+    reader = ShardReader(open_folder(trained.card.recipe.data, manifest, World()), manifest, split)
+    return reader, f"{split} of {trained.card.recipe.data.dir}"
 
 
 def _find_manifest(trained: Trained) -> Manifest:

@@ -19,6 +19,7 @@ from launcher.data.reader import ShardReader
 from launcher.errors import UserError
 from launcher.feed import Examples, ImageFeed
 from launcher.infer import TURNS, Device, build_feed
+from launcher.log.journal import JOURNAL_NAME
 from launcher.log.pictures import Captioned, find_cell, to_pixels, write_sheet
 from launcher.loss import class_scores
 from launcher.predict.classifier import Classifier, find_classifier
@@ -46,6 +47,11 @@ class Wishes:
     checkpoint: str | None = None
     split: str | None = None
     device: Device = "auto"
+
+    def files(self) -> list[tuple[str, Path]]:
+        """Those to be written, after their options."""
+        named = (("output", self.output), ("grid", self.grid))
+        return [(name, file) for name, file in named if file is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +93,9 @@ def predict(run: str, paths: Sequence[str], wishes: Wishes) -> int:
     _check_wishes(wishes)
     found = find_classifier(run, wishes.checkpoint, wishes.device)
     reader = find_pictures(paths, found.classes, wishes.split)
+    for name, file in wishes.files():
+        if reader.holds(file):
+            raise UserError(f"--{name} {file}: is one of the pictures; name another")
     c = found.open()
     is_first, tally, unreadable = c.strategy.world.is_first, _Tally(), Unreadable()
     with ConsoleProgress() if is_first else nullcontext(SILENT) as progress:
@@ -125,11 +134,14 @@ def _check_wishes(wishes: Wishes) -> None:
         raise UserError(f"--top {wishes.top}: must be at least 1")
     if wishes.grid is not None and wishes.grid.suffix.lower() != ".png":
         raise UserError(f"--grid {wishes.grid}: must end in .png")
-    for name, file in (("output", wishes.output), ("grid", wishes.grid)):
-        if file is not None and file.exists() and not file.is_file():
+    choose_format(wishes.format, wishes.output)
+    for name, file in wishes.files():
+        if file.exists() and not file.is_file():
             raise UserError(f"--{name} {file}: is no file; name another")
-        if file is not None and not file.absolute().parent.is_dir():
+        if not file.absolute().parent.is_dir():
             raise UserError(f"--{name} {file}: there is no folder {file.parent}; make it first")
+        if file.name == JOURNAL_NAME and file.exists():
+            raise UserError(f"--{name} {file}: is the journal of a run; name another")
 
 
 def _predict_all(

@@ -8,14 +8,15 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from launcher.errors import UserError
+from launcher.errors import UserError, nearest
 from launcher.log.console import PLAIN_WIDTH, render_columns
 from launcher.log.journal import render_json
+from shards.manifest import open_atomically
 
 TABLE_ROWS = 500
 """After so many there is a new table: the width of columns is known only when all rows of one are there."""
@@ -78,10 +79,21 @@ FORMATS: Mapping[str, Callable[[Iterable[Prediction], int, int], Iterator[str]]]
 """What `--format` may be."""
 
 
+ENDINGS: Mapping[str, str] = {".txt": "table", ".jsonl": "jsonl", ".csv": "csv"}
+"""Of files, and their formats."""
+
+
 def choose_format(wanted: str | None, output: Path | None) -> str:
-    """Said, or by the ending of the file, or a table."""
-    by_name = output.suffix[1:].lower() if output is not None else ""
-    return wanted or (by_name if by_name in FORMATS else "table")
+    """Said, or by the ending of the file, or a table. Raise UserError when the file is named as something else is."""
+    ending = "" if output is None else output.suffix.lower()
+    if not ending:
+        return wanted or "table"
+    if wanted is not None and wanted != ENDINGS.get(ending):
+        its = next(each for each, name in ENDINGS.items() if name == wanted)
+        raise UserError(f"--output {output}: --format {wanted} is for {its}, not {ending}; leave one of the two out")
+    if ending not in ENDINGS:
+        raise UserError(f"--output {output}: no format ends in {ending}{nearest(ending, ENDINGS)}")
+    return ENDINGS[ending]
 
 
 def find_width(output: Path | None) -> int:
@@ -92,27 +104,19 @@ def find_width(output: Path | None) -> int:
 
 @contextmanager
 def open_output(output: Path | None) -> Iterator[Write]:
-    """Writes to the file, which has its name when all is in it, or to stdout. Raise UserError where it cannot be."""
+    """Writes to the file, which has its name when all is in it, or to stdout.
+
+    Raise UserError where it cannot be; OSError with its name when there is no room for it.
+    """
     if output is None:
         yield _write_stdout
         return
-    temporary = output.with_name(f".{output.name}.tmp")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o666)
-    except OSError as error:
-        raise UserError(f"--output {output}: cannot be written ({error.strerror}); name another file") from None
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            yield lambda text: _write_all(file, text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_all(file: io.TextIOWrapper, text: str) -> None:
-    file.write(text)
+    with ExitStack() as stack:
+        try:
+            write = stack.enter_context(open_atomically(output))
+        except OSError as error:
+            raise UserError(f"--output {output}: cannot be written ({error.strerror}); name another file") from None
+        yield lambda text: write(text.encode("utf-8", "surrogateescape"))
 
 
 def _write_stdout(text: str) -> None:

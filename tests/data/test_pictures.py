@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from launcher.data.pictures import UNKNOWN, find_pictures
-from launcher.errors import UserError
+from launcher.errors import DataError, UserError
 from tests.judged_run import CLASSES, read_split, write_files
 
 
@@ -25,7 +26,7 @@ def test_everything_is_read_in_the_order_in_which_it_is_named(few_shards: Path, 
         (str(single), single.read_bytes(), UNKNOWN),
         *((f"{few_shards}/{each.name}", each.content, 2 - each.label) for each in members),
         *((str(path), path.read_bytes(), 2) for path in of_class_0),
-        *((str(path), path.read_bytes(), 2 - CLASSES.index(path.parent.name)) for path in paths),
+        *((str(path), path.read_bytes(), 2 - CLASSES.index(path.parent.name)) for path in paths[len(of_class_0) :]),
     ]
     found = [(reader.name_of(i), reader.read(i)) for i in range(reader.num_images)]
     assert [(name, sample.content, sample.label) for name, sample in found] == expected
@@ -53,3 +54,50 @@ def test_every_word_that_is_wrong_has_its_line(few_shards: Path, tmp_path: Path)
         f"{words[2]}: no pictures there; wanted *.{{jpg,jpeg,png,webp}}, or a folder of shards",
         f"--split tset: {few_shards} has none of that name; did you mean 'test'?",
     ]
+
+
+def test_it_holds_its_files_by_any_name(few_shards: Path, tmp_path: Path) -> None:
+    [path, other, *_] = write_files(few_shards, "test", tmp_path / "files")
+    reader = find_pictures([str(path), str(few_shards)], CLASSES, None)
+    (tmp_path / "link").symlink_to(path)
+    assert reader.holds(path)
+    assert reader.holds(path.parent / ".." / path.parent.name / path.name)
+    assert reader.holds(tmp_path / "link")
+    assert not reader.holds(other)
+    assert not reader.holds(tmp_path / "absent")
+
+
+def test_each_picture_is_there_once(few_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = sorted(write_files(few_shards, "test", tmp_path / "files"))
+    monkeypatch.chdir(tmp_path)
+    words = [str(paths[4]), "files", str(tmp_path / "files"), "files/../files/*/*", str(few_shards), f"{few_shards}/"]
+    reader = find_pictures(words, CLASSES, "test")
+    names = [str(paths[4]), *(str(path.relative_to(tmp_path)) for path in paths if path != paths[4])]
+    assert [reader.name_of(i) for i in range(9)] == names
+    assert reader.num_images == 18
+
+
+def test_a_split_is_of_shards(few_shards: Path, tmp_path: Path) -> None:
+    write_files(few_shards, "test", tmp_path / "files")
+    with pytest.raises(UserError) as error:
+        find_pictures([str(tmp_path / "files")], CLASSES, "valid")
+    assert str(error.value) == "--split valid: is for folders of shards, and none is named; leave it out, or name one"
+    assert find_pictures([str(tmp_path / "files"), str(few_shards)], CLASSES, "valid").num_images > 9
+
+
+def test_what_cannot_be_read_is_there_and_folders_are_looked_into(few_shards: Path, tmp_path: Path) -> None:
+    [path, *_] = write_files(few_shards, "test", tmp_path / "files")
+    folder, inner = tmp_path / "pics", tmp_path / "pics/x.jpg/y.jpg"
+    inner.parent.mkdir(parents=True)
+    inner.write_bytes(path.read_bytes())
+    (folder / "link.jpg").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe.jpg")
+    for words in ([folder], [folder / "*"], [folder / "link.jpg", folder / "pipe.jpg", folder / "x.jpg"]):
+        reader = find_pictures([str(word) for word in words], CLASSES, None)
+        assert [reader.name_of(i) for i in range(3)] == [str(folder / "link.jpg"), str(folder / "pipe.jpg"), str(inner)]
+        assert reader.num_images == 3
+        assert reader.read(2).content == path.read_bytes()
+        with pytest.raises(DataError, match=r"link.jpg: cannot be read \(No such file or directory\); mend it, or"):
+            reader.read(0)
+        with pytest.raises(DataError, match=r"pipe.jpg: cannot be read \(it is no file\); mend it, or"):
+            reader.read(1)

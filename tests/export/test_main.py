@@ -35,6 +35,7 @@ from shards.sources.listing import PackOptions
 from shards.write import pack
 from tests.frozen_run import LENET, Place, plain_images
 from tests.small_run import alone
+from tests.two_runs import list_files
 
 PLAIN = ("backbone.freeze=none", "train.epochs=2st", "optim.ema_decay=0.5")
 FORMATS: tuple[Format, ...] = ("torchscript", "onnx", "safetensors", "hf")
@@ -291,6 +292,35 @@ def test_mistakes_are_one_line(run: Path, monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     line = refused(capsys, [run, "--format", "onnx"])
     assert line == "launcher: --format onnx: onnxruntime is not installed; pip install 'launcher[export]'"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("safetensors --output pics/a.jpg", "--output pics/a.jpg: --format safetensors is for .safetensors, not .jpg"),
+        ("torchscript --output net.onnx", "--output net.onnx: --format torchscript is for .pt, not .onnx"),
+        ("hf --output net.safetensors", "--output net.safetensors: --format hf is for a folder, not .safetensors"),
+        ("safetensors --data plain --output plain", "--output plain: is one of the pictures; name another"),
+        (
+            "safetensors --output run/checkpoints/best/model.safetensors",
+            "--output run/checkpoints/best/model.safetensors: lies in a checkpoint; name another",
+        ),
+        (
+            "hf --output run/checkpoints/last/hub",
+            "--output run/checkpoints/last/hub: lies in a checkpoint; name another",
+        ),
+    ],
+)
+def test_nothing_that_is_read_is_written_over(
+    run: Path, capsys: pytest.CaptureFixture[str], words: str, says: str
+) -> None:
+    Path("pics").mkdir()
+    sample = ShardReader(Path("shards"), read_manifest(Path("shards")), "test").read(0)
+    for name in ("pics/a.jpg", "plain"):
+        Path(name).write_bytes(sample.content)
+    before = list_files(Path())
+    assert refused(capsys, ["run", "--format", *words.split()]).startswith(f"launcher: {says}")
+    assert list_files(Path()) == before
 
 
 def test_the_hub_cannot_say_everything(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

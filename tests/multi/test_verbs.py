@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,11 @@ def test_a_bad_picture_of_one_process_ends_both(two_runs: Path, tmp_path: Path, 
 def test_predict_names_what_either_cannot_read_once(two_runs: Path, tmp_path: Path) -> None:
     bad = [f"spoilt/photos/{kind}/china/bad.jpg" for kind in SPOILT]
     said = {}
+    shutil.copytree(two_runs / "photos", tmp_path / "photos")
     for processes in (1, 2):
         output, grid = (tmp_path / f"{processes}.{ending}" for ending in ("csv", "png"))
-        words: list[str | Path] = [bad[0], "photos", *bad[1:], "photos", "--output", output, "--grid", grid]
+        pictures: list[str | Path] = [bad[0], "photos", *bad[1:], tmp_path / "photos"]
+        words = [*pictures, "--output", output, "--grid", grid]
         ended = launch(two_runs, "predict", "runs/photos", *words, processes=processes)
         assert ended.codes == (EXIT_FAILED,) * processes
         assert [ended.err.count(path) for path in bad] == [1, 1, 1]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,11 @@ from launcher.data.loader import READ_AHEAD
 from launcher.data.pictures import FilePart
 from launcher.log.pictures import CAPTION_HEIGHT, GAP
 from launcher.predict import main
-from launcher.predict.output import FORMATS, Prediction
+from launcher.predict.output import FORMATS, Prediction, open_output
 from tests.judged_run import CLASSES, decode, plain_scores, read_split, write_files
-from tests.runs import ranks_of, run_warm
+from tests.runs import finish, ranks_of, run_warm, start
+from tests.small_disk import mount_small
+from tests.two_runs import list_files
 
 pytestmark = pytest.mark.usefixtures("in_judged")
 
@@ -98,15 +102,16 @@ def test_what_cannot_be_read_is_named_and_the_others_go_on(
     paths[5].write_bytes(b"no picture at all")
     paths[7].unlink()
     paths[7].symlink_to(tmp_path / "gone")
-    words = [str(path) for path in paths if path != paths[7]]
+    words = [*map(str, paths), str(tmp_path / "files")]
     assert run(["predict", "run", *words, "--output", str(tmp_path / "said.jsonl")]) == 1
     err = capsys.readouterr().err
     for path in (paths[2], paths[5]):
         [line] = [line for line in err.splitlines() if str(path) in line]
         assert line.startswith(f"launcher: {path}: cannot be decoded (")
         assert "shards check" not in line
+    assert err.count(f"launcher: {paths[7]}: cannot be read (No such file or directory)") == 1
     assert "6 pictures, " in err
-    assert ", 2 more cannot be read" in err
+    assert ", 3 more cannot be read" in err
     good = [path for path in paths if path not in (paths[2], paths[5], paths[7])]
     assert [line["image"] for line in read_lines(tmp_path / "said.jsonl")] == [str(path) for path in good]
 
@@ -135,6 +140,65 @@ def test_nothing_is_computed_when_something_named_is_not_there(
     assert not output.exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            "--output files/class_0/a.jpg",
+            "--output files/class_0/a.jpg: no format ends in .jpg; valid: .csv, .jsonl, .txt",
+        ),
+        ("--output said.cvs", "--output said.cvs: no format ends in .cvs; did you mean '.csv'?"),
+        (
+            "--output a.csv --format jsonl",
+            "--output a.csv: --format jsonl is for .jsonl, not .csv; leave one of the two",
+        ),
+        (
+            "--output a.jpg --format table",
+            "--output a.jpg: --format table is for .txt, not .jpg; leave one of the two out",
+        ),
+        ("--output plain --format csv", "--output plain: is one of the pictures; name another"),
+        ("--grid files/b.png", "--grid files/b.png: is one of the pictures; name another"),
+        ("--grid link.png", "--grid link.png: is one of the pictures; name another"),
+        ("--grid files/c.jpg", "--grid files/c.jpg: must end in .png"),
+        ("--output run/journal.jsonl", "--output run/journal.jsonl: is the journal of a run; name another"),
+        ("--output same.png --grid same.png", "--output same.png: no format ends in .png; valid: .csv, .jsonl, .txt"),
+    ],
+)
+def test_nothing_that_is_read_is_written_over(
+    in_judged: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: str,
+    says: str,
+) -> None:
+    picture = write_files(in_judged / "shards", "test", tmp_path / "files")[0]
+    for name in ("files/class_0/a.jpg", "files/b.png", "files/c.jpg", "plain"):
+        (tmp_path / name).write_bytes(picture.read_bytes())
+    (tmp_path / "link.png").symlink_to("files/b.png")
+    (tmp_path / "run").symlink_to(in_judged / "run")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(FilePart, "read", lambda part, number: pytest.fail("computed"))
+    before = list_files(tmp_path)
+    assert run(["predict", "run", "files", "plain", *words.split()]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"launcher: {says}")
+    assert list_files(tmp_path) == before
+
+
+def test_of_fewer_classes_than_wanted_all_are_named(in_judged: Path, tmp_path: Path) -> None:
+    words = ["predict", "run", "shards", "--split", "test", "--top", "500", "--output", str(tmp_path / "said.jsonl")]
+    assert run(words) == 0
+    for line in read_lines(tmp_path / "said.jsonl"):
+        assert {each["class"] for each in line["predictions"]} == {*CLASSES}
+
+
+def test_a_name_without_an_ending_is_of_any_format(in_judged: Path, tmp_path: Path) -> None:
+    for words in ([], ["--format", "csv"]):
+        assert run(["predict", "run", "shards", "--split", "test", "--output", str(tmp_path / "said"), *words]) == 0
+    assert (tmp_path / "said").read_text().startswith("image,truth,class_1")
+
+
 def test_the_grid_shows_the_first_pictures(in_judged: Path, tmp_path: Path) -> None:
     assert run(["predict", "run", "shards", "--split", "test", "--grid", str(tmp_path / "grid.png")]) == 0
     with Image.open(tmp_path / "grid.png") as image:
@@ -154,6 +218,9 @@ def test_no_more_pictures_are_read_than_will_soon_be_needed(
     """Thousands stream through: however slowly they are taken, few are in memory."""
     path = write_files(in_judged / "shards", "test", tmp_path)[0]
     num_images, num_read, ahead = 40 * main.BATCH, 0, []
+    names = [str(tmp_path / f"{number:04}.jpg") for number in range(num_images)]
+    for name in names:
+        os.link(path, name)
     read = FilePart.read
 
     def counted(part: FilePart, number: int) -> object:
@@ -170,8 +237,8 @@ def test_no_more_pictures_are_read_than_will_soon_be_needed(
     monkeypatch.setattr("launcher.predict.main.FORMATS", {**FORMATS, "jsonl": slow})
     monkeypatch.setattr("launcher.infer.count_workers", lambda wanted, world: 2)
     output = tmp_path / "said.jsonl"
-    assert run(["predict", "run", *[str(path)] * num_images, "--output", str(output)]) == 0
-    assert output.read_text() == f"{path}\n" * num_images
+    assert run(["predict", "run", *names, "--output", str(output)]) == 0
+    assert output.read_text().splitlines() == names
     assert max(ahead) <= (2 + READ_AHEAD + 1) * main.BATCH
 
 
@@ -183,8 +250,48 @@ def test_half_written_output_is_not_left(in_judged: Path, tmp_path: Path, monkey
     monkeypatch.setattr("launcher.predict.main.FORMATS", {**FORMATS, "csv": failing})
     output = tmp_path / "said.csv"
     output.write_text("of before")
-    assert run(["predict", "run", "shards", "--output", str(output)]) == 1
+    assert run(["predict", "run", "shards", "--output", str(output)]) == 130
     assert output.read_text() == "of before"
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_control_c_is_one_line_and_leaves_nothing(in_judged: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "files").mkdir()
+    Image.fromarray(rng.integers(0, 255, (900, 900, 3), np.uint8)).save(tmp_path / "files/a.png")
+    for number in range(4000):
+        os.link(tmp_path / "files/a.png", tmp_path / f"files/{number}.png")
+    process = start(["predict", "run", tmp_path / "files", "--output", tmp_path / "said.csv"], in_judged)
+    while not list(tmp_path.glob(".said.csv.*")) and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    ended = finish(process)
+    assert (ended.code, ended.out) == (130, "")
+    assert ended.err.splitlines()[-1] == "launcher: interrupted"
+    assert "Traceback" not in ended.err
+    assert [path.name for path in tmp_path.iterdir()] == ["files"]
+
+
+def test_a_full_disk_is_named_and_keeps_its_room(
+    in_judged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_files(in_judged / "shards", "test", tmp_path / "files")
+    words = ["predict", "run", str(tmp_path / "files"), "shards", "--output"]
+    with mount_small(tmp_path / "disk", 4096) as disk:
+        assert run([*words, str(disk / "said.jsonl")]) == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line.startswith(f"launcher: no space left on the disk of {disk}/said.jsonl; make room")
+        assert run([*words, str(tmp_path / "said.csv"), "--grid", str(disk / "said.png")]) == 2
+        assert f"--grid {disk}/said.png: cannot be written (No space left on device)" in capsys.readouterr().err
+        assert list(disk.iterdir()) == []
+
+
+def test_each_of_several_writes_a_file_of_its_own(in_judged: Path, tmp_path: Path) -> None:
+    output = tmp_path / "said.csv"
+    with open_output(output) as first, open_output(output) as second:
+        first("of the first")
+        second("second")
+    assert output.read_text() == "of the first"
     assert list(tmp_path.iterdir()) == [output]
 
 

@@ -97,15 +97,20 @@ def test_our_own_links_are_let_be(recipe: Recipe) -> None:
     open_run(recipe).release()
 
 
-@pytest.mark.parametrize("name", ["recipe.lock.yaml", ".file.tmp"])
-def test_a_file_is_written_in_place_of_a_link_not_through_it(tmp_path: Path, precious: Path, name: str) -> None:
-    (tmp_path / name).symlink_to(precious / "file")
-    if name == ".file.tmp":
-        with pytest.raises(OSError, match="symbolic links"):
-            write_atomically(tmp_path / "file", b"new")
-    else:
-        write_atomically(tmp_path / name, b"new")
-        assert (tmp_path / name).read_text() == "new"
+def test_a_file_is_written_in_place_of_a_link_not_through_it(tmp_path: Path, precious: Path) -> None:
+    (tmp_path / "recipe.lock.yaml").symlink_to(precious / "file")
+    write_atomically(tmp_path / "recipe.lock.yaml", b"new")
+    assert (tmp_path / "recipe.lock.yaml").read_text() == "new"
+    assert_untouched(precious)
+
+
+def test_a_link_by_a_temporary_name_is_not_written_through(
+    tmp_path: Path, precious: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shards.manifest.secrets.token_hex", lambda _: "3f9a1c2d")
+    (tmp_path / ".file.3f9a1c2d.half").symlink_to(precious / "file")
+    with pytest.raises(FileExistsError):
+        write_atomically(tmp_path / "file", b"new")
     assert_untouched(precious)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,11 +16,14 @@ from shards.manifest import (
     Shard,
     ShardsError,
     index_path,
+    open_atomically,
     read_index,
     read_manifest,
+    write_atomically,
     write_index,
     write_manifest,
 )
+from tests.small_disk import mount_small
 
 MANIFEST = Manifest(
     source="digits seed=0",
@@ -94,6 +98,41 @@ def test_a_wrong_index_is_refused(tmp_path: Path) -> None:
     np.save(index_path(tar), np.array([object()]), allow_pickle=True)
     with pytest.raises(ShardsError, match="cannot be read"):
         read_index(tar)
+
+
+def test_the_last_of_several_that_write_a_file_wins_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with open_atomically(path) as first:
+        first(b"first ")
+        with open_atomically(path) as second:
+            second(b"second ")
+            first(b"of all")
+            second(b"whole")
+        assert path.read_bytes() == b"second whole"
+    assert path.read_bytes() == b"first of all"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_named_by_the_file_and_left_as_it_was(tmp_path: Path) -> None:
+    with mount_small(tmp_path / "disk", 3 * 4096) as disk:
+        write_atomically(disk / "file", b"before")
+        for content in (bytes(5 * 4096), bytes(2 * 4096 + 1)):
+            with pytest.raises(OSError, match="No space left") as caught:
+                write_atomically(disk / "file", content)
+            assert caught.value.filename == str(disk / "file")
+            assert list(disk.iterdir()) == [disk / "file"]
+        assert (disk / "file").read_bytes() == b"before"
+        write_atomically(disk / "other", bytes(4096))
+
+
+def test_what_killed_processes_left_does_not_gather(tmp_path: Path) -> None:
+    old, young, others = (tmp_path / name for name in (".a.3f9a1c2d.half", ".b.3f9a1c2d.half", ".a.tmp"))
+    for path in (old, young, others):
+        path.write_text("half")
+    for path in (old, others):
+        os.utime(path, (0, 0))
+    write_atomically(tmp_path / "c", b"")
+    assert {path.name for path in tmp_path.iterdir()} == {young.name, others.name, "c"}
 
 
 def test_light_imports_stay_light() -> None:
