@@ -67,7 +67,7 @@ def test_control_c_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsys: 
     def interrupted(*_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("launcher.cli.trained.list_features", interrupted)
+    monkeypatch.setattr("launcher.cli.runs.list_features", interrupted)
     assert run(["cache", "ls"]) == 130
     assert capsys.readouterr().err == "launcher: interrupted\n"
     monkeypatch.setenv("RANK", "1")
