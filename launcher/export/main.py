@@ -85,7 +85,7 @@ def _check_output(output: Path, name: Format) -> None:
         raise UserError(f"--output {output}: --format {name} is for {what}, not {ending}; name another")
     if output.is_symlink():
         raise UserError(f"--output {output}: is a link; name another")
-    if (output.absolute().parent / HASHES).exists():
+    if any((folder / HASHES).exists() for folder in output.absolute().parents):
         raise UserError(f"--output {output}: lies in a checkpoint; name another")
     if output.exists() and (name == "hf" or output.is_dir()):
         raise UserError(f"--output {output}: is there already; remove it, or name another")

@@ -306,8 +306,8 @@ def test_mistakes_are_one_line(run: Path, monkeypatch: pytest.MonkeyPatch, capsy
             "--output run/checkpoints/best/model.safetensors: lies in a checkpoint; name another",
         ),
         (
-            "hf --output run/checkpoints/last/hub",
-            "--output run/checkpoints/last/hub: lies in a checkpoint; name another",
+            "hf --output run/checkpoints/last/a/b",
+            "--output run/checkpoints/last/a/b: lies in a checkpoint; name another",
         ),
     ],
 )
