@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import Image
 
 from launcher.history import is_running
 from launcher.recipe.parse import load_recipe
-from launcher.run import read_summary
+from launcher.run import claim, read_summary
 from launcher.tune.optimiser import DONE, Optimiser, Trial
 from launcher.tune.search import Search
 from tests.runs import DIGITS, events, finish, journal, start, wait_until
@@ -147,6 +148,35 @@ def test_another_search_wants_another_folder(tmp_path: Path) -> None:
     (tmp_path / FOLDER / "search.json").write_text("{")
     ended = finish(begin(tmp_path))
     assert (ended.code, "search.json: damaged" in ended.err) == (2, True), ended.err
+
+
+def test_a_second_process_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    first = begin(tmp_path, "train.epochs=200")
+    wait_until(lambda: (tmp_path / FOLDER / "trial-000/journal.jsonl").exists(), first)
+    state = (tmp_path / FOLDER / "optimiser.json").read_bytes()
+    second = finish(begin(tmp_path, "train.epochs=200"))
+    assert (second.code, second.err) == (
+        2,
+        f"launcher: {FOLDER}: another process is running it; wait for it, or choose another --folder\n",
+    )
+    assert "Traceback" not in second.err
+    assert (tmp_path / FOLDER / "optimiser.json").read_bytes() == state
+    assert first.poll() is None
+    first.kill()
+    first.communicate()
+    os.close(claim(tmp_path / FOLDER))  # at once, though what it started may still save
+
+
+def test_a_search_killed_before_it_was_kept_begins_again(tmp_path: Path) -> None:
+    (tmp_path / FOLDER).mkdir(parents=True)
+    in_use = claim(tmp_path / FOLDER)
+    ended = finish(begin(tmp_path))
+    assert (ended.code, "another process is running it" in ended.err) == (2, True), ended.err
+    os.close(in_use)
+    process = begin(tmp_path)
+    wait_until(lambda: (tmp_path / FOLDER / "optimiser.json").exists(), process)
+    process.terminate()
+    assert finish(process).code == 75
 
 
 def test_what_is_no_search_is_not_written_to(tmp_path: Path) -> None:
