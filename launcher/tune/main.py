@@ -46,7 +46,7 @@ def tune(recipe_file: Path, overrides: Sequence[str], wishes: Wishes) -> int:
     """
     stop, console = StopRequest(), Console(1, 1)
     loaded = load_recipe(recipe_file, overrides)
-    search = load_search(wishes.search, recipe_file, overrides)
+    search = load_search(wishes.search, recipe_file, overrides).search
     task = _plan(loaded, overrides, wishes, console, stop)
     with hold_folder(task, search):
         optimiser = Optimiser(task.folder, search)
