@@ -95,6 +95,11 @@ class Search(Section):
         return (dict(zip(self.search, values, strict=True)) for values in itertools.product(*each))
 
 
+def tries_all(search: Search) -> bool:
+    """Whether every different trial is wanted, so that nothing is to be chosen."""
+    return search.most is not None and search.most <= search.trials
+
+
 @dataclass(frozen=True)
 class LoadedSearch:
     """A search and where each of its keys was written."""
