@@ -46,9 +46,10 @@ def tune(recipe_file: Path, overrides: Sequence[str], wishes: Wishes) -> int:
     """
     stop, console = StopRequest(), Console(1, 1)
     loaded = load_recipe(recipe_file, overrides)
-    search = load_search(wishes.search, recipe_file, overrides).search
-    task = _plan(loaded, overrides, wishes, console, stop)
-    with hold_folder(task, search):
+    found = load_search(wishes.search, recipe_file, overrides)
+    task = _plan(loaded, wishes, console, stop)
+    search = found.search
+    with hold_folder(task, found, loaded, overrides, console.say):
         optimiser = Optimiser(task.folder, search)
         _begin(optimiser, search, loaded, console)
         run_trials(optimiser, task, search, console, stop)
@@ -59,13 +60,11 @@ def tune(recipe_file: Path, overrides: Sequence[str], wishes: Wishes) -> int:
     return EXIT_DONE
 
 
-def _plan(loaded: LoadedRecipe, overrides: Sequence[str], wishes: Wishes, console: Console, stop: StopRequest) -> Task:
+def _plan(loaded: LoadedRecipe, wishes: Wishes, console: Console, stop: StopRequest) -> Task:
     """Look at everything that would let all trials fail, and pack the data once."""
     recipe = complete_recipe(loaded, console.say)
     name, metric = f"{recipe.run.name}-{wishes.search.stem}", recipe.train.best_metric
     task = Task(
-        recipe_file=Path(loaded.file),
-        overrides=tuple(overrides),
         folder=wishes.folder or Path("runs") / name,
         name=name,
         metric=metric,
@@ -106,6 +105,8 @@ def _share_out(recipe: Recipe, wishes: Wishes) -> dict[str, Any]:
 
 def _begin(optimiser: Optimiser, search: Search, loaded: LoadedRecipe, console: Console) -> None:
     """The recipe as it is comes first, so that the best is never worse."""
+    if search.wanted < search.trials:
+        console.say(f"note: there are only {search.most} different trials, not {search.trials}: all of them are tried")
     if optimiser.trials():
         return
     values, outside = own_values(search, loaded.recipe)
