@@ -225,25 +225,28 @@ def _new_path(recipe: Recipe, prefix: str = "") -> Path:
     return _home(recipe) / f"{prefix}{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
 
 
-def claim(path: Path) -> int:
-    """An open, locked file. Raise RunError when another process has it, or a link leads out of the folder."""
-    _check_links(path)
+def claim(path: Path, option: str = "run.dir") -> int:
+    """An open, locked file. Raise RunError when another process has it, or a link leads out of the folder.
+
+    `option`: what a user changes for another folder.
+    """
+    _check_links(path, option)
     try:
         file = os.open(path / IN_USE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     except OSError as error:
-        raise RunError(f"{path}: cannot be written ({error.strerror}); choose another run.dir") from None
+        raise RunError(f"{path}: cannot be written ({error.strerror}); choose another {option}") from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(file)
-        raise RunError(f"{path}: another process is running it; wait for it, or choose another run.dir") from None
+        raise RunError(f"{path}: another process is running it; wait for it, or choose another {option}") from None
     except OSError as error:
         os.close(file)
-        raise RunError(f"{path}: cannot be locked ({error.strerror}); choose a run.dir on another disk") from None
+        raise RunError(f"{path}: cannot be locked ({error.strerror}); choose a {option} on another disk") from None
     return file
 
 
-def _check_links(path: Path) -> None:
+def _check_links(path: Path, option: str) -> None:
     """Whoever else can write where runs are kept could have this one write elsewhere, by a link.
 
     Links above the run folder are the user's own, as to a larger disk. `last` and `best` are ours, and lead to a
@@ -252,10 +255,10 @@ def _check_links(path: Path) -> None:
     try:
         inside = [each for folder in (path, *_parts(path)) if folder.is_dir() for each in folder.iterdir()]
     except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror}); choose another run.dir") from None
+        raise RunError(f"{path}: cannot be read ({error.strerror}); choose another {option}") from None
     for each in (path, *inside):
         if each.is_symlink() and not (each.parent == path / "checkpoints" and len(each.readlink().parts) == 1):
-            raise RunError(f"{each}: is a link; a run writes through none: remove it, or choose another run.dir")
+            raise RunError(f"{each}: is a link; a run writes through none: remove it, or choose another {option}")
 
 
 def _parts(path: Path) -> list[Path]:

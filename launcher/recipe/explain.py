@@ -65,8 +65,8 @@ class Wrong:
         )
 
 
-def explain(error: ValidationError, data: dict[str, Any]) -> Wrong:
-    """One problem a place, in the order of the schema."""
+def explain(error: ValidationError, data: dict[str, Any], schema: type[Section] = Recipe) -> Wrong:
+    """One problem a place, in the order of `schema`, which `data` is not of."""
     details: dict[str, list[ErrorDetails]] = {}
     wrong = Wrong()
     for detail in error.errors():
@@ -80,7 +80,7 @@ def explain(error: ValidationError, data: dict[str, Any]) -> Wrong:
         right_type = [detail for detail in found if not _is_other_type(detail)]
         if not right_type and any(_is_around(path, deeper) and deeper != path for deeper in details):
             continue  # The union's other members; the one that was meant complains of something inside.
-        what = _describe(right_type[0]) if right_type else _describe_types(found)
+        what = _describe(right_type[0], schema) if right_type else _describe_types(found)
         wrong.problems.append(Problem(path, what, (path,)))
         wrong.paths.add(path)
     wrong.problems = [problem for problem in wrong.problems if not _is_misspelt(problem, wrong.problems)]
@@ -142,11 +142,11 @@ def _discriminator(detail: ErrorDetails) -> str:
     return str(detail["ctx"]["discriminator"]).strip("'")
 
 
-def _describe(detail: ErrorDetails) -> str:
+def _describe(detail: ErrorDetails, schema: type[Section]) -> str:
     """What is wrong with a value of the right type, or with a key."""
     kind, context, given, key = detail["type"], detail.get("ctx", {}), detail["input"], detail["loc"][-1]
     if kind == "extra_forbidden":
-        return f"unknown key{nearest(str(key), _keys_at(detail['loc'][:-1]))}"
+        return f"unknown key{nearest(str(key), _keys_at(schema, detail['loc'][:-1]))}"
     if kind == "literal_error":
         return f"unknown key{nearest(str(given), _choices(context['expected']))}"
     if kind == "missing" and isinstance(key, str):
@@ -203,9 +203,9 @@ def _show(value: Any) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
-def _keys_at(location: Iterable[str | int]) -> list[str]:
+def _keys_at(schema: type[Section], location: Iterable[str | int]) -> list[str]:
     """Keys of the section at pydantic's `location`."""
-    here: Any = Recipe
+    here: Any = schema
     for key in location:
         here = _inside(here, key)
     return list(here.model_fields) if isinstance(here, type) and issubclass(here, Section) else []
@@ -220,6 +220,8 @@ def _inside(annotation: Any, key: str | int) -> Any:
         return _inside(arguments[0], key)
     if origin is tuple:
         return arguments[0]
+    if origin is dict:
+        return arguments[1]
     if origin is typing.Union or origin is UnionType:
         chosen = [member for member in arguments if Tag(str(key)) in getattr(member, "__metadata__", ())]
         if chosen:

@@ -43,7 +43,7 @@ class LoadedRecipe:
 
     def error(self, problems: Iterable[Problem]) -> RecipeError:
         """The problems as one error, each line with its place: `file:line: path: what`."""
-        return RecipeError([_locate(self.file, self.lines, self.overridden, problem) for problem in problems])
+        return RecipeError([locate(self.file, self.lines, self.overridden, problem) for problem in problems])
 
 
 def load_recipe(file: Path, overrides: Iterable[str] = ()) -> LoadedRecipe:
@@ -61,7 +61,7 @@ def load_recipe(file: Path, overrides: Iterable[str] = ()) -> LoadedRecipe:
             messages += error.lines
     overridden = frozenset(names)
     recipe, problems = _validate(data)
-    messages += [_locate(str(file), lines, overridden, problem) for problem in problems]
+    messages += [locate(str(file), lines, overridden, problem) for problem in problems]
     if messages:
         raise RecipeError(list(dict.fromkeys(messages)))
     return LoadedRecipe(resolve_recipe(recipe, file.name), str(file), lines, overridden)
@@ -75,7 +75,7 @@ def render_recipe(file: Path, overrides: Iterable[str]) -> str:
     return render_yaml(data)
 
 
-def _locate(file: str, lines: Lines, overridden: frozenset[str], problem: Problem) -> str:
+def locate(file: str, lines: Lines, overridden: frozenset[str], problem: Problem) -> str:
     """`file:line` of the key, or of the nearest section around it; `command line` when either was given there."""
     around = [problem.path]
     while around[-1]:

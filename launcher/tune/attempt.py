@@ -19,6 +19,7 @@ from launcher.tune.slurm import SlurmTrial
 LOGS = "logs"
 """Folder, in the search's, of what the trials' processes say."""
 FOLDER = "trial-{:03d}"
+RECIPE_NAME = "recipe.yaml"
 
 State = Literal["runs", "done", "stopped", "failed"]
 
@@ -27,8 +28,6 @@ State = Literal["runs", "done", "stopped", "failed"]
 class Task:
     """What all trials share. `sign`: 1 where more is better, else -1. `processes`: of each trial."""
 
-    recipe_file: Path
-    overrides: tuple[str, ...]
     folder: Path
     name: str
     metric: str
@@ -38,6 +37,11 @@ class Task:
     parallel: int
     job: Job | None = None
     """What each trial asks of SLURM. None: trials run here."""
+
+    @property
+    def recipe_file(self) -> Path:
+        """The search's own copy, overrides in it: the user's may be edited while trials run, or wait in a queue."""
+        return self.folder / RECIPE_NAME
 
     def folder_of(self, number: int) -> Path:
         return self.folder / FOLDER.format(number)
@@ -101,7 +105,7 @@ def start_attempt(task: Task, number: int, values: Values, slot: int) -> Attempt
     output = task.folder / LOGS / folder.name
     output.parent.mkdir(exist_ok=True)
     mine: Values = {"run.dir": str(folder), "run.name": task.name, "log.wandb.job_type": "tune"}
-    overrides = [*task.overrides, *as_overrides({**values, **mine})]
+    overrides = as_overrides({**values, **mine})
     if task.job is not None:
         words = (str(task.recipe_file), *overrides)
         return Attempt(task, number, slot, SlurmTrial(task.job, words, folder, output.with_suffix(".job")))

@@ -48,7 +48,7 @@ def _fill(optimiser: Optimiser, task: Task, search: Search, active: dict[int, At
     running = {attempt.number for attempt in active.values()}
     waiting = [trial for trial in trials if trial.status == RUNNING and trial.number not in running]
     free = [slot for slot in range(task.parallel) if slot not in active]
-    wanted = min(len(free) - len(waiting), search.trials - len(trials))
+    wanted = min(len(free) - len(waiting), search.wanted - len(trials))
     if wanted > 0:
         optimiser.propose(wanted)
         waiting = [each for each in optimiser.trials() if each.status == RUNNING and each.number not in running]
@@ -56,7 +56,7 @@ def _fill(optimiser: Optimiser, task: Task, search: Search, active: dict[int, At
         if task.job is None:  # a job that is still there is found again
             _wait_until_left(task.folder_of(trial.number))
         shown = "  ".join(f"{key} {show_value(value)}" for key, value in trial.values.items())
-        console.say(f"trial {trial.number} of {search.trials}: {shown}")
+        console.say(f"trial {trial.number} of {search.wanted}: {shown}")
         active[slot] = start_attempt(task, trial.number, trial.values, slot)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,22 +12,20 @@ import torch
 
 from launcher.check import complete_recipe, plan_run
 from launcher.data.prepare import prepare_data
-from launcher.errors import EXIT_DONE, RunError, UserError
+from launcher.errors import EXIT_DONE, UserError
 from launcher.log.console import Console
 from launcher.recipe.parse import LoadedRecipe, load_recipe
 from launcher.recipe.schema import Recipe
 from launcher.stop import StopRequest
 from launcher.strategy import choose_device
 from launcher.tune.attempt import Task
+from launcher.tune.folder import hold_folder
 from launcher.tune.loop import run_trials
 from launcher.tune.optimiser import Optimiser
 from launcher.tune.report import show_trials, write_pictures
 from launcher.tune.search import Search, is_plain, load_search, own_values
 from launcher.tune.slurm import parse_options
 from launcher.world import World, read_world
-from shards.manifest import write_atomically
-
-SEARCH_NAME = "search.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,26 +46,25 @@ def tune(recipe_file: Path, overrides: Sequence[str], wishes: Wishes) -> int:
     """
     stop, console = StopRequest(), Console(1, 1)
     loaded = load_recipe(recipe_file, overrides)
-    search = load_search(wishes.search, recipe_file, overrides)
-    task = _plan(loaded, overrides, wishes, console, stop)
-    _keep_search(task, search)
-    optimiser = Optimiser(task.folder, search)
-    _begin(optimiser, search, loaded, console)
-    run_trials(optimiser, task, search, console, stop)
-    trials = optimiser.trials()
-    show_trials(task, trials, console)
-    for note in write_pictures(task, search, optimiser, trials):
-        console.say(f"note: {note}")
+    found = load_search(wishes.search, recipe_file, overrides)
+    task = _plan(loaded, wishes, console, stop)
+    search = found.search
+    with hold_folder(task, found, loaded, overrides, console.say):
+        optimiser = Optimiser(task.folder, search)
+        _begin(optimiser, search, loaded, console)
+        run_trials(optimiser, task, search, console, stop)
+        trials = optimiser.trials()
+        show_trials(task, trials, console)
+        for note in write_pictures(task, search, optimiser, trials):
+            console.say(f"note: {note}")
     return EXIT_DONE
 
 
-def _plan(loaded: LoadedRecipe, overrides: Sequence[str], wishes: Wishes, console: Console, stop: StopRequest) -> Task:
+def _plan(loaded: LoadedRecipe, wishes: Wishes, console: Console, stop: StopRequest) -> Task:
     """Look at everything that would let all trials fail, and pack the data once."""
     recipe = complete_recipe(loaded, console.say)
     name, metric = f"{recipe.run.name}-{wishes.search.stem}", recipe.train.best_metric
     task = Task(
-        recipe_file=Path(loaded.file),
-        overrides=tuple(overrides),
         folder=wishes.folder or Path("runs") / name,
         name=name,
         metric=metric,
@@ -107,33 +103,10 @@ def _share_out(recipe: Recipe, wishes: Wishes) -> dict[str, Any]:
     return {"processes": processes, "device": device, "parallel": parallel}
 
 
-def _keep_search(task: Task, search: Search) -> None:
-    """A folder holds one search. Its number of trials may grow. Nothing is written through a link."""
-    if task.folder.is_symlink():
-        raise RunError(f"{task.folder}: is a link; a search writes through none: choose another place with --folder")
-    task.folder.mkdir(parents=True, exist_ok=True)
-    path = task.folder / SEARCH_NAME
-    kept = {"recipe": str(task.recipe_file), "overrides": [*task.overrides], **search.model_dump(mode="json")}
-    if path.exists():
-        before = _read_search(path)
-        differing = [key for key in kept if key != "trials" and before.get(key) != kept[key]]
-        if differing:
-            words = f"{path}: holds a search that differs in {', '.join(differing)}"
-            raise RunError(f"{words}; choose another place with --folder, or remove it")
-    elif any(task.folder.iterdir()):
-        raise RunError(f"{task.folder}: holds something else; choose another place with --folder")
-    write_atomically(path, f"{json.dumps(kept, indent=1)}\n".encode())
-
-
-def _read_search(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
-        raise RunError(f"{path}: damaged; remove its folder to search anew, or choose another with --folder") from None
-
-
 def _begin(optimiser: Optimiser, search: Search, loaded: LoadedRecipe, console: Console) -> None:
     """The recipe as it is comes first, so that the best is never worse."""
+    if search.wanted < search.trials:
+        console.say(f"note: there are only {search.most} different trials, not {search.trials}: all of them are tried")
     if optimiser.trials():
         return
     values, outside = own_values(search, loaded.recipe)

@@ -5,6 +5,7 @@ Ax: https://ax.dev; its "fast" strategy is a Gaussian process with expected impr
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import warnings
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher.errors import RunError, UserError
-from launcher.tune.search import Search, Span, Value, Values
+from launcher.tune.search import Search, Span, Value, Values, tries_all
 from shards.manifest import write_atomically
 
 if TYPE_CHECKING:
@@ -66,8 +67,17 @@ class Optimiser:
 
     def propose(self, number: int) -> None:
         """At most so many trials more; fewer where the next must know what those that run come to."""
+        left = [*itertools.islice(self._untried(), number)] if tries_all(self._search) else None
         with self._changed():
-            self._client.get_next_trials(max_trials=number)
+            if left is None:
+                self._client.get_next_trials(max_trials=number)
+            for values in left or ():
+                self._client.attach_trial({**values})
+
+    def _untried(self) -> Iterator[Values]:
+        """Where all are wanted. Ax is not asked: once there are no more it looks for minutes, or for ever."""
+        tried = [trial.values for trial in self.trials()]
+        return (values for values in self._search.all_values() if values not in tried)
 
     def report(self, trial: int, score: float, step: int) -> None:
         with self._changed():
@@ -96,7 +106,9 @@ class Optimiser:
         return [self._read_row(row) for row in sorted(rows, key=lambda row: int(row["trial_index"]))]
 
     def predict(self, points: Sequence[Values]) -> list[float] | None:
-        """Scores that the model of all trials expects there; None while there is no model yet."""
+        """Scores that the model of all trials expects there; None while there is no model yet, or never will be."""
+        if tries_all(self._search):
+            return None
         from ax.exceptions.core import UnsupportedError
 
         with _quiet():
@@ -111,7 +123,7 @@ class Optimiser:
         values = {key: _plain(domain, row[key]) for key, domain in self._search.search.items()}
         score = row.get(OBJECTIVE)
         known = isinstance(score, float) and math.isfinite(score)
-        drawn_by = row["arm_name"] if row["arm_name"] == "recipe" else DRAWN_BY.get(row["generation_node"], "Ax")
+        drawn_by = "recipe" if row["arm_name"] == "recipe" else DRAWN_BY.get(row.get("generation_node", ""), "in turn")
         return Trial(int(row["trial_index"]), values, str(row["trial_status"]), score if known else None, drawn_by)
 
     @contextmanager

@@ -14,7 +14,7 @@ from launcher.log.console import Console
 from launcher.recipe.parse import render_recipe
 from launcher.tune.attempt import Task
 from launcher.tune.optimiser import DONE, Optimiser, Trial
-from launcher.tune.search import Search, Span, as_overrides, show_value
+from launcher.tune.search import Search, Span, as_overrides, show_value, tries_all
 from shards.manifest import write_atomically
 
 BEST_NAME = "best.yaml"
@@ -35,9 +35,9 @@ def write_best(task: Task, trials: Sequence[Trial]) -> None:
     best = find_best(trials)
     if best is None or best.score is None:
         return
-    overrides = [*task.overrides, *as_overrides(best.values)]
     head = f"# trial {best.number} of {task.name}: valid {task.metric} {task.sign * best.score:.4f}\n"
-    write_atomically(task.folder / BEST_NAME, (head + render_recipe(task.recipe_file, overrides)).encode())
+    recipe = render_recipe(task.recipe_file, as_overrides(best.values))
+    write_atomically(task.folder / BEST_NAME, (head + recipe).encode())
 
 
 def show_trials(task: Task, trials: Sequence[Trial], console: Console) -> None:
@@ -70,10 +70,16 @@ def write_pictures(task: Task, search: Search, optimiser: Optimiser, trials: Seq
         pairs = itertools.combinations([key for key, each in search.search.items() if isinstance(each, Span)], 2)
         for x, y in itertools.islice(pairs, PICTURES):
             if not _write_pair(task, search, optimiser, trials, best, (x, y)):
-                return ["no contour pictures: no model of the trials yet; let there be more of them"]
+                return [_why_no_contour(search)]
     except UserError as error:
         return [str(error)]
     return []
+
+
+def _why_no_contour(search: Search) -> str:
+    if tries_all(search):
+        return "no contour pictures: all there is has been tried, nothing is left to be expected; see the table"
+    return "no contour pictures: no model of the trials yet; let there be more of them"
 
 
 def _write_pair(

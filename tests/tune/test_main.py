@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -12,10 +13,10 @@ from PIL import Image
 
 from launcher.history import is_running
 from launcher.recipe.parse import load_recipe
-from launcher.run import read_summary
+from launcher.run import claim, read_summary
 from launcher.tune.optimiser import DONE, Optimiser, Trial
 from launcher.tune.search import Search
-from tests.runs import DIGITS, events, finish, journal, start, wait_until
+from tests.runs import DIGITS, Ended, events, finish, journal, start, wait_until
 
 SEARCH = """\
 trials: 12
@@ -113,6 +114,19 @@ def test_trials_at_a_time_and_early_ends(tmp_path: Path) -> None:
     assert journal(journals[1].parent)[0]["time_s"] < ended_s
 
 
+def test_choices_that_are_used_up_end_the_search(tmp_path: Path) -> None:
+    text = "trials: 6\nsearch:\n  train.global_batch: [32, 16]\n"
+    for _ in range(2):  # the same command again has nothing left to do
+        ended = finish(begin(tmp_path, "train.epochs=1", text=text))
+        assert ended.code == 0, ended.err
+        assert "note: there are only 2 different trials, not 6: all of them are tried" in ended.out
+        assert "drawn by" in ended.out
+    trials = read_trials(tmp_path)
+    assert [(trial.values["train.global_batch"], trial.status) for trial in trials] == [(32, DONE), (16, DONE)]
+    assert (tmp_path / FOLDER / "best.yaml").exists()
+    assert (tmp_path / FOLDER / "pictures/best-so-far.png").exists()
+
+
 def test_trials_that_all_fail_end_the_search(tmp_path: Path) -> None:
     text = "search:\n  optim.lr: {low: 1.0e+30, high: 1.0e+35, log: true}\n"
     ended = finish(begin(tmp_path, text=text))
@@ -138,15 +152,88 @@ def test_mistakes_are_one_line(tmp_path: Path, words: list[str], says: str) -> N
     assert not (tmp_path / "runs").exists()
 
 
-def test_another_search_wants_another_folder(tmp_path: Path) -> None:
+def test_a_damaged_search_is_one_line(tmp_path: Path) -> None:
     (tmp_path / FOLDER).mkdir(parents=True)
-    (tmp_path / FOLDER / "search.json").write_text('{"seed": 7}')
+    for text in ("{", '{"seed": 7}'):
+        (tmp_path / FOLDER / "search.json").write_text(text)
+        ended = finish(begin(tmp_path))
+        assert (ended.code, "search.json: damaged" in ended.err) == (2, True), ended.err
+
+
+ONE = "trials: 1\nsearch:\n  optim.lr: {low: 1.0e-4, high: 3.0e-2, log: true}\n"
+BEGAN = f"when the search in {FOLDER} began; put that back, or search anew in another place with --folder"
+
+
+def test_a_search_goes_on_with_the_recipe_and_the_ranges_it_began_with(tmp_path: Path) -> None:
+    recipe = tmp_path / "photo.yaml"
+    recipe.write_text(DIGITS.read_text())
+    (tmp_path / "s.yaml").write_text(ONE)
+
+    def search(*words: str) -> Ended:
+        folder = ("--search", "s.yaml", "--folder", str(FOLDER))
+        return finish(start(["tune", "photo.yaml", *QUICK, *words, *folder], tmp_path))
+
+    assert search().code == 0
+    kept = (tmp_path / FOLDER / "search.json").read_bytes()
+    recipe.write_text(DIGITS.read_text().replace("global_batch: 32", "global_batch: 16"))
+    line = 1 + DIGITS.read_text().splitlines().index("  global_batch: 32")
+    (tmp_path / "s.yaml").write_text(ONE.replace("3.0e-2", "0.5") + "  optim.beta1: [0.5, 0.9]\n")
+    refused = search("optim.weight_decay=0.1")
+    domain = "{low: 0.0001, high: %s, log: true}"
+    assert refused.code == 2
+    assert [line.removeprefix("launcher: ") for line in refused.err.splitlines()] == [
+        f"command line: optim.weight_decay: 0.1, but 0.0 {BEGAN}",
+        f"photo.yaml:{line}: train.global_batch: 16, but 32 {BEGAN}",
+        f"s.yaml:3: search.optim.lr: {domain % 0.5}, but {domain % 0.03} {BEGAN}",
+        f"s.yaml:4: search.optim.beta1: [0.5, 0.9], but not there {BEGAN}",
+    ]
+    assert (tmp_path / FOLDER / "search.json").read_bytes() == kept
+    recipe.write_text(DIGITS.read_text())
+    (tmp_path / "s.yaml").write_text(ONE.replace("trials: 1", "trials: 2"))
+    assert search("log.every=5").code == 0  # more trials, and what changes nothing of what is trained
+    assert [trial.status for trial in read_trials(tmp_path)] == [DONE] * 2
+
+
+def test_a_recipe_edited_while_the_search_runs_changes_no_trial(tmp_path: Path) -> None:
+    recipe = tmp_path / "photo.yaml"
+    recipe.write_text(DIGITS.read_text())
+    (tmp_path / "s.yaml").write_text(ONE.replace("trials: 1", "trials: 2"))
+    words = ["tune", "photo.yaml", *QUICK, "--search", "s.yaml", "--folder", str(FOLDER)]
+    process = start(words, tmp_path)
+    wait_until(lambda: (tmp_path / FOLDER / "trial-000/journal.jsonl").exists(), process)
+    recipe.write_text(DIGITS.read_text().replace("global_batch: 32", "global_batch: 16"))
+    assert finish(process).code == 0
+    files = [tmp_path / FOLDER / name for name in ("trial-001/recipe.lock.yaml", "best.yaml")]
+    assert [load_recipe(file).recipe.train.global_batch for file in files] == [32, 32]
+
+
+def test_a_second_process_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    first = begin(tmp_path, "train.epochs=200")
+    wait_until(lambda: (tmp_path / FOLDER / "trial-000/journal.jsonl").exists(), first)
+    state = (tmp_path / FOLDER / "optimiser.json").read_bytes()
+    second = finish(begin(tmp_path, "train.epochs=200"))
+    assert (second.code, second.err) == (
+        2,
+        f"launcher: {FOLDER}: another process is running it; wait for it, or choose another --folder\n",
+    )
+    assert "Traceback" not in second.err
+    assert (tmp_path / FOLDER / "optimiser.json").read_bytes() == state
+    assert first.poll() is None
+    first.kill()
+    first.communicate()
+    os.close(claim(tmp_path / FOLDER))  # at once, though what it started may still save
+
+
+def test_a_search_killed_before_it_was_kept_begins_again(tmp_path: Path) -> None:
+    (tmp_path / FOLDER).mkdir(parents=True)
+    in_use = claim(tmp_path / FOLDER)
     ended = finish(begin(tmp_path))
-    assert ended.code == 2
-    assert "holds a search that differs in recipe, overrides, start, seed, stop_early, search" in ended.err
-    (tmp_path / FOLDER / "search.json").write_text("{")
-    ended = finish(begin(tmp_path))
-    assert (ended.code, "search.json: damaged" in ended.err) == (2, True), ended.err
+    assert (ended.code, "another process is running it" in ended.err) == (2, True), ended.err
+    os.close(in_use)
+    process = begin(tmp_path)
+    wait_until(lambda: (tmp_path / FOLDER / "optimiser.json").exists(), process)
+    process.terminate()
+    assert finish(process).code == 75
 
 
 def test_what_is_no_search_is_not_written_to(tmp_path: Path) -> None:

@@ -84,6 +84,26 @@ def test_a_trial_far_below_the_others_should_stop(tmp_path: Path) -> None:
     assert optimiser.should_stop(5)
 
 
+def test_where_all_are_wanted_each_is_tried_once(tmp_path: Path) -> None:
+    search = Search(trials=9, search={"depth": Span(low=1, high=3, whole=True), "kind": ("a", "b")})
+    optimiser = Optimiser(tmp_path, search)
+    optimiser.add({"depth": 2, "kind": "b"})
+    optimiser.end(0, 0.5, 10)
+    for _ in range(4):  # more than there are
+        Optimiser(tmp_path, search).propose(2)
+    trials = Optimiser(tmp_path, search).trials()
+    assert [tuple(trial.values.values()) for trial in trials] == [
+        (2, "b"),
+        (1, "a"),
+        (1, "b"),
+        (2, "a"),
+        (3, "a"),
+        (3, "b"),
+    ]
+    assert [trial.drawn_by for trial in trials] == ["recipe", *["in turn"] * 5]
+    assert Optimiser(tmp_path, search).predict([{"depth": 2, "kind": "b"}]) is None
+
+
 def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / STATE_NAME).write_text('{"_type"')
     with pytest.raises(RunError, match=r"optimiser\.json: damaged"):
