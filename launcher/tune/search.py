@@ -32,6 +32,8 @@ OF_TUNE = {
 }
 """Keys that are not searched, and why."""
 UNKNOWN = "unknown key"
+FRACTION = 0.3819
+"""Of a range, where a value between its ends is tried: hardly ever at a whole number."""
 """Begins what a recipe says of a key that it does not take."""
 
 Value = int | float | str | bool
@@ -198,8 +200,18 @@ def _check(recipe_file: Path, overrides: Sequence[str], key: str, written: Any) 
         yield from (what for what in _try(recipe_file, overrides, key, 1) if what.startswith(UNKNOWN))
         yield from [wrong] if wrong else []
         return
-    for value in (domain.low, domain.high) if isinstance(domain, Span) else domain:
-        yield from _try(recipe_file, overrides, key, value)
+    problems = [
+        what
+        for value in ((domain.low, domain.high) if isinstance(domain, Span) else domain)
+        for what in _try(recipe_file, overrides, key, value)
+    ]
+    if isinstance(domain, Span) and not domain.whole and not problems:
+        between = domain.low + FRACTION * (domain.high - domain.low)
+        if any(_try(recipe_file, overrides, key, between)):
+            problems = [
+                f"does not take {between:.4g}, which is in the range; where it takes whole numbers, add whole: true"
+            ]
+    yield from problems
 
 
 def _contradiction(domain: Span | Sequence[Value]) -> str:

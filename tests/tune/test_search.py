@@ -40,6 +40,7 @@ def test_the_shipped_searches_are_right() -> None:
         ("search:\n  optim.name: [adam, adma]\n", 2, "adma"),
         ("search:\n  optim.name: [adam]\n", 2, "search.optim.name: needs at least 2 values, not 1"),
         ("search:\n  optim.name: [adam, adam]\n", 2, "search.optim.name: adam is written twice"),
+        ("search:\n  train.global_batch: {low: 8, high: 64}\n", 2, "takes whole numbers, add whole: true"),
         ("search:\n  optim.lr: {low: a, high: 1}\n", 2, 'search.optim.lr.low: should be a number, not "a"'),
         ("search:\n  optim.lr: {low: 0.1}\n", 2, "search.optim.lr.high: required, but not there"),
         ("search:\n  optim.lr: {low: .nan, high: 1}\n", 2, "search.optim.lr.low: must be a finite number, not NaN"),
