@@ -10,6 +10,7 @@ import fnmatch
 import glob
 import json
 import os
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ Mode = Literal["online", "offline", "disabled"]
 
 INIT_TIMEOUT_S = 30.0
 API_TIMEOUT_S = 30
+STOP_TIMEOUT_S = 5.0
 
 EVALUATIONS = ("evaluations/*/figures.json", "evaluations/*/predictions.npz", "evaluations/*/mistakes.png")
 KEPT = (LOCK_NAME, JOURNAL_NAME, "summary.json", *EVALUATIONS)
@@ -216,7 +218,13 @@ def quiet_wandb() -> None:
 
 
 def stop_service() -> None:
-    """End W&B's own process, which else stays until ours ends."""
+    """End W&B's own process, which else stays until ours ends: as it does when it hangs, for which nobody waits."""
+    thread = threading.Thread(target=_teardown, name="wandb end", daemon=True)
+    thread.start()
+    thread.join(STOP_TIMEOUT_S)
+
+
+def _teardown() -> None:
     with contextlib.suppress(BaseException):
         import wandb
 

@@ -25,8 +25,9 @@ GROUP = "someone/launcher/group:small"
 def launch(*words: str, cwd: Path, **environment: str) -> Ended:
     """In a process of its own, which waits a short time for a server."""
     program = (
-        "import sys, launcher.log.wandb as w; from launcher.cli.main import run; "
-        "w.INIT_TIMEOUT_S, w.API_TIMEOUT_S = 2.0, 2; sys.exit(run(sys.argv[1:]))"
+        "import os, sys, launcher.log.wandb as w; from launcher.cli.main import run; "
+        "w.INIT_TIMEOUT_S, w.API_TIMEOUT_S = 2.0, 2; code = run(sys.argv[1:]); "
+        "sys.stdout.flush(); sys.stderr.flush(); os._exit(code)"
     )
     ended = subprocess.run(
         [sys.executable, "-c", program, *words],
