@@ -88,16 +88,15 @@ def _follow(optimiser: Optimiser, search: Search, attempt: Attempt, console: Con
     elif state == "failed":
         optimiser.fail(number, attempt.why)
         console.say(f"trial {number} failed: {attempt.why}")
-        _check_failures(optimiser, attempt)
+        _check_failures(optimiser, min(FAILURES, search.wanted), attempt)
     return True
 
 
-def _check_failures(optimiser: Optimiser, attempt: Attempt) -> None:
+def _check_failures(optimiser: Optimiser, most: int, attempt: Attempt) -> None:
     trials = optimiser.trials()
-    if len([trial for trial in trials if trial.status == "FAILED"]) >= FAILURES and all(
-        t.score is None for t in trials
-    ):
-        raise RunError(f"{FAILURES} trials have failed and none is done, the last by: {attempt.why}")
+    if len([trial for trial in trials if trial.status == "FAILED"]) >= most and all(t.score is None for t in trials):
+        words = f"{most} trials have" if most > 1 else "the only trial has"
+        raise RunError(f"{words} failed and none is done, the last by: {attempt.why}")
 
 
 def _stop_all(active: dict[int, Attempt]) -> None:

@@ -224,6 +224,12 @@ def test_a_second_process_is_refused_and_changes_nothing(tmp_path: Path) -> None
     os.close(claim(tmp_path / FOLDER))  # at once, though what it started may still save
 
 
+def test_fewer_trials_that_all_fail_end_it_too(tmp_path: Path) -> None:
+    ended = finish(begin(tmp_path, text="trials: 1\nsearch:\n  optim.lr: {low: 1.0e+30, high: 1.0e+35, log: true}\n"))
+    assert ended.code == 2
+    assert "the only trial has failed and none is done, the last by: rank 0 ended with exit code " in ended.err
+
+
 def test_a_search_killed_before_it_was_kept_begins_again(tmp_path: Path) -> None:
     (tmp_path / FOLDER).mkdir(parents=True)
     in_use = claim(tmp_path / FOLDER)
