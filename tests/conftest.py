@@ -30,14 +30,37 @@ SLOW = (
 )
 """What takes longest begins first, so that no worker is left alone with it at the end."""
 
+LONG = (
+    "tests/slurm",
+    "tests/tune/test_main.py",
+    "tests/verify",
+    "tests/test_guide.py",
+    "tests/multi/test_accuracy.py",
+    "tests/multi/test_kills.py",
+    "tests/multi/test_preemption.py",
+    "tests/multi/test_world_sizes.py",
+)
+"""Minutes each: clusters, searches, whole trainings. Only with --long."""
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="also tests that take minutes each")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=place_in_line)
+    if not config.getoption("--long"):
+        for item in items:
+            if path_of(item).startswith(LONG):
+                item.add_marker(pytest.mark.skip(reason="takes minutes; pytest --long"))
+
+
+def path_of(item: pytest.Item) -> str:
+    return item.path.relative_to(ROOT).as_posix()
 
 
 def place_in_line(item: pytest.Item) -> int:
-    name = item.path.relative_to(ROOT).as_posix()
-    return next((place for place, slow in enumerate(SLOW) if name.startswith(slow)), len(SLOW))
+    return next((place for place, slow in enumerate(SLOW) if path_of(item).startswith(slow)), len(SLOW))
 
 
 def pytest_xdist_auto_num_workers() -> int:

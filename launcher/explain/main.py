@@ -20,12 +20,12 @@ from launcher.data.pictures import PictureReader, find_pictures
 from launcher.errors import DataError, UserError, nearest
 from launcher.explain.heat import blend
 from launcher.explain.methods import Explainer, Options, Scores, import_captum
-from launcher.infer import Device, to_input
+from launcher.infer import Device, build_eval_strategy, to_input
 from launcher.log.console import Console
 from launcher.log.pictures import find_cell, to_pixels, write_sheet
 from launcher.loss import class_scores
 from launcher.recipe.schema import Strategy as StrategySection
-from launcher.strategy import Strategy, build_strategy
+from launcher.strategy import Strategy
 from launcher.trained import Trained, choose_folder, open_trained, read_run_card
 from launcher.unreadable import Unreadable
 from launcher.world import read_world
@@ -57,7 +57,7 @@ def explain(run: Path, paths: Sequence[str], wishes: Wishes) -> int:
     run_classes = read_run_card(run, wishes.checkpoint).classes
     labels = [_find_class(name, run_classes) for name in dict.fromkeys(wishes.classes)]
     reader = find_pictures(paths, run_classes, None)
-    strategy = build_strategy(StrategySection(device=wishes.device), read_world(os.environ), 0, False)
+    strategy = build_eval_strategy(StrategySection(), wishes.device, read_world(os.environ))
     trained = open_trained(run, wishes.checkpoint, strategy)
     output = wishes.output or choose_folder(run, "explanations")
     explainer, unreadable = build_explainer(trained, wishes.options, strategy), Unreadable()
