@@ -198,7 +198,9 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        if error.errno is not None:
+            error.filename, error.filename2 = str(path), None
+        raise
 
 
 @lru_cache
