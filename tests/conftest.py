@@ -33,14 +33,17 @@ SLOW = (
 LONG = (
     "tests/slurm",
     "tests/tune/test_main.py",
+    "tests/tune/test_optimiser.py",
     "tests/verify",
     "tests/test_guide.py",
+    "tests/test_remote_run.py",
+    "tests/multi/test_lanes.py",
     "tests/multi/test_accuracy.py",
     "tests/multi/test_kills.py",
     "tests/multi/test_preemption.py",
     "tests/multi/test_world_sizes.py",
 )
-"""Minutes each: clusters, searches, whole trainings. Only with --long."""
+"""Minutes each: clusters, searches, servers that fail, whole trainings. Only with --long."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
