@@ -16,11 +16,9 @@ from launcher.recipe.parse import LoadedRecipe, render_recipe
 from launcher.run import FREE, IN_USE, claim
 from launcher.tune.attempt import Task
 from launcher.tune.search import LoadedSearch, Search, Span, Value
-from shards.manifest import write_atomically
+from shards.manifest import is_leftover, write_atomically
 
 SEARCH_NAME = "search.json"
-BEFORE_SEARCH = {IN_USE, f".{SEARCH_NAME}.tmp"}
-"""What a search leaves that was killed before it was kept."""
 
 
 @contextmanager
@@ -38,7 +36,8 @@ def hold_folder(
         task.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{task.folder}: cannot be made ({error.strerror}); choose another --folder") from None
-    if not (task.folder / SEARCH_NAME).exists() and {each.name for each in task.folder.iterdir()} - BEFORE_SEARCH:
+    names = {each.name for each in task.folder.iterdir() if not is_leftover(each.name)}
+    if SEARCH_NAME not in names and names - {IN_USE}:  # a search that was killed before it was kept leaves its lock
         raise RunError(f"{task.folder}: holds something else; choose another place with --folder")
     in_use = claim(task.folder, "--folder")
     try:

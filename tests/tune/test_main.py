@@ -232,6 +232,7 @@ def test_fewer_trials_that_all_fail_end_it_too(tmp_path: Path) -> None:
 
 def test_a_search_killed_before_it_was_kept_begins_again(tmp_path: Path) -> None:
     (tmp_path / FOLDER).mkdir(parents=True)
+    (tmp_path / FOLDER / ".search.json.3f9a1c2d.half").write_text("{")
     in_use = claim(tmp_path / FOLDER)
     ended = finish(begin(tmp_path))
     assert (ended.code, "another process is running it" in ended.err) == (2, True), ended.err
