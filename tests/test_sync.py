@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ from launcher.log.journal import Journal, read_journal
 from launcher.recipe.lock import write_lock
 from launcher.recipe.parse import load_recipe
 from launcher.run import claim
-from tests.log.wandb_program import KEY, clean_environment, result_of, spawn
+from tests.log.wandb_program import KEY, launch, online, result_of, spawn
 from tests.log.wandb_server import WandbServer
 from tests.log.wandb_stored import Run
 from tests.runs import DIGITS, Ended, wait_until
@@ -48,25 +46,7 @@ def begin(folder: Path, **facts: str) -> None:
 
 
 def sync(*folders: Path, home: Path, **environment: str) -> Ended:
-    """The command, in a process of its own, that waits a short time for a server."""
-    program = (
-        "import sys, launcher.log.wandb as w, launcher.sync as s; from launcher.cli.main import run; "
-        "w.INIT_TIMEOUT_S, s.UPLOAD_TIMEOUT_S = 2.0, 20.0; sys.exit(run(['sync', *sys.argv[1:]]))"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", program, *map(str, folders)],
-        cwd=home,
-        env=clean_environment(home, **environment),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    return Ended(ended.returncode, ended.stdout, ended.stderr)
-
-
-def online(server: WandbServer) -> dict[str, str]:
-    return {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
+    return launch("sync", *folders, cwd=home, **environment)
 
 
 def assert_whole(run: Run, folder: Path) -> None:

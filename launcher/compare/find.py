@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,19 +48,15 @@ def _expand(name: str, store: Path) -> list[Found]:
     if folder.is_dir():
         if not _is_training(folder):
             raise RunError(f"{name}: no run's folder: needs {LOCK_NAME} and {JOURNAL_NAME}; give runs/NAME/DATE-...")
-        return list(_as_found([folder]))
+        return [Found(folder, name)]
     if path := _read_wandb_path(name):
         return _fetch(name, path, store)
     if glob.has_magic(name):
         matches = [path for path in map(Path, sorted(glob.glob(name, recursive=True))) if _is_training(path)]  # noqa: PTH207  # absolute patterns too
         if not matches:
             raise RunError(f"{name}: matches no run; launcher runs lists those that are there")
-        return list(_as_found(matches))
+        return [Found(match, str(match)) for match in matches]
     raise RunError(f"{name}: no such run; launcher runs lists those that are there{nearest_path(folder)}")
-
-
-def _as_found(folders: Iterable[Path]) -> Iterable[Found]:
-    return (Found(folder, str(folder)) for folder in folders)
 
 
 def _read_wandb_path(name: str) -> str | None:

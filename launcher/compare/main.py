@@ -39,14 +39,14 @@ def compare(names: Sequence[str], wishes: Wishes) -> int:
     """
     with TemporaryDirectory(prefix="launcher-compare-") as store:
         groups = group_runs([read_run(found) for found in find_runs(names, Path(store))])
-        check_outputs(wishes, [run.folder for group in groups for run in group.runs])
+        _check_outputs(wishes, [run.folder for group in groups for run in group.runs])
         if wishes.wandb_report:
             find_project(groups)
         _report(groups, wishes)
     return EXIT_DONE
 
 
-def check_outputs(wishes: Wishes, folders: Sequence[Path]) -> None:
+def _check_outputs(wishes: Wishes, folders: Sequence[Path]) -> None:
     """Before anything is shown. Raise UserError for a file that cannot be written, or that belongs to a run."""
     for path, ending in ((wishes.html, ".html"), (wishes.curves, ".png")):
         if path is None:

@@ -44,7 +44,7 @@ class Predictions:
 class Images:
     """What was judged: two runs are compared on the same. `data`: hash of its shards, or the folder's path."""
 
-    place: int
+    priority: int
     """The lower, the rather it is taken."""
     split: str
     transform: str
@@ -92,8 +92,8 @@ def find_judged(run: Run) -> dict[Images, Path]:
             split, transform = str(facts.get("split")), str(facts.get("transform"))
             data = str(facts.get("data_sha256") or Path(str(facts.get("data"))).absolute())
             is_own = transform == "none" and data == run.data_sha256
-            place = FIRST_SPLITS.index(split) if is_own and split in FIRST_SPLITS else len(FIRST_SPLITS)
-            found[Images(place, split, transform, data)] = file
+            priority = FIRST_SPLITS.index(split) if is_own and split in FIRST_SPLITS else len(FIRST_SPLITS)
+            found[Images(priority, split, transform, data)] = file
     return found
 
 

@@ -7,6 +7,7 @@ import os
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from launcher.card import CARD_NAME
 from launcher.data.damage import HeldBack, build_damage
@@ -14,7 +15,7 @@ from launcher.errors import EXIT_DONE, RunError, Stopped
 from launcher.evaluate import Portions, evaluate
 from launcher.evaluation.predictions import Collector
 from launcher.evaluation.report import Evaluation, evaluation_rows, write_evaluation
-from launcher.evaluation.source import Source, open_source
+from launcher.evaluation.source import DEFAULT_SPLIT, Source, open_source
 from launcher.feed import ImageFeed
 from launcher.infer import Device, Turn, Turned, build_eval_strategy, build_feed, choose_turn
 from launcher.log.console import Console
@@ -37,7 +38,7 @@ MOST_IN_A_BATCH = 128
 class Wishes:
     """As `launcher evaluate` takes them. `data`: None: the run's own. `output`: None: in the run's folder."""
 
-    split: str = "test"
+    split: str = DEFAULT_SPLIT
     data: str | None = None
     checkpoint: str = "best"
     transform: str = "none"
@@ -107,18 +108,22 @@ def _evaluate(
     left_out = [message for each in strategy.gather(feed.loader.damage.take_new()) for message in each.values()]
     figures = counts.figures(card.classes)
     figures |= {"loss": predictions.mean_loss, "calibration_error_frac": predictions.calibration_error}
-    facts = {
+    facts = {**_describe(trained, source, wishes, strategy), "left_out": left_out}
+    return Evaluation(facts, figures, counts.confusion_KK.cpu().numpy(), predictions, names, card.classes)
+
+
+def _describe(trained: Trained, source: Source, wishes: Wishes, strategy: Strategy) -> dict[str, Any]:
+    """Of what, on what and how the figures are: `launcher compare` pairs evaluations by it."""
+    return {
         "checkpoint": str(trained.checkpoint),
-        "split": split,
+        "split": wishes.split,
         "data": source.place,
         "data_sha256": source.sha256,
         "transform": wishes.transform,
         "device": strategy.device.type,
         "precision": strategy.accelerator.mixed_precision,
         "world_size": strategy.world.size,
-        "left_out": left_out,
     }
-    return Evaluation(facts, figures, counts.confusion_KK.cpu().numpy(), predictions, names, card.classes)
 
 
 def _count_batch(train: Train) -> int:

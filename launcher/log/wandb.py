@@ -218,7 +218,7 @@ def quiet_wandb() -> None:
 
 
 def stop_service() -> None:
-    """End W&B's own process, which else stays until ours ends: as it does when it hangs, for which nobody waits."""
+    """End W&B's own process, which else stays until ours ends; without waiting long, because it may hang."""
     thread = threading.Thread(target=_teardown, name="wandb end", daemon=True)
     thread.start()
     thread.join(STOP_TIMEOUT_S)

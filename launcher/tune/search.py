@@ -32,9 +32,9 @@ OF_TUNE = {
 }
 """Keys that are not searched, and why."""
 UNKNOWN = "unknown key"
+"""Begins what a recipe says of a key that it does not take."""
 FRACTION = 0.3819
 """Of a range, where a value between its ends is tried: hardly ever at a whole number."""
-"""Begins what a recipe says of a key that it does not take."""
 
 Value = int | float | str | bool
 Values = dict[str, Value]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,35 +12,11 @@ import pytest
 from launcher.compare.tables import Table
 from launcher.compare.wandb_report import CURVES, render_table
 from tests.compare.made import predict
-from tests.log.wandb_program import KEY, clean_environment
+from tests.log.wandb_program import launch, online
 from tests.log.wandb_server import WandbServer
-from tests.runs import Ended
 
 NAMES = ("fast-0", "fast-1", "slow-0", "slow-1")
 GROUP = "someone/launcher/group:small"
-
-
-def launch(*words: str, cwd: Path, **environment: str) -> Ended:
-    """In a process of its own, which waits a short time for a server."""
-    program = (
-        "import os, sys, launcher.log.wandb as w; from launcher.cli.main import run; "
-        "w.INIT_TIMEOUT_S, w.API_TIMEOUT_S = 2.0, 2; code = run(sys.argv[1:]); "
-        "sys.stdout.flush(); sys.stderr.flush(); os._exit(code)"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", program, *words],
-        cwd=cwd,
-        env=clean_environment(cwd, COLUMNS="200", **environment),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    return Ended(ended.returncode, ended.stdout, ended.stderr)
-
-
-def online(server: WandbServer) -> dict[str, str]:
-    return {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from launcher.log.wandb import Mode
+from tests.log.wandb_server import WandbServer
+from tests.runs import Ended
 
 KEY = "0123456789" * 4
 PROGRAM = """
@@ -81,3 +83,26 @@ def result_of(process: subprocess.Popen[str]) -> dict[str, Any]:
     assert (process.returncode, err) == (0, "")
     result: dict[str, Any] = json.loads(out)
     return result
+
+
+def online(server: WandbServer) -> dict[str, str]:
+    return {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
+
+
+def launch(*words: str | Path, cwd: Path, **environment: str) -> Ended:
+    """The command line, in a process of its own, which waits a short time for a server."""
+    program = (
+        "import os, sys, launcher.log.wandb as w, launcher.sync as s; from launcher.cli.main import run; "
+        "w.INIT_TIMEOUT_S, w.API_TIMEOUT_S, s.UPLOAD_TIMEOUT_S = 2.0, 2, 20.0; code = run(sys.argv[1:]); "
+        "sys.stdout.flush(); sys.stderr.flush(); os._exit(code)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *map(str, words)],
+        cwd=cwd,
+        env=clean_environment(cwd, COLUMNS="200", **environment),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return Ended(ended.returncode, ended.stdout, ended.stderr)
