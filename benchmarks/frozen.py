@@ -33,22 +33,22 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchvision.transforms import v2
 
-from launcher.data.damage import Damage
-from launcher.data.files import Times
+from launcher.augment.images import Images
+from launcher.data.bad_samples import Damage
+from launcher.data.encoded import Times
 from launcher.data.loader import Batch, Loader, Prepare
 from launcher.data.reader import Work
-from launcher.images import Images
-from launcher.learner import enter_stage
-from launcher.models.freeze import set_training
-from launcher.nonfinite import Guard
+from launcher.distributed.strategy import build_strategy
+from launcher.distributed.world import World
+from launcher.models.frozen.freeze import set_training
 from launcher.recipe.parse import load_recipe
 from launcher.recipe.plan import make_plan
 from launcher.recipe.schema import Recipe
-from launcher.run import open_run
-from launcher.step import train_step, train_work
-from launcher.strategy import build_strategy
-from launcher.training import Training, build_training
-from launcher.world import World
+from launcher.run.folder import open_run
+from launcher.train.context import Training, build_training
+from launcher.train.nonfinite import Guard
+from launcher.train.stage import enter_stage
+from launcher.train.step import train_step, train_work
 from shards.manifest import Manifest
 
 RECIPE = Path(__file__).parent.parent / "recipes/resnet50_caltech.yaml"

@@ -43,19 +43,19 @@ from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
+from launcher.augment.images import Images, Source
 from launcher.augment.pipeline import build_augment, find_needed_side
 from launcher.data.decode import decode_image
-from launcher.data.files import Files
+from launcher.data.decode_cache import keep_decoded
+from launcher.data.encoded import Files
+from launcher.data.feed import ImageFeed
 from launcher.data.loader import Loader
 from launcher.data.order import Ids, epoch_order
 from launcher.data.reader import ShardReader
-from launcher.decoded_store import keep_decoded
-from launcher.feed import ImageFeed
-from launcher.images import Images, Source
-from launcher.memory import keep_freed_memory
+from launcher.distributed.strategy import build_strategy
+from launcher.distributed.world import World
+from launcher.malloc import keep_freed_memory
 from launcher.recipe.parse import load_recipe
-from launcher.strategy import build_strategy
-from launcher.world import World
 from shards.manifest import read_manifest
 
 JOB_A = Path(__file__).parent.parent / "recipes/resnet50_caltech.yaml"

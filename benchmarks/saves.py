@@ -22,13 +22,13 @@ from pathlib import Path
 import torch
 import torchvision
 
-from launcher.card import Card
-from launcher.checkpoint import Progress, TrainState
+from launcher.checkpoint.network_spec import Card
+from launcher.checkpoint.restore import Progress, TrainState
+from launcher.checkpoint.snapshot import HostMemory, take_snapshot, write_snapshot
+from launcher.distributed.strategy import build_strategy, read_rng
+from launcher.distributed.world import World
 from launcher.recipe.parse import load_recipe
 from launcher.recipe.schema import Strategy as StrategySection
-from launcher.snapshot import HostMemory, take_snapshot, write_snapshot
-from launcher.strategy import build_strategy, read_rng
-from launcher.world import World
 
 SAVES = 7
 

@@ -6,7 +6,7 @@ import os
 import sys
 
 from launcher.cli.main import run
-from launcher.memory import keep_freed_memory
+from launcher.malloc import keep_freed_memory
 
 
 def main() -> None:

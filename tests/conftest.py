@@ -9,34 +9,34 @@ from pathlib import Path
 
 import pytest
 
+from launcher.distributed.signals import SIGNALS
 from launcher.recipe.parse import load_recipe
 from launcher.recipe.resolve import pack_options
-from launcher.stop import SIGNALS
 from shards.write import pack
 from tests.data.made import pack_synthetic
-from tests.frozen_run import Place, make_place
-from tests.judged_run import train_lenet
-from tests.runs import DIGITS, ROOT
-from tests.two_runs import make_two_runs
+from tests.harness.frozen_run import Place, make_place
+from tests.harness.judged_run import train_lenet
+from tests.harness.runs import DIGITS, ROOT
+from tests.harness.two_runs import make_two_runs
 
 SLOW = (
     "tests/slurm",
     "tests/multi",
-    "tests/verify",
-    "tests/tune",
-    "tests/test_train.py",
-    "tests/test_feature_store.py",
+    "tests/commands/jobs/verify_resume",
+    "tests/commands/jobs/tune",
+    "tests/train/test_main.py",
+    "tests/data/features/test_store.py",
     "tests/models",
 )
 """What takes longest begins first, so that no worker is left alone with it at the end."""
 
 LONG = (
     "tests/slurm",
-    "tests/tune/test_main.py",
-    "tests/tune/test_optimiser.py",
-    "tests/verify",
-    "tests/test_guide.py",
-    "tests/test_remote_run.py",
+    "tests/commands/jobs/tune/test_main.py",
+    "tests/commands/jobs/tune/test_optimiser.py",
+    "tests/commands/jobs/verify_resume",
+    "tests/docs/test_guide.py",
+    "tests/train/test_remote_run.py",
     "tests/multi/test_lanes.py",
     "tests/multi/test_accuracy.py",
     "tests/multi/test_kills.py",

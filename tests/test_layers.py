@@ -13,122 +13,117 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "duration", "keyed", "memory", "pulse", "stop", "url", "version"),
-    ("world", "recipe", "metrics", "commit", "tensor_file", "images", "pace", "verdict"),
-    ("talk",),
-    ("data", "augment", "models", "loss", "optim", "log", "strategy", "card"),
-    ("checkpoint", "run", "feed", "heartbeat"),
-    ("snapshot", "history", "ranks"),
-    ("saver",),
-    ("feature_store", "decoded_store", "evaluate", "training", "trained"),
-    ("extract", "infer", "unreadable"),
-    ("learner", "summary", "final_pictures"),
-    ("step_result",),
-    ("nonfinite",),
-    ("input_cost", "left_out", "step"),
-    ("record",),
-    ("fit",),
-    ("ending",),
-    ("complete",),
-    ("check", "runs"),
-    ("submit",),
-    (
-        "train",
-        "fetch",
-        "show",
-        "probe",
-        "cache",
-        "bench",
-        "verify",
-        "sync",
-        "watch",
-        "compare",
-        "evaluation",
-        "predict",
-        "export",
-        "explain",
-        "tune",
+ROOMS: dict[str, tuple[str, set[str]]] = {
+    "recipe": ("YAML -> Recipe -> Plan: every batch, step and interval a whole number", set()),
+    "metrics": ("whole-number counts summed over processes, and the metrics they give", {"recipe"}),
+    "distributed": ("this process among the others: devices, precision, collectives, signals, hangs", {"recipe"}),
+    "augment": ("batches of images and what is done to them, the same on CPU and GPU", {"recipe"}),
+    "models": ("networks, what of them is frozen, their losses and optimizers", {"recipe"}),
+    "run": ("the run folder: journal, console, W&B, charts, and reading them back", {"recipe", "metrics"}),
+    "data": ("shards, here or far away, -> examples on the device", {"recipe", "augment", "models", "distributed"}),
+    "checkpoint": ("the state of a training on disk, whole or not there", {"recipe", "metrics", "distributed", "run"}),
+    "train": (
+        "one training, from recipe to summary",
+        {"recipe", "metrics", "distributed", "augment", "models", "run", "data", "checkpoint"},
     ),
-    ("cli",),
-    ("__main__",),
-)
-"""Modules and packages of `launcher`. Each imports lower rows only; modules of one package also each other."""
+    "commands": (
+        "every other command; those of one folder never import those of another",
+        {"recipe", "metrics", "distributed", "augment", "models", "run", "data", "checkpoint", "train"},
+    ),
+    "cli": ("words typed -> commands; errors -> exit codes", {"recipe", "distributed", "train", "commands"}),
+}
+"""Packages of `launcher`, lowest first: what is in each, and which others it imports. All import the ground, which is
+the modules beside them, and `shards`."""
 
 LAZY = (
     {
-        ("launcher/cli/training.py", f"launcher.{name}")
+        ("launcher/cli/recipe.py", f"launcher.{name}")
         for name in (
-            "train",
-            "check",
-            "fetch",
-            "show",
-            "probe.main",
-            "bench.main",
+            "train.main",
+            "commands.recipe.check",
+            "commands.recipe.fetch",
+            "commands.recipe.show",
+            "commands.recipe.probe.main",
+            "commands.recipe.bench.main",
         )
     }
-    | {("launcher/cli/starting.py", f"launcher.{name}") for name in ("tune.main", "verify.main", "submit")}
     | {
-        ("launcher/cli/trained.py", f"launcher.{name}")
+        ("launcher/cli/jobs.py", f"launcher.commands.jobs.{name}")
+        for name in ("tune.main", "verify_resume.main", "submit")
+    }
+    | {
+        ("launcher/cli/model.py", f"launcher.commands.model.{name}")
         for name in (
-            "evaluation.main",
+            "evaluate.main",
             "predict.main",
             "export.main",
             "explain.main",
             "explain.methods",
         )
     }
-    | {("launcher/cli/runs.py", "launcher.compare.main")}
-    | {("launcher/check.py", "launcher.complete")}
+    | {("launcher/cli/runs.py", "launcher.commands.runs.compare.main")}
+    | {("launcher/train/prepare.py", "launcher.train.complete")}
 )
 """Imports of our own inside functions: `launcher schema`, `--help` and most of `check` must not wait for torch."""
 
 OWNERS: dict[str, set[str]] = {
-    "accelerate": {"launcher/strategy.py"},
-    "torch.distributed": {"launcher/strategy.py", "launcher/talk.py"},
-    "wandb": {"launcher/log/wandb.py"},
-    "wandb_workspaces": {"launcher/compare/wandb_report.py"},
-    "rich": {"launcher/log/console.py", "shards/console.py"},
+    "accelerate": {"launcher/distributed/strategy.py"},
+    "torch.distributed": {"launcher/distributed/strategy.py", "launcher/distributed/comm.py"},
+    "wandb": {"launcher/run/wandb.py"},
+    "wandb_workspaces": {"launcher/commands/runs/compare/wandb_report.py"},
+    "rich": {"launcher/run/console.py", "shards/console.py"},
     "yaml": {"launcher/recipe/yaml_text.py"},
     "cyclopts": {
-        *(f"launcher/cli/{name}.py" for name in ("main", "outcome", "runs", "starting", "trained", "training")),
+        *(f"launcher/cli/{name}.py" for name in ("main", "outcome", "recipe", "model", "runs", "jobs")),
         "shards/cli.py",
     },
     "webdataset": {"shards/write.py"},
-    "sklearn": {"launcher/probe/regression.py", "shards/sources/digits.py"},
-    "scipy": {"launcher/augment/mix.py", "launcher/compare/statistics.py"},
-    "matplotlib": {"launcher/log/charts.py"},
-    "ax": {"launcher/tune/optimiser.py"},
-    "captum": {"launcher/explain/methods.py"},
-    "onnx": {"launcher/export/onnx.py"},
-    "onnxruntime": {"launcher/export/onnx.py"},
-    "onnxscript": {"launcher/export/onnx.py"},
+    "sklearn": {"launcher/commands/recipe/probe/regression.py", "shards/sources/digits.py"},
+    "scipy": {"launcher/augment/mix.py", "launcher/commands/runs/compare/statistics.py"},
+    "matplotlib": {"launcher/run/charts.py"},
+    "ax": {"launcher/commands/jobs/tune/optimiser.py"},
+    "captum": {"launcher/commands/model/explain/methods.py"},
+    "onnx": {"launcher/commands/model/export/onnx.py"},
+    "onnxruntime": {"launcher/commands/model/export/onnx.py"},
+    "onnxscript": {"launcher/commands/model/export/onnx.py"},
     "timm": {"launcher/models/timm.py"},
     "numba": {"launcher/augment/kernels.py"},
     "huggingface_hub": {"launcher/models/timm.py"},
-    "fsspec": {"launcher/data/origin.py"},
+    "fsspec": {"launcher/data/remote/origin.py"},
     "simplejpeg": {"launcher/data/decode.py"},
-    "PIL": {"launcher/data/decode.py", "launcher/log/pictures.py", "shards/images.py", "shards/sources/synthetic.py"},
+    "PIL": {"launcher/data/decode.py", "launcher/run/pictures.py", "shards/images.py", "shards/sources/synthetic.py"},
     "pydantic": {
         f"launcher/recipe/{name}.py"
-        for name in ("augment", "augment_pixels", "backbone", "explain", "fields", "lock", "optim", "parse", "schema")
+        for name in ("augment", "augment_pixels", "backbone", "messages", "fields", "lock", "optim", "parse", "schema")
     }
-    | {"launcher/tune/search.py"},
+    | {"launcher/commands/jobs/tune/search.py"},
 }
 
 WITHOUT_TORCH = (
-    *("launcher.errors", "launcher.duration", "launcher.world", "launcher.keyed", "launcher.memory", "launcher.commit"),
-    *("launcher.run", "launcher.check", "launcher.pulse", "launcher.heartbeat.thread"),
-    *("launcher.recipe.parse", "launcher.recipe.plan", "launcher.recipe.resolve", "launcher.recipe.lock"),
-    *("launcher.data.order", "launcher.data.features", "launcher.data.prepare", "launcher.log.journal"),
     *(
-        "launcher.cache",
-        "launcher.sync",
-        "launcher.runs",
-        "launcher.watch",
-        "launcher.compare.main",
-        "launcher.log.mirror",
-        "launcher.verdict",
+        "launcher.errors",
+        "launcher.recipe.duration",
+        "launcher.distributed.world",
+        "launcher.keyed_random",
+        "launcher.malloc",
+        "launcher.checkpoint.atomic",
+    ),
+    *(
+        "launcher.run.folder",
+        "launcher.commands.recipe.check",
+        "launcher.distributed.watchdog.beacon",
+        "launcher.distributed.watchdog.thread",
+    ),
+    *("launcher.recipe.parse", "launcher.recipe.plan", "launcher.recipe.resolve", "launcher.recipe.lock"),
+    *("launcher.data.order", "launcher.data.features.format", "launcher.data.prepare", "launcher.run.journal"),
+    *(
+        "launcher.commands.runs.feature_cache",
+        "launcher.commands.runs.sync",
+        "launcher.commands.runs.list",
+        "launcher.commands.runs.watch",
+        "launcher.commands.runs.compare.main",
+        "launcher.run.mirror",
+        "launcher.train.bottleneck",
         "launcher.cli.main",
         "shards.cli",
         "launcher.augment.draw",
@@ -175,28 +170,43 @@ def inside_functions(file: str) -> Iterator[str]:
                 yield from imported(node)
 
 
-def part_of(module: str) -> str:
-    """The module or package of `launcher` that a row of LAYERS names."""
-    return module.removeprefix("launcher").removeprefix(".").partition(".")[0]
+def room_of(module: str) -> str:
+    """The key of ROOMS that a module is in; `` on the ground."""
+    name = module.removeprefix("launcher").removeprefix(".").partition(".")[0]
+    return name if name in ROOMS else ""
 
 
-def row_of(module: str) -> int:
-    [row] = [i for i, parts in enumerate(LAYERS) if part_of(module) in parts]
-    return row
+def command_folder_of(module: str) -> str:
+    return ".".join(module.split(".")[:3]) if room_of(module) == "commands" else ""
 
 
-def test_every_module_has_one_layer() -> None:
-    parts = [part for row in LAYERS for part in row]
-    assert len(set(parts)) == len(parts)
-    assert set(parts) == {part_of(module) for module in MODULES if module.startswith("launcher.")}
+def test_a_room_imports_only_rooms_above_it_in_the_table() -> None:
+    known: set[str] = set()
+    for room, (_, imports) in ROOMS.items():
+        assert imports <= known, room
+        known.add(room)
+
+
+def test_every_package_is_a_room() -> None:
+    assert {path.name for path in (ROOT / "launcher").iterdir() if (path / "__init__.py").exists()} == set(ROOMS)
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if file.startswith("launcher/")])
-def test_module_imports_lower_layers_only(file: str) -> None:
+def test_module_imports_rooms_of_its_row_only(file: str) -> None:
     module = module_of(file)
+    if file in ("launcher/__main__.py", "launcher/__init__.py"):
+        return
+    room = room_of(module)
+    allowed = {"", room} | (ROOMS[room][1] if room else set())
     ours = {name for name in own_imports_of(file) if name.startswith("launcher.")}
-    upward = {name for name in ours if part_of(name) != part_of(module) and (row_of(name) >= row_of(module))}
-    assert upward == set()
+    assert {name for name in ours if room_of(name) not in allowed} == set()
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.startswith("launcher/commands/")])
+def test_a_command_imports_none_of_another_folder(file: str) -> None:
+    folder = command_folder_of(module_of(file))
+    others = {name for name in own_imports_of(file) if command_folder_of(name) not in ("", folder)}
+    assert others == set()
 
 
 def test_there_is_no_cycle() -> None:

@@ -41,8 +41,8 @@ def normal_numbers(keys_B: Tensor, num: int) -> Tensor:
     """Normally distributed numbers_Bn, float32, n = `num`: a function of the key and the place in the row.
 
     Nothing but integers and one look-up, so the numbers are the same bits on every device and in every batch: 64 bits
-    of a hash (see `keyed`) for each four, and 16 of them say which of 2**16 equally likely quantiles a number is.
-    The largest is 4.3 standard deviations.
+    of a hash (see `keyed_random`) for each four, and 16 of them say which of 2**16 equally likely quantiles a number
+    is. The largest is 4.3 standard deviations.
     """
     quarters_n = torch.arange(-(-num // 4), device=keys_B.device)
     words_Bn = mix(keys_B[:, None] ^ mix(quarters_n))
@@ -52,7 +52,7 @@ def normal_numbers(keys_B: Tensor, num: int) -> Tensor:
 
 
 def mix(words: Tensor) -> Tensor:
-    """`keyed.mix` for int64 tensors, which wrap around as uint64 do."""
+    """`keyed_random.mix` for int64 tensors, which wrap around as uint64 do."""
     words = words + _GAMMA
     words = (words ^ _shifted(words, 30)) * _MULTIPLY_1
     words = (words ^ _shifted(words, 27)) * _MULTIPLY_2

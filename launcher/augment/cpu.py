@@ -19,9 +19,9 @@ from torch import Tensor
 
 from launcher.augment import kernels, ops
 from launcher.augment.draw import INT64
+from launcher.augment.fuse import BLACK, Pass, Step, Window
+from launcher.augment.images import Source
 from launcher.augment.kernels import FLOAT32, UINT8
-from launcher.augment.passes import BLACK, Pass, Step, Window
-from launcher.images import Source
 
 _Run = tuple[slice, slice, bool]
 """Pixels of the result, the pixels that they are, and whether these are to be mirrored."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from launcher import keyed
+from launcher import keyed_random
 from launcher.errors import DataError
 
 BOOL = npt.NDArray[np.bool_]
@@ -27,7 +27,7 @@ RANDOM_RESIZED_CROP_NUMBERS = 2 * _TRIES + 2
 
 def draw_uniforms(seed: int, epoch: int, ids_B: INT64, position: int, num: int) -> FLOAT64:
     """`num` numbers per sample for the operation at `position` of its list: uniforms_BN."""
-    return keyed.uniform(seed, epoch, ids_B[:, None], position, np.arange(num))
+    return keyed_random.uniform(seed, epoch, ids_B[:, None], position, np.arange(num))
 
 
 def exact_size(size: Size) -> tuple[int, int]:

@@ -20,9 +20,9 @@ import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
-from launcher import keyed
+from launcher import keyed_random
 from launcher.augment.draw import FLOAT64, INT64
-from launcher.augment.witness import Tell, tell_nobody
+from launcher.augment.parameter_hash import Tell, tell_nobody
 from launcher.recipe.augment import Augment, Mixing
 
 Method = Literal["mixup", "cutmix"]
@@ -74,7 +74,7 @@ class Mix:
     def draw(self, ids_B: INT64, seed: int, epoch: int, size: tuple[int, int]) -> Drawn:
         """`size`: height and width of the images."""
         ids_P2 = ids_B.reshape(-1, 2)
-        uniforms_PN = keyed.uniform(seed, _MIX, epoch, ids_P2[:, :1], ids_P2[:, 1:], np.arange(_NUMBERS))
+        uniforms_PN = keyed_random.uniform(seed, _MIX, epoch, ids_P2[:, :1], ids_P2[:, 1:], np.arange(_NUMBERS))
         chosen_P = (uniforms_PN[:, 0] * len(self.methods)).astype(np.int64)
         is_cut_P = np.array([method == "cutmix" for method, _ in self.methods])[chosen_P]
         alphas_P = np.array([alpha for _, alpha in self.methods])[chosen_P]

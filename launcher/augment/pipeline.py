@@ -30,12 +30,12 @@ from launcher.augment.cpu import (
     scale_each,
 )
 from launcher.augment.draw import FLOAT64, INT64
+from launcher.augment.fuse import Pass, Step, melt_steps, whole_window
 from launcher.augment.groups import on_device
-from launcher.augment.passes import Pass, Step, melt_steps, whole_window
+from launcher.augment.images import Source, images_of
+from launcher.augment.parameter_hash import Tell, tell_nobody
 from launcher.augment.pixels import PIXEL_OPS
-from launcher.augment.witness import Tell, tell_nobody
 from launcher.errors import DataError
-from launcher.images import Source, images_of
 
 Parameters = npt.NDArray[np.generic]
 

@@ -19,8 +19,8 @@ from launcher.augment import draw_color as colors
 from launcher.augment import draw_warp as warps
 from launcher.augment.draw import FLOAT64, INT64, between
 from launcher.augment.draw_policy import draw_policy, rand_magnitudes, trivial_magnitudes
+from launcher.augment.fuse import Step
 from launcher.augment.groups import Grouped, apply_groups, apply_where, on_device, per_image
-from launcher.augment.passes import Step
 from launcher.augment.policy import apply_policy
 from launcher.augment.warp import WarpMode, warp
 

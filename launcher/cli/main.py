@@ -5,14 +5,14 @@ from __future__ import annotations
 from cyclopts import App
 
 import launcher
-from launcher.cli import runs, starting, trained, training
+from launcher.cli import jobs, model, recipe, runs
 from launcher.cli.outcome import run_app
 
 VERBS = (
-    *(training.check, training.fetch, training.show, training.probe, training.bench),
-    *(starting.tune, starting.verify_resume, starting.submit),
-    training.schema,
-    *(trained.evaluate, trained.predict, trained.export, trained.explain),
+    *(recipe.check, recipe.fetch, recipe.show, recipe.probe, recipe.bench),
+    *(jobs.tune, jobs.verify_resume, jobs.submit),
+    recipe.schema,
+    *(model.evaluate, model.predict, model.export, model.explain),
     *(runs.runs, runs.watch, runs.compare, runs.sync),
 )
 
@@ -25,7 +25,7 @@ app = App(
 cache = App(name="cache", help="What frozen backbones have made of images, kept in data/features.")
 
 
-app.default(training.train)
+app.default(recipe.train)
 for verb in VERBS:
     app.command(verb)
 for verb in (runs.ls, runs.rm):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cyclopts import App, CycloptsError, UnusedCliTokensError
 
+from launcher.distributed.world import World, read_world
 from launcher.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -24,7 +25,6 @@ from launcher.errors import (
     UserError,
     is_peer_lost,
 )
-from launcher.world import World, read_world
 from shards.manifest import ShardsError
 from shards.printable import printable
 

@@ -7,10 +7,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from launcher.cache import list_features, remove_features
-from launcher.runs import list_runs
-from launcher.sync import sync as sync_runs
-from launcher.watch import watch as watch_run
+from launcher.commands.runs.feature_cache import list_features, remove_features
+from launcher.commands.runs.list import list_runs
+from launcher.commands.runs.sync import sync as sync_runs
+from launcher.commands.runs.watch import watch as watch_run
 
 
 def sync(run: Path, /, *runs: Path) -> int:
@@ -72,8 +72,8 @@ def compare(
     wandb_report
         Make a report in W&B, too, when all runs are of one project there.
     """
-    from launcher.compare.main import Wishes
-    from launcher.compare.main import compare as compare_runs
+    from launcher.commands.runs.compare.main import Wishes
+    from launcher.commands.runs.compare.main import compare as compare_runs
 
     return compare_runs(runs, Wishes(curves, html, wandb_report))
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from launcher.data.files import open_sample
+from launcher.augment.images import INT64, Images, lay_side_by_side
+from launcher.data.encoded import open_sample
 from launcher.data.order import Ids
 from launcher.data.reader import ShardReader
-from launcher.images import INT64, Images, lay_side_by_side
 
 _SAMPLES = 64
 _SHARED_MEMORY = Path("/dev/shm")

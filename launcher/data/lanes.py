@@ -20,7 +20,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from launcher import keyed
+from launcher import keyed_random
 from launcher.recipe.plan import Plan
 
 Ids = npt.NDArray[np.int64]
@@ -101,11 +101,11 @@ class _Ring:
 @lru_cache(maxsize=4)
 def _ring(epochs: LaneEpochs, epoch: int) -> _Ring:
     sizes_S = epochs.sizes_S
-    shards_S = keyed.permutation(len(sizes_S), epochs.seed, _SHARDS, epoch)
+    shards_S = keyed_random.permutation(len(sizes_S), epochs.seed, _SHARDS, epoch)
     ends_S = np.cumsum(sizes_S[shards_S])
     shifts_S = np.cumsum(sizes_S)[shards_S] - ends_S
     # Without it, images at the end of a shard would be the only ones that an epoch ever leaves out.
-    start = int(keyed.bits(epochs.seed, _START, epoch)[0] % np.uint64(epochs.plan.num_train))
+    start = int(keyed_random.bits(epochs.seed, _START, epoch)[0] % np.uint64(epochs.plan.num_train))
     return _Ring(shards_S, ends_S, shifts_S, start)
 
 
@@ -115,7 +115,7 @@ def _shuffled(epochs: LaneEpochs, epoch: int, number: int, first_lane: int, end_
     window = epochs.plan.lane_window
     lanes_L1 = np.arange(first_lane, end_lane, dtype=np.int64)[:, None]
     rows_W = np.arange(min(window, epochs.lane_images - number * window), dtype=np.int64)
-    words_LW = keyed.bits(epochs.seed, _WINDOW, epoch, lanes_L1, number, rows_W)
+    words_LW = keyed_random.bits(epochs.seed, _WINDOW, epoch, lanes_L1, number, rows_W)
     places_LW = lanes_L1 * epochs.lane_images + number * window + np.argsort(words_LW, axis=1, kind="stable")
     places_LW.setflags(write=False)
     return places_LW

@@ -27,15 +27,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from launcher.data.damage import Damage
+from launcher.augment.images import Images, Source
+from launcher.data.bad_samples import Damage
 from launcher.data.decoded import Decoded
-from launcher.data.files import Files, Times, read_files
+from launcher.data.encoded import Files, Times, read_files
 from launcher.data.nvjpeg import decode_files
 from launcher.data.order import Ids
 from launcher.data.reader import ShardReader, Work
 from launcher.data.transfer import Block, copy_ahead
-from launcher.images import Images, Source
-from launcher.world import World
+from launcher.distributed.world import World
 
 T = TypeVar("T")
 

@@ -16,12 +16,12 @@ import torchvision.io
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from launcher.data.damage import Damage
+from launcher.augment.images import Images, lay_side_by_side
+from launcher.data.bad_samples import Damage
 from launcher.data.decode import Jpeg
-from launcher.data.files import Files, Times, read_files
+from launcher.data.encoded import Files, Times, read_files
 from launcher.data.reader import ShardReader
 from launcher.errors import DataError
-from launcher.images import Images, lay_side_by_side
 
 PROBE_IMAGES = 128
 """Decoded both ways to find the faster."""

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from launcher import keyed
+from launcher import keyed_random
 from launcher.data.lanes import Ids as Ids
 from launcher.data.lanes import LaneEpochs
 from launcher.recipe.plan import Plan
@@ -91,7 +91,7 @@ def build_order(plan: Plan, manifest: Manifest, seed: int) -> Order:
 @lru_cache(maxsize=2)
 def epoch_order(num_images: int, seed: int, epoch: int) -> Ids:
     """All ids of an epoch without lanes, each once, in the order in which training visits them."""
-    order = keyed.permutation(num_images, seed, _ORDER, epoch)
+    order = keyed_random.permutation(num_images, seed, _ORDER, epoch)
     order.setflags(write=False)
     return order
 

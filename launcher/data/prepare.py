@@ -9,15 +9,15 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
-from launcher.data.origin import Origin
 from launcher.data.reader import LocalFolder, ShardFolder
-from launcher.data.remote import RemoteFolder, fetch_manifest
-from launcher.data.shard_cache import ShardCache
+from launcher.data.remote.origin import Origin
+from launcher.data.remote.remote import RemoteFolder, fetch_manifest
+from launcher.data.remote.shard_cache import ShardCache
+from launcher.distributed.world import World
 from launcher.errors import DataError, Stopped
 from launcher.recipe.resolve import pack_options
 from launcher.recipe.schema import Data
-from launcher.url import is_url
-from launcher.world import World
+from launcher.recipe.url import is_url
 from shards.console import ConsoleProgress
 from shards.manifest import Manifest, read_manifest
 from shards.progress import SILENT, Progress

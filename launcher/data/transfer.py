@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from launcher.data.files import Times
+from launcher.augment.images import Images
+from launcher.data.encoded import Times
 from launcher.data.order import Ids
-from launcher.images import Images
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import torchvision
 from launcher.models import timm
 from launcher.recipe.augment import CenterCrop, Channels, EvalOp, Resize
 from launcher.recipe.backbone import Backbone
-from launcher.recipe.contradictions import has_transform
+from launcher.recipe.lint import has_transform
 from launcher.recipe.schema import Recipe
 
 

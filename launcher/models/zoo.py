@@ -20,7 +20,7 @@ from launcher.models.head import find_classifiers, replace_layer
 from launcher.models.lenet import LeNet
 from launcher.models.weights import load_weights, read_weights
 from launcher.recipe.backbone import Backbone, Head
-from launcher.recipe.contradictions import Problem
+from launcher.recipe.lint import Problem
 
 IMAGENET_CLASSES = 1000
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 from pydantic.json_schema import GenerateJsonSchema
 
-from launcher.duration import Duration, parse_duration
+from launcher.recipe.duration import Duration, parse_duration
 
 
 class _Schema(GenerateJsonSchema):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from launcher.duration import Duration
+from launcher.recipe.duration import Duration
 from launcher.recipe.fields import Fraction, Interval, Length, NotNegative, Positive, Section
 
 

@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from launcher.duration import Duration
-from launcher.recipe.contradictions import Problem
+from launcher.recipe.duration import Duration
+from launcher.recipe.lint import Problem
 from launcher.recipe.optim import OneCycle, Step
 from launcher.recipe.schema import Bce, Recipe, Train
 

@@ -7,9 +7,9 @@ import math
 import re
 from pathlib import Path
 
-from launcher.duration import Duration
 from launcher.recipe.backbone import Head
-from launcher.recipe.contradictions import has_transform
+from launcher.recipe.duration import Duration
+from launcher.recipe.lint import has_transform
 from launcher.recipe.optim import Constant
 from launcher.recipe.schema import CrossEntropy, Data, Recipe
 from shards.manifest import MANIFEST_NAME

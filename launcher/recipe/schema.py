@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from launcher.duration import Duration
 from launcher.recipe.augment import Augment
 from launcher.recipe.backbone import Backbone
+from launcher.recipe.duration import Duration
 from launcher.recipe.fields import Count, Interval, NotNegative, Positive, Section, StepInterval
 from launcher.recipe.optim import Constant, Optim, Schedule
 

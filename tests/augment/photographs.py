@@ -8,7 +8,7 @@ from sklearn.datasets import load_sample_image
 from torch import Tensor
 
 from launcher.augment.draw import INT64
-from launcher.images import Images
+from launcher.augment.images import Images
 
 # height, width, and the corner they are cut at; both photographs are 427 x 640.
 _CUTS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from launcher import keyed
+from launcher import keyed_random
 from launcher.augment import blur
 from tests.augment.parity import IMAGES_BCHW
 
@@ -15,7 +15,7 @@ KEYS = torch.tensor([5, 2**53 - 1, 0, 123456789])
 def test_mixing_equals_that_of_keys() -> None:
     words = np.random.default_rng(0).integers(-(2**63), 2**63 - 1, 1000)
     with np.errstate(over="ignore"):
-        expected = keyed.mix(words.astype(np.uint64)).astype(np.int64)
+        expected = keyed_random.mix(words.astype(np.uint64)).astype(np.int64)
     assert np.array_equal(blur.mix(torch.tensor(words)).numpy(), expected)
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from launcher.augment import cpu, ops
 from launcher.augment.draw import INT64, center_offsets, exact_sizes, whole_boxes
+from launcher.augment.fuse import Pass, Step, Window, crop_window, whole_window
+from launcher.augment.images import Images
 from launcher.augment.ops import Interpolation
-from launcher.augment.passes import Pass, Step, Window, crop_window, whole_window
-from launcher.images import Images
 from tests.augment.photographs import in_a_block, load_photographs
 
 LEVELS: dict[Interpolation, float] = {"bilinear": 1.01, "bicubic": 1.2}

@@ -12,8 +12,8 @@ from torchvision.transforms.v2 import functional as reference
 
 from launcher.augment import draw, ops
 from launcher.augment.draw import INT64
+from launcher.augment.fuse import Window, crop_window, whole_window
 from launcher.augment.ops import Interpolation
-from launcher.augment.passes import Window, crop_window, whole_window
 from tests.augment.photographs import load_photographs, pack, worst_difference
 
 PHOTOGRAPHS = load_photographs()

@@ -15,6 +15,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
 from launcher.augment.draw import INT64
+from launcher.augment.images import Images
 from launcher.augment.ops import Interpolation
 from launcher.augment.pipeline import (
     KINDS,
@@ -26,7 +27,6 @@ from launcher.augment.pipeline import (
     output_size,
 )
 from launcher.errors import UserError
-from launcher.images import Images
 from launcher.recipe.augment import (
     CenterCrop,
     HorizontalFlip,

@@ -11,9 +11,9 @@ from pydantic import TypeAdapter
 from torch import Tensor
 from torchvision.transforms.v2 import functional as reference
 
+from launcher.augment.images import images_of
 from launcher.augment.pipeline import Op, build_augment, draw_parameters
 from launcher.augment.pixels import PIXEL_OPS
-from launcher.images import images_of
 from launcher.recipe.augment import CenterCrop, HorizontalFlip, Resize, TrainOp
 from launcher.recipe.augment_pixels import PIXEL_OPS as NAMES
 from tests.augment.photographs import in_corners, load_photographs, pack

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from launcher.augment.images import Source
 from launcher.data.decode import decode_image
 from launcher.data.decoded import (
     create_shared,
@@ -25,7 +26,6 @@ from launcher.data.decoded import (
 from launcher.data.loader import Loader
 from launcher.data.order import Ids
 from launcher.data.reader import ShardReader
-from launcher.images import Source
 from shards.manifest import read_manifest
 from shards.sources import PackOptions
 from shards.write import pack

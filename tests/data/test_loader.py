@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from launcher.augment.images import Source
 from launcher.data.decode import decode_image
 from launcher.data.loader import READ_AHEAD, Loader, count_workers
 from launcher.data.order import Ids
 from launcher.data.reader import Sample, ShardReader
+from launcher.distributed.world import World
 from launcher.errors import DataError
-from launcher.images import Source
-from launcher.world import World
 from shards.manifest import read_manifest
 from shards.sources import PackOptions
 from shards.write import pack

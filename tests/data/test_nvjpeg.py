@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from launcher.data.damage import Damage
+from launcher.data.bad_samples import Damage
 from launcher.data.decode import open_image
-from launcher.data.files import Files, Times
+from launcher.data.encoded import Files, Times
 from launcher.data.nvjpeg import decode_files, time_decoders
 from launcher.data.reader import ShardReader
 from launcher.errors import DataError

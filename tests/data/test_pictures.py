@@ -10,7 +10,7 @@ import pytest
 
 from launcher.data.pictures import UNKNOWN, find_pictures
 from launcher.errors import DataError, UserError
-from tests.judged_run import CLASSES, read_split, write_files
+from tests.harness.judged_run import CLASSES, read_split, write_files
 
 
 def test_everything_is_read_in_the_order_in_which_it_is_named(few_shards: Path, tmp_path: Path) -> None:

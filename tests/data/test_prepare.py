@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from launcher.data.prepare import prepare_data
+from launcher.distributed.world import World
 from launcher.errors import DataError
 from launcher.recipe.schema import Data
-from launcher.world import World
 from shards.manifest import ShardsError, read_manifest
 from tests.data.made import SIDE, pack_synthetic
 
@@ -17,7 +17,7 @@ PROGRAM = """
 import shards.write as write
 from launcher.data.prepare import prepare_data
 from launcher.recipe.schema import Data
-from launcher.world import World
+from launcher.distributed.world import World
 
 real = write._pack
 

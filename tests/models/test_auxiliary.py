@@ -8,8 +8,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
-from launcher.loss import build_loss, with_auxiliary
-from launcher.models.freeze import freeze, frozen_names, set_training
+from launcher.models.frozen.freeze import freeze, frozen_names, set_training
+from launcher.models.loss import build_loss, with_auxiliary
 from launcher.models.zoo import Network, build_model
 from launcher.recipe.backbone import Backbone
 from launcher.recipe.schema import Bce, CrossEntropy

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from launcher.errors import UserError
-from launcher.models.freeze import freeze, frozen_names, frozen_sha256, set_training
+from launcher.models.frozen.freeze import freeze, frozen_names, frozen_sha256, set_training
 from launcher.models.zoo import Network, build_model, check_backbone
 from launcher.recipe.backbone import Backbone, Head
 

@@ -16,8 +16,8 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
+from launcher.augment.images import images_of
 from launcher.augment.pipeline import build_augment
-from launcher.images import images_of
 from launcher.models import transform
 from launcher.models.timm import read_timm_data
 from launcher.models.transform import Transform, fill_from_weights, read_transform

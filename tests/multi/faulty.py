@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import launcher.__main__
-from launcher import fit, step
 from launcher.data.reader import Sample, ShardReader
+from launcher.train import loop as fit
+from launcher.train import step
 
 STEP = 40
 READS = 1500

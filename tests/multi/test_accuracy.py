@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import DIGITS, events, journal, summary, train
+from tests.harness.runs import DIGITS, events, journal, summary, train
 
 
 @pytest.fixture(scope="module")

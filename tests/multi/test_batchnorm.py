@@ -9,18 +9,18 @@ import torch
 from safetensors.torch import load_file
 
 from launcher.augment.pipeline import build_augment
+from launcher.data.feed import ImageFeed
 from launcher.data.loader import Loader
 from launcher.data.reader import ShardReader
-from launcher.evaluate import evaluate
-from launcher.feed import ImageFeed
-from launcher.loss import build_loss
+from launcher.distributed.strategy import build_strategy
+from launcher.distributed.world import World
+from launcher.models.loss import build_loss
 from launcher.models.zoo import build_model
 from launcher.recipe.parse import load_recipe
 from launcher.recipe.plan import make_plan
-from launcher.strategy import build_strategy
-from launcher.world import World
+from launcher.train.evaluate import evaluate
 from shards.manifest import read_manifest
-from tests.runs import RECIPES, summary, train
+from tests.harness.runs import RECIPES, summary, train
 
 RECIPE = RECIPES / "resnet18_cifar10_finetune_sgd.yaml"
 

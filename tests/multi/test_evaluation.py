@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from launcher.cli.main import run
-from tests.judged_run import NUM_TEST, train_lenet
-from tests.runs import run as start
+from tests.harness.judged_run import NUM_TEST, train_lenet
+from tests.harness.runs import run as start
 
 
 def test_two_processes_judge_as_one(tmp_path: Path, few_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from shards.sources import PackOptions
 from shards.write import pack
-from tests.runs import DIGITS, environment, events, finish, free_port, run, start, train_records, wait_until
+from tests.harness.runs import DIGITS, environment, events, finish, free_port, run, start, train_records, wait_until
 
 
 def test_a_picture_that_only_the_second_rank_meets_is_named(tmp_path: Path) -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from launcher import train as program
+from launcher.checkpoint.atomic import check_folder
 from launcher.cli.main import run as run_command
-from launcher.commit import check_folder
 from launcher.errors import UserError
-from tests.frozen_run import LENET, Place
-from tests.runs import events, summary, train_records
-from tests.small_run import flip_a_bit, saved_steps
-from tests.test_commit import DAMAGES
+from launcher.train import main as program
+from tests.checkpoint.test_atomic import DAMAGES
+from tests.harness.frozen_run import LENET, Place
+from tests.harness.runs import events, summary, train_records
+from tests.harness.small_run import flip_a_bit, saved_steps
 
 PLAIN = (LENET, "backbone.freeze=none", "optim={name: adam, lr: 0.002}", "log.samples=true", "data.cache=none")
 CHECKPOINT_BYTES = 740_000

@@ -12,9 +12,9 @@ import pytest
 import torch
 import torchvision
 
-from launcher.data.features import open_features
-from tests.frozen_run import FLIPS, STAGES, TEXT
-from tests.runs import Record, finish, run, start, summary, train, train_records, wait_until
+from launcher.data.features.format import open_features
+from tests.harness.frozen_run import FLIPS, STAGES, TEXT
+from tests.harness.runs import Record, finish, run, start, summary, train, train_records, wait_until
 
 Words = list[str | Path]
 

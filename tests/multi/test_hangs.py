@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import DIGITS, environment, events, finish, free_port, start, train_records, wait_until
+from tests.harness.runs import DIGITS, environment, events, finish, free_port, start, train_records, wait_until
 
 PROGRAM = Path(__file__).parent / "faulty.py"
 HOST = re.escape(socket.gethostname())

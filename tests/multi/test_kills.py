@@ -1,4 +1,4 @@
-"""Runs killed at any time and at every change they make to the disk: see tests/kills.py."""
+"""Runs killed at any time and at every change they make to the disk: see tests/harness/kills.py."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from tests.runs import ROOT, environment
+from tests.harness.runs import ROOT, environment
 
 IS_LONG = bool(os.environ.get("LAUNCHER_LONG_TESTS"))
 
 
 def kill(*words: str | Path, cwd: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.kills", *map(str, words)]
+    command = [sys.executable, "-m", "tests.harness.kills", *map(str, words)]
     path = {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
     ended = subprocess.run(command, cwd=cwd, env={**environment(), **path}, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr}"

@@ -12,7 +12,7 @@ from launcher.recipe.parse import load_recipe
 from launcher.recipe.resolve import pack_options
 from shards.manifest import read_manifest
 from shards.write import pack
-from tests.runs import DIGITS, events, start, stop_after, train, train_records
+from tests.harness.runs import DIGITS, events, start, stop_after, train, train_records
 
 EPOCHS, STEPS_PER_EPOCH, GLOBAL_BATCH = 2, 33, 32
 LANES = ["data.images_per_shard=90", "data.lanes=4", "data.shuffle_images=200"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shards.manifest import read_index, read_manifest
-from tests.runs import DIGITS, events, run, summary, train, train_records
+from tests.harness.runs import DIGITS, events, run, summary, train, train_records
 
 DAMAGED = {"train": 5, "valid": 0, "test": 2}
 """Image of each split. The first is among those that are looked at to judge whether a split fits into memory."""

@@ -14,7 +14,7 @@ import pytest
 from launcher.recipe.parse import load_recipe
 from launcher.recipe.resolve import pack_options
 from shards.write import pack
-from tests.runs import (
+from tests.harness.runs import (
     DIGITS,
     Ended,
     Record,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import DIGITS, events, finish, run, start, stop_after, summary, train, train_records, wait_until
+from tests.harness.runs import DIGITS, events, finish, run, start, stop_after, summary, train, train_records, wait_until
 
 TOTAL_STEPS = 66
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from launcher.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR
-from tests.runs import run as start
-from tests.two_runs import FOLDERS, RUNS, SPOILT, expect, launch, list_files
+from tests.harness.runs import run as start
+from tests.harness.two_runs import FOLDERS, RUNS, SPOILT, expect, launch, list_files
 
 pytestmark = pytest.mark.timeout(150)
 """Nothing of this takes long: what hangs is to be seen."""

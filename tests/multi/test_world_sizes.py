@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import DIGITS, train, train_records
+from tests.harness.runs import DIGITS, train, train_records
 
 
 def settings(digits: Path) -> list[str]:

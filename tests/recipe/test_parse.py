@@ -10,9 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from launcher.duration import Duration
 from launcher.errors import RecipeError
-from launcher.recipe.explain import explain
+from launcher.recipe.duration import Duration
+from launcher.recipe.messages import explain
 from launcher.recipe.optim import Cosine, Sgd
 from launcher.recipe.parse import PLAIN, load_recipe
 from launcher.recipe.schema import Recipe

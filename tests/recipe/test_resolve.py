@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from launcher.recipe.contradictions import find_contradictions
+from launcher.recipe.lint import find_contradictions
 from launcher.recipe.parse import load_recipe
 from launcher.recipe.plan import make_plan
 from launcher.recipe.resolve import debug_recipe, pack_options, probe_recipe, resolve_recipe

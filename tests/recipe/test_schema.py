@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from launcher.cli.main import run
-from launcher.duration import Duration
 from launcher.recipe.augment import RANDOM_OPS, EvalOp, TrainOp
+from launcher.recipe.duration import Duration
 from launcher.recipe.fields import Section
 from launcher.recipe.parse import load_recipe
 from launcher.recipe.schema import Recipe

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.recipe.contradictions import Problem
+from launcher.recipe.lint import Problem
 from launcher.recipe.parse import load_recipe
 from launcher.recipe.plan import PlanError, make_plan
 from launcher.recipe.schema import Data

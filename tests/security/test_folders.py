@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cache import remove_features
-from launcher.data.features import FACTS, Layout, Value, commit_features, open_features
+from launcher.commands.runs.feature_cache import remove_features
+from launcher.data.features.format import FACTS, Layout, Value, commit_features, open_features
 from launcher.errors import RunError, UserError
-from launcher.log.journal import Journal
 from launcher.recipe.lock import write_lock
 from launcher.recipe.schema import Recipe
-from launcher.run import open_run
+from launcher.run.folder import open_run
+from launcher.run.journal import Journal
 from shards.manifest import write_atomically
+from tests.harness.runs import DIGITS, train
 from tests.recipe.right import load
-from tests.runs import DIGITS, train
 
 INSIDE = ("checkpoints", "logs", "pictures", "wandb", "recipe.lock.yaml", "journal.jsonl", "summary.json", ".in-use")
 LAYOUT = Layout((Value("float32", (2,)),), 1, 1)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from launcher.log.credentials import has_wandb_credentials
-from tests.log.wandb_program import KEY, result_of, spawn
-from tests.log.wandb_server import WandbServer
+from launcher.run.credentials import has_wandb_credentials
+from tests.run.wandb_program import KEY, result_of, spawn
+from tests.run.wandb_server import WandbServer
 
 LINE = f"machine api.wandb.ai login user password {KEY}\n"
 

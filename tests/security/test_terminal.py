@@ -9,12 +9,12 @@ import pytest
 
 from launcher.cli.main import run as command
 from launcher.errors import DataError, RecipeError, RunError
-from launcher.log.console import Console
-from launcher.run import SUMMARY_NAME, read_summary
-from launcher.summary import summary_rows
+from launcher.run.console import Console
+from launcher.run.folder import SUMMARY_NAME, read_summary
+from launcher.train.summary import summary_rows
 from shards.manifest import ShardsError
 from shards.printable import printable
-from tests.runs import DIGITS
+from tests.harness.runs import DIGITS
 
 HOSTILE = "\x1b[2J\x1b]0;title\x07\x9b31m[red]cat[/red] :smile:\r\u202egpj\x00\ud800"
 SHOWN = r"\x1b[2J\x1b]0;title\x07\x9b31m[red]cat[/red] :smile:\r\u202egpj\x00\ud800"
@@ -55,7 +55,7 @@ def test_an_error_shows_text(
     def fail(*arguments: object) -> None:
         raise error(f"{HOSTILE}: cannot be read")
 
-    monkeypatch.setattr("launcher.check.check", fail)
+    monkeypatch.setattr("launcher.commands.recipe.check.check", fail)
     assert command(["check", str(DIGITS)]) in (1, 2)
     err = capsys.readouterr().err
     assert "[red]cat[/red] :smile:" in err

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from launcher.commit import HASHES, check_folder, prune
+from launcher.checkpoint.atomic import HASHES, check_folder, prune
 from launcher.errors import CheckpointError, RunError, UserError
 from launcher.models.weights import read_weights
+from tests.harness.small_run import SmallRun, alone, restore, save_two, saved_steps, silent
 from tests.security.payload import Payload, payload_bytes
-from tests.small_run import SmallRun, alone, restore, save_two, saved_steps, silent
 
 
 def hostile_file(path: Path, mark: Path) -> None:

@@ -23,7 +23,7 @@ from shards.manifest import (
     write_index,
     write_manifest,
 )
-from tests.small_disk import mount_small
+from tests.harness.small_disk import mount_small
 
 MANIFEST = Manifest(
     source="digits seed=0",

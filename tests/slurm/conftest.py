@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import environment
+from tests.harness.runs import environment
 from tests.slurm.cluster import Cluster, why_not
 
 

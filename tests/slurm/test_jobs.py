@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tests.runs import DIGITS, ROOT, Record, events, journal, summary, train_records
+from tests.harness.runs import DIGITS, ROOT, Record, events, journal, summary, train_records
 from tests.slurm.cluster import Cluster
 
 TRAIN = ROOT / "slurm" / "train.sbatch"

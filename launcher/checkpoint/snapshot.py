@@ -1,0 +1,131 @@
+"""What a checkpoint holds, copied to memory of the host in one pass, and written from there whole or not at all.
+
+Training waits for the copy alone. The files are described in `checkpoint`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from launcher.checkpoint.atomic import commit, point, prune
+from launcher.checkpoint.network_spec import CARD_NAME
+from launcher.checkpoint.optimizer_state import read_groups, read_tensors
+from launcher.checkpoint.restore import OptimizerFacts, Progress, TrainState, step_name
+from launcher.checkpoint.tensor_file import TensorFile, write_tensors
+from launcher.errors import RunError
+from launcher.run.journal import render_json
+
+Files = dict[str, TensorFile]
+"""By the file's name without its end."""
+
+
+class HostMemory:
+    """Holds one snapshot at a time, in the same memory from save to save: new pages cost more than the copy."""
+
+    def __init__(self) -> None:
+        self._files: Files = {}
+
+    def copy(self, tensors: dict[str, dict[str, Tensor]]) -> Files:
+        """`tensors`: of each file."""
+        for name, each in tensors.items():
+            if name not in self._files or not self._files[name].fits(each):
+                self._files[name] = TensorFile(each)
+            self._files[name].copy(each)
+        return {name: self._files[name] for name in tensors}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A training at the end of a step, in memory of the host."""
+
+    progress: Progress
+    files: Files
+    optimizer: OptimizerFacts
+    facts: dict[str, Any]
+    card: dict[str, Any]
+    copied: torch.cuda.Event | None
+    """When the copies from the GPU are complete; None on a CPU, where they are."""
+
+
+def take_snapshot(state: TrainState, progress: Progress, rngs: list[dict[str, Tensor]], memory: HostMemory) -> Snapshot:
+    """`rngs`: states of the random generators of every rank. Valid until `memory` takes the next."""
+    tensors = {
+        "model": state.model.state_dict(),
+        "optimizer": read_tensors(state.model, state.optimizer),
+        "rng": {f"{rank}.{name}": tensor for rank, states in enumerate(rngs) for name, tensor in states.items()},
+    }
+    if state.ema is not None:
+        tensors["ema"] = state.ema.module.state_dict()
+    device = state.strategy.device
+    return Snapshot(
+        progress=progress,
+        files=memory.copy(tensors),
+        optimizer={"groups": read_groups(state.model, state.optimizer), "scaler": state.strategy.scaler_state},
+        facts=_facts(state, len(rngs)),
+        card=state.card.facts(),
+        copied=torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None,
+    )
+
+
+def write_snapshot(folder: Path, snapshot: Snapshot, keep: int) -> None:
+    """Write `folder/step-...`, point `last` (and `best`, when it is that) to it, prune.
+
+    Raise OSError when that fails: what was written of it is removed, and the checkpoint before stands.
+    """
+    progress = snapshot.progress
+    name = step_name(progress.step)
+    temporary = folder / f".{name}.tmp"
+    try:
+        _write_files(temporary, snapshot)
+        commit(temporary, folder / name)
+        point(folder, "last", name)
+        if progress.best is not None and progress.best.step == progress.step:
+            point(folder, "best", name)
+        prune(folder, name, keep)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)  # on a full disk others need the room
+        raise
+
+
+def _write_files(folder: Path, snapshot: Snapshot) -> None:
+    if snapshot.copied is not None:
+        snapshot.copied.synchronize()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, file in snapshot.files.items():
+        facts = {"optimizer": json.dumps(snapshot.optimizer)} if name == "optimizer" else {}
+        file.write(folder / f"{name}.safetensors", facts)
+    (folder / "state.json").write_text(render_json({**asdict(snapshot.progress), **snapshot.facts}, indent=1))
+    (folder / CARD_NAME).write_text(render_json(snapshot.card, indent=1))
+
+
+def save_weights(folder: Path, state: TrainState) -> None:
+    """Write the network alone, as step 0, `last` and `best`: of what was fitted in no steps. Called by rank 0 alone."""
+    name = step_name(0)
+    temporary = folder / f".{name}.tmp"
+    try:
+        temporary.mkdir(parents=True)
+        write_tensors(temporary / "model.safetensors", state.model.state_dict())
+        (temporary / "state.json").write_text(render_json({**asdict(Progress()), **_facts(state, 1)}, indent=1))
+        (temporary / CARD_NAME).write_text(render_json(state.card.facts(), indent=1))
+        commit(temporary, folder / name)
+        for link in ("last", "best"):
+            point(folder, link, name)
+    except OSError as error:
+        raise RunError(f"{folder / name}: cannot be written ({one_line(error)})") from None
+
+
+def _facts(state: TrainState, world_size: int) -> dict[str, Any]:
+    return {"wandb_id": state.wandb_id, "data_sha256": state.data_sha256, "world_size": world_size}
+
+
+def one_line(error: Exception) -> str:
+    """Why a write failed."""
+    return " ".join(str(error).split())

@@ -1,0 +1,122 @@
+"""What a network said of every image of a split: gathered from all processes, kept for comparing runs.
+
+N images, B batch, K classes, T the best classes of each image.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from launcher.data.feed import Examples
+from launcher.distributed.strategy import Strategy
+from shards.manifest import write_atomically
+
+TOP = 5
+BINS = 15
+"""Of the calibration error, as in Guo et al. 2017, On Calibration of Modern Neural Networks."""
+
+Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """In the order of ids. `label_probs_N`: of the true class. `losses_N`: nats."""
+
+    ids_N: Integers
+    labels_N: Integers
+    top_NT: Integers
+    """Class numbers, the likeliest first."""
+    probs_NT: Floats
+    label_probs_N: Floats
+    losses_N: Floats
+
+    @property
+    def is_right_N(self) -> npt.NDArray[np.bool_]:  # noqa: N802 - as the fields
+        return np.asarray(self.top_NT[:, 0] == self.labels_N)
+
+    @property
+    def mean_loss(self) -> float:
+        """Rounded once, so that no order of summing is in it; what is not a number stays so."""
+        losses = self.losses_N.astype(np.float64)
+        return math.fsum(losses) / len(losses) if np.isfinite(losses).all() else float(losses.mean())
+
+    @property
+    def calibration_error(self) -> float:
+        return calibration_error(self.probs_NT[:, 0], self.is_right_N)
+
+    def worst(self, number: int) -> Integers:
+        """Rows of the most certain mistakes, the worst first."""
+        wrong = np.flatnonzero(~self.is_right_N)
+        order = np.argsort(-self.probs_NT[wrong, 0], kind="stable")
+        rows: Integers = wrong[order[:number]]
+        return rows
+
+
+def calibration_error(confidences_N: Floats, is_right_N: npt.NDArray[np.bool_], bins: int = BINS) -> float:
+    """Expected calibration error: over bins of equal width, the share of the images that are in one times how far
+    their mean confidence is from the share of them that are right. A bin has its lower bound, the last also 1."""
+    number_N = np.searchsorted(np.linspace(0, 1, bins + 1), confidences_N.astype(np.float64), side="right") - 1
+    number_N = np.clip(number_N, 0, bins - 1)
+    gaps = np.zeros(bins)
+    np.add.at(gaps, number_N, confidences_N.astype(np.float64) - is_right_N)
+    return float(np.abs(gaps).sum() / len(confidences_N))
+
+
+class Collector:
+    """Remembers what this process's part of an evaluation comes to. `note` is a `Note` of `evaluate`."""
+
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        """`tell` hears how many images of this process are done."""
+        self._tell = tell
+        self._parts: list[Predictions] = []
+        self._num_done = 0
+
+    def note(self, examples: Examples, scores_BK: Tensor, losses_B: Tensor) -> None:
+        counted_B = examples.weights_B > 0
+        probs_BK = scores_BK.float().softmax(dim=1)
+        probs_BT, top_BT = probs_BK.topk(min(TOP, probs_BK.shape[1]), dim=1)
+        label_probs_B = probs_BK.gather(1, examples.labels_B[:, None])[:, 0]
+        tensors = (examples.labels_B, top_BT, probs_BT, label_probs_B, losses_B.float())
+        ids_B = examples.ids_B[counted_B.cpu().numpy()]
+        self._parts.append(Predictions(ids_B, *(tensor[counted_B].cpu().numpy() for tensor in tensors)))
+        self._num_done += int((examples.ids_B >= 0).sum())
+        self._tell(self._num_done)
+
+    def gather(self, strategy: Strategy, name_of: Callable[[int], str]) -> tuple[Predictions, list[str]]:
+        """Those of all processes and the images' names, on every process."""
+        mine = [_join(self._parts)] if self._parts else []
+        names = [name_of(i) for part in mine for i in part.ids_N.tolist()]
+        parts = strategy.gather((mine, names))
+        everything = _join([part for each, _ in parts for part in each])
+        assert (np.diff(everything.ids_N) > 0).all(), "portions of a split are in order, and disjoint"
+        return everything, [name for _, each in parts for name in each]
+
+
+def write_predictions(predictions: Predictions, names: Sequence[str], classes: Sequence[str], path: Path) -> None:
+    """A compressed NumPy archive without pickles: `name`, `label`, `top`, `prob`, `label_prob`, `loss` for each image,
+    and `classes`. Raise OSError when it cannot be written."""
+    stream = io.BytesIO()
+    np.savez_compressed(
+        stream,
+        name=np.array(names, dtype=np.str_),
+        label=predictions.labels_N.astype(np.int32),
+        top=predictions.top_NT.astype(np.int32),
+        prob=predictions.probs_NT,
+        label_prob=predictions.label_probs_N,
+        loss=predictions.losses_N,
+        classes=np.array(classes, dtype=np.str_),
+    )
+    write_atomically(path, stream.getvalue())
+
+
+def _join(parts: Sequence[Predictions]) -> Predictions:
+    return Predictions(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(Predictions)))

@@ -1,0 +1,119 @@
+"""What an evaluation leaves: files, pictures and a table. K classes."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from launcher.commands.model.evaluate.predictions import BINS, Predictions, write_predictions
+from launcher.commands.model.infer import Turn
+from launcher.data.feed import ImageFeed
+from launcher.errors import UserError
+from launcher.metrics.counts import Figures
+from launcher.run.charts import Matrix, title_of, write_confusion, write_per_class
+from launcher.run.console import Row
+from launcher.run.journal import render_json
+from launcher.run.pictures import find_cell, to_pixels, write_sheet
+from launcher.train.summary import figures_rows
+from shards.manifest import write_atomically
+
+FIGURES_NAME = "figures.json"
+MISTAKES = 25
+COLUMNS = 5
+CONFUSED = 3
+"""Pairs of classes that the table names."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`facts`: of what, on what. `confusion_KK`: [true, predicted]; without rows where the classes are too many."""
+
+    facts: dict[str, Any]
+    figures: Figures
+    confusion_KK: Matrix
+    predictions: Predictions
+    names: Sequence[str]
+    classes: Sequence[str]
+
+
+def write_evaluation(evaluation: Evaluation, feed: ImageFeed, turn: Turn, folder: Path) -> list[str]:
+    """All files; what is to be said about them. Raise OSError when one cannot be written."""
+    e, notes = evaluation, []
+    content = {**e.facts, "figures": e.figures}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FIGURES_NAME).unlink(missing_ok=True)  # comes last: without it, the rest counts as cut off
+    write_predictions(e.predictions, e.names, e.classes, folder / "predictions.npz")
+    if len(e.confusion_KK):
+        write_atomically(folder / "confusion.csv", _render_matrix(e.confusion_KK, e.classes).encode())
+    else:
+        notes.append(f"no confusion matrix: {len(e.classes):,} classes are too many")
+    try:
+        _write_charts(e, folder)
+    except UserError as error:
+        notes.append(str(error))
+    _write_mistakes(e, feed, turn, folder / "mistakes.png")
+    write_atomically(folder / FIGURES_NAME, f"{render_json(content, indent=1)}\n".encode())
+    return notes
+
+
+def evaluation_rows(evaluation: Evaluation, folder: Path) -> list[Row]:
+    """What a person wants to know first."""
+    e = evaluation
+    left_out = e.figures.get("num_left_out")
+    return [
+        ("checkpoint", str(e.facts["checkpoint"])),
+        ("data", f"{e.facts['data']}{'' if e.facts['transform'] == 'none' else ', ' + e.facts['transform']}"),
+        *figures_rows(e.facts["split"], e.figures),
+        ("calibration error", f"{e.figures['calibration_error_frac']:.2%}  ({BINS} bins)"),
+        *([("confused most", confused)] if (confused := _name_confused(e)) else []),
+        *([("left out", f"{left_out:,} images that cannot be read")] if left_out else []),
+        ("folder", str(folder)),
+    ]
+
+
+def _name_confused(e: Evaluation) -> str:
+    """`bees taken for ants 5 times, ...`."""
+    if not len(e.confusion_KK):
+        return ""
+    off_KK = e.confusion_KK * (1 - np.eye(len(e.classes), dtype=np.int64))
+    order = np.argsort(-off_KK, axis=None, kind="stable")[:CONFUSED]
+    pairs = [divmod(int(place), len(e.classes)) for place in order]
+    return ", ".join(f"{e.classes[i]} taken for {e.classes[j]} {off_KK[i, j]:,}x" for i, j in pairs if off_KK[i, j])
+
+
+def _write_charts(e: Evaluation, folder: Path) -> None:
+    """Raise UserError where matplotlib is not installed, OSError when one cannot be written."""
+    title = title_of(e.facts["split"], e.figures)
+    if len(e.confusion_KK):
+        write_confusion(e.confusion_KK, e.classes, title, folder / "confusion.png")
+    write_per_class(e.figures["per_class"], title, folder / "per_class.png")
+
+
+def _render_matrix(confusion_KK: Matrix, classes: Sequence[str]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["true \\ predicted", *classes])
+    writer.writerows([name, *row] for name, row in zip(classes, confusion_KK.tolist(), strict=True))
+    return stream.getvalue()
+
+
+def _write_mistakes(e: Evaluation, feed: ImageFeed, turn: Turn, path: Path) -> None:
+    """The most certain mistakes as the network saw them, each under what it said, how surely, and what is true."""
+    rows_M = e.predictions.worst(MISTAKES)
+    if not len(rows_M):
+        path.unlink(missing_ok=True)  # of an evaluation before this one
+        return
+    [examples] = feed.batches([(0, e.predictions.ids_N[rows_M])])
+    assert examples.images_BCHW is not None
+    pixels = to_pixels(turn(examples.images_BCHW), feed.augment.mean, feed.augment.std)
+    said = zip(rows_M, e.predictions.top_NT[rows_M, 0], e.predictions.probs_NT[rows_M, 0], strict=True)
+    captions = [f"{e.classes[top]}: {prob:.0%} ({e.classes[e.predictions.labels_N[row]]})" for row, top, prob in said]
+    cells = list(zip(captions, pixels, strict=True))
+    rows = [cells[start : start + COLUMNS] for start in range(0, len(cells), COLUMNS)]
+    write_sheet(rows, find_cell((pixels.shape[1], pixels.shape[2])), path)

@@ -1,0 +1,110 @@
+"""Whose pictures are judged: the run's own data, or another folder of the same classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.checkpoint.network_spec import Card
+from launcher.data.pictures import FilePart, PictureReader, ShardPart
+from launcher.data.prepare import open_folder, prepare_data
+from launcher.data.reader import ShardReader
+from launcher.distributed.strategy import Strategy
+from launcher.errors import DataError, UserError, nearest, nearest_path
+from launcher.recipe.schema import Data
+from launcher.recipe.url import is_url
+from shards.manifest import MANIFEST_NAME, ShardsError
+from shards.sources.imagefolder import list_images
+from shards.sources.listing import UNDIVIDED, PackOptions
+from shards.splits import canonical_split
+
+SHOWN_CLASSES = 5
+"""Names of each kind that a message has."""
+
+
+DEFAULT_SPLIT = "test"
+
+
+@dataclass(frozen=True)
+class Source:
+    """`place`: folder or URL. `sha256`: of its manifest; None where there is none."""
+
+    reader: ShardReader
+    place: str
+    sha256: str | None
+
+
+def open_source(data: str | None, split: str, card: Card, strategy: Strategy) -> Source:
+    """The images of a split, with the class numbers of the run. Every process calls this.
+
+    `data`: a folder of shards or its URL, or a folder with a folder for each class, with or without splits above;
+    None: the data that the run was trained on. Raise UserError when split or classes are not there, and ShardsError,
+    DataError as `prepare_data`.
+    """
+    section = card.recipe.data
+    if data is None:
+        return _open_own(section, split, card, strategy)
+    if is_url(data) or (Path(data) / MANIFEST_NAME).exists():
+        section = section.model_copy(update={"dir": data, "source": None, "split": None, "classes": None})
+        return _open_shards(section, split, card, strategy)
+    if not Path(data).is_dir():
+        what = "is no" if Path(data).exists() else "no such"
+        advice = f"name one of shards, or one with a folder for each class{nearest_path(Path(data))}"
+        raise UserError(f"--data {data}: {what} folder; {advice}")
+    return _open_images(data, split, card)
+
+
+def _open_own(section: Data, split: str, card: Card, strategy: Strategy) -> Source:
+    """Raise UserError when they are no more, or others."""
+    try:
+        return _open_shards(section, split, card, strategy)
+    except (ShardsError, DataError) as error:
+        raise UserError(f"{error}; or name pictures of the same classes with --data") from None
+
+
+def _open_shards(section: Data, split: str, card: Card, strategy: Strategy) -> Source:
+    with strategy.first_ahead(lambda: False) as should_stop:
+        manifest = prepare_data(section, strategy.world, should_stop)
+    place = str(section.dir)
+    strategy.check_same("shards", [manifest.sha256])
+    _check_split(place, split, manifest.splits)
+    reader = ShardReader(open_folder(section, manifest, strategy.world), manifest, split)
+    if manifest.classes != card.classes:
+        reader = PictureReader([ShardPart(reader, _match(place, manifest.classes, card.classes))])
+    return Source(reader, place, manifest.sha256)
+
+
+def _open_images(folder: str, split: str, card: Card) -> Source:
+    listing = list_images(folder, PackOptions())
+    if UNDIVIDED in listing.splits:
+        if split != DEFAULT_SPLIT:
+            raise UserError(f"--split {split}: {folder} has no splits; leave it out")
+        items = listing.splits[UNDIVIDED]
+    else:
+        split = canonical_split(split)
+        _check_split(folder, split, list(listing.splits))
+        items = listing.splits[split]
+    labels = _match(folder, listing.classes, card.classes)
+    paths = [item.path for item in items if item.path is not None]
+    assert len(paths) == len(items), "images of folders are files"
+    return Source(PictureReader([FilePart(paths, [labels[item.label] for item in items])]), folder, None)
+
+
+def _check_split(place: str, split: str, splits: Sequence[str]) -> None:
+    if split not in splits:
+        raise UserError(f"--split {split}: {place} has none of that name{nearest(split, splits)}")
+
+
+def _match(place: str, found: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    """The run's number of each class. Raise UserError when they are not the run's."""
+    missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    if missing or extra:
+        words = [f"{what} {_shorten(names)}" for what, names in (("without", missing), ("beside them", extra)) if names]
+        raise UserError(f"{place}: its classes are not the run's: {'; '.join(words)}; rename its folders")
+    return [wanted.index(name) for name in found]
+
+
+def _shorten(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
+    return ", ".join(names[:SHOWN_CLASSES]) + more

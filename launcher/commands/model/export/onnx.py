@@ -1,0 +1,63 @@
+"""ONNX files, and running them. The only importer of onnx, onnxscript and onnxruntime, which are optional."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from launcher.commands.model.export.describe import INPUT_NAME, OUTPUT_NAME, Facts
+from launcher.errors import UserError
+
+
+def check_installed() -> None:
+    """Raise UserError when a library is missing, before anything is computed."""
+    _import_libraries()
+
+
+def write_onnx(path: Path, model: nn.Module, facts: Facts, example_BCHW: Tensor) -> None:
+    """Any batch; weights and facts inside: each of the facts is JSON in the file's metadata."""
+    onnx, _ = _import_libraries()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter about itself; what it made is checked against the network
+        program = torch.onnx.export(
+            model,
+            (example_BCHW,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+            input_names=[INPUT_NAME],
+            output_names=[OUTPUT_NAME],
+            verbose=False,
+        )
+    assert program is not None
+    program.model.metadata_props.update({name: json.dumps(value) for name, value in facts.items()})
+    program.save(path, external_data=False)
+    onnx.checker.check_model(str(path))
+
+
+def open_onnx(path: Path) -> Callable[[Tensor], Tensor]:
+    """images_BCHW -> probs_BK, computed by onnxruntime from the file."""
+    _, onnxruntime = _import_libraries()
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda images_BCHW: torch.from_numpy(session.run(None, {INPUT_NAME: images_BCHW.numpy()})[0])
+
+
+def read_onnx_facts(path: Path) -> Facts:
+    """What `write_onnx` put beside the weights."""
+    onnx, _ = _import_libraries()
+    return {each.key: json.loads(each.value) for each in onnx.load(path).metadata_props}
+
+
+def _import_libraries() -> tuple[Any, Any]:
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401 - torch's exporter needs it
+    except ImportError as error:
+        raise UserError(f"--format onnx: {error.name} is not installed; pip install 'launcher[export]'") from None
+    return onnx, onnxruntime

@@ -1,0 +1,197 @@
+"""`launcher runs`: a table of run folders. Needs no torch, and nothing in a folder makes it fail."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from launcher.errors import EXIT_DONE, RunError, nearest_path
+from launcher.recipe.lock import LOCK_NAME, read_lock
+from launcher.run.console import Console
+from launcher.run.history import (
+    CUT_OFF,
+    RUNNING,
+    STARTS,
+    find_count,
+    find_ending,
+    find_number,
+    find_status,
+    is_run,
+    parse_records,
+    read_curve,
+    read_ends,
+    read_lines,
+    read_own_summary,
+    those_that_count,
+)
+from launcher.run.journal import Record, render_json
+
+HOME = Path("runs")
+DAMAGED = "damaged"
+MAX_DEPTH = 4
+"""Folders between the one that is named and a run in it."""
+COLUMNS = ("run", "name", "status", "step", "epoch", "best", "images/s", "age")
+
+
+@dataclass(frozen=True)
+class Overview:
+    """None is what is not known. `age_s`: seconds since the run last wrote something."""
+
+    folder: str
+    name: str | None
+    status: str
+    age_s: float
+    problem: str | None = None
+    step: int | None = None
+    total_steps: int | None = None
+    epoch: int | None = None
+    num_epochs: int | None = None
+    best_metric: str | None = None
+    best_value: float | None = None
+    best_epoch: int | None = None
+    images_per_s: float | None = None
+
+
+def list_runs(folders: Sequence[Path], as_json: bool) -> int:
+    """Print them, the youngest first. Raise RunError when a folder that was named is not there."""
+    for folder in folders:
+        if not folder.is_dir():
+            what = "is no" if folder.exists() else "no such"
+            advice = f"give folders that hold runs, or none for {HOME}/{nearest_path(folder)}"
+            raise RunError(f"{folder}: {what} folder; {advice}")
+    paths = dict.fromkeys(path for folder in folders or [HOME] for path in find_runs(folder))
+    found = sorted(map(look_at, paths), key=lambda each: each.age_s)
+    console = Console(1, 1)
+    if as_json:
+        print(render_json([asdict(each) for each in found], indent=1))
+    elif found:
+        console.columns(COLUMNS, [_row(each) for each in found])
+    else:
+        console.say(f"{', '.join(map(str, folders or [HOME]))}: no runs; launcher RECIPE makes one")
+    return EXIT_DONE
+
+
+def find_runs(folder: Path, depth: int = MAX_DEPTH) -> Iterator[Path]:
+    """The folder itself, or the runs below it. No link is followed."""
+    if is_run(folder):
+        yield folder
+        return
+    try:
+        below = sorted(Path(each) for each in os.scandir(folder) if each.is_dir(follow_symlinks=False))
+    except OSError:
+        return
+    for path in below if depth else ():
+        yield from find_runs(path, depth - 1)
+
+
+def look_at(folder: Path) -> Overview:
+    summary = read_own_summary(folder)
+    try:
+        first, last = read_ends(folder)
+        status = find_status(folder, last)
+        if last and (status in (RUNNING, CUT_OFF) or not summary or find_ending(last) != summary.get("status")):
+            last = those_that_count(parse_records(read_lines(folder), folder))
+            summary = {}
+        return _overview(folder, summary, first, last, status)
+    except (RunError, KeyError, TypeError, ValueError, AttributeError) as error:
+        problem = " ".join(str(error).split())
+        return Overview(str(folder), _name(folder, summary), DAMAGED, _age_s(folder, []), problem)
+
+
+def _overview(folder: Path, summary: dict[str, Any], first: Record, records: Sequence[Record], status: str) -> Overview:
+    start = next((r for r in reversed(records) if r.get("name") in STARTS), first)
+    total, per_epoch = (find_count(start, "plan", key) for key in ("total_steps", "steps_per_epoch"))
+    steps = [record["step"] for record in records if record["kind"] == "train"]
+    step = find_count(summary, "steps_done") if summary else max(steps, default=None)
+    metric, value, best_epoch = _best(folder, summary, records, per_epoch)
+    rates = list(read_curve(records, "train", "images_per_s").values())
+    rate = find_number(summary, "train", "images_per_s") if summary else (rates[-1] if rates else None)
+    return Overview(
+        folder=str(folder),
+        name=_name(folder, summary),
+        status=status,
+        age_s=_age_s(folder, records),
+        step=step,
+        total_steps=total,
+        epoch=None if step is None or not per_epoch else -(-step // per_epoch),
+        num_epochs=None if total is None or not per_epoch else -(-total // per_epoch),
+        best_metric=metric,
+        best_value=value,
+        best_epoch=best_epoch,
+        images_per_s=rate,
+    )
+
+
+def _best(
+    folder: Path, summary: dict[str, Any], records: Sequence[Record], per_epoch: int | None
+) -> tuple[str | None, float | None, int | None]:
+    """Metric, value and epoch of the best validation."""
+    if summary:
+        best = summary.get("best")
+        if not isinstance(best, dict) or best.get("metric") == "step":
+            return None, None, None
+        return str(best.get("metric")), find_number(best, "value"), find_count(best, "epoch")
+    section = read_lock(folder).get("train") if (folder / LOCK_NAME).exists() else None
+    metric = str(section.get("best_metric", "top1_frac")) if isinstance(section, dict) else "top1_frac"
+    values = {step: value for step, value in read_curve(records, "eval", metric, "valid").items() if value == value}
+    if not values or not per_epoch:
+        return None, None, None
+    step = (min if metric == "loss" else max)(values, key=lambda each: values[each])
+    return metric, values[step], -(-step // per_epoch)
+
+
+def _name(folder: Path, summary: dict[str, Any]) -> str | None:
+    if isinstance(summary.get("name"), str):
+        return str(summary["name"])
+    try:
+        section = read_lock(folder).get("run")
+    except RunError:
+        return None
+    name = section.get("name") if isinstance(section, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def _age_s(folder: Path, records: Sequence[Record]) -> float:
+    try:
+        changed_s = records[-1]["time_s"] if records else folder.stat().st_mtime
+    except OSError:
+        changed_s = 0.0
+    return max(0.0, round(time.time() - changed_s, 1))
+
+
+def _row(run: Overview) -> list[str]:
+    best = "-" if run.best_value is None else show_metric(str(run.best_metric), run.best_value)
+    where = f" (epoch {run.best_epoch})" if run.best_value is not None and run.best_epoch else ""
+    return [
+        run.folder,
+        run.name or "-",
+        run.status,
+        _of(run.step, run.total_steps),
+        _of(run.epoch, run.num_epochs),
+        f"{best}{where}",
+        "-" if run.images_per_s is None else f"{run.images_per_s:,.0f}",
+        show_duration(run.age_s),
+    ]
+
+
+def _of(done: int | None, total: int | None) -> str:
+    return "-" if done is None else f"{done:,}" if total is None else f"{done:,}/{total:,}"
+
+
+def show_metric(name: str, value: float) -> str:
+    """`top-1 91.20%`, `loss 0.2310`."""
+    words = {"top1_frac": "top-1", "top5_frac": "top-5"}
+    return f"{words[name]} {value:.2%}" if name in words else f"{name} {value:.4f}"
+
+
+def show_duration(seconds: float) -> str:
+    """`12 s`, `3 min`, `2.5 h`, `4.0 d`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} d"

@@ -1,0 +1,239 @@
+"""Devices, precision and gradient exchange. The only importer of accelerate and, with `talk`, of torch.distributed."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable, Mapping, MutableMapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from launcher import keyed_random
+from launcher.distributed.comm import Talk
+from launcher.distributed.step_timer import NoPace, Pace
+from launcher.distributed.world import World
+from launcher.errors import UserError
+from launcher.recipe.schema import Strategy as StrategySection
+
+T = TypeVar("T")
+
+
+class Strategy(Talk):
+    """This process among the others. With one process every exchange is a plain local operation."""
+
+    def __init__(self, section: StrategySection, world: World, device: torch.device, accelerator: Accelerator) -> None:
+        super().__init__(world)
+        self.device = device
+        self.accelerator = accelerator
+        self._sync_batchnorm = section.sync_batchnorm
+        self.memory_format = torch.channels_last if section.channels_last else torch.contiguous_format
+        self._wrapped: nn.Module | None = None
+        self._last_gradient: Any = None
+        self.pace = Pace(device) if world.size > 1 else NoPace()
+        self.hosts = self.gather(socket.gethostname())
+        """Name of each rank's node."""
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model as training calls it (DDP, autocast). What was wrapped before is plain again."""
+        if self._wrapped is not None:
+            # DDP's hooks go with it; without this the new one's gradients would be exchanged twice.
+            self.accelerator.unwrap_model(self._wrapped, keep_fp32_wrapper=False)
+            self.accelerator._models.clear()
+            self._wrapped = None
+        self._wrapped = self.accelerator.prepare_model(model)
+        assert self._wrapped is not None
+        if self.world.size > 1:
+            self._watch_gradients(model)
+        return self._wrapped
+
+    def _watch_gradients(self, model: nn.Module) -> None:
+        """See when a backward pass has only the exchange left: the first parameter's gradient is the last to come."""
+
+        def note(_gradient: Tensor) -> None:
+            self.pulse.at = ("reduce", self.pulse.at[1], True)
+            self.pace.end()
+
+        if self._last_gradient is not None:
+            self._last_gradient.remove()
+        first = next(parameter for parameter in model.parameters() if parameter.requires_grad)
+        self._last_gradient = first.register_hook(note)  # type: ignore[no-untyped-call]
+
+    def adopt(self, optimizer: Optimizer) -> Optimizer:
+        """The optimizer as `step` takes it: with the fp16 scaler, where there is one."""
+        if self.accelerator.scaler is None:
+            return optimizer  # accelerate's searches sys.path twice a step
+        return self.accelerator.prepare_optimizer(optimizer)  # type: ignore[no-any-return]
+
+    @property
+    def amp_dtype(self) -> torch.dtype | None:
+        """What AMP computes convolutions and products in; None without AMP."""
+        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Move to the device in the recipe's memory layout; to be done before an optimizer holds the parameters."""
+        if self._sync_batchnorm and self.world.size > 1:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        return model.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload,no-any-return]
+
+    def layout(self, images_BCHW: Tensor) -> Tensor:
+        """Images in the memory layout that the model was placed in."""
+        return images_BCHW.contiguous(memory_format=self.memory_format)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        return self.accelerator.autocast()  # type: ignore[no-any-return]
+
+    def exchange_gradients(self, now: bool) -> AbstractContextManager[None]:
+        """Around forward and backward: gradients are summed over processes only where `now`."""
+        self.pace.begin()
+        return nullcontext() if now else self.accelerator.no_sync(self._wrapped)
+
+    def backward(self, loss: Tensor) -> None:
+        # Accelerate's, without a scaler, only divides by its own count of accumulated passes, which is one here.
+        if self.accelerator.scaler is None:
+            loss.backward()  # type: ignore[no-untyped-call]
+        else:
+            self.accelerator.backward(loss)
+
+    def step(self, optimizer: Optimizer, clip_norm: float | None, parameters: Iterable[nn.Parameter]) -> bool:
+        """Clip, step, clear gradients. False when the fp16 scaler found an overflow and left the step out."""
+        if clip_norm is not None:
+            self.accelerator.clip_grad_norm_(parameters, clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        return not self.accelerator.optimizer_step_was_skipped
+
+    @property
+    def scaler_state(self) -> dict[str, Any] | None:
+        """State of the fp16 loss scaler; None in other precisions."""
+        return None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
+
+    def restore_scaler(self, state: dict[str, Any] | None) -> None:
+        if self.accelerator.scaler is not None and state is not None:
+            self.accelerator.scaler.load_state_dict(state)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum over all processes, in place."""
+        if self.world.size > 1:
+            with self.pulse.waiting():
+                dist.all_reduce(tensor)
+        return tensor
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every process rank 0's buffers, which are those that are saved: BatchNorm counts on each its own."""
+        if self.world.size > 1:
+            with self.pulse.waiting():
+                for buffer in model.buffers():
+                    dist.broadcast(buffer, src=0)
+
+    def close(self) -> None:
+        """Leave the group of processes in order: every process must call this at the same point."""
+        if self.world.size > 1 and dist.is_initialized():
+            self._finish_vote()
+            self._wait_for_all()
+            dist.destroy_process_group()
+
+
+def choose_device(
+    wanted: Literal["auto", "cpu", "cuda"],
+    num_gpus: int,
+    world: World,
+    environment: Mapping[str, str],
+    for_cpu: str = "set strategy.device=cpu",
+) -> Literal["cpu", "cuda"]:
+    """Raise UserError when this node has GPUs, or is asked to use them, but not one for each of its processes.
+
+    `for_cpu`: how the user asks for the CPU.
+    """
+    if wanted == "cpu" or (
+        wanted == "auto" and environment.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    ):
+        return "cpu"
+    if num_gpus >= world.local_size:
+        return "cuda"
+    if wanted == "auto" and num_gpus == 0:
+        return "cpu"
+    raise UserError(
+        f"{world.local_size} processes on this node but {num_gpus} GPUs: start with "
+        f"--num_processes {max(num_gpus, 1)}, or {for_cpu}"
+    )
+
+
+def build_strategy(section: StrategySection, world: World, seed: int, deterministic: bool) -> Strategy:
+    """Join the other processes. Raise UserError when this process was started in a way that cannot work."""
+    environment = os.environ
+    device_type = choose_device(section.device, torch.cuda.device_count(), world, environment)
+    if section.precision == "fp16" and device_type == "cpu":
+        raise UserError("strategy.precision: fp16 needs CUDA and there is none here; use bf16 or no")
+    if section.sync_batchnorm and device_type == "cpu":
+        raise UserError("strategy.sync_batchnorm: torch has it for CUDA only and there is none here; set it to false")
+    if world.size > 1:
+        _complete_environment(world, environment)
+    if deterministic:
+        environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.manual_seed(seed)
+    accelerator = Accelerator(
+        cpu=device_type == "cpu",
+        mixed_precision=section.precision,
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
+    _check_accelerator(accelerator, device_type)
+    return Strategy(section, world, accelerator.device, accelerator)
+
+
+def _check_accelerator(accelerator: Accelerator, device_type: str) -> None:
+    """`accelerate config` and ACCELERATE_ variables of the user's own can ask for what the recipe does not."""
+    kind = str(accelerator.distributed_type.value)
+    if kind not in ("NO", "MULTI_CPU", "MULTI_GPU"):
+        raise UserError(
+            f"accelerate is set to {kind}, which is not supported: use 'accelerate launch --config_file' of DDP"
+        )
+    if accelerator.gradient_accumulation_steps != 1:
+        raise UserError("unset ACCELERATE_GRADIENT_ACCUMULATION_STEPS: train.micro_batch says how gradients accumulate")
+    if accelerator.device.type != device_type:
+        raise UserError(
+            f"strategy.device is {device_type} but accelerate chose {accelerator.device.type}: see ACCELERATE_USE_CPU"
+        )
+
+
+def _complete_environment(world: World, environment: MutableMapping[str, str]) -> None:
+    """`srun` alone does not set what torch.distributed reads; a single node needs no address from outside."""
+    if world.num_nodes > 1 and "MASTER_ADDR" not in environment:
+        raise UserError("MASTER_ADDR is not set: export the first node's name and a free MASTER_PORT before srun")
+    defaults = {
+        "RANK": world.rank,
+        "WORLD_SIZE": world.size,
+        "LOCAL_RANK": world.local_rank,
+        "LOCAL_WORLD_SIZE": world.local_size,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": 20000 + int(environment.get("SLURM_JOB_ID", "0")) % 20000,
+    }
+    for name, value in defaults.items():
+        environment.setdefault(name, str(value))
+
+
+def seed_rank(seed: int, world: World, step: int = 0) -> None:
+    """Random numbers inside of the network (dropout), different on every process."""
+    torch.manual_seed(int(keyed_random.bits(seed, step, world.rank)[0] >> np.uint64(1)))
+
+
+def read_rng(device: torch.device) -> dict[str, Tensor]:
+    """State of torch's generators of this process."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def write_rng(state: Mapping[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)

@@ -1,0 +1,183 @@
+"""Frozen is frozen: no gradients, BatchNorm and dropout as in evaluation, tensors that hash the same at the end.
+
+What is frozen is a set of parameter names. It is said once, by `freeze`; all else here reads it off the parameters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from launcher.errors import UserError, nearest
+from launcher.models.weights import is_in
+from launcher.models.zoo import Network, build_shapes
+from launcher.recipe.backbone import Backbone, Head, Parts, Stages
+from launcher.recipe.lint import Problem
+
+FEWEST_BLOCKS = 4
+"""A network whose children are fewer is looked into: DenseNet's blocks are in `features`, ViT's in `encoder.layers`."""
+
+
+def check_freeze(backbone: Backbone) -> list[Problem]:
+    """What `backbone.freeze` names and the network has not, and stages that set nothing free. Downloads nothing."""
+    stages = backbone.stages
+    if len(stages) == 1 and stages[0].freeze in ("none", "backbone"):
+        return []
+    network = build_shapes(backbone.model_copy(update={"weights": "none", "head": Head()}))
+    problems, before = [], None
+    for i, stage in enumerate(stages):
+        path = f"backbone.freeze.schedule.{i}.freeze" if isinstance(backbone.freeze, Stages) else "backbone.freeze"
+        try:
+            frozen = frozen_names(network, stage.freeze)
+        except UserError as error:
+            problems.append(Problem(path, str(error), (path, "backbone.name")))
+            continue
+        if before is not None and not frozen < before:
+            problems.append(Problem(path, "freezes no less than the stage before: stages set parts free", (path,)))
+        before = frozen
+    return problems
+
+
+Block = tuple[str, ...]
+"""Names of modules: a layer or stage, and the normalisation that follows it."""
+
+
+def find_blocks(network: Network) -> list[Block]:
+    """The parts of the backbone that have parameters, in the order in which the network defines them."""
+    names = [""]
+    while len(blocks := _with_norms(network, names)) < FEWEST_BLOCKS:
+        finer = [inner for name in names for inner in _split(network, name)]
+        if finer == names:
+            break
+        names = finer
+    return blocks
+
+
+def _with_norms(network: Network, names: list[str]) -> list[Block]:
+    """Blocks of the modules named: one without weights of two or more dimensions goes with what comes before it."""
+    blocks: list[Block] = []
+    for name in names:
+        is_norm = all(parameter.ndim < 2 for parameter in _backbone_parameters(network, name))
+        if is_norm and blocks:
+            blocks[-1] = (*blocks[-1], name)
+        else:
+            blocks.append((name,))
+    return blocks
+
+
+def _split(network: Network, module_name: str) -> list[str]:
+    """The children that have parameters beside the heads'; the module itself where there are none."""
+    children = [name for name, _ in network.model.get_submodule(module_name).named_children()]
+    names = [f"{module_name}.{name}".lstrip(".") for name in children]
+    return [name for name in names if _backbone_parameters(network, name)] or [module_name]
+
+
+def _backbone_parameters(network: Network, module_name: str) -> list[nn.Parameter]:
+    """Those of the module that are in no head."""
+    named = network.model.get_submodule(module_name).named_parameters(prefix=module_name)
+    return [parameter for name, parameter in named if not is_in(name, network.head_names)]
+
+
+def frozen_names(network: Network, parts: Parts) -> frozenset[str]:
+    """Names of the parameters that `parts` of a recipe freezes.
+
+    Raise UserError when it names what is not there, or leaves nothing to train.
+    """
+    names = [name for name, _ in network.model.named_parameters()]
+    if parts == "none":
+        return frozenset()
+    if isinstance(parts, tuple):
+        frozen = _matching(names, parts)
+    else:
+        free = [*network.head_names, *(_last_blocks(network, parts.except_last) if parts != "backbone" else ())]
+        frozen = frozenset(name for name in names if not is_in(name, free))
+    if len(frozen) == len(names):
+        raise UserError("leaves nothing to train")
+    if not frozen:
+        raise UserError("leaves nothing frozen: write none")
+    return frozen
+
+
+def _last_blocks(network: Network, num: int) -> list[str]:
+    blocks = find_blocks(network)
+    if num > len(blocks):
+        shown = ", ".join(" + ".join(block) for block in blocks)
+        raise UserError(f"the backbone has {len(blocks)} blocks, not {num} ({shown}); to train all write none")
+    return [name for block in blocks[-num:] for name in block]
+
+
+def _matching(names: list[str], patterns: tuple[str, ...]) -> frozenset[str]:
+    prefixes = {prefix for name in names for prefix in _prefixes(name)}
+    for pattern in patterns:
+        if not any(fnmatchcase(prefix, pattern) for prefix in prefixes):
+            raise UserError(f"'{pattern}' is no part of the network{nearest(pattern, prefixes)}")
+    return frozenset(name for name in names if any(fnmatchcase(p, each) for p in _prefixes(name) for each in patterns))
+
+
+def _prefixes(name: str) -> Iterator[str]:
+    """`a`, `a.b` and `a.b.c` for `a.b.c`."""
+    keys = name.split(".")
+    for i in range(len(keys)):
+        yield ".".join(keys[: i + 1])
+
+
+def freeze(network: Network, frozen: frozenset[str]) -> None:
+    """Take gradients from the parameters named, give them to all others."""
+    for name, parameter in network.model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+
+
+def training_modes(model: nn.Module) -> dict[str, bool]:
+    """For every module whether it is to be in training mode.
+
+    What has parameters is when some of them train. What has none, such as dropout, is when the module around it trains
+    whole, or when it comes after the first parameter that trains.
+    """
+    modes: dict[str, bool] = {}
+    _add_modes(model, "", False, modes)
+    by_module = {module: modes[name] for name, module in model.named_modules()}  # under the first of its names
+    return {name: by_module[module] for name, module in model.named_modules(remove_duplicate=False)}
+
+
+def _add_modes(module: nn.Module, name: str, is_later: bool, modes: dict[str, bool]) -> bool:
+    """Fill in `modes`; return whether a parameter that trains has come by now."""
+    trains = [parameter.requires_grad for parameter in module.parameters()]
+    if trains and any(trains) and not all(trains):
+        modes[name] = True
+        is_later = is_later or any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+        for child_name, child in module.named_children():
+            is_later = _add_modes(child, f"{name}.{child_name}".lstrip("."), is_later, modes)
+        return is_later
+    mode = all(trains) if trains else is_later
+    for inner, _ in module.named_modules(prefix=name):
+        modes[inner] = mode
+    return is_later or (bool(trains) and mode)
+
+
+def set_training(model: nn.Module) -> None:
+    """`.train()` for what trains only: a frozen BatchNorm would go on counting statistics."""
+    modes = training_modes(model)
+    for name, module in model.named_modules():
+        module.training = modes[name]
+
+
+def frozen_tensors(model: nn.Module) -> list[str]:
+    """Names of the parameters without gradient, and of the buffers of modules that are not in training mode."""
+    modes = training_modes(model)
+    free = {name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter.requires_grad}
+    free |= {name for name, _ in model.named_buffers(remove_duplicate=False) if modes[name.rpartition(".")[0]]}
+    return [name for name in model.state_dict() if name not in free]
+
+
+def frozen_sha256(model: nn.Module) -> str | None:
+    """Hash of every frozen tensor; None when nothing is frozen."""
+    if all(parameter.requires_grad for parameter in model.parameters()):
+        return None
+    digest, tensors = hashlib.sha256(), model.state_dict()
+    for name in frozen_tensors(model):
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().contiguous().cpu().view(-1).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,235 @@
+"""Weights & Biases: one W&B run, begun, filled from journal records and ended. The only importer of wandb.
+
+Everything here may wait, raise or end in SystemExit; `log/mirror` keeps that away from a training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import glob
+import json
+import os
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from launcher.errors import EXIT_RESUMABLE
+from launcher.recipe.lock import LOCK_NAME
+from launcher.recipe.schema import Wandb
+from launcher.run.journal import JOURNAL_NAME, Record
+from launcher.run.rows import class_rows, confusion_rows, row_of, summary_of
+
+Mode = Literal["online", "offline", "disabled"]
+
+INIT_TIMEOUT_S = 30.0
+API_TIMEOUT_S = 30
+STOP_TIMEOUT_S = 5.0
+
+EVALUATIONS = ("evaluations/*/figures.json", "evaluations/*/predictions.npz", "evaluations/*/mistakes.png")
+KEPT = (LOCK_NAME, JOURNAL_NAME, "summary.json", *EVALUATIONS)
+"""Files of a run folder that W&B keeps beside its rows: all that `launcher compare` reads."""
+KEEP_EVERY_S = 600.0
+"""How often of a running one, at most, and only after an evaluation."""
+
+ENVIRONMENT = {
+    "WANDB_ERROR_REPORTING": "false",  # otherwise a name look-up goes out even when offline
+    "WANDB_SILENT": "true",  # nothing on the console, and with that no question either
+    "WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL": "1",  # otherwise a killed run loses its last 15 s
+}
+
+
+@dataclass(frozen=True)
+class KeptRun:
+    """A run as W&B has it. `path`: entity/project/id. `folder`: where its files have come to. `state`: W&B's word."""
+
+    path: str
+    folder: Path
+    state: str
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What names and describes a run to W&B. `id`: through every resume; `folder`: the run folder."""
+
+    id: str
+    folder: Path
+    section: Wandb
+    config: Mapping[str, Any]
+
+
+def facts_of(config: Mapping[str, Any], folder: Path, run_id: str) -> RunFacts:
+    """`config`: the recipe as plain data. Raise KeyError or ValueError when it is none."""
+    section = Wandb.model_validate_json(json.dumps(config["log"]["wandb"]))
+    if section.group is None:
+        section = section.model_copy(update={"group": config["run"]["name"]})
+    return RunFacts(run_id, folder, section, config)
+
+
+class WandbRun:
+    """A W&B run, from its beginning or gone on with. Every method may raise whatever W&B raises.
+
+    `upload_timeout_s`: the longest that `finish` waits for the last rows. `measure`: let W&B watch this machine too.
+    """
+
+    def __init__(
+        self, facts: RunFacts, mode: Mode, local: Path, upload_timeout_s: float, *, measure: bool = True
+    ) -> None:
+        import wandb
+
+        section = facts.section
+        self._facts = facts
+        self._evaluations: dict[str, Record] = {}
+        self._kept_s = time.monotonic()
+        self._run = wandb.init(
+            mode=mode,
+            project=section.project,
+            entity=section.entity,
+            group=section.group,
+            job_type=section.job_type,
+            tags=list(section.tags),
+            name=facts.folder.name,
+            id=facts.id,
+            resume="allow",
+            reinit="create_new",
+            dir=str(local),
+            config=dict(facts.config),
+            allow_val_change=True,
+            settings=wandb.Settings(
+                console="off",
+                init_timeout=INIT_TIMEOUT_S,
+                finish_timeout=upload_timeout_s,
+                finish_timeout_raises=True,
+                x_disable_stats=not measure,
+                x_disable_meta=not measure,
+                x_disable_machine_info=not measure,
+            ),
+        )
+        for axis in ("record", "step", "epoch"):
+            self._run.define_metric(axis, hidden=True)
+        for prefix in ("train", "valid", "test"):
+            self._run.define_metric(f"{prefix}/*", step_metric="step")
+        for prefix in ("checkpoint", "event"):
+            self._run.define_metric(f"{prefix}/*", step_metric="step", hidden=True, summary="none")
+        self._next_row = int(self._run.starting_step)  # `step` is 0 in a run that goes on, too
+
+    @property
+    def url(self) -> str:
+        return str(self._run.url)
+
+    def find_records(self) -> set[int]:
+        """Numbers of the journal records that the server has a row of."""
+        import wandb
+
+        if not self._run.starting_step:
+            return set()
+        found = wandb.Api(timeout=API_TIMEOUT_S).run(self._run.path)
+        return {int(row["record"]) for row in found.scan_history(keys=["record"], use_cache=False)}
+
+    def add(self, number: int, record: Record, is_there: bool = False) -> None:
+        """Send the record of line `number` of the journal, unless it is there; what later records need is kept of it.
+
+        W&B keeps a row in memory until the next step, loses it when the process is killed, and drops every row of a
+        step that it has passed, which all are for a while after a resume. So a row has a number of its own, that of
+        its record or else the next that is free, is sent at once, and its axis is `step`.
+        """
+        row = row_of(number, record)
+        if record["kind"] == "eval":
+            self._evaluations[record["split"]] = {name: record[name] for name in record if name != "samples"}
+        if record["kind"] == "event" and record["name"] == "picture":
+            row |= self._picture(str(record["picture"]))
+        if record["kind"] == "event" and record["name"] == "confusion":
+            evaluation = self._evaluations[record["split"]]
+            row |= self._tables(evaluation, record["rows"])
+            self._run.summary.update(summary_of(evaluation))
+        if not is_there:
+            self._next_row = max(self._next_row, number)
+            self._run.log(row, step=self._next_row, commit=True)
+            self._next_row += 1
+        if record["kind"] == "eval" and time.monotonic() - self._kept_s > KEEP_EVERY_S:
+            self._keep_files()
+
+    def finish(self, exit_code: int) -> None:
+        """Wait for the last rows and files and end the run."""
+        self._keep_files()
+        if exit_code == EXIT_RESUMABLE:
+            self._run.mark_preempting()
+        self._run.finish(exit_code=exit_code)
+
+    def _keep_files(self) -> None:
+        """As they are now; one that has not changed is not sent again."""
+        self._kept_s = time.monotonic()
+        folder = self._facts.folder.resolve()
+        for file in (file for pattern in KEPT for file in sorted(folder.glob(pattern))):
+            if file.resolve() == file:  # a link may lead to anybody's
+                self._run.save(glob.escape(str(file)), base_path=str(folder), policy="now")
+
+    def _picture(self, name: str) -> dict[str, Any]:
+        import wandb
+
+        path = self._facts.folder / "pictures" / f"{Path(name).name}.png"  # a journal may be anybody's
+        return {name: wandb.Image(str(path))} if path.is_file() and not path.is_symlink() else {}
+
+    def _tables(self, evaluation: Record, confusion_KK: list[list[int]]) -> dict[str, Any]:
+        """Per-class table and confusion matrix."""
+        import wandb
+
+        split = evaluation["split"]
+        columns: list[str | int] = ["class", "top1_frac", "num_images"]
+        tables: dict[str, Any] = {f"{split}/per_class": wandb.Table(columns, data=class_rows(evaluation))}
+        if confusion_KK:
+            cells = confusion_rows(evaluation, confusion_KK)
+            table = wandb.Table(["Actual", "Predicted", "nPredictions"], data=cells)
+            fields: dict[str, Any] = {str(name): name for name in table.columns}
+            tables[f"{split}/confusion"] = wandb.plot_table("wandb/confusion_matrix/v1", table, fields)
+        return tables
+
+
+def fetch_runs(name: str, store: Path) -> list[KeptRun]:
+    """The run `entity/project/id`, or the oldest first those of `entity/project/group:NAME`; `group:NAME` alone is of
+    your own entity and WANDB_PROJECT. Their files come below `store`. May raise whatever W&B raises."""
+    import wandb
+
+    os.environ["WANDB_DIR"] = str(store)  # or W&B leaves an empty folder of each run in the system's temporary one
+    api = wandb.Api(timeout=API_TIMEOUT_S)
+    project, is_group, group = name.partition("group:")
+    if not is_group:
+        return [_fetch(api.run(name), store)]
+    project = project.rstrip("/") or os.environ.get("WANDB_PROJECT") or Wandb().project
+    return [_fetch(run, store) for run in api.runs(project, filters={"group": group}, order="+created_at")]
+
+
+def _fetch(run: Any, store: Path) -> KeptRun:
+    path = "/".join(run.path)
+    folder = store / path
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in run.files():
+        if any(fnmatch.fnmatchcase(file.name, pattern) for pattern in KEPT):
+            file.download(root=str(folder), replace=True).close()
+    return KeptRun(path, folder, str(run.state))
+
+
+def quiet_wandb() -> None:
+    """Before wandb is first imported."""
+    os.environ.update(ENVIRONMENT)
+
+
+def stop_service() -> None:
+    """End W&B's own process, which else stays until ours ends; without waiting long, because it may hang."""
+    thread = threading.Thread(target=_teardown, name="wandb end", daemon=True)
+    thread.start()
+    thread.join(STOP_TIMEOUT_S)
+
+
+def _teardown() -> None:
+    with contextlib.suppress(BaseException):
+        import wandb
+
+        wandb.teardown()
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

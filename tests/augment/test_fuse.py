@@ -1,0 +1,76 @@
+"""Melted flips and crops against torchvision's, one after another."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from torch import Tensor
+from torchvision.transforms.v2 import functional as reference
+
+from launcher.augment.fuse import melt_steps
+from launcher.augment.pipeline import Op, apply_passes, draw_parameters
+from launcher.recipe.augment import CenterCrop, HorizontalFlip, RandomCrop, Resize, Rotation, VerticalFlip
+from tests.augment.photographs import in_a_block, load_photographs, worst_difference
+
+PHOTOGRAPHS = load_photographs()
+BLOCK = in_a_block(PHOTOGRAPHS)
+SIZES = BLOCK.sizes_B2
+IDS = np.array([3, 1, 4, 15, 9, 26])
+FLIP, TIP = HorizontalFlip(op="horizontal_flip"), VerticalFlip(op="vertical_flip")
+SMALL, LARGE = CenterCrop(op="center_crop", size=(101, 64)), CenterCrop(op="center_crop", size=(500, 701))
+PADDED = RandomCrop(op="random_crop", size=(70, 57), padding=30)
+FAR = RandomCrop(op="random_crop", size=3, padding=40)
+
+
+def moved(image: Tensor, op: str, parameter: list[int] | bool, size: list[int]) -> Tensor:
+    """One operation as torchvision does it."""
+    if isinstance(parameter, bool):
+        flip = reference.hflip if op == "horizontal_flip" else reference.vflip
+        image = flip(image) if parameter else image
+        assert isinstance(image, Tensor)
+        return image
+    around = reference.pad(image, [400])
+    assert isinstance(around, Tensor)
+    top, left = (offset + 400 for offset in parameter)
+    return around[:, top : top + size[0], left : left + size[1]]
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [(FLIP,), (TIP,), (LARGE, FLIP), (SMALL, LARGE), (FLIP, PADDED, TIP, LARGE, FLIP, SMALL), (PADDED, FAR, FLIP)],
+)
+def test_flips_and_crops_are_one_pass_that_equals_torchvision(entries: tuple[Op, ...]) -> None:
+    steps = draw_parameters(entries, SIZES, IDS, 1, 2)
+    passes = melt_steps(SIZES, steps)
+    assert len(passes) == 1
+    expected = list(PHOTOGRAPHS)
+    for step in steps:
+        values = zip(expected, step.parameters.tolist(), step.sizes.tolist(), strict=True)
+        expected = [moved(image, step.op, parameter, size) for image, parameter, size in values]
+    assert worst_difference(apply_passes(BLOCK, passes).float(), expected) == 0
+
+
+def test_flips_and_crops_melt_into_what_is_before_them() -> None:
+    turn, scale = Rotation(op="rotation", degrees=9.0), Resize(op="resize", size=80)
+    entries: tuple[Op, ...] = (FLIP, scale, FLIP, turn, TIP, SMALL, turn, PADDED)
+    passes = melt_steps(SIZES, draw_parameters(entries, SIZES, IDS, 1, 2))
+    assert [None if one.step is None else one.step.op for one in passes] == [None, "resize", "rotation", "rotation"]
+    assert passes[2].window.rows_Bh.shape == (6, 101)
+
+
+def test_no_step_is_no_pass() -> None:
+    assert melt_steps(SIZES, []) == []
+    assert worst_difference(apply_passes(BLOCK, []).float(), list(PHOTOGRAPHS)) == 0
+
+
+@pytest.mark.parametrize("side", [11, 12, 13])
+def test_a_crop_that_begins_at_the_corner_is_still_a_crop(side: int) -> None:
+    """The middle 11 of 12 pixels begin at 0."""
+    image = PHOTOGRAPHS[0][:, :side, :side]
+    block = in_a_block([image, image])
+    passes = melt_steps(
+        block.sizes_B2, draw_parameters((CenterCrop(op="center_crop", size=11),), block.sizes_B2, IDS[:2], 1, 2)
+    )
+    assert len(passes) == (side > 11)
+    expected = reference.center_crop(image, [11, 11]).float()
+    assert worst_difference(apply_passes(block, passes).float(), [expected, expected]) == 0

@@ -1,0 +1,57 @@
+"""Images in a block, against each one by itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from launcher.augment.images import Images, images_of
+from tests.augment.photographs import in_a_block, load_photographs, pack
+
+PHOTOGRAPHS = load_photographs()
+
+
+def same_sized(num: int) -> list[Tensor]:
+    return [PHOTOGRAPHS[0][:, i : i + 20, 3 * i : 3 * i + 30] for i in range(num)]
+
+
+@pytest.mark.parametrize("images", [PHOTOGRAPHS, same_sized(5)])
+def test_each_image_is_where_the_block_says(images: list[Tensor]) -> None:
+    block = in_a_block(images)
+    for number, image in enumerate(images):
+        assert torch.equal(block.image(number), image.permute(1, 2, 0))
+
+
+def test_a_canvas_holds_each_in_its_top_left_corner() -> None:
+    expected_BCHW, _ = pack(PHOTOGRAPHS)
+    for block in (in_a_block(PHOTOGRAPHS), in_a_block(PHOTOGRAPHS[:3]).part(slice(0, 3))):
+        assert torch.equal(block.canvas(), pack(PHOTOGRAPHS[: len(block.starts_B)])[0])
+    assert torch.equal(in_a_block(PHOTOGRAPHS)._gathered(*expected_BCHW.shape[2:]).permute(0, 3, 1, 2), expected_BCHW)
+
+
+def test_a_canvas_of_one_size_is_the_block_itself() -> None:
+    block = in_a_block(same_sized(5))
+    assert torch.equal(block.canvas(), torch.stack(same_sized(5)))
+    assert torch.equal(block.part(slice(2, 4)).canvas(), torch.stack(same_sized(5)[2:4]))
+    assert block.part(slice(2, 4)).canvas().data_ptr() == block.pixels_PC[2 * 600].data_ptr()
+
+
+def test_images_of_one_size_may_lie_anywhere_in_the_block() -> None:
+    block = in_a_block(same_sized(5))
+    rows = np.array([4, 0, 0, 3])
+    some = Images(block.pixels_PC, block.starts_B[rows], block.sizes_B2[rows])
+    assert torch.equal(some.canvas(), torch.stack(same_sized(5))[torch.from_numpy(rows)])
+
+
+def test_one_size_at_odd_places_is_a_canvas_too() -> None:
+    block = in_a_block([PHOTOGRAPHS[1], *same_sized(3)]).part(slice(1, 4))
+    assert torch.equal(block.canvas(), torch.stack(same_sized(3)))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_batch_becomes_a_block_and_back(layout: torch.memory_format) -> None:
+    images_BCHW = torch.stack(same_sized(4)).contiguous(memory_format=layout)
+    assert torch.equal(images_of(images_BCHW).canvas(), images_BCHW)
+    assert images_of(images_BCHW).sizes_B2.tolist() == [[20, 30]] * 4

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launcher.cli.main import run
+from launcher.recipe.schema import Recipe
+from tests.harness.runs import DIGITS
+
+
+def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["required"] == ["backbone", "data", "augment", "optim", "train"]
+
+
+def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    out = capsys.readouterr().out
+    for word in (
+        "check",
+        "fetch",
+        "show",
+        "bench",
+        "evaluate",
+        "predict",
+        "verify-resume",
+        "schema",
+        "--debug",
+        "--fresh",
+        "--allow-change",
+    ):
+        assert word in out
+
+
+def test_missing_recipe_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    missing = DIGITS.with_name("lenet_digit.yaml")
+    assert run([str(missing)]) == 2
+    assert capsys.readouterr().err == f"launcher: {missing}: no such recipe; did you mean '{DIGITS}'?\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--debgu", str(DIGITS)], ["check"], [str(DIGITS), "--fresh=maybe"]])
+def test_wrong_arguments_are_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("launcher: ")
+    assert len(captured.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("evaluate RUN train.epochs=3", "train.epochs=3: this command takes no recipe keys; leave them out, see"),
+        ("export RUN --format hf a.b=1 c=2", "a.b=1 c=2: this command takes no recipe keys; leave them out, see"),
+        ("watch RUN OTHER", "OTHER: more than this command takes; leave it out, see"),
+    ],
+)
+def test_words_that_are_too_many_are_named(arguments: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments.split()) == 2
+    assert capsys.readouterr().err == f"launcher: {says} launcher --help\n"
+
+
+def test_control_c_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("launcher.cli.runs.list_features", interrupted)
+    assert run(["cache", "ls"]) == 130
+    assert capsys.readouterr().err == "launcher: interrupted\n"
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run(["cache", "ls"]) == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_every_problem_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([str(DIGITS), "train.epohcs=3", "optim.lr=-1"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("launcher: command line: ") for line in lines)
+
+
+def test_check_prints_the_plan(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["check", str(DIGITS), f"data.dir={digits}", "--processes", "4"]) == 0
+    out = capsys.readouterr().out
+    for name, value in (("batch per process", "8"), ("steps per epoch", "33"), ("steps in all", "990")):
+        assert any(name in line and value in line for line in out.splitlines())
+
+
+def test_check_names_what_will_not_run(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["check", str(DIGITS), f"data.dir={digits}", "--processes", "5"]) == 2
+    err = capsys.readouterr().err
+    assert "train.global_batch: 32 cannot be shared equally by 5 processes; try 30" in err
+    assert err.startswith(f"launcher: {DIGITS}:")
+
+
+def test_unknown_backbone_names_the_nearest(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["check", str(DIGITS), "backbone.name=resnet55"]) == 2
+    assert "command line: backbone.name: no such model 'resnet55'; did you mean 'resnet50'?" in capsys.readouterr().err
+
+
+def test_light_commands_do_not_load_torch() -> None:
+    code = "import sys, launcher.cli.main; launcher.cli.main.run(['schema']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_the_schema_of_a_recipe_is_that_of_the_class() -> None:
+    assert set(Recipe.model_fields) == {
+        "run", "backbone", "data", "augment", "loss", "optim", "schedule", "strategy", "train", "checkpoint", "log"
+    }  # fmt: skip
+
+
+def test_exit_code_is_left_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LAUNCHER_EXIT_CODE", str(tmp_path / "code"))
+    assert run([str(DIGITS), "optim.lr=-1"]) == 2
+    assert (tmp_path / "code").read_text() == "2\n"
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        (tmp_path / "code").unlink(missing_ok=True)
+        assert run(["schema"]) == 0
+        assert (tmp_path / "code").exists() == (rank == "0")
+    assert (tmp_path / "code").read_text() == "0\n"

@@ -1,0 +1,253 @@
+"""`launcher evaluate` beside a plain loop over the same pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torchmetrics.classification import MulticlassCalibrationError, MulticlassConfusionMatrix
+
+from launcher.cli.main import run
+from launcher.run.pictures import CAPTION_HEIGHT, GAP
+from shards.sources import PackOptions
+from shards.write import pack
+from tests.data.remote.shard_server import serve
+from tests.harness.judged_run import CLASSES, NUM_TEST, decode, plain_scores, read_split, train_lenet, write_files
+
+pytestmark = pytest.mark.usefixtures("in_judged")
+
+
+def read_figures(folder: Path) -> dict[str, Any]:
+    figures: dict[str, Any] = json.loads((folder / "figures.json").read_text())["figures"]
+    return figures
+
+
+@pytest.mark.parametrize(("transform", "turn"), [("none", ()), ("rotate180", (2, 3)), ("hflip", (3,)), ("vflip", (2,))])
+def test_figures_are_those_of_a_plain_loop(
+    in_judged: Path, tmp_path: Path, transform: str, turn: tuple[int, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["evaluate", "run", "--transform", transform, "--output", str(tmp_path)]) == 0
+    members = read_split(in_judged / "shards", "test")
+    scores_NK = plain_scores(in_judged / "run", [member.content for member in members], turn)
+    labels_N = torch.tensor([member.label for member in members])
+    probs_NK, predicted_N = scores_NK.softmax(1), scores_NK.argmax(1)
+    figures = read_figures(tmp_path)
+    assert figures["num_images"] == NUM_TEST
+    assert figures["top1_frac"] == pytest.approx((predicted_N == labels_N).float().mean().item())
+    assert figures["top5_frac"] == 1.0
+    assert figures["loss"] == pytest.approx(F.cross_entropy(scores_NK, labels_N).item(), rel=1e-5)
+    expected = MulticlassCalibrationError(3, n_bins=15)(probs_NK, labels_N).item()
+    assert figures["calibration_error_frac"] == pytest.approx(expected, abs=1e-5)
+    confusion_KK = MulticlassConfusionMatrix(3)(scores_NK, labels_N)
+    with (tmp_path / "confusion.csv").open() as file:
+        head, *rows = csv.reader(file)
+    assert head[1:] == [row[0] for row in rows] == list(CLASSES)
+    assert [[int(number) for number in row[1:]] for row in rows] == confusion_KK.tolist()
+    for k, name in enumerate(CLASSES):
+        num_images = int(confusion_KK[k].sum())
+        assert figures["per_class"][name] == {
+            "top1_frac": pytest.approx(int(confusion_KK[k, k]) / num_images),
+            "num_images": num_images,
+        }
+    with np.load(tmp_path / "predictions.npz", allow_pickle=False) as kept:
+        assert kept["name"].tolist() == [member.name for member in members]
+        assert kept["classes"].tolist() == list(CLASSES)
+        np.testing.assert_array_equal(kept["label"], labels_N)
+        order_NK = probs_NK.argsort(dim=1, descending=True)
+        np.testing.assert_array_equal(kept["top"], order_NK)
+        np.testing.assert_allclose(kept["prob"], probs_NK.gather(1, order_NK), rtol=1e-4)
+        np.testing.assert_allclose(kept["label_prob"], probs_NK[torch.arange(NUM_TEST), labels_N], rtol=1e-4)
+        np.testing.assert_allclose(kept["loss"], F.cross_entropy(scores_NK, labels_N, reduction="none"), rtol=1e-4)
+    out = capsys.readouterr().out
+    assert f"top-1 {figures['top1_frac']:.2%}" in out
+    assert "calibration error" in out
+
+
+def test_it_is_what_training_said_of_the_test_split(in_judged: Path) -> None:
+    assert run(["evaluate", "run"]) == 0
+    expected = json.loads((in_judged / "run/summary.json").read_text())["test"]
+    figures = read_figures(in_judged / "run/evaluations/test-best")
+    assert figures["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    assert {**expected, "loss": None} == {**{key: figures[key] for key in expected}, "loss": None}
+    assert run(["evaluate", "run", "--split", "valid", "--checkpoint", "last"]) == 0
+    assert read_figures(in_judged / "run/evaluations/valid-last")["num_images"] == NUM_TEST
+
+
+def test_mistakes_are_the_pictures_that_are_wrong(in_judged: Path, tmp_path: Path) -> None:
+    assert run(["evaluate", "run", "--transform", "rotate180", "--output", str(tmp_path)]) == 0
+    members = read_split(in_judged / "shards", "test")
+    with np.load(tmp_path / "predictions.npz") as kept:
+        wrong = [i for i in range(NUM_TEST) if kept["top"][i, 0] != kept["label"][i]]
+        wrong.sort(key=lambda i: -kept["prob"][i, 0])
+    assert wrong
+    with Image.open(tmp_path / "mistakes.png") as image:
+        sheet_HWC = np.asarray(image).astype(int)
+    side = 96
+    for place_in_sheet, i in enumerate(wrong):
+        y = GAP + place_in_sheet // 5 * (side + CAPTION_HEIGHT + GAP) + CAPTION_HEIGHT
+        x = GAP + place_in_sheet % 5 * (side + GAP)
+        seen_HWC = sheet_HWC[y : y + side : 3, x : x + side : 3]
+        assert np.abs(seen_HWC - decode(members[i].content)[::-1, ::-1].astype(int)).max() <= 1
+
+
+def test_without_mistakes_there_is_no_picture_of_them(in_judged: Path, tmp_path: Path) -> None:
+    """Pictures under the names of what the network takes them for."""
+    members = read_split(in_judged / "shards", "test")
+    predicted = plain_scores(in_judged / "run", [member.content for member in members]).argmax(1).tolist()
+    for name in CLASSES:
+        (tmp_path / "data" / name).mkdir(parents=True)
+    for i, (member, k) in enumerate(zip(members, predicted, strict=True)):
+        (tmp_path / "data" / CLASSES[k] / f"{i}.jpg").write_bytes(member.content)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/mistakes.png").write_text("of another evaluation")
+    words = ["evaluate", "run", "--data", str(tmp_path / "data"), "--output", str(tmp_path / "out")]
+    assert run(words) == 0
+    assert read_figures(tmp_path / "out")["top1_frac"] == 1.0
+    assert not (tmp_path / "out/mistakes.png").exists()
+
+
+def test_folders_and_shards_in_another_order_give_the_same(in_judged: Path, tmp_path: Path) -> None:
+    assert run(["evaluate", "run"]) == 0
+    expected = read_figures(in_judged / "run/evaluations/test-best")
+    for split in ("train", "test"):
+        write_files(in_judged / "shards", split, tmp_path / "pictures" / split)
+    pack(f"imagefolder:{tmp_path / 'pictures'}", tmp_path / "packed", PackOptions(classes=CLASSES[::-1]))
+    for data in (tmp_path / "pictures", tmp_path / "packed", tmp_path / "pictures/test"):
+        assert run(["evaluate", "run", "--data", str(data)]) == 0
+        [folder] = (in_judged / "run/evaluations").glob(f"test-best-{data.name}-??????")
+        figures = read_figures(folder)
+        assert figures == {**expected, "loss": pytest.approx(expected["loss"]), "calibration_error_frac": pytest.approx(
+            expected["calibration_error_frac"])}  # fmt: skip
+
+
+def test_one_logit_is_two_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pack("synthetic:2x30x32", tmp_path / "packed", PackOptions())
+    train_lenet(tmp_path / "bce", tmp_path / "packed", "loss.name=bce")
+    monkeypatch.chdir(tmp_path / "bce")
+    assert run(["evaluate", "run"]) == 0
+    figures = read_figures(tmp_path / "bce/run/evaluations/test-best")
+    expected = json.loads((tmp_path / "bce/run/summary.json").read_text())["test"]
+    assert figures["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    assert figures["per_class"] == expected["per_class"]
+    with np.load(tmp_path / "bce/run/evaluations/test-best/predictions.npz") as kept:
+        np.testing.assert_allclose(-np.log(kept["label_prob"]), kept["loss"], rtol=1e-4)
+        np.testing.assert_allclose(kept["prob"].sum(axis=1), 1, rtol=1e-5)
+    assert run(["predict", "run", "shards", "--split", "test", "--output", "said.jsonl"]) == 0
+    lines = [json.loads(line) for line in Path("said.jsonl").read_text().splitlines()]
+    is_right = [line["predictions"][0]["class"] == line["truth"] for line in lines]
+    assert sum(is_right) / len(is_right) == expected["top1_frac"]
+
+
+def test_shards_at_a_url_give_the_same(in_judged: Path, tmp_path: Path) -> None:
+    assert run(["evaluate", "run"]) == 0
+    with serve(in_judged / "shards") as served:
+        words = ["evaluate", "run", "--data", served.url, "--output", str(tmp_path)]
+        assert run(words) == 0
+    found, expected = (folder / "figures.json" for folder in (tmp_path, in_judged / "run/evaluations/test-best"))
+    contents = [json.loads(path.read_text()) for path in (found, expected)]
+    assert contents[0].pop("data") == served.url
+    assert contents[1].pop("data") == "shards"
+    assert contents[0] == contents[1]
+
+
+def test_what_cannot_be_read_is_left_out_and_said(
+    in_judged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = write_files(in_judged / "shards", "test", tmp_path / "data")
+    paths[4].write_bytes(paths[4].read_bytes()[:300])
+    assert run(["evaluate", "run", "--data", str(tmp_path / "data"), "--output", str(tmp_path / "out")]) == 0
+    content = json.loads((tmp_path / "out/figures.json").read_text())
+    assert (content["figures"]["num_images"], content["figures"]["num_left_out"]) == (NUM_TEST - 1, 1)
+    assert [str(paths[4]) in message for message in content["left_out"]] == [True]
+    with np.load(tmp_path / "out/predictions.npz") as kept:
+        assert sorted(kept["name"].tolist()) == sorted(str(path) for path in paths if path != paths[4])
+    assert "1 images that cannot be read" in capsys.readouterr().out
+
+
+def test_without_matplotlib_all_but_the_chart_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert run(["evaluate", "run", "--output", str(tmp_path)]) == 0
+    assert "note: confusion.png needs matplotlib: pip install 'launcher[charts]'" in capsys.readouterr().out
+    found = {path.name for path in tmp_path.iterdir()}
+    assert found == {"figures.json", "predictions.npz", "confusion.csv", "mistakes.png"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--split", "tset"], "--split tset: shards has none of that name; did you mean 'test'?"),
+        (["--data", "nowhere"], "--data nowhere: no such folder; name one of shards, or one with a folder for each"),
+        (["--checkpoint", "7"], "--checkpoint 7: there are best, last, "),
+        (["--data", "others", "--split", "valid"], "--split valid: others has no splits; leave it out"),
+        (["--transform", "upside"], "upside"),
+        (["--output", "small.yaml"], "small.yaml: is no folder; name another with --output"),
+        (["--data", "others"], "others: its classes are not the run's: without class_1, class_2; beside them wasps; "),
+    ],
+)
+def test_what_is_wrong_is_one_line(
+    in_judged: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("class_0", "wasps"):
+        (in_judged / "others" / name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(write_files(in_judged / "shards", "test", in_judged / "files")[0], in_judged / "others" / name)
+    assert run(["evaluate", "run", *words]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_a_checkpoints_folder_stays_as_it_is(in_judged: Path, tmp_path: Path) -> None:
+    of_run = (in_judged / "run/checkpoints/best").resolve()
+    alone = Path(shutil.copytree(of_run, tmp_path / of_run.name))
+    before = sorted(alone.iterdir())
+    for checkpoint, folder in ((of_run, in_judged / "run/evaluations"), (alone, in_judged / "evaluations")):
+        assert run(["evaluate", str(checkpoint)]) == 0
+        assert read_figures(folder / f"test-{of_run.name}")["num_images"] == NUM_TEST
+    assert sorted(alone.iterdir()) == sorted(before)
+
+
+def test_a_checkpoint_has_no_other(in_judged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["evaluate", "run/checkpoints/best", "--checkpoint", "last"]) == 2
+    assert "--checkpoint last: run/checkpoints/best is one itself; leave it out" in capsys.readouterr().err
+
+
+def test_data_of_one_name_at_two_places_are_kept_apart(in_judged: Path, tmp_path: Path) -> None:
+    for place in ("a", "b"):
+        write_files(in_judged / "shards", "test" if place == "a" else "valid", tmp_path / place / "photos")
+        assert run(["evaluate", "run", "--data", str(tmp_path / place / "photos")]) == 0
+    folders = [*(in_judged / "run/evaluations").glob("test-best-photos-??????")]
+    said = {json.loads((folder / "figures.json").read_text())["data"] for folder in folders}
+    assert said == {str(tmp_path / place / "photos") for place in ("a", "b")}
+
+
+def test_an_evaluation_that_is_cut_off_keeps_no_old_figures(
+    in_judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing then says that the new predictions belong to them."""
+    assert run(["evaluate", "run", "--output", str(tmp_path)]) == 0
+
+    def fail(*parts: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("launcher.commands.model.evaluate.report._write_mistakes", fail)
+    assert run(["evaluate", "run", "--output", str(tmp_path)]) != 0
+    assert not (tmp_path / "figures.json").exists()
+
+
+def test_nothing_is_written_through_a_link(in_judged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(in_judged / "run", tmp_path / "copy", symlinks=True, ignore=shutil.ignore_patterns("evaluations"))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "copy/evaluations").symlink_to(tmp_path / "elsewhere")
+    assert run(["evaluate", str(tmp_path / "copy")]) == 2
+    assert "evaluations: is a link" in capsys.readouterr().err
+    assert list((tmp_path / "elsewhere").iterdir()) == []

@@ -1,0 +1,37 @@
+"""Pictures one by one: the network gets of each what a validation would give it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from launcher.augment.pipeline import build_augment
+from launcher.commands.model.infer import build_eval_strategy, to_input
+from launcher.data.reader import ShardReader
+from launcher.distributed.world import World
+from launcher.errors import UserError
+from launcher.recipe.schema import Strategy
+from shards.manifest import read_manifest
+from tests.harness.frozen_run import Place, plain_images
+
+
+def test_it_is_what_a_validation_sees(place: Place) -> None:
+    ops = "augment.eval=[{op: resize, size: 24}, {op: center_crop, size: 20}]"
+    loaded = place.load(ops)
+    augment = loaded.recipe.augment
+    mean, std = augment.normalisation((0, 0, 0), (1, 1, 1))
+    built = build_augment(augment.eval_ops, mean, std)
+    wanted_BCHW, _ = plain_images(loaded, "valid")
+    reader = ShardReader(Path("shards"), read_manifest(Path("shards")), "valid")
+    for number, wanted_CHW in enumerate(wanted_BCHW):
+        sample = reader.read(number)
+        assert torch.equal(to_input(sample, built)[0], wanted_CHW)
+
+
+def test_a_gpu_that_is_not_there_is_asked_for_by_an_option() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("needs a machine without CUDA")
+    with pytest.raises(UserError, match=r"but 0 GPUs: start with --num_processes 1, or give --device cpu$"):
+        build_eval_strategy(Strategy(), "cuda", World())

@@ -1,0 +1,35 @@
+"""Runs that really were trained: two learning rates, two seeds of each."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from launcher.distributed.signals import SIGNALS
+from tests.commands.runs.compare.made import train
+from tests.harness.frozen_run import make_place
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, few_shards: Path) -> Path:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    folder = tmp_path_factory.mktemp("compared")
+    with pytest.MonkeyPatch.context() as patch:
+        place = make_place(folder, few_shards, patch)
+        for seed in (0, 1):
+            train(place, f"slow-{seed}", f"run.seed={seed}")
+            train(place, f"fast-{seed}", f"run.seed={seed}", "optim.lr=0.02")
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    return folder
+
+
+@pytest.fixture
+def runs(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of them, to damage; it is in the working directory as `runs`."""
+    shutil.copytree(trained / "runs", tmp_path / "runs", symlinks=True)
+    monkeypatch.chdir(tmp_path)
+    return Path("runs")

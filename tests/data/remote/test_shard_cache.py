@@ -1,0 +1,215 @@
+"""The cache by itself: who may remove what, and what happens where there is no room."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from io import BufferedRandom
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from launcher.data.reader import ShardReader
+from launcher.data.remote import shard_cache
+from launcher.data.remote.shard_cache import ShardCache, let_go
+from launcher.errors import FetchError, UserError
+from shards.manifest import index_path, read_manifest
+from tests.data.remote.shard_server import serve
+from tests.data.remote.test_remote import data_of, expected, reader_of, tars
+
+SHARD_BYTES = 1000
+NAME = "0" * 64
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> ShardCache:
+    """Has room for three."""
+    return ShardCache(tmp_path / "cache", 3 * SHARD_BYTES + 500)
+
+
+def tar_of(cache: ShardCache, number: int) -> Path:
+    return cache.subfolder(NAME) / f"{number}.tar"
+
+
+def open_shard(cache: ShardCache, number: int) -> int:
+    def fill(file: BufferedRandom) -> None:
+        index_path(tar_of(cache, number)).write_bytes(b"index")
+        file.write(bytes([number]) * SHARD_BYTES)
+
+    return cache.open(tar_of(cache, number), SHARD_BYTES, fill)[0]
+
+
+def use(cache: ShardCache, number: int) -> None:
+    let_go(open_shard(cache, number))
+    time.sleep(0.01)  # a file's time has steps
+
+
+def kept(cache: ShardCache) -> list[str]:
+    return sorted(path.name for path in cache.subfolder(NAME).iterdir())
+
+
+def test_what_was_unused_longest_goes_first_with_its_index(cache: ShardCache) -> None:
+    for number in (0, 1, 2, 0, 3):
+        use(cache, number)
+    assert kept(cache) == ["0.index.npy", "0.tar", "2.index.npy", "2.tar", "3.index.npy", "3.tar"]
+
+
+def test_what_is_in_use_stays(cache: ShardCache) -> None:
+    held = open_shard(cache, 0)
+    for number in (1, 2, 3, 4):
+        use(cache, number)
+    assert [name for name in kept(cache) if name.endswith(".tar")] == ["0.tar", "3.tar", "4.tar"]
+    assert os.pread(held, 1, 0) == b"\0"
+    let_go(held)
+    for number in (1, 2, 3):
+        use(cache, number)
+    assert [name for name in kept(cache) if name.endswith(".tar")] == ["1.tar", "2.tar", "3.tar"]
+
+
+def test_what_another_process_uses_stays(cache: ShardCache) -> None:
+    use(cache, 0)
+    program = (
+        f"import fcntl; f = open({str(tar_of(cache, 0))!r}); fcntl.flock(f, fcntl.LOCK_SH); print(flush=True); input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        for number in (1, 2, 3):
+            use(cache, number)
+        assert "0.tar" in kept(cache)
+        process.kill()
+    use(cache, 4)
+    assert "0.tar" not in kept(cache)
+
+
+def test_all_in_use_is_waited_for_and_then_one_line(cache: ShardCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = [open_shard(cache, number) for number in range(3)]
+    threading.Timer(0.3, let_go, [held.pop()]).start()
+    held.append(open_shard(cache, 3))
+    monkeypatch.setattr(shard_cache, "ROOM_WAIT_S", 0.1)
+    with pytest.raises(FetchError, match=r"are full of shards in use; raise data\.remote_cache_gib, or set"):
+        open_shard(cache, 4)
+    for descriptor in held:
+        let_go(descriptor)
+    use(cache, 4)
+
+
+def test_what_is_on_its_way_counts_whole(cache: ShardCache) -> None:
+    """And when nobody fetches it any more, it goes like all else."""
+    use(cache, 0)
+    begun = tar_of(cache, 1).with_name(f"1.tar.{SHARD_BYTES}.partial")
+    begun.write_bytes(b"x")
+    time.sleep(0.01)
+    for number in (2, 3):
+        use(cache, number)
+    assert [name for name in kept(cache) if "index" not in name] == [begun.name, "2.tar", "3.tar"]
+    use(cache, 4)
+    assert not begun.exists()
+
+
+def test_what_is_not_ours_is_left_alone(cache: ShardCache) -> None:
+    mine = cache.subfolder("mine") / "a.tar"
+    mine.write_bytes(b"x" * 5000)
+    elsewhere = cache.folder.parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "b.tar").write_bytes(b"x" * 5000)
+    (cache.folder / ("1" * 64)).symlink_to(elsewhere)
+    for number in range(5):
+        use(cache, number)
+    assert mine.exists()
+    assert (elsewhere / "b.tar").exists()
+
+
+def test_a_shard_that_is_cut_off_or_has_lost_its_index_is_fetched_again(cache: ShardCache) -> None:
+    use(cache, 0)
+    os.truncate(tar_of(cache, 0), 10)
+    use(cache, 0)
+    assert tar_of(cache, 0).read_bytes() == b"\0" * SHARD_BYTES
+    index_path(tar_of(cache, 0)).unlink()
+    use(cache, 0)
+    assert index_path(tar_of(cache, 0)).exists()
+
+
+def test_no_leave_to_write_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/x: cannot be made \(Not a directory\); set data\.remote_cache"):
+        ShardCache(tmp_path / "file", 10).subfolder("x")
+
+
+def count_bytes(folder: Path) -> int:
+    """Of all shards; some may go meanwhile."""
+    total = 0
+    for path in folder.glob("*/*.tar"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
+
+
+def test_random_reads_through_a_cache_that_is_smaller_than_the_data(few_shards: Path, tmp_path: Path) -> None:
+    """Threads of two readers, each image right, and never more on the disk than allowed."""
+    largest_bytes = max(shard.num_bytes for shard in read_manifest(few_shards).shards)
+    limit_bytes = 4 * largest_bytes
+    right = expected(few_shards)
+    with serve(few_shards) as served:
+        data = data_of(served.url, tmp_path, remote_cache_gib=(limit_bytes + 1) / 2**30)
+        readers = [reader_of(data), reader_of(data)]
+        problems: list[object] = []
+
+        def read(reader: ShardReader, seed: int) -> None:
+            for i in np.random.default_rng(seed).integers(0, 42, 60).tolist():
+                sample = reader.read(i)
+                if (sample.content, sample.label) != right[i]:
+                    problems.append(i)
+                # Looked at file by file, one that goes and one that comes may both be counted: not three times.
+                used_bytes = min(count_bytes(tmp_path) for _ in range(3))
+                if used_bytes > limit_bytes:
+                    problems.append(used_bytes)
+
+        threads = [threading.Thread(target=read, args=(readers[seed % 2], seed)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert problems == []
+        assert len(tars(tmp_path)) <= 4
+        assert sum(reader.folder.traffic.num_shards for reader in readers) > 12  # some came again
+
+
+def test_a_cache_that_cannot_do_is_refused_before_anything_is_fetched(few_shards: Path, tmp_path: Path) -> None:
+    with serve(few_shards) as served:
+        with pytest.raises(UserError) as error:
+            reader_of(data_of(served.url, tmp_path, remote_cache_gib=0.0001), num_local=2)
+        assert "data.remote_cache_gib: 0.0001 is too little for 2 processes of a node and shards of" in str(error.value)
+        needed = float(str(error.value).rpartition("at least ")[2])
+        reader_of(data_of(served.url, tmp_path, remote_cache_gib=needed), num_local=2).read(0)
+
+
+FULL = """
+import sys
+from tests.data.remote.test_remote import *
+reader_of(data_of({url!r}, Path({cache!r}))).read(0)
+"""
+
+
+def test_a_full_disk_is_one_line(few_shards: Path, tmp_path: Path) -> None:
+    """On a file system of its own, seen by one process only."""
+    unshare = shutil.which("unshare")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = f"mount -t tmpfs -o size=28k none {disk}"
+    if unshare is None or subprocess.run([unshare, "-m", "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("no leave to mount a small file system")
+    with serve(few_shards) as served:
+        program = FULL.format(url=served.url, cache=str(disk / "cache"))
+        words = [unshare, "-m", "sh", "-c", f'{mount} && exec "$0" -c "$1"', sys.executable, program]
+        ended = subprocess.run(words, capture_output=True, text=True)
+    assert ended.returncode == 1
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith(f"launcher.errors.FetchError: {disk}/cache/")
+    assert "train-00000.tar: cannot be kept (No space left on device); make room, lower data.remote_cache_gib" in last

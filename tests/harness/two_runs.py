@@ -1,0 +1,127 @@
+"""A run of digits and a run of photographs beside each other, and everything that a person may name by mistake."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+from launcher.errors import EXIT_USER_ERROR
+from tests.harness.judged_run import read_split
+from tests.harness.runs import DIGITS, Ended, ranks_of, run_warm, train
+
+RUNS = ("digits", "photos")
+CLASSES = {"digits": tuple("0123456789"), "photos": ("china", "flower")}
+"""Those of photographs are scikit-learn's two, of 427 x 640 pixels."""
+FOLDERS = {"digits": "figures", "photos": "photos"}
+"""Pictures as files, in a folder for each class, that the run of this name knows."""
+NUM_PHOTOS = 24
+"""Of each class."""
+
+SPOILT: Mapping[str, Callable[[bytes], bytes]] = {
+    "text": lambda content: b"a letter, not a picture\n",
+    "cut-off": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+}
+"""What is no picture, whatever its name says: made of a JPEG."""
+
+RECIPE = """
+backbone: {name: avatar_cnn}
+data: {source: "imagefolder:photos", dir: photos-shards, split: {train: 0.5, valid: 0.25, test: rest}}
+augment:
+  train: [{op: random_resized_crop, size: 64}, {op: horizontal_flip}]
+  eval: [{op: resize, size: 72}, {op: center_crop, size: 64}]
+  mean: [0.485, 0.456, 0.406]
+  std: [0.229, 0.224, 0.225]
+optim: {name: adam, lr: 1.0e-3}
+train: {epochs: 2, global_batch: 8}
+"""
+PROGRESS = re.compile(r"(evaluate|pack) \w+: [\d,]+ of [\d,]+")
+"""A line that tells how far it is."""
+
+SEARCH = """
+trials: 2
+search:
+  optim.lr: {low: 1.0e-4, high: 0.1}
+"""
+
+
+def launch(place: Path, *words: str | Path, processes: int = 1) -> Ended:
+    """The program in this folder, as one or as several processes that no launcher ends when one of them has."""
+    return run_warm(ranks_of(processes), words, place)
+
+
+def expect(place: Path, words: str, says: str, processes: int = 1) -> None:
+    """A mistake: one line, where `...` stands for anything; all processes end with code 2, and nothing is written."""
+    before = list_files(place)
+    ended = launch(place, *shlex.split(words), processes=processes)
+    assert (ended.codes, ended.out) == ((EXIT_USER_ERROR,) * processes, ""), ended.err
+    [line] = [line for line in ended.err.splitlines() if not PROGRESS.fullmatch(line)]
+    assert re.fullmatch(".*".join(map(re.escape, f"launcher: {says}".split("..."))), line), line
+    assert list_files(place) == before
+
+
+def make_two_runs(place: Path, digits: Path) -> None:
+    """`runs/RUN`; `bare/RUN`: without a checkpoint; `RUN-shards`: its data; `FOLDERS[RUN]`: pictures of its classes;
+    `spoilt/RUN/KIND`: some of them, and one that is none."""
+    make_photographs(place / "photos")
+    (place / "photos.yaml").write_text(RECIPE)
+    (place / "search.yaml").write_text(SEARCH)
+    options = ("data.workers=1", "log.wandb.mode=disabled", "strategy.device=cpu")
+    (place / "digits-shards").symlink_to(digits)
+    train(DIGITS, "data.dir=digits-shards", "train.epochs=1", "run.dir=runs/digits", *options, cwd=place)
+    train("photos.yaml", "run.dir=runs/photos", *options, cwd=place)
+    write_digits(digits, place / FOLDERS["digits"])
+    photograph = (place / "photos/china/00.jpg").read_bytes()
+    for run, folder in FOLDERS.items():
+        shutil.copytree(
+            place / "runs" / run, place / "bare" / run, ignore=shutil.ignore_patterns("step-*", "best", "last")
+        )
+        for kind in SPOILT:
+            spoil(place / folder, place / "spoilt" / run / kind, SPOILT[kind](photograph))
+
+
+def make_photographs(folder: Path) -> None:
+    """Parts of two photographs, of sides from 160 to 320 pixels."""
+    rng = np.random.default_rng(0)
+    for name in CLASSES["photos"]:
+        whole = Image.fromarray(load_sample_image(f"{name}.jpg"))
+        (folder / name).mkdir(parents=True)
+        for number in range(NUM_PHOTOS):
+            width, height = rng.integers(160, 321, 2).tolist()
+            x, y = rng.integers(whole.width - width + 1), rng.integers(whole.height - height + 1)
+            part = whole.crop((int(x), int(y), int(x) + width, int(y) + height))
+            part.save(folder / name / f"{number:02}.jpg", quality=90)
+
+
+def write_digits(shards: Path, folder: Path) -> None:
+    """The first test picture of each, as a file in a folder of its class."""
+    first = {member.label: member for member in reversed(read_split(shards, "test"))}
+    for label, member in first.items():
+        class_folder = folder / CLASSES["digits"][label]
+        class_folder.mkdir(parents=True)
+        (class_folder / f"00{Path(member.name).suffix}").write_bytes(member.content)
+
+
+def spoil(pictures: Path, folder: Path, bad: bytes) -> None:
+    """One picture of each class, and in the first class `bad.jpg`."""
+    for class_folder in sorted(pictures.iterdir()):
+        first = min(class_folder.iterdir())
+        (folder / class_folder.name).mkdir(parents=True)
+        shutil.copy(first, folder / class_folder.name)
+    (min(folder.iterdir()) / "bad.jpg").write_bytes(bad)
+
+
+def list_files(place: Path) -> dict[str, tuple[int, int]]:
+    """All files and folders, but for locks, with size and time of change: what a mistake must not touch."""
+    statuses = {path: path.lstat() for path in place.rglob("*") if path.suffix != ".lock"}
+    return {
+        path.relative_to(place).as_posix(): (0, 0) if path.is_dir() else (status.st_size, status.st_mtime_ns)
+        for path, status in statuses.items()
+    }

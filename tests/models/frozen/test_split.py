@@ -1,0 +1,262 @@
+"""The two parts of a cut network against the whole, of every family: outputs in evaluation, gradients in training."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from launcher.data.features.store import prefix_sha256
+from launcher.models.frozen.freeze import freeze, frozen_names
+from launcher.models.frozen.split import CutError, cut
+from launcher.models.zoo import Network, build_model, build_shapes
+from launcher.recipe.backbone import Backbone
+from tests.models.frozen.splits import LAST, build_random, compare
+
+HAS_TIMM = importlib.util.find_spec("timm") is not None
+NAMES = torchvision.models.list_models(module=torchvision.models)
+SIDES = {"inception_v3": 96, "lenet": 32, "maxvit_t": 224}
+TIMM_SIDES = {"mobilenetv5_300m": 256, "nasnetalarge": 96, "pnasnet5large": 96, "qwen3_vit_88m": 256}
+"""Smaller than their weights want, which would take minutes each, and mobilenetv5_300m 19."""
+MOST_PARAMETERS = 350_000_000
+"""16 bytes each in float64, whole network and engine: what is larger is left out."""
+
+FAMILIES = [
+    ("lenet", "relu_3", "relu_2"),
+    ("avatar_cnn", "relu_2", "flatten"),
+    ("alexnet", "classifier_5", "classifier_3"),
+    ("densenet121", "flatten", "features_transition3_pool"),
+    ("efficientnet_b0", "flatten", "features_7_0_block_3_1"),
+    ("googlenet", "dropout", "cat_7"),
+    ("inception_v3", "flatten", "cat_11"),
+    ("mnasnet0_5", "mean", "layers_13_0_layers_7"),
+    ("mobilenet_v2", "flatten", "features_17_conv_3"),
+    ("mobilenet_v3_small", "classifier_2", "flatten"),
+    ("regnet_x_400mf", "flatten", "trunk_output_block3_block3_6_activation"),
+    ("resnet18", "flatten", "layer3_1_relu_1"),
+    ("shufflenet_v2_x0_5", "mean", "view_31"),
+    ("squeezenet1_1", "cat_7", "cat_6"),
+    ("swin_t", "flatten", "features_6_reduction"),
+    ("vgg11_bn", "classifier_5", "classifier_2"),
+    ("timm/resnet18", "global_pool_flatten", "layer3_1_act2"),
+    ("timm/efficientnet_lite0", "global_pool_flatten", "blocks_6_0_bn3"),
+]
+"""With the value that passes from one part to the other: with the backbone frozen, and without its last block."""
+
+
+def side_of(name: str) -> int:
+    return SIDES.get(name, 224 if name.startswith("vit") else 64)
+
+
+@pytest.mark.parametrize(("name", "boundary", "boundary_of_last"), FAMILIES)
+def test_the_parts_are_the_whole(name: str, boundary: str, boundary_of_last: str) -> None:
+    if name.startswith("timm/"):
+        pytest.importorskip("timm")
+    network, images_BCHW = build_random(name, side_of(name))
+    found = [compare(network, name, parts, images_BCHW) for parts in ("backbone", LAST)]
+    assert [each.boundary for each in found] == [(boundary,), (boundary_of_last,)]
+    assert [each for each in found if not each.is_same] == []
+
+
+class Unhappy(nn.Module):
+    """Asks a value of its input, which a symbol has not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        values_BCHW = self.first(images_BCHW)
+        if values_BCHW.sum() > 0:
+            values_BCHW = -values_BCHW
+        outputs: Tensor = self.head(values_BCHW.mean((2, 3)))
+        return outputs
+
+
+def test_a_network_that_cannot_be_traced_says_why() -> None:
+    model = Unhappy()
+    freeze(Network(model, "head"), frozenset(("first.weight", "first.bias")))
+    with pytest.raises(CutError, match=r"^torch.fx cannot trace it: symbolically traced variables cannot be used as"):
+        cut(model, "unhappy", [torch.rand(2, 3, 8, 8)])
+
+
+@pytest.mark.parametrize("frozen", [("fc1",), ("conv2", "fc1")])
+def test_nothing_can_be_cut_off_before_a_first_layer_that_trains(frozen: tuple[str, ...]) -> None:
+    network = build_model(Backbone(name="lenet"), 3)
+    freeze(network, frozen_names(network, frozen))
+    with pytest.raises(CutError, match=r"^the first layers train$"):
+        cut(network.model, "lenet", [torch.rand(2, 3, 32, 32)])
+
+
+def test_the_second_part_judges_an_average_with_its_own_weights() -> None:
+    network, images_BCHW = build_random("resnet18", 64)
+    freeze(network, frozen_names(network, LAST))
+    two = cut(network.model, "resnet18", [images_BCHW])
+    average = copy.deepcopy(network.model)
+    with torch.no_grad():
+        for name, tensor in average.state_dict().items():
+            if name.startswith(("layer4.", "fc.")) and tensor.is_floating_point():
+                tensor.mul_(1.5)
+        outputs = two.eval_suffix(average).eval()(*two.prefix(images_BCHW))
+        torch.testing.assert_close(outputs, average.eval()(images_BCHW))
+        assert not torch.allclose(outputs, network.model.eval()(images_BCHW))
+
+
+def sweep(name: str, side: int) -> Iterator[str]:
+    """A line for each way of freezing; `WRONG` in it where the parts are not the whole."""
+    num_parameters = sum(parameter.numel() for parameter in build_shapes(Backbone(name=name)).model.parameters())
+    if num_parameters > MOST_PARAMETERS:
+        yield f"{name}: left out, {num_parameters:,} parameters"
+        return
+    network, images_BCHW = build_random(name, side)
+    for parts in ("backbone", LAST):
+        label = f"{name:32} {'backbone' if parts == 'backbone' else 'last':8}"
+        try:
+            found = compare(network, name, parts, images_BCHW)
+        except CutError as error:
+            yield f"{label} not cut: {error}"
+        else:
+            numbers = (
+                f"fp64 {found.fp64:.0e} gradients {found.gradients:.0e} fp32 {found.fp32:.0e} "
+                f"bf16 {found.bf16:.0e} ({found.whole_bf16:.0e})"
+            )
+            yield f"{label} {'same' if found.is_same else 'WRONG'} {numbers} {' '.join(found.boundary)}"
+
+
+LONG = pytest.mark.skipif("LAUNCHER_LONG_TESTS" not in os.environ, reason="over an hour; set LAUNCHER_LONG_TESTS=1")
+
+
+@LONG
+@pytest.mark.parametrize("name", NAMES)
+def test_the_parts_of_every_torchvision_model_are_the_whole(name: str) -> None:
+    lines = list(sweep(name, side_of(name)))
+    print("\n".join(lines))
+    assert [line for line in lines if "WRONG" in line or "not cut" in line] == []
+
+
+SMALL = ("test_", "atto", "femto", "pico", "nano", "xxs", "xs", "tiny", "mini", "small", "lite0", "18", "s12", "_s")
+"""In the names of a family's small models, the smallest first."""
+
+
+def smallest(names: list[str]) -> str:
+    def key(name: str) -> tuple[int, int, str]:
+        return next((i for i, word in enumerate(SMALL) if word in name), len(SMALL)), len(name), name
+
+    return min(names, key=key)
+
+
+def timm_names() -> list[str]:
+    """A small model of each of timm's modules."""
+    if not HAS_TIMM or "LAUNCHER_LONG_TESTS" not in os.environ:
+        return []
+    import timm
+
+    families = [timm.list_models(module=module) for module in timm.list_modules()]
+    return sorted(smallest(family) for family in families if family)
+
+
+@LONG
+@pytest.mark.parametrize("name", timm_names())
+def test_the_parts_of_every_timm_family_are_the_whole(name: str) -> None:
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    side = TIMM_SIDES.get(name, 224 if config is None else config.input_size[-1])
+    lines = list(sweep(f"timm/{name}", side))
+    print("\n".join(lines))
+    assert [line for line in lines if "WRONG" in line] == []
+
+
+class DropPath(nn.Module):
+    """As timm has it: the mask's scaling in place gives a value that nobody takes."""
+
+    def forward(self, values_BC: Tensor) -> Tensor:
+        if not self.training:
+            return values_BC
+        mask_B1 = values_BC.new_empty((values_BC.shape[0], 1)).bernoulli_(0.5)
+        mask_B1.div_(0.5)
+        return values_BC * mask_B1
+
+
+class ChangesInPlace(nn.Module):
+    """A first part, what `change` makes of its values, and a second part that takes them under their old name."""
+
+    def __init__(self, change: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.first, self.second, self.fc = nn.Linear(12, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+        self.drop = DropPath()
+        self.change = change
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        values_BC = self.first(images_BCHW.flatten(1))
+        self.change(values_BC)
+        values_BC = values_BC + self.drop(self.second(values_BC))
+        return self.fc(values_BC)  # type: ignore[no-any-return]
+
+
+CHANGES: dict[str, Callable[[Tensor], object]] = {
+    "nothing": lambda _: None,
+    "method": lambda values_BC: values_BC.mul_(3.0),
+    "two methods": lambda values_BC: values_BC.mul_(3.0).add_(1.0),
+    "function": torch.relu_,
+    "argument": lambda values_BC: nn.functional.relu(values_BC, inplace=True),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_what_is_changed_in_place_stays_changed(change: Callable[[Tensor], object]) -> None:
+    network = Network(ChangesInPlace(change), "fc")
+    torch.manual_seed(0)
+    found = compare(network, "x", ("first",), torch.randn(2, 3, 2, 2))
+    assert len(found.boundary) == 1
+    assert found.is_same, found
+
+
+class DoublesInTraining(nn.Module):
+    """What it does to a part of a tensor reaches the whole of it, which no graph shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.fc = nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        values_BC = self.norm(self.first(images_BCHW.flatten(1)))
+        if self.norm.training:
+            values_BC[:, 2:].mul_(2.0)
+        return self.fc(values_BC)  # type: ignore[no-any-return]
+
+
+def test_parts_that_give_something_else_in_training_only_are_not_used() -> None:
+    model = DoublesInTraining()
+    freeze(Network(model, "fc"), frozenset(("first.weight", "first.bias")))
+    before, seed = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    with pytest.raises(CutError, match=r"^in training its parts give something else than the whole$"):
+        cut(model, "x", [torch.ones(2, 3, 2, 2) * torch.tensor([1.0, -1.0]).view(2, 1, 1, 1)])
+    torch.testing.assert_close(dict(model.state_dict()), dict(before), rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), seed)
+
+
+class WithConstant(nn.Module):
+    """Its code makes a tensor, which tracing keeps as a numbered constant of the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        scale = torch.tensor([1.0, 2.0, 3.0, 4.0])
+        return self.fc(self.conv(images_BCHW).mean((2, 3)) * scale)  # type: ignore[no-any-return]
+
+
+def test_what_a_part_computes_has_one_hash_however_often_it_is_cut() -> None:
+    model = WithConstant()
+    model.conv.requires_grad_(False)
+    hashes = {prefix_sha256(cut(model, "x", [torch.randn(2, 3, 8, 8)])) for _ in range(3)}
+    assert len(hashes) == 1

@@ -1,0 +1,94 @@
+"""What a training draws when it ends, from its journal; and that it ends well where it cannot draw."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from launcher.errors import EXIT_DONE
+from launcher.run.final_charts import build_panels, draw_pictures
+from launcher.run.journal import Journal
+from tests.harness.frozen_run import Place
+from tests.harness.runs import DIGITS, events, journal, summary, train
+from tests.run.wandb_file import read_offline_runs
+
+DRAWN = ["curves", "per_class", "confusion"]
+CONFUSION = [[3, 1], [0, 2]]
+
+
+def make_journal(folder: Path, rows: list[list[int]] = CONFUSION) -> Path:
+    """Three steps, two validations, and a final evaluation, which went back by a step after a resume."""
+    folder.mkdir(exist_ok=True)
+    written = Journal(folder)
+    written.write("event", 0, 0, name="started")
+    for step, loss in ((1, 4.0), (2, 3.0), (3, 9.0)):
+        written.write("train", step, 1, loss=loss, lr=0.1)
+    written.write("event", 2, 1, name="resumed")
+    written.write("train", 3, 1, loss=float("nan"), lr=0.2)
+    per_class = {"ant": {"top1_frac": 0.75, "num_images": 4}, "bee": {"top1_frac": 1.0, "num_images": 2}}
+    figures = {"top1_frac": 5 / 6, "num_images": 6, "per_class": per_class}
+    for step in (2, 3):
+        written.write("eval", step, 1, split="valid", weights_step=step, loss=1.0 / step, **figures)
+    written.write("eval", 3, 1, split="test", weights_step=2, loss=1.0, **figures)
+    written.write("event", 3, 1, name="confusion", split="test", rows=rows)
+    written.close()
+    return folder
+
+
+def test_a_training_leaves_its_pictures_and_wandb_has_them(tmp_path: Path, digits: Path) -> None:
+    train(DIGITS, f"data.dir={digits}", "run.dir=run", "train.epochs=6st", "log.wandb.mode=offline", cwd=tmp_path)
+    run = tmp_path / "run"
+    assert {path.name for path in (run / "pictures").iterdir()} == {f"{name}.png" for name in (*DRAWN, "augmented")}
+    for name in DRAWN:
+        with Image.open(run / "pictures" / f"{name}.png") as image:
+            assert (image.format, min(image.size) > 300) == ("PNG", True)
+            assert len(np.unique(np.asarray(image.convert("L")))) > 10
+    assert [event["picture"] for event in events(run, "picture")] == ["augmented", *DRAWN]
+    assert journal(run)[-1]["name"] == "done"
+    (media,) = (run / "wandb").glob("offline-run-*/files/media/images")
+    assert sorted(path.name.partition("_")[0] for path in media.iterdir()) == [
+        "augmented",
+        "confusion",
+        "curves",
+        "per",
+    ]
+    (mirrored,) = read_offline_runs(run)
+    keys = {key.partition(".")[0] for row in mirrored.history for key in row}
+    assert {"augmented", *DRAWN} <= keys
+
+
+def test_curves_are_those_that_count(tmp_path: Path) -> None:
+    """The step that was done again counts once, and has no number to show; the final evaluation is no point."""
+    found = build_panels(journal(make_journal(tmp_path / "run")))
+    assert found == [
+        ("loss", [("train", 0, [(1.0, 4.0), (2.0, 3.0)]), ("valid", 1, [(2.0, 0.5), (3.0, 1 / 3)])]),
+        ("top-1 accuracy", [("valid", 1, [(2.0, 5 / 6), (3.0, 5 / 6)])]),
+        ("learning rate", [("head", 0, [(1.0, 0.1), (2.0, 0.1), (3.0, 0.2)])]),
+    ]
+
+
+def test_too_many_classes_for_a_matrix_still_have_bars(tmp_path: Path) -> None:
+    assert draw_pictures(make_journal(tmp_path, rows=[]), tmp_path) == (["curves", "per_class"], [])
+    assert not (tmp_path / "confusion.png").exists()
+
+
+def test_one_picture_that_fails_leaves_the_others(tmp_path: Path) -> None:
+    (tmp_path / "per_class.png").mkdir()
+    names, [note] = draw_pictures(make_journal(tmp_path / "run"), tmp_path)
+    assert names == ["curves", "confusion"]
+    assert note.startswith("per_class.png could not be drawn: IsADirectoryError: ")
+
+
+def test_without_matplotlib_a_training_ends_well(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    place.patch.setitem(sys.modules, "matplotlib.figure", None)
+    assert place.train("train.epochs=1", "backbone.freeze=none") == EXIT_DONE
+    run = place.path / "run"
+    assert summary(run)["status"] == "done"
+    assert [path.name for path in (run / "pictures").iterdir()] == ["augmented.png"]
+    note = "curves.png needs matplotlib: pip install 'launcher[charts]'"
+    assert f"note: {note}" in capsys.readouterr().out
+    assert [event["message"] for event in events(run, "note") if "matplotlib" in event["message"]] == [note]
