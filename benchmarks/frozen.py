@@ -33,9 +33,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchvision.transforms import v2
 
-from launcher.augment.images import Images
-from launcher.data.bad_samples import Damage
-from launcher.data.encoded import Times
+from launcher.augment.images import PackedImages
+from launcher.data.bad_samples import FailOnBadSample
+from launcher.data.encoded import InputTimes
 from launcher.data.loader import Batch, Loader, Prepare
 from launcher.data.reader import Work
 from launcher.distributed.strategy import build_strategy
@@ -145,15 +145,15 @@ class MemoryLoader(Loader):
     """Pictures that are decoded already, in place of shards."""
 
     def __init__(self, pictures: list[np.ndarray[Any, np.dtype[np.uint8]]]) -> None:
-        self.times, self.damage = Times(), Damage()
+        self.times, self.bad_samples = InputTimes(), FailOnBadSample()
         sizes = np.array([picture.shape[:2] for picture in pictures])
         flat = [torch.from_numpy(picture).reshape(-1, 3) for picture in pictures]
-        self._images = Images(torch.cat(flat), np.cumsum(sizes.prod(axis=1)) - sizes.prod(axis=1), sizes)
+        self._images = PackedImages(torch.cat(flat), np.cumsum(sizes.prod(axis=1)) - sizes.prod(axis=1), sizes)
 
     def batches(self, work: Work, prepare: Prepare) -> Iterator[Batch]:
         for view, ids_B in work:
             rows = np.maximum(ids_B, 0)
-            images = Images(self._images.pixels_PC, self._images.starts_B[rows], self._images.sizes_B2[rows])
+            images = PackedImages(self._images.pixels_PC, self._images.starts_B[rows], self._images.sizes_B2[rows])
             weights_B = torch.from_numpy((ids_B >= 0).astype(np.int64))
             yield Batch(prepare(images, ids_B, view), torch.from_numpy(ids_B % 10), weights_B, ids_B, view)
 
@@ -242,10 +242,10 @@ def main() -> None:
         f"{x}/{y}": round(statistics.median(p / q for p, q in zip(speeds[x], speeds[y], strict=True)), 2)
         for x, y in (("c", "a"), ("c", "b"), ("d", "a"))
     }
-    figures = {f"{name}_images_per_s": round(value, 1) for name, value in median.items()}
+    metrics = {f"{name}_images_per_s": round(value, 1) for name, value in median.items()}
     fp32, bf16 = product_speed(torch.float32), product_speed(torch.bfloat16)
     limits = {"bf16/fp32_products": round(bf16 / fp32, 2), "c_of_limit": round(median["c"] * FLOP / bf16, 2)}
-    print(json.dumps({**figures, **ratios, **limits, "threads": torch.get_num_threads(), "rounds": ROUNDS}))
+    print(json.dumps({**metrics, **ratios, **limits, "threads": torch.get_num_threads(), "rounds": ROUNDS}))
 
 
 if __name__ == "__main__":

@@ -103,12 +103,12 @@ def main() -> None:
         for number in range(ROUNDS):
             seconds.append((tutorial(train, test), ours(cwd)))
             print(f"round {number + 1}: tutorial {seconds[-1][0]:.1f} s, ours {seconds[-1][1]:.1f} s", flush=True)
-    figures = {
+    metrics = {
         "tutorial_s": round(statistics.median(a for a, _ in seconds), 1),
         "ours_s": round(statistics.median(b for _, b in seconds), 1),
         "tutorial/ours": round(statistics.median(a / b for a, b in seconds), 2),
     }
-    print(json.dumps({**figures, "rounds": ROUNDS}))
+    print(json.dumps({**metrics, "rounds": ROUNDS}))
 
 
 if __name__ == "__main__":

@@ -43,10 +43,10 @@ from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from launcher.augment.images import Images, Source
-from launcher.augment.pipeline import build_augment, find_needed_side
+from launcher.augment.images import PackedImages, Source
+from launcher.augment.pipeline import build_augment, find_min_side
 from launcher.data.decode import decode_image
-from launcher.data.decode_cache import keep_decoded
+from launcher.data.decode_cache import cache_decoded
 from launcher.data.encoded import Files
 from launcher.data.feed import ImageFeed
 from launcher.data.loader import Loader
@@ -75,7 +75,7 @@ RATIOS = (
     *((f"{name}", f"{name}_bare") for name in input_loops.JOBS),
 )
 
-Figures = dict[str, float]
+Metrics = dict[str, float]
 
 
 def ours(folder: Path, workers: int, augmented: bool = True, decoded: bool = False) -> Batches:
@@ -86,11 +86,11 @@ def ours(folder: Path, workers: int, augmented: bool = True, decoded: bool = Fal
     manifest = read_manifest(folder)
     strategy = build_strategy(recipe.strategy, World(), 0, False)
     mean, std = recipe.augment.normalisation(manifest.mean, manifest.std)
-    side = find_needed_side(recipe.augment.train)
+    side = find_min_side(recipe.augment.train)
     loader = Loader(ShardReader(folder, manifest, "train"), workers, strategy.device, side)
     work = _work(manifest.num_images("train"))
     if decoded:
-        keep_decoded(strategy, "train", loader, recipe.data.model_copy(update={"cache_gib": 16.0}), "bench", print)
+        cache_decoded(strategy, "train", loader, recipe.data.model_copy(update={"cache_gib": 16.0}), "bench", print)
     if not augmented:
         images = loader.batches(work, lambda images, ids_B, view: _touched(images))
         return (batch.images_BChw for batch in images)
@@ -103,7 +103,7 @@ def ours(folder: Path, workers: int, augmented: bool = True, decoded: bool = Fal
 def _touched(images: Source) -> Tensor:
     """labels_B in length: the images are there, and one pixel of each has been looked at."""
     block = images.decode() if isinstance(images, Files) else images
-    assert isinstance(block, Images)
+    assert isinstance(block, PackedImages)
     return block.pixels_PC[torch.from_numpy(block.starts_B), 0]
 
 
@@ -128,7 +128,7 @@ def time_batches(batches: Batches, is_whole: bool) -> float:
     return done / (time.perf_counter() - start)
 
 
-def time_decoders(folder: Path) -> Figures:
+def time_decoders(folder: Path) -> Metrics:
     contents = read_pictures(folder / "pictures", min(N, 300))
     torch.set_num_threads(1)
 
@@ -152,7 +152,7 @@ def time_decoders(folder: Path) -> Figures:
     return {"decode_pil": speed(pillow), "decode_torchvision": speed(torchvision), "decode": speed(project)}
 
 
-def measure(name: str, folder: Path, workers: int) -> Figures:
+def measure(name: str, folder: Path, workers: int) -> Metrics:
     """In a process of its own."""
     if name == "decoders":
         return time_decoders(folder)
@@ -182,16 +182,16 @@ def on_cores(number: int | None) -> Iterator[None]:
         os.sched_setaffinity(0, cores)
 
 
-def run_alone(name: str, folder: Path, workers: int | None) -> Figures:
+def run_alone(name: str, folder: Path, workers: int | None) -> Metrics:
     """`measure` on as many cores as workers, with nothing left over from the one before."""
     command = [sys.executable, __file__, name, str(folder), str(workers or 0)]
     with on_cores(workers):
         output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    figures: Figures = json.loads(output.splitlines()[-1])
-    return figures
+    metrics: Metrics = json.loads(output.splitlines()[-1])
+    return metrics
 
 
-def run_round(folder: Path) -> Iterator[Figures]:
+def run_round(folder: Path) -> Iterator[Metrics]:
     yield run_alone("decoders", folder, 1)
     counts = [workers for workers in (1, 2) if workers <= len(os.sched_getaffinity(0))]
     for name in [*(name for name, peer in PEERS.items() if peer.is_there), "ours"]:
@@ -222,15 +222,15 @@ def prepare(folder: Path) -> None:
 
 
 def main() -> None:
-    rounds: list[Figures] = []
+    rounds: list[Metrics] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder)
         for number in range(ROUNDS):
             rounds.append({})
-            for figures in run_round(folder):
-                rounds[-1] |= figures
-                shown = "  ".join(f"{name} {value:,.0f}/s" for name, value in figures.items())
+            for metrics in run_round(folder):
+                rounds[-1] |= metrics
+                shown = "  ".join(f"{name} {value:,.0f}/s" for name, value in metrics.items())
                 print(f"round {number + 1}: {shown}", flush=True)
     medians = {f"{name}_images_per_s": round(statistics.median(each[name] for each in rounds), 1) for name in rounds[0]}
     ratios = {

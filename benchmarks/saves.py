@@ -22,9 +22,9 @@ from pathlib import Path
 import torch
 import torchvision
 
-from launcher.checkpoint.network_spec import Card
-from launcher.checkpoint.restore import Progress, TrainState
+from launcher.checkpoint.network_spec import NetworkSpec
 from launcher.checkpoint.snapshot import HostMemory, take_snapshot, write_snapshot
+from launcher.checkpoint.state import Progress, TrainState
 from launcher.distributed.strategy import build_strategy, read_rng
 from launcher.distributed.world import World
 from launcher.recipe.parse import load_recipe
@@ -43,7 +43,7 @@ def build_state() -> TrainState:
         parameter.grad = torch.randn_like(parameter)
     optimizer.step()
     return TrainState(
-        model, None, optimizer, strategy, 0, "bench", "none", Card(recipe, (), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+        model, None, optimizer, strategy, 0, "bench", "none", NetworkSpec(recipe, (), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     )
 
 

@@ -47,7 +47,7 @@ def run(way: str, seed: int, cwd: Path) -> tuple[float, float]:
 
 
 def main() -> None:
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
         cwd = Path(name)
         (cwd / "data").mkdir()
@@ -55,11 +55,11 @@ def main() -> None:
         (cwd / "data/lite0.safetensors").symlink_to(fetch_lite0(HOME / "lite0.safetensors").absolute())
         for way in os.environ.get("ONLY", ",".join(WAYS)).split(","):
             results = [run(way, seed, cwd) for seed in SEEDS]
-            figures[f"{way}_top1_frac"] = round(statistics.mean(top1 for top1, _ in results), 4)
-            figures[f"{way}_s"] = round(statistics.mean(seconds for _, seconds in results), 1)
+            metrics[f"{way}_top1_frac"] = round(statistics.mean(top1 for top1, _ in results), 4)
+            metrics[f"{way}_s"] = round(statistics.mean(seconds for _, seconds in results), 1)
             shown = "  ".join(f"{top1:.1%} in {seconds:.0f} s" for top1, seconds in results)
             print(f"{way}: test top-1 {shown}", flush=True)
-    print(json.dumps({**figures, "seeds": len(SEEDS)}))
+    print(json.dumps({**metrics, "seeds": len(SEEDS)}))
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class Stopped(LauncherError):  # noqa: N818  # nobody's mistake
     """Asked to stop while there was nothing to save yet; the same command begins again."""
 
 
-class AttemptError(LauncherError):
+class SpawnedRunError(LauncherError):
     """A run that was started to be watched has failed or hangs. `code`: its exit code, where it ended."""
 
     def __init__(self, message: str, code: int | None = None) -> None:

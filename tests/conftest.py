@@ -14,10 +14,10 @@ from launcher.recipe.parse import load_recipe
 from launcher.recipe.resolve import pack_options
 from shards.write import pack
 from tests.data.made import pack_synthetic
-from tests.harness.frozen_run import Place, make_place
-from tests.harness.judged_run import train_lenet
+from tests.harness.evaluated_run import train_lenet
 from tests.harness.runs import DIGITS, ROOT
 from tests.harness.two_runs import make_two_runs
+from tests.harness.workdir import WorkDir, make_workdir
 
 SLOW = (
     "tests/slurm",
@@ -63,7 +63,7 @@ def path_of(item: pytest.Item) -> str:
 
 
 def place_in_line(item: pytest.Item) -> int:
-    return next((place for place, slow in enumerate(SLOW) if path_of(item).startswith(slow)), len(SLOW))
+    return next((workdir for workdir, slow in enumerate(SLOW) if path_of(item).startswith(slow)), len(SLOW))
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -88,10 +88,10 @@ def few_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(tmp_path: Path, few_shards: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+def workdir(tmp_path: Path, few_shards: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WorkDir]:
     """An empty folder to train in; signals, which trainings take for themselves, are given back."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    yield make_place(tmp_path, few_shards, monkeypatch)
+    yield make_workdir(tmp_path, few_shards, monkeypatch)
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -105,7 +105,7 @@ def two_runs(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def judged(tmp_path_factory: pytest.TempPathFactory, few_shards: Path) -> Path:
+def evaluated_run(tmp_path_factory: pytest.TempPathFactory, few_shards: Path) -> Path:
     """A folder with a run to be judged in `run`."""
     path = tmp_path_factory.mktemp("judged")
     train_lenet(path, few_shards)
@@ -113,7 +113,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory, few_shards: Path) -> Path:
 
 
 @pytest.fixture
-def in_judged(judged: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def in_evaluated_run(evaluated_run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same, as the working directory."""
-    monkeypatch.chdir(judged)
-    return judged
+    monkeypatch.chdir(evaluated_run)
+    return evaluated_run

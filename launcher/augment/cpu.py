@@ -19,8 +19,8 @@ from torch import Tensor
 
 from launcher.augment import kernels, ops
 from launcher.augment.draw import INT64
-from launcher.augment.fuse import BLACK, Pass, Step, Window
-from launcher.augment.images import Source
+from launcher.augment.fuse import BLACK, FusedOp, Step, Window
+from launcher.augment.images import ImageBatch
 from launcher.augment.kernels import FLOAT32, UINT8
 
 _Run = tuple[slice, slice, bool]
@@ -32,13 +32,13 @@ PIECE_PIXELS = 2**19
 """Pixels of images that are worked on together, so that they stay in the caches: eight of 256x256."""
 
 
-def scale_each(images: Source, one_pass: Pass) -> Tensor:
+def scale_each(images: ImageBatch, fused: FusedOp) -> Tensor:
     """`ops.resample` image by image, seen through the pass's window: uint8 images_BChw, channels last.
 
     The numbers of torchvision's uint8 `resized_crop(..., antialias=True)`. Each axis is rounded to whole levels, so
     results are off those of `ops.resample` by at most 1 level of 255 (bicubic: 1.2), on average by less than 0.3.
     """
-    step, window = one_pass.step, one_pass.window
+    step, window = fused.step, fused.window
     assert step is not None
     fresh = np.zeros if window.has_black else np.empty
     results_BhwC = fresh((len(images.sizes_B2), *window.shape, 3), np.uint8)
@@ -51,16 +51,16 @@ def scale_each(images: Source, one_pass: Pass) -> Tensor:
     return torch.from_numpy(results_BhwC).permute(0, 3, 1, 2)
 
 
-def scale_and_move(images: Source, step: Step, move: Pass, table_CV: Tensor, out_BChw: Tensor) -> None:
+def scale_and_move(images: ImageBatch, step: Step, move: FusedOp, lut_CV: Tensor, out_BChw: Tensor) -> None:
     """`move_bytes` of what a step scales, one image after the other, while its pixels are in the caches."""
     kernel, places = _kernel_of(move)
-    out_BhwC, table = out_BChw.permute(0, 2, 3, 1).numpy(), table_CV.numpy()
+    out_BhwC, table = out_BChw.permute(0, 2, 3, 1).numpy(), lut_CV.numpy()
     for number, image_HWC in enumerate(_scaled(images, step)):
         row = slice(number, number + 1)
         kernel(image_HWC[None], *(values[row] for values in places), table, out_BhwC[row])
 
 
-def _scaled(images: Source, step: Step) -> Iterator[UINT8]:
+def _scaled(images: ImageBatch, step: Step) -> Iterator[UINT8]:
     """Each image's box in its new size, to be used before the next one is asked for.
 
     Cut by numpy, as each operation of torch gives Python's lock away and waits for it again; and one over the other, as
@@ -118,25 +118,25 @@ def _runs(lines_BI: INT64) -> list[_Run]:
     ]
 
 
-def is_move(one_pass: Pass) -> bool:
+def is_move(fused: FusedOp) -> bool:
     """Whether it takes each pixel of the result from one pixel, as it is."""
-    step = one_pass.step
+    step = fused.step
     return step is None or (step.op == "rotation" and step.interpolation == "nearest")
 
 
-def move_bytes(images_BCHW: Tensor, one_pass: Pass, table_CV: Tensor, out_BChw: Tensor) -> None:
+def move_bytes(images_BCHW: Tensor, fused: FusedOp, lut_CV: Tensor, out_BChw: Tensor) -> None:
     """`ops.take`, or `ops.rotate` to the nearest pixel, seen through the pass's window, black where it sees nothing.
 
     `out`, in any layout, gets what the table has for each byte.
     """
-    kernel, places = _kernel_of(one_pass)
+    kernel, places = _kernel_of(fused)
     images_BHWC = images_BCHW.permute(0, 2, 3, 1).contiguous().numpy()
-    kernel(images_BHWC, *places, table_CV.numpy(), out_BChw.permute(0, 2, 3, 1).numpy())
+    kernel(images_BHWC, *places, lut_CV.numpy(), out_BChw.permute(0, 2, 3, 1).numpy())
 
 
-def _kernel_of(one_pass: Pass) -> tuple[Callable[..., None], tuple[npt.NDArray[Any], ...]]:
+def _kernel_of(fused: FusedOp) -> tuple[Callable[..., None], tuple[npt.NDArray[Any], ...]]:
     """What moves pixels so, and where they come from, a row for each image."""
-    step, window = one_pass.step, one_pass.window
+    step, window = fused.step, fused.window
     if step is None:
         return kernels.take, (window.rows_Bh, window.cols_Bw)
     return kernels.turn, _turned_places(step, window)
@@ -157,11 +157,11 @@ def _turned_places(step: Step, window: Window) -> tuple[FLOAT32, FLOAT32, FLOAT3
     )
 
 
-def normalized_levels(mean_C: Tensor, std_C: Tensor) -> Tensor:
+def normalizing_lut(mean_C: Tensor, std_C: Tensor) -> Tensor:
     """What `ops.normalize` makes of each level of a byte: table_CV."""
     levels_1C1V = torch.arange(256.0).repeat(1, 3, 1, 1)
     return ops.normalize(levels_1C1V, mean_C, std_C)[0, :, 0]
 
 
-LEVELS_CV = torch.arange(256, dtype=torch.uint8).repeat(3, 1)
+IDENTITY_LUT_CV = torch.arange(256, dtype=torch.uint8).repeat(3, 1)
 """A table that leaves bytes as they are."""

@@ -63,33 +63,33 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Pass:
+class FusedOp:
     """Pixels read and written once: a resize, a rotation, one of `pixels`, or none of them, seen through a window."""
 
     step: Step | None
     window: Window
 
-    def part(self, images: slice) -> Pass:
+    def part(self, images: slice) -> FusedOp:
         """The same for some images of the batch, on canvases of the same size."""
         step, window = self.step, Window(self.window.rows_Bh[images], self.window.cols_Bw[images])
         if step is not None:
             step = replace(step, parameters=step.parameters[images], sizes=step.sizes[images])
-        return Pass(step, window)
+        return FusedOp(step, window)
 
 
-def melt_steps(sizes_B2: INT64, steps: Sequence[Step]) -> list[Pass]:
+def fuse_ops(sizes_B2: INT64, steps: Sequence[Step]) -> list[FusedOp]:
     """The passes that do what the steps do to images of these sizes; none for no steps."""
-    passes: list[Pass] = []
+    fused_ops: list[FusedOp] = []
     first_B2 = sizes_B2
     for step in steps:
         if step.op not in _WINDOWS:
-            passes.append(Pass(step, whole_window(step.sizes)))
-        elif passes:
-            passes[-1] = replace(passes[-1], window=passes[-1].window.then(_WINDOWS[step.op](step, sizes_B2)))
+            fused_ops.append(FusedOp(step, whole_window(step.sizes)))
+        elif fused_ops:
+            fused_ops[-1] = replace(fused_ops[-1], window=fused_ops[-1].window.then(_WINDOWS[step.op](step, sizes_B2)))
         else:
-            passes.append(Pass(None, _WINDOWS[step.op](step, sizes_B2)))
+            fused_ops.append(FusedOp(None, _WINDOWS[step.op](step, sizes_B2)))
         sizes_B2 = step.sizes
-    return [one_pass for one_pass in passes if one_pass.step is not None or not one_pass.window.is_whole(first_B2)]
+    return [fused for fused in fused_ops if fused.step is not None or not fused.window.is_whole(first_B2)]
 
 
 def whole_window(sizes_B2: INT64) -> Window:

@@ -16,8 +16,8 @@ from torch import Tensor
 INT64 = npt.NDArray[np.int64]
 
 
-class Source(Protocol):
-    """Images of known sizes: `Images`, or files that are decoded when they are asked for."""
+class ImageBatch(Protocol):
+    """Images of known sizes: `PackedImages`, or files that are decoded when they are asked for."""
 
     @property
     def sizes_B2(self) -> INT64:  # noqa: N802 - as the fields of those that have it
@@ -30,7 +30,7 @@ class Source(Protocol):
     def is_bytes(self) -> bool:
         """Whether levels are whole numbers, as those of decoded images are."""
 
-    def part(self, numbers: slice) -> Source:
+    def part(self, numbers: slice) -> ImageBatch:
         """Some of them; no pixel is touched."""
 
     def image(self, number: int) -> Tensor:
@@ -41,9 +41,9 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Images:
+class PackedImages:
     """`pixels_PC`: row by row. `starts_B`: each image's first pixel. Starts and sizes stay on the CPU, where
-    augmentation parameters are drawn. A `Source`."""
+    augmentation parameters are drawn. A `ImageBatch`."""
 
     pixels_PC: Tensor
     starts_B: INT64
@@ -57,18 +57,18 @@ class Images:
     def is_bytes(self) -> bool:
         return self.pixels_PC.dtype == torch.uint8
 
-    def part(self, numbers: slice | INT64) -> Images:
-        return Images(self.pixels_PC, self.starts_B[numbers], self.sizes_B2[numbers])
+    def part(self, numbers: slice | INT64) -> PackedImages:
+        return PackedImages(self.pixels_PC, self.starts_B[numbers], self.sizes_B2[numbers])
 
-    def to(self, device: torch.device) -> Images:
-        return Images(self.pixels_PC.to(device, non_blocking=True), self.starts_B, self.sizes_B2)
+    def to(self, device: torch.device) -> PackedImages:
+        return PackedImages(self.pixels_PC.to(device, non_blocking=True), self.starts_B, self.sizes_B2)
 
-    def copy_pinned(self) -> Images:
+    def copy_pinned(self) -> PackedImages:
         """These images alone, in memory that a GPU can fetch from."""
-        starts_B, num_pixels = lay_side_by_side(self.sizes_B2)
+        starts_B, num_pixels = pack_side_by_side(self.sizes_B2)
         pixels_PC = self.pixels_PC.new_empty((num_pixels, self.pixels_PC.shape[1]), pin_memory=True)
         torch.cat([self.image(i).flatten(0, 1) for i in range(len(starts_B))], out=pixels_PC)
-        return Images(pixels_PC, starts_B, self.sizes_B2)
+        return PackedImages(pixels_PC, starts_B, self.sizes_B2)
 
     def image(self, number: int) -> Tensor:
         """image_HWC, not copied."""
@@ -76,7 +76,7 @@ class Images:
         return self.pixels_PC[start : start + height * width].view(height, width, -1)
 
     def canvas(self) -> Tensor:
-        """As `Source` says. Not copied where they have one size and lie side by side."""
+        """As `ImageBatch` says. Not copied where they have one size and lie side by side."""
         (height, width), channels = self.sizes_B2.max(axis=0).tolist(), self.pixels_PC.shape[1]
         area = height * width
         if (self.sizes_B2 == self.sizes_B2[0]).all() and not (self.starts_B % area).any():
@@ -107,15 +107,15 @@ class Images:
         return canvas_BHWC.mul_(inside_BHW[..., None])
 
 
-def lay_side_by_side(sizes_B2: INT64) -> tuple[INT64, int]:
+def pack_side_by_side(sizes_B2: INT64) -> tuple[INT64, int]:
     """starts_B of images of these sizes, one after the other, and their pixels together."""
     ends_B = sizes_B2.prod(axis=1).cumsum()
     return np.concatenate([[0], ends_B[:-1]]), int(ends_B[-1])
 
 
-def images_of(images_BCHW: Tensor) -> Images:
+def packed_images_of(images_BCHW: Tensor) -> PackedImages:
     """A batch of one size."""
     batch, channels, height, width = images_BCHW.shape
     pixels_PC = images_BCHW.permute(0, 2, 3, 1).contiguous().view(-1, channels)
     sizes_B2 = np.tile(np.array([height, width], dtype=np.int64), (batch, 1))
-    return Images(pixels_PC, np.arange(batch, dtype=np.int64) * height * width, sizes_B2)
+    return PackedImages(pixels_PC, np.arange(batch, dtype=np.int64) * height * width, sizes_B2)

@@ -39,7 +39,7 @@ def turn(
     rows_across_Bw: FLOAT32,
     cols_down_Bh: FLOAT32,
     cols_across_Bw: FLOAT32,
-    table_CV: TABLE,
+    lut_CV: TABLE,
     out_BhwC: npt.NDArray[Any],
 ) -> None:
     """The pixel nearest to (rows_down + rows_across, cols_down + cols_across), black where there is none."""
@@ -57,11 +57,11 @@ def turn(
                 places_w[x] = (r * width + c) * 3 if is_inside else -1
             for x in range(len(places_w)):
                 for k in range(3):
-                    out_BhwC[b, y, x, k] = table_CV[k, bytes_N[places_w[x] + k] if places_w[x] >= 0 else 0]
+                    out_BhwC[b, y, x, k] = lut_CV[k, bytes_N[places_w[x] + k] if places_w[x] >= 0 else 0]
 
 
 @compiled
-def take(images_BHWC: UINT8, rows_Bh: INT64, cols_Bw: INT64, table_CV: TABLE, out_BhwC: npt.NDArray[Any]) -> None:
+def take(images_BHWC: UINT8, rows_Bh: INT64, cols_Bw: INT64, lut_CV: TABLE, out_BhwC: npt.NDArray[Any]) -> None:
     """The pixel at (row, column), black where either is negative."""
     for b in range(len(out_BhwC)):
         for y in range(out_BhwC.shape[1]):
@@ -72,7 +72,7 @@ def take(images_BHWC: UINT8, rows_Bh: INT64, cols_Bw: INT64, table_CV: TABLE, ou
                 col = cols_Bw[b, x]
                 if row >= 0 and col >= 0:
                     for k in range(3):
-                        out_wC[x, k] = table_CV[k, line_WC[col, k]]
+                        out_wC[x, k] = lut_CV[k, line_WC[col, k]]
                 else:
                     for k in range(3):
-                        out_wC[x, k] = table_CV[k, 0]
+                        out_wC[x, k] = lut_CV[k, 0]

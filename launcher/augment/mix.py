@@ -22,7 +22,7 @@ from torch import Tensor
 
 from launcher import keyed_random
 from launcher.augment.draw import FLOAT64, INT64
-from launcher.augment.parameter_hash import Tell, tell_nobody
+from launcher.augment.parameter_hash import Record, record_nothing
 from launcher.recipe.augment import Augment, Mixing
 
 Method = Literal["mixup", "cutmix"]
@@ -53,7 +53,7 @@ class Mix:
     methods: tuple[tuple[Method, float], ...]
     p: float
     num_classes: int
-    tell: Tell = tell_nobody
+    record: Record = record_nothing
     """Is told how each image is about to be mixed."""
 
     def __call__(
@@ -62,7 +62,7 @@ class Mix:
         """Mixed images_BCHW, and the share of every class in them: targets_BK. B is even; nothing waits for a GPU."""
         drawn = self.draw(ids_B, seed, epoch, (images_BCHW.shape[2], images_BCHW.shape[3]))
         values = (drawn.blends_P, drawn.boxes_P4, drawn.shares_P)
-        self.tell(ids_B, epoch, [np.repeat(values_P, 2, axis=0) for values_P in values])
+        self.record(ids_B, epoch, [np.repeat(values_P, 2, axis=0) for values_P in values])
 
         def on_device(values_P: FLOAT64 | INT64) -> Tensor:
             values_B = np.repeat(values_P, 2, axis=0).astype(np.float32)

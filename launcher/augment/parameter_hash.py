@@ -19,19 +19,19 @@ import numpy.typing as npt
 from launcher.augment.draw import INT64
 
 Parameters = npt.NDArray[np.generic]
-Hashes = npt.NDArray[np.uint8]
+ParamHashes = npt.NDArray[np.uint8]
 
-Tell = Callable[[INT64, int, Sequence[Parameters]], None]
+Record = Callable[[INT64, int, Sequence[Parameters]], None]
 """(ids_B, epoch, what is about to be applied: arrays with a row for each image)."""
 
 HASH_BYTES = 8
 
 
-def tell_nobody(ids_B: INT64, epoch: int, parameters: Sequence[Parameters]) -> None:
+def record_nothing(ids_B: INT64, epoch: int, parameters: Sequence[Parameters]) -> None:
     """For whoever does not ask."""
 
 
-class Witness:
+class ParameterHashes:
     """Keeps the hash of each image from when the loader's threads apply parameters until its batch is asked for."""
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Witness:
         self._hashes: dict[tuple[int, int], deque[bytes]] = {}
         self._lock = Lock()
 
-    def tell(self, ids_B: INT64, epoch: int, parameters: Sequence[Parameters]) -> None:
+    def record(self, ids_B: INT64, epoch: int, parameters: Sequence[Parameters]) -> None:
         rows_BN = np.concatenate([_bytes_of(values) for values in parameters], axis=1) if parameters else None
         with self._lock:
             for number, i in enumerate(ids_B.tolist()):
@@ -47,7 +47,7 @@ class Witness:
                 digest = hashlib.blake2b(row, digest_size=HASH_BYTES).digest()
                 self._hashes.setdefault((epoch, i), deque()).append(digest)
 
-    def take(self, ids_B: INT64, epoch: int) -> Hashes:
+    def take(self, ids_B: INT64, epoch: int) -> ParamHashes:
         """hashes_BD of these images, in this order, and forget them; zeros where nothing was told."""
         with self._lock:
             taken = [self._take_one((epoch, i)) for i in ids_B.tolist()]
@@ -63,17 +63,17 @@ class Witness:
         return digest
 
 
-class NoWitness(Witness):
+class NullParameterHashes(ParameterHashes):
     """Remembers nothing."""
 
-    def tell(self, ids_B: INT64, epoch: int, parameters: Sequence[Parameters]) -> None:
+    def record(self, ids_B: INT64, epoch: int, parameters: Sequence[Parameters]) -> None:
         pass
 
-    def take(self, ids_B: INT64, epoch: int) -> Hashes:
+    def take(self, ids_B: INT64, epoch: int) -> ParamHashes:
         return np.zeros((len(ids_B), 0), dtype=np.uint8)
 
 
-def _bytes_of(values: Parameters) -> Hashes:
+def _bytes_of(values: Parameters) -> ParamHashes:
     """bytes_BN of rows of any shape and type."""
     flat_BN = np.ascontiguousarray(values).reshape(len(values), int(np.prod(values.shape[1:])))
     return flat_BN.view(np.uint8) if flat_BN.size else np.zeros((len(values), 0), dtype=np.uint8)

@@ -10,12 +10,13 @@ from typing import Any
 from launcher.errors import CheckpointError
 from launcher.recipe.augment import Channels
 from launcher.recipe.schema import Recipe
+from launcher.text import one_line
 
-CARD_NAME = "network.json"
+SPEC_NAME = "network.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class NetworkSpec:
     """`recipe`: that it was trained by, with names resolved. `classes`: by number. `mean`, `std`: on the scale [0, 1],
     of the normalisation, whether they come from the recipe or from the shards."""
 
@@ -24,19 +25,19 @@ class Card:
     mean: Channels
     std: Channels
 
-    def facts(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         recipe = self.recipe.model_dump(mode="json")
         return {"classes": self.classes, "mean": self.mean, "std": self.std, "recipe": recipe}
 
 
-def read_card(checkpoint: Path) -> Card:
+def read_spec(checkpoint: Path) -> NetworkSpec:
     """Raise CheckpointError when there is none, or it is not to be read."""
-    file = checkpoint / CARD_NAME
+    file = checkpoint / SPEC_NAME
     try:
-        facts = json.loads(file.read_text())
-        recipe = Recipe.model_validate_json(json.dumps(facts["recipe"]))
-        return Card(recipe, tuple(facts["classes"]), tuple(facts["mean"]), tuple(facts["std"]))
+        metadata = json.loads(file.read_text())
+        recipe = Recipe.model_validate_json(json.dumps(metadata["recipe"]))
+        return NetworkSpec(recipe, tuple(metadata["classes"]), tuple(metadata["mean"]), tuple(metadata["std"]))
     except FileNotFoundError:
         raise CheckpointError(f"{file}: is not there; train anew with this version") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{file}: not to be read ({' '.join(str(error).split())})") from None
+        raise CheckpointError(f"{file}: not to be read ({one_line(error)})") from None

@@ -1,93 +1,37 @@
-"""Checkpoints: what is in them, and how a run goes on from one: read back only when every hash is right.
-
-checkpoints/step-00001234/model.safetensors   weights under plain names
-                          ema.safetensors     averaged weights, when the recipe keeps them
-                          optimizer.safetensors   optimizer; its groups and the fp16 scaler beside the tensors
-                          rng.safetensors     random generator of every rank
-                          state.json          step, best, early-stop counter, W&B id, data hash
-                          network.json        recipe, class names and normalisation: all that the weights need
-                          hashes.json         sha256 of each of these; written last
-checkpoints/last -> step-00001234,  checkpoints/best -> step-00000987
-"""
+"""How a run resumes from a checkpoint: read back only when every hash is right. The files: see `state`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 
 from launcher.checkpoint.atomic import check_file, check_folder, find_newest, point, read_hashes
-from launcher.checkpoint.network_spec import Card
 from launcher.checkpoint.optimizer_state import Groups, is_of, load_tensors
-from launcher.distributed.strategy import Strategy, seed_rank, write_rng
+from launcher.checkpoint.state import Best, Progress, TrainState, step_name
+from launcher.distributed.strategy import seed_rank, write_rng
 from launcher.errors import CheckpointError, RunError
-from launcher.metrics.counts import Figures
-
-
-@dataclass(frozen=True, slots=True)
-class Best:
-    """The validation that `train.best_metric` ranks highest. `epoch` is from 1; `figures`: all of it."""
-
-    step: int
-    epoch: int
-    metric: str
-    value: float
-    figures: Figures
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a run stands. `step` is the whole data state: order and augmentation are functions of it."""
-
-    step: int = 0
-    best: Best | None = None
-    stale: int = 0
-    """Validations in a row without a new best."""
-    last_valid: Figures | None = None
-    """Figures of the newest validation."""
-    is_judged: bool = True
-    """False: stopped before the validation that is due after `step` was over; it is then the first thing to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a run begins, or goes on. `path`: the checkpoint; None at the beginning."""
+    """Where a run begins, or resumes. `path`: the checkpoint; None at the beginning."""
 
     path: Path | None
     progress: Progress
 
 
-class OptimizerFacts(TypedDict):
+class OptimizerMetadata(TypedDict):
     """What an optimizer's file says beside its tensors. `scaler`: of fp16, or null."""
 
     groups: Groups
     scaler: dict[str, Any] | None
-
-
-@dataclass(frozen=True)
-class TrainState:
-    """Everything of a run that changes while it trains, but for its Progress."""
-
-    model: nn.Module
-    ema: AveragedModel | None
-    optimizer: Optimizer
-    strategy: Strategy
-    seed: int
-    wandb_id: str
-    data_sha256: str
-    card: Card
-
-
-def step_name(step: int) -> str:
-    return f"step-{step:08d}"
 
 
 def find_start(folder: Path, state: TrainState, report: Callable[[str], None]) -> Start:
@@ -95,7 +39,7 @@ def find_start(folder: Path, state: TrainState, report: Callable[[str], None]) -
 
     `report` is told of each checkpoint that is skipped, and why. Raise RunError when it is of other data.
     """
-    start = state.strategy.on_first(lambda: _find_start(folder, report))
+    start = state.strategy.comm.run_on_rank0(lambda: _find_start(folder, report))
     if start.path is not None and _read_state(start.path)["data_sha256"] != state.data_sha256:
         raise RunError(
             f"{start.path}: the shards have changed since this checkpoint; put them back, or start anew with --fresh"
@@ -119,11 +63,11 @@ def restore_optimizer(start: Start, state: TrainState) -> None:
     if path is None:
         return
     file = path / "optimizer.safetensors"
-    facts = _read_optimizer_facts(file)
-    if not is_of(facts["groups"], state.model, state.optimizer):
+    metadata = _read_optimizer_metadata(file)
+    if not is_of(metadata["groups"], state.model, state.optimizer):
         raise RunError(f"{path}: its optimizer is not the recipe's, or trained other weights; start anew with --fresh")
     load_tensors(_read_tensors(file), state.model, state.optimizer)
-    state.strategy.restore_scaler(facts["scaler"])
+    state.strategy.restore_scaler(metadata["scaler"])
     world = state.strategy.world
     if _read_state(path)["world_size"] == world.size:
         rng = _read_tensors(path / "rng.safetensors")
@@ -147,9 +91,9 @@ def _find_start(folder: Path, report: Callable[[str], None]) -> Start:
             check_folder(folder / step_name(progress.best.step))
             point(folder, "best", step_name(progress.best.step))
     except CheckpointError as error:
-        report(f"{error}; it was the best, which is looked for anew")
+        report(f"{error}; it was the best so far, which is looked for anew")
         point(folder, "best", path.name)
-        progress = replace(progress, best=None, stale=0)
+        progress = replace(progress, best=None, num_bad_validations=0)
     return Start(path, progress)
 
 
@@ -157,18 +101,27 @@ def read_progress(path: Path) -> Progress:
     """Where the checkpoint at `path` stands; Progress() when there is none."""
     if not path.exists():
         return Progress()
-    facts = _read_state(path)
-    best = Best(**facts["best"]) if facts["best"] is not None else None
-    return Progress(facts["step"], best, facts["stale"], facts["last_valid"], facts.get("is_judged", True))
+    found = _read_state(path)
+    try:
+        values = {field.name: found[field.name] for field in fields(Progress)}
+        best = Best(**found["best"]) if found["best"] is not None else None
+    except (KeyError, TypeError):
+        raise _other_version(path) from None
+    return Progress(**{**values, "best": best})
 
 
 def _read_state(path: Path) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads((path / "state.json").read_text())
-    return facts
+    metadata: dict[str, Any] = json.loads((path / "state.json").read_text())
+    return metadata
+
+
+def load_eval_weights(path: Path, state: TrainState) -> None:
+    """Load what `load_weights` says into the network that is evaluated."""
+    load_weights(path, state.eval_model, ema=state.ema is not None)
 
 
 def load_weights(path: Path, model: nn.Module, ema: bool) -> None:
-    """The weights to evaluate with: the averaged ones where they are kept.
+    """Load the weights to evaluate with: the averaged ones where they are kept.
 
     Raise CheckpointError when they are not what was written, RunError when they are of another network.
     """
@@ -193,6 +146,10 @@ def _foreign(file: Path, error: SafetensorError) -> RunError:
     return RunError(f"{file}: has its hash, but is no safetensors file ({error}); start anew with --fresh")
 
 
+def _other_version(checkpoint: Path) -> RunError:
+    return RunError(f"{checkpoint}: another version wrote this checkpoint; start anew with --fresh")
+
+
 def _load_into(model: nn.Module, file: Path) -> None:
     try:
         model.load_state_dict(_read_tensors(file))
@@ -200,12 +157,12 @@ def _load_into(model: nn.Module, file: Path) -> None:
         raise RunError(f"{file}: its weights are not of the recipe's network; start anew with --fresh") from None
 
 
-def _read_optimizer_facts(file: Path) -> OptimizerFacts:
+def _read_optimizer_metadata(file: Path) -> OptimizerMetadata:
     if not file.exists():
-        raise RunError(f"{file}: is not there: another version wrote this checkpoint; start anew with --fresh")
+        raise _other_version(file.parent)
     try:
         with safe_open(file, "pt") as opened:
-            facts: OptimizerFacts = json.loads(opened.metadata()["optimizer"])
+            metadata: OptimizerMetadata = json.loads(opened.metadata()["optimizer"])
     except SafetensorError as error:
         raise _foreign(file, error) from None
-    return facts
+    return metadata

@@ -1,6 +1,6 @@
 """What a checkpoint holds, copied to memory of the host in one pass, and written from there whole or not at all.
 
-Training waits for the copy alone. The files are described in `checkpoint`.
+Training waits for the copy alone. The files are described in `state`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 
 from launcher.checkpoint.atomic import commit, point, prune
-from launcher.checkpoint.network_spec import CARD_NAME
+from launcher.checkpoint.network_spec import SPEC_NAME
 from launcher.checkpoint.optimizer_state import read_groups, read_tensors
-from launcher.checkpoint.restore import OptimizerFacts, Progress, TrainState, step_name
+from launcher.checkpoint.restore import OptimizerMetadata
+from launcher.checkpoint.state import Progress, TrainState, step_name
 from launcher.checkpoint.tensor_file import TensorFile, write_tensors
 from launcher.errors import RunError
 from launcher.run.journal import render_json
+from launcher.text import one_line
 
 Files = dict[str, TensorFile]
 """By the file's name without its end."""
@@ -47,9 +49,9 @@ class Snapshot:
 
     progress: Progress
     files: Files
-    optimizer: OptimizerFacts
-    facts: dict[str, Any]
-    card: dict[str, Any]
+    optimizer: OptimizerMetadata
+    metadata: dict[str, Any]
+    spec: dict[str, Any]
     copied: torch.cuda.Event | None
     """When the copies from the GPU are complete; None on a CPU, where they are."""
 
@@ -68,8 +70,8 @@ def take_snapshot(state: TrainState, progress: Progress, rngs: list[dict[str, Te
         progress=progress,
         files=memory.copy(tensors),
         optimizer={"groups": read_groups(state.model, state.optimizer), "scaler": state.strategy.scaler_state},
-        facts=_facts(state, len(rngs)),
-        card=state.card.facts(),
+        metadata=_metadata(state, len(rngs)),
+        spec=state.spec.to_json(),
         copied=torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None,
     )
 
@@ -100,10 +102,10 @@ def _write_files(folder: Path, snapshot: Snapshot) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name, file in snapshot.files.items():
-        facts = {"optimizer": json.dumps(snapshot.optimizer)} if name == "optimizer" else {}
-        file.write(folder / f"{name}.safetensors", facts)
-    (folder / "state.json").write_text(render_json({**asdict(snapshot.progress), **snapshot.facts}, indent=1))
-    (folder / CARD_NAME).write_text(render_json(snapshot.card, indent=1))
+        metadata = {"optimizer": json.dumps(snapshot.optimizer)} if name == "optimizer" else {}
+        file.write(folder / f"{name}.safetensors", metadata)
+    (folder / "state.json").write_text(render_json({**asdict(snapshot.progress), **snapshot.metadata}, indent=1))
+    (folder / SPEC_NAME).write_text(render_json(snapshot.spec, indent=1))
 
 
 def save_weights(folder: Path, state: TrainState) -> None:
@@ -113,8 +115,8 @@ def save_weights(folder: Path, state: TrainState) -> None:
     try:
         temporary.mkdir(parents=True)
         write_tensors(temporary / "model.safetensors", state.model.state_dict())
-        (temporary / "state.json").write_text(render_json({**asdict(Progress()), **_facts(state, 1)}, indent=1))
-        (temporary / CARD_NAME).write_text(render_json(state.card.facts(), indent=1))
+        (temporary / "state.json").write_text(render_json({**asdict(Progress()), **_metadata(state, 1)}, indent=1))
+        (temporary / SPEC_NAME).write_text(render_json(state.spec.to_json(), indent=1))
         commit(temporary, folder / name)
         for link in ("last", "best"):
             point(folder, link, name)
@@ -122,10 +124,5 @@ def save_weights(folder: Path, state: TrainState) -> None:
         raise RunError(f"{folder / name}: cannot be written ({one_line(error)})") from None
 
 
-def _facts(state: TrainState, world_size: int) -> dict[str, Any]:
+def _metadata(state: TrainState, world_size: int) -> dict[str, Any]:
     return {"wandb_id": state.wandb_id, "data_sha256": state.data_sha256, "world_size": world_size}
-
-
-def one_line(error: Exception) -> str:
-    """Why a write failed."""
-    return " ".join(str(error).split())

@@ -76,11 +76,11 @@ class TensorFile:
             sources = [tensors[name].detach() for name in self.tensors]
             torch._foreach_copy_(list(self.tensors.values()), sources, non_blocking=True)
 
-    def write(self, file: Path, facts: Mapping[str, str]) -> None:
+    def write(self, file: Path, metadata: Mapping[str, str]) -> None:
         """Once for each copy: afterwards the tensors are no more what they were. Raise OSError."""
         for place, row_by_row in self._turned:
             row_by_row.copy_(place.contiguous())
-        header = json.dumps({"__metadata__": {"format": "pt", **facts}, **self._header}).encode()
+        header = json.dumps({"__metadata__": {"format": "pt", **metadata}, **self._header}).encode()
         header += b" " * (-len(header) % _ALIGNMENT)
         with file.open("wb") as out:
             out.write(len(header).to_bytes(8, "little") + header)
@@ -89,13 +89,13 @@ class TensorFile:
                 out.write(content[start : start + PIECE_BYTES].data)
 
 
-def write_tensors(file: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str] = NO_FACTS) -> None:
+def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] = NO_FACTS) -> None:
     """Raise OSError."""
     laid_out = TensorFile(tensors)
     laid_out.copy(tensors)
     if any(tensor.is_cuda for tensor in tensors.values()):
         torch.cuda.synchronize()
-    laid_out.write(file, facts)
+    laid_out.write(file, metadata)
 
 
 def _count_bytes(tensor: Tensor) -> int:

@@ -39,10 +39,10 @@ def tune(
     slurm
         Options of sbatch, in quotes: each trial is a job of its own, `--parallel` of them in the queue at a time.
     """
-    from launcher.commands.jobs.tune.main import Wishes
+    from launcher.commands.jobs.tune.main import Options
     from launcher.commands.jobs.tune.main import tune as tune_recipe
 
-    return tune_recipe(recipe, overrides, Wishes(search, folder, parallel, processes, slurm))
+    return tune_recipe(recipe, overrides, Options(search, folder, parallel, processes, slurm))
 
 
 def verify_resume(
@@ -77,9 +77,9 @@ def verify_resume(
     hang_s
         A run that writes nothing to its journal for so many seconds is taken to hang.
     """
-    from launcher.commands.jobs.verify_resume.main import Wishes, verify
+    from launcher.commands.jobs.verify_resume.main import Options, verify
 
-    return verify(recipe, overrides, Wishes(steps, processes, other_processes, seed, keep, hang_s))
+    return verify(recipe, overrides, Options(steps, processes, other_processes, seed, keep, hang_s))
 
 
 def submit(

@@ -38,9 +38,9 @@ def evaluate(
     device
         Where to compute; auto: CUDA where it is, else the CPU.
     """
-    from launcher.commands.model.evaluate.main import Wishes, evaluate_run
+    from launcher.commands.model.evaluate.main import Options, evaluate_run
 
-    return evaluate_run(run, Wishes(split, data, checkpoint, transform, output, device))
+    return evaluate_run(run, Options(split, data, checkpoint, transform, output, device))
 
 
 def predict(
@@ -85,11 +85,11 @@ def predict(
     device
         Where to compute; auto: CUDA where it is, else the CPU.
     """
-    from launcher.commands.model.predict.main import Wishes
+    from launcher.commands.model.predict.main import Options
     from launcher.commands.model.predict.main import predict as predict_pictures
 
-    wishes = Wishes(top, format, output, grid, flips, checkpoint, split, device)
-    return predict_pictures(run, [path, *paths], wishes)
+    options = Options(top, format, output, grid, flips, checkpoint, split, device)
+    return predict_pictures(run, [path, *paths], options)
 
 
 def export(
@@ -116,10 +116,10 @@ def export(
     data
         A folder of pictures to check on, where the run's own are no more.
     """
-    from launcher.commands.model.export.main import Wishes
+    from launcher.commands.model.export.main import Options
     from launcher.commands.model.export.main import export as export_run
 
-    return export_run(run, Wishes(format, checkpoint, output, data))
+    return export_run(run, Options(format, checkpoint, output, data))
 
 
 def explain(
@@ -165,9 +165,9 @@ def explain(
     device
         Where to compute; auto: CUDA where it is, else the CPU.
     """
-    from launcher.commands.model.explain.main import Wishes
+    from launcher.commands.model.explain.main import Options
     from launcher.commands.model.explain.main import explain as explain_pictures
-    from launcher.commands.model.explain.methods import choose_options
+    from launcher.commands.model.explain.methods import choose_method_options
 
-    options = choose_options(method, window=window, stride=stride, samples=samples)
-    return explain_pictures(run, [path, *paths], Wishes(options, classes, checkpoint, output, device))
+    options = choose_method_options(method, window=window, stride=stride, samples=samples)
+    return explain_pictures(run, [path, *paths], Options(options, classes, checkpoint, output, device))

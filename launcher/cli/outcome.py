@@ -25,6 +25,7 @@ from launcher.errors import (
     UserError,
     is_peer_lost,
 )
+from launcher.text import one_line
 from shards.manifest import ShardsError
 from shards.printable import printable
 
@@ -51,7 +52,7 @@ def _run(app: App, arguments: list[str] | None) -> int:
     except UnusedCliTokensError as error:
         return _explain(_refuse_words(error.unused_tokens or []))
     except CycloptsError as error:
-        return _explain(UserError(" ".join(str(error).split()) + " See launcher --help."))
+        return _explain(UserError(one_line(error) + " See launcher --help."))
     except Stopped as error:
         print(f"launcher: {error}", file=sys.stderr, flush=True)
         return EXIT_RESUMABLE

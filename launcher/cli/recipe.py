@@ -67,10 +67,10 @@ def check(
     rank
         Show all samples of this process's first batch.
     """
-    from launcher.commands.recipe.check import Wishes
+    from launcher.commands.recipe.check import Options
     from launcher.commands.recipe.check import check as check_recipe
 
-    return check_recipe(load_recipe(recipe, overrides), Wishes(processes, nodes, gpus_per_node, rank))
+    return check_recipe(load_recipe(recipe, overrides), Options(processes, nodes, gpus_per_node, rank))
 
 
 def fetch(recipe: Path, /, *overrides: str) -> int:

@@ -66,16 +66,16 @@ def compare(
     runs
         Run folders, globs, and of W&B: entity/project/run, the address of a run's page, group:NAME.
     curves
-        Write a picture of losses, top-1 and learning rates to this PNG file.
+        Write a picture of losses, accuracy and learning rates to this PNG file.
     html
         Write a report that needs nothing else to this file.
     wandb_report
         Make a report in W&B, too, when all runs are of one project there.
     """
-    from launcher.commands.runs.compare.main import Wishes
+    from launcher.commands.runs.compare.main import Options
     from launcher.commands.runs.compare.main import compare as compare_runs
 
-    return compare_runs(runs, Wishes(curves, html, wandb_report))
+    return compare_runs(runs, Options(curves, html, wandb_report))
 
 
 def ls() -> int:

@@ -1,4 +1,4 @@
-"""What becomes of images that cannot be read or decoded: the run fails, or they are left out, named and counted.
+"""What happens to images that cannot be read or decoded: the run fails, or they are skipped, named and counted.
 
 B batch.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,24 +23,34 @@ _NAMED = 3
 """Images that a message names."""
 
 
-class Damage:
-    """None is let pass."""
+class BadSamples(Protocol):
+    """The policy of one split. Several threads may call it."""
 
     def note(self, sample_id: int, error: DataError) -> None:
-        """Told of an image that cannot be read: raise the error."""
+        """Called with an image that cannot be read. Raise DataError when that ends the work."""
+
+    def among(self, ids_B: Ids) -> Mask:
+        """Which of these have been skipped."""
+
+    def take_new(self) -> dict[int, str]:
+        """The images skipped since the last call: id -> reason."""
+
+
+class FailOnBadSample:
+    """Fails on the first unreadable image."""
+
+    def note(self, sample_id: int, error: DataError) -> None:
         raise error
 
     def among(self, ids_B: Ids) -> Mask:
-        """Which of these have been left out."""
         return np.zeros(len(ids_B), dtype=np.bool_)
 
     def take_new(self) -> dict[int, str]:
-        """What was wrong with each that has been left out since the last call, by its id."""
         return {}
 
 
-class LeftOut(Damage):
-    """Remembers those of one split that are left out, `limit` at most. For several threads."""
+class SkipBadSamples:
+    """Skips at most `limit` images of a split."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -48,20 +59,20 @@ class LeftOut(Damage):
         self._lock = threading.Lock()
 
     def note(self, sample_id: int, error: DataError) -> None:
-        """Raise DataError when they have become too many."""
         with self._lock:
             if sample_id in self._messages:
                 return
             self._messages[sample_id] = self._new[sample_id] = str(error)
-        _LOGGER.warning("left out: %s", error)
+        _LOGGER.warning("skipped: %s", error)
         if len(self._messages) > self._limit:
             first = "; ".join(list(self._messages.values())[:_NAMED])
-            raise DataError(
-                f"{len(self._messages)} images cannot be read, data.max_left_out allows {self._limit}: {first}"
-            ) from None
+            what = f"{len(self._messages)} images cannot be read, data.max_skipped allows {self._limit}"
+            raise DataError(f"{what}: {first}") from None
 
     def among(self, ids_B: Ids) -> Mask:
-        return np.isin(ids_B, list(self._messages)) if self._messages else super().among(ids_B)
+        if not self._messages:
+            return np.zeros(len(ids_B), dtype=np.bool_)
+        return np.isin(ids_B, list(self._messages))
 
     def take_new(self) -> dict[int, str]:
         with self._lock:
@@ -69,26 +80,26 @@ class LeftOut(Damage):
         return new
 
 
-class HeldBack(Damage):
-    """As `damage`, but what ends the work is kept: all processes are to end with it together. For several threads."""
+class DeferBadSample:
+    """The policy `inner`, but an error that ends the work is kept in `error`, so that all ranks can end together."""
 
-    def __init__(self, damage: Damage) -> None:
-        self._damage = damage
+    def __init__(self, inner: BadSamples) -> None:
+        self._inner = inner
         self.error: DataError | None = None
-        """The first that ends the work."""
+        """The first one."""
 
     def note(self, sample_id: int, error: DataError) -> None:
         try:
-            self._damage.note(sample_id, error)
+            self._inner.note(sample_id, error)
         except DataError as final:
             self.error = self.error or final
 
     def among(self, ids_B: Ids) -> Mask:
-        return self._damage.among(ids_B)
+        return self._inner.among(ids_B)
 
     def take_new(self) -> dict[int, str]:
-        return self._damage.take_new()
+        return self._inner.take_new()
 
 
-def build_damage(data: Data) -> Damage:
-    return LeftOut(data.max_left_out) if data.on_error == "skip" else Damage()
+def build_bad_sample_policy(data: Data) -> BadSamples:
+    return SkipBadSamples(data.max_skipped) if data.on_error == "skip" else FailOnBadSample()

@@ -48,23 +48,23 @@ class Encoded(Protocol):
         """Write the pixels. Raise DataError when it is damaged."""
 
 
-def open_image(content: bytes, place: str, needed_side: int | None = None) -> Encoded:
+def open_image(content: bytes, place: str, min_side: int | None = None) -> Encoded:
     """Read an image file's head. Raise DataError with `place` when it is none.
 
     What decodes is RGB, turned as the EXIF orientation says: grayscale repeated, alpha dropped, 16 bits scaled to 8,
-    the first frame of an animation. A JPEG whose shorter side still has `needed_side` pixels at an eighth, a quarter
+    the first frame of an animation. A JPEG whose shorter side still has `min_side` pixels at an eighth, a quarter
     or half of its length and width is decoded to that, where that is a whole number of pixels; None: to its full size.
     Scaled to half of that or less, it is on average within 0.7 levels of 255 of the same from its full size, at most 9.
     """
     try:
-        return _open_jpeg(content, place, needed_side) or _Other(_open_other(content), place, needed_side)
+        return _open_jpeg(content, place, min_side) or _Other(_open_other(content), place, min_side)
     except Exception as error:  # Pillow raises a dozen kinds on damaged bytes
         raise _damaged(place, error) from None
 
 
-def decode_image(content: bytes, place: str, needed_side: int | None = None) -> Pixels:
+def decode_image(content: bytes, place: str, min_side: int | None = None) -> Pixels:
     """Image file -> pixels_HWC. Raise DataError with `place` when the bytes are not a whole image."""
-    encoded = open_image(content, place, needed_side)
+    encoded = open_image(content, place, min_side)
     pixels_HWC: Pixels = np.empty((*encoded.size, 3), dtype=np.uint8)
     encoded.decode(pixels_HWC)
     return pixels_HWC
@@ -77,7 +77,7 @@ class Jpeg:
     content: bytes
     place: str
     size: tuple[int, int]
-    needed_side: int | None
+    min_side: int | None
     is_reduced: bool
 
     def decode(self, out_HWC: Pixels) -> None:
@@ -87,7 +87,7 @@ class Jpeg:
             simplejpeg.decode_jpeg(self.content, "RGB", min_height=height, min_width=width, buffer=out_HWC)
         except ValueError:  # of odd bytes that do no harm, too: Pillow judges
             try:
-                _Other(_open_other(self.content), self.place, self.needed_side).decode(out_HWC)
+                _Other(_open_other(self.content), self.place, self.min_side).decode(out_HWC)
             except DataError:
                 raise
             except Exception as error:  # as below
@@ -95,9 +95,9 @@ class Jpeg:
 
 
 class _Other:
-    def __init__(self, image: Image.Image, place: str, needed_side: int | None) -> None:
+    def __init__(self, image: Image.Image, place: str, min_side: int | None) -> None:
         self._image, self._place = image, place
-        reduction = _choose_reduction(image.size, needed_side)
+        reduction = _choose_reduction(image.size, min_side)
         if image.format == "JPEG" and reduction > 1:
             image.draft(None, (image.width // reduction, image.height // reduction))
         width, height = image.size
@@ -117,15 +117,15 @@ def _open_other(content: bytes) -> Image.Image:
     return Image.open(io.BytesIO(content), formats=FORMATS)
 
 
-def _choose_reduction(size: tuple[int, int], needed_side: int | None) -> int:
-    if needed_side is None:
+def _choose_reduction(size: tuple[int, int], min_side: int | None) -> int:
+    if min_side is None:
         return 1
-    least_side = max(needed_side, _LEAST_SIDE)
+    least_side = max(min_side, _LEAST_SIDE)
     parts = (part for part in REDUCTIONS if not any(side % part for side in size))
     return next((part for part in parts if min(size) >= part * least_side), 1)
 
 
-def _open_jpeg(content: bytes, place: str, needed_side: int | None) -> Jpeg | None:
+def _open_jpeg(content: bytes, place: str, min_side: int | None) -> Jpeg | None:
     if not content.startswith(b"\xff\xd8"):
         return None
     try:
@@ -135,8 +135,8 @@ def _open_jpeg(content: bytes, place: str, needed_side: int | None) -> Jpeg | No
     is_suspect = height * width > (Image.MAX_IMAGE_PIXELS or 0)  # Pillow warns of it, or refuses it
     if is_suspect or colors not in ("YCbCr", "Gray") or _is_turned(content):
         return None
-    reduction = _choose_reduction((height, width), needed_side)
-    return Jpeg(content, place, (height // reduction, width // reduction), needed_side, is_reduced=reduction > 1)
+    reduction = _choose_reduction((height, width), min_side)
+    return Jpeg(content, place, (height // reduction, width // reduction), min_side, is_reduced=reduction > 1)
 
 
 def _is_turned(content: bytes) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from launcher.data.decoded import (
-    Decoded,
+    DecodedCache,
     create_shared,
     estimate_pixels,
     fill,
@@ -21,14 +21,14 @@ from launcher.data.decoded import (
     scan_heads,
     shared_folder,
 )
-from launcher.data.features.format import part_bounds, show_bytes
+from launcher.data.features.format import part_bounds
 from launcher.data.loader import Loader
 from launcher.data.order import Ids
 from launcher.distributed.strategy import Strategy
 from launcher.errors import DataError
 from launcher.recipe.schema import Data
+from launcher.text import Say, show_bytes
 
-Say = Callable[[str], None]
 T = TypeVar("T")
 Place = Literal["decoded", "device"]
 
@@ -36,7 +36,7 @@ _DEVICE_SHARE = 4
 """Of a GPU's free memory images take one part in so many: the network needs the rest."""
 
 
-def keep_decoded(
+def cache_decoded(
     strategy: Strategy,
     split: str,
     loader: Loader,
@@ -52,13 +52,13 @@ def keep_decoded(
     except DataError as error:
         if data.on_error == "fail":
             raise
-        say(f"images of {split}: not kept decoded, one is left out: {error}")
+        say(f"images of {split}: not kept decoded, one is skipped: {error}")
 
 
 def _keep(strategy: Strategy, split: str, loader: Loader, data: Data, run_id: str) -> str:
     """What became of it. Raise DataError on every process when an image is damaged."""
     assert data.cache != "none"
-    estimates = _together(strategy, lambda: estimate_pixels(loader.reader, loader.needed_side))
+    estimates = _together(strategy, lambda: estimate_pixels(loader.reader, loader.min_side))
     num_bytes, room_bytes = 3 * estimates[0], data.cache_gib * 2**30
     place, why = _choose_place(strategy, data.cache, num_bytes, room_bytes)
     if place is None:
@@ -68,7 +68,7 @@ def _keep(strategy: Strategy, split: str, loader: Loader, data: Data, run_id: st
     if decoded is None:
         return "not kept decoded, there is no room for them after all"
     num_bytes = decoded.images.pixels_PC.numel()
-    loader.use(decoded.to(strategy.device) if place == "device" else decoded)
+    loader.use_decoded(decoded.to(strategy.device) if place == "device" else decoded)
     where = f"on {strategy.device.type}" if place == "device" else "in memory"
     return f"decoded once, {show_bytes(num_bytes)} {where}, {time.perf_counter() - start:.1f} s"
 
@@ -84,7 +84,7 @@ def _choose_place(
     if is_cuda:
         rooms["device"] = torch.cuda.mem_get_info(strategy.device)[0] // _DEVICE_SHARE
     # The node with the least room decides.
-    rooms = {place: min(each[place] for each in strategy.gather(rooms)) for place in rooms}
+    rooms = {place: min(each[place] for each in strategy.comm.all_gather_object(rooms)) for place in rooms}
     # On its way to a GPU it is in memory, too.
     if is_cuda and wanted != "decoded" and num_bytes <= min(rooms.values()):
         return "device", ""
@@ -93,11 +93,11 @@ def _choose_place(
     return None, "what memory has room for"
 
 
-def _decode(strategy: Strategy, split: str, loader: Loader, room_bytes: float, run_id: str) -> Decoded | None:
+def _decode(strategy: Strategy, split: str, loader: Loader, room_bytes: float, run_id: str) -> DecodedCache | None:
     """Every process scans its part of all heads, and decodes its part of its node's images. None: there is no room."""
     world, reader = strategy.world, loader.reader
     mine = _part(reader.num_images, world.size, world.rank)
-    facts_N3 = np.concatenate(_together(strategy, lambda: scan_heads(reader, mine, loader.needed_side)))
+    facts_N3 = np.concatenate(_together(strategy, lambda: scan_heads(reader, mine, loader.min_side)))
     num_bytes = 3 * int(facts_N3[:, :2].prod(axis=1).sum())
     if num_bytes > room_bytes:
         return None
@@ -106,7 +106,7 @@ def _decode(strategy: Strategy, split: str, loader: Loader, room_bytes: float, r
         return None
     decoded = lay_out(facts_N3, block_N.view(-1, 3))
     mine = _part(reader.num_images, world.local_size, world.local_rank)
-    _together(strategy, lambda: fill(decoded, reader, mine, loader.needed_side, loader.workers))
+    _together(strategy, lambda: fill(decoded, reader, mine, loader.min_side, loader.workers))
     return decoded
 
 
@@ -122,7 +122,7 @@ def _together(strategy: Strategy, work: Callable[[], T]) -> list[T]:
     except DataError as error:
         outcome = error
     results: list[T] = []
-    for each in strategy.gather(outcome):
+    for each in strategy.comm.all_gather_object(outcome):
         if isinstance(each, DataError):
             raise each
         results.append(each)
@@ -145,12 +145,12 @@ def _new_block(strategy: Strategy, name: str, num_bytes: int) -> Tensor | None:
         has_room = False
     block_N = None
     try:
-        if all(strategy.gather(has_room)):
+        if all(strategy.comm.all_gather_object(has_room)):
             block_N = torch.empty(num_bytes, dtype=torch.uint8) if is_alone else map_shared(path, num_bytes)
     except OSError:
         pass
     finally:
-        is_ready = strategy.gather(block_N is not None)
+        is_ready = strategy.comm.all_gather_object(block_N is not None)
         if is_leader and not is_alone:
             path.unlink(missing_ok=True)  # its bytes stay as long as they are mapped
     return block_N if all(is_ready) else None

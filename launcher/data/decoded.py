@@ -12,57 +12,57 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from launcher.augment.images import INT64, Images, lay_side_by_side
+from launcher.augment.images import INT64, PackedImages, pack_side_by_side
 from launcher.data.encoded import open_sample
 from launcher.data.order import Ids
-from launcher.data.reader import ShardReader
+from launcher.data.reader import SampleReader
 
 _SAMPLES = 64
 _SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecodedCache:
     """`images`: in the order of their ids."""
 
-    images: Images
+    images: PackedImages
     labels_N: Ids
 
-    def take(self, ids_B: Ids) -> tuple[Images, Tensor]:
+    def take(self, ids_B: Ids) -> tuple[PackedImages, Tensor]:
         """Images and labels_B, no pixel copied; for padding, -1, those of image 0."""
         rows = np.maximum(ids_B, 0)
         return self.images.part(rows), torch.from_numpy(self.labels_N[rows])
 
-    def to(self, device: torch.device) -> Decoded:
+    def to(self, device: torch.device) -> DecodedCache:
         return replace(self, images=self.images.to(device))
 
 
-def scan_heads(reader: ShardReader, ids: Ids, needed_side: int | None) -> INT64:
+def scan_heads(reader: SampleReader, ids: Ids, min_side: int | None) -> INT64:
     """Height, width and label of each image: facts_N3. Raise DataError when one is none."""
     facts_N3: INT64 = np.empty((len(ids), 3), dtype=np.int64)
     for row, i in enumerate(ids.tolist()):
-        encoded, label = open_sample(reader, i, needed_side)
+        encoded, label = open_sample(reader, i, min_side)
         facts_N3[row] = (*encoded.size, label)
     return facts_N3
 
 
-def estimate_pixels(reader: ShardReader, needed_side: int | None) -> int:
+def estimate_pixels(reader: SampleReader, min_side: int | None) -> int:
     """Pixels of all images together, from some of them."""
     ids = np.unique(np.linspace(0, reader.num_images - 1, _SAMPLES).astype(np.int64))
-    return int(scan_heads(reader, ids, needed_side)[:, :2].prod(axis=1).mean() * reader.num_images)
+    return int(scan_heads(reader, ids, min_side)[:, :2].prod(axis=1).mean() * reader.num_images)
 
 
-def lay_out(facts_N3: INT64, pixels_PC: Tensor) -> Decoded:
+def lay_out(facts_N3: INT64, pixels_PC: Tensor) -> DecodedCache:
     """Where each image has its place in the block, one after the other."""
     sizes_N2 = facts_N3[:, :2]
-    return Decoded(Images(pixels_PC, lay_side_by_side(sizes_N2)[0], sizes_N2), facts_N3[:, 2].copy())
+    return DecodedCache(PackedImages(pixels_PC, pack_side_by_side(sizes_N2)[0], sizes_N2), facts_N3[:, 2].copy())
 
 
-def fill(decoded: Decoded, reader: ShardReader, ids: Ids, needed_side: int | None, workers: int) -> None:
+def fill(decoded: DecodedCache, reader: SampleReader, ids: Ids, min_side: int | None, workers: int) -> None:
     """Decode these images to their places. Raise DataError when one is damaged."""
 
     def decode(i: int) -> None:
-        encoded, _ = open_sample(reader, i, needed_side)
+        encoded, _ = open_sample(reader, i, min_side)
         encoded.decode(decoded.images.image(i).numpy())
 
     with ThreadPoolExecutor(max(workers, 1), "decode") as pool:

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from launcher.augment.images import Source
+from launcher.augment.images import ImageBatch
 from launcher.augment.mix import Mix
-from launcher.augment.parameter_hash import Hashes, NoWitness, Witness
+from launcher.augment.parameter_hash import NullParameterHashes, ParameterHashes, ParamHashes
 from launcher.augment.pipeline import Augment
-from launcher.data.bad_samples import Damage
-from launcher.data.encoded import Times
-from launcher.data.features.format import LEFT_OUT, Features
+from launcher.data.bad_samples import BadSamples, FailOnBadSample
+from launcher.data.encoded import InputTimes
+from launcher.data.features.format import SKIPPED, Features
 from launcher.data.loader import Loader
 from launcher.data.order import Ids
 from launcher.data.reader import Work
@@ -35,7 +35,8 @@ class Examples:
 
     `targets`: what the loss compares the outputs with: labels_B, or where images are mixed the share of every class,
     targets_BK. `weights_B`: 1 counts, 0 is padding. `images_BCHW`: as augmented; None where features were read.
-    `drawn_BD`: a hash of what augmentation and mixing did to each; no bytes where nobody asks, or features were read.
+    `param_hashes_BD`: a hash of what augmentation and mixing did to each; no bytes where nobody asks, or features were
+    read.
     """
 
     inputs: tuple[Tensor, ...]
@@ -44,14 +45,14 @@ class Examples:
     weights_B: Tensor
     ids_B: Ids
     images_BCHW: Tensor | None
-    drawn_BD: Hashes
+    param_hashes_BD: ParamHashes
 
 
 class Feed(Protocol):
     """The examples of one split."""
 
     @property
-    def times(self) -> Times:
+    def times(self) -> InputTimes:
         """What its examples cost so far; it goes on counting."""
 
     def batches(self, work: Work) -> Iterator[Examples]: ...
@@ -70,20 +71,20 @@ class ImageFeed:
     engine: Engine | None
     mix: Mix | None = None
     """Mixes the images after augmentation, and their labels."""
-    witness: Callable[[], Witness] = NoWitness
-    """Makes what remembers what was done to each image."""
+    parameter_hashes: Callable[[], ParameterHashes] = NullParameterHashes
+    """Makes the recorder of what was done to each image."""
 
     @property
-    def times(self) -> Times:
+    def times(self) -> InputTimes:
         return self.loader.times
 
     def batches(self, work: Work) -> Iterator[Examples]:
         """Raise DataError when an image cannot be read or decoded."""
-        augmented, mixed = self.witness(), self.witness()
-        augment = replace(self.augment, tell=augmented.tell)
-        mix = None if self.mix is None else replace(self.mix, tell=mixed.tell)
+        augmented, mixed = self.parameter_hashes(), self.parameter_hashes()
+        augment = replace(self.augment, record=augmented.record)
+        mix = None if self.mix is None else replace(self.mix, record=mixed.record)
 
-        def prepare(images: Source, ids_B: Ids, view: int) -> Tensor:
+        def prepare(images: ImageBatch, ids_B: Ids, view: int) -> Tensor:
             return self.strategy.layout(augment(images, ids_B, self.seed, view))
 
         views = ((epoch if self.views is None else epoch % self.views, ids_B) for epoch, ids_B in work)
@@ -93,8 +94,8 @@ class ImageFeed:
                 mixed_BCHW, targets = mix(images_BCHW, targets, batch.ids_B, self.seed, batch.view)
                 images_BCHW = self.strategy.layout(mixed_BCHW)
             inputs = (images_BCHW,) if self.engine is None else self.engine(images_BCHW)
-            drawn_BD = np.hstack([each.take(batch.ids_B, batch.view) for each in (augmented, mixed)])
-            yield Examples(inputs, batch.labels_B, targets, batch.weights_B, batch.ids_B, images_BCHW, drawn_BD)
+            param_hashes_BD = np.hstack([each.take(batch.ids_B, batch.view) for each in (augmented, mixed)])
+            yield Examples(inputs, batch.labels_B, targets, batch.weights_B, batch.ids_B, images_BCHW, param_hashes_BD)
 
 
 @dataclass
@@ -107,8 +108,8 @@ class FeatureFeed:
     views: dict[int, Features]
     num_views: int
     device: torch.device
-    damage: Damage = field(default_factory=Damage)
-    times: Times = field(default_factory=Times)
+    bad_samples: BadSamples = field(default_factory=FailOnBadSample)
+    times: InputTimes = field(default_factory=InputTimes)
 
     def batches(self, work: Work) -> Iterator[Examples]:
         for epoch, ids_B in work:
@@ -123,12 +124,14 @@ class FeatureFeed:
             torch.from_numpy(bytes_BN.copy()).view(getattr(torch, value.dtype)).view(len(ids_B), *value.shape)
             for bytes_BN, value in zip(records, features.layout.values, strict=True)
         )
-        for i in ids_B[(labels_B == LEFT_OUT) & (ids_B >= 0)].tolist():
-            self.damage.note(i, DataError(f"{features.folder}: image {i} was left out when this was computed"))
-        weights = torch.from_numpy(((ids_B >= 0) & (labels_B != LEFT_OUT)).astype("int64"))
+        for i in ids_B[(labels_B == SKIPPED) & (ids_B >= 0)].tolist():
+            self.bad_samples.note(i, DataError(f"{features.folder}: image {i} was left out when this was computed"))
+        weights = torch.from_numpy(((ids_B >= 0) & (labels_B != SKIPPED)).astype("int64"))
         labels = self._send(torch.from_numpy(np.maximum(labels_B, 0)))
-        drawn_BD = NoWitness().take(ids_B, 0)
-        return Examples(tuple(map(self._send, inputs)), labels, labels, self._send(weights), ids_B, None, drawn_BD)
+        param_hashes_BD = NullParameterHashes().take(ids_B, 0)
+        return Examples(
+            tuple(map(self._send, inputs)), labels, labels, self._send(weights), ids_B, None, param_hashes_BD
+        )
 
     def _send(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=True)

@@ -48,7 +48,7 @@ class LaneEpochs:
             parts.append(places_LW[:, max(start - number * window, 0) : stop - number * window])
         return self._locate(epoch, np.concatenate(parts, axis=1).reshape(-1))
 
-    def left_out(self, epoch: int) -> Ids:
+    def dropped_ids(self, epoch: int) -> Ids:
         """Ids of the images that no batch of an epoch has."""
         return self._locate(epoch, np.arange(self.lane_images * self.plan.lanes, self.plan.num_train))
 

@@ -27,14 +27,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from launcher.augment.images import Images, Source
-from launcher.data.bad_samples import Damage
-from launcher.data.decoded import Decoded
-from launcher.data.encoded import Files, Times, read_files
+from launcher.augment.images import ImageBatch, PackedImages
+from launcher.data.bad_samples import BadSamples, FailOnBadSample
+from launcher.data.decoded import DecodedCache
+from launcher.data.encoded import EncodedBatch, InputTimes, read_files
 from launcher.data.nvjpeg import decode_files
 from launcher.data.order import Ids
-from launcher.data.reader import ShardReader, Work
-from launcher.data.transfer import Block, copy_ahead
+from launcher.data.reader import SampleReader, Work
+from launcher.data.transfer import DecodedBatch, copy_ahead
 from launcher.distributed.world import World
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ INLINE_PIXELS = 64 * 64
 INLINE_IMAGES = 128
 """So many of these are augmented at once, whatever the batch: eight take as long as thirty."""
 
-Prepare = Callable[[Source, Ids, int], Tensor]
+Prepare = Callable[[ImageBatch, Ids, int], Tensor]
 """(images, ids_B, view) -> images_BChw, on the device of the images."""
 
 
@@ -71,23 +71,23 @@ class Loader:
 
     def __init__(
         self,
-        reader: ShardReader,
+        reader: SampleReader,
         workers: int,
         device: torch.device,
-        needed_side: int | None = None,
+        min_side: int | None = None,
         decodes_on_device: bool = False,
-        damage: Damage | None = None,
+        bad_samples: BadSamples | None = None,
     ) -> None:
-        """`needed_side`: as for `open_image`. `damage`: what becomes of images that cannot be read; None: it fails."""
-        self.damage = Damage() if damage is None else damage
-        self.times = Times()
+        """`min_side`: as for `open_image`. `bad_samples`: what becomes of unreadable images; None: the run fails."""
+        self.bad_samples = FailOnBadSample() if bad_samples is None else bad_samples
+        self.times = InputTimes()
         self.decodes_on_device = decodes_on_device
         self.reader = reader
-        self.needed_side = needed_side
+        self.min_side = min_side
         self.workers = workers
         self._device = device
         self._is_cpu = device.type == "cpu"
-        self._decoded: Decoded | None = None
+        self._decoded: DecodedCache | None = None
         self._is_inline = False
         self._depth = workers + READ_AHEAD
         self._pool = _start_threads(workers, device) if workers else None
@@ -96,7 +96,7 @@ class Loader:
     def is_decoded(self) -> bool:
         return self._decoded is not None
 
-    def use(self, decoded: Decoded | None) -> None:
+    def use_decoded(self, decoded: DecodedCache | None) -> None:
         """From now on take images from there and read nothing; None: from the shards again."""
         self._decoded = decoded
         self._is_inline = False
@@ -118,22 +118,22 @@ class Loader:
         blocks = self._ahead(work, self._load_decoded)
         for block in blocks if self._is_on_device else copy_ahead(blocks, self._device, self.times):
             images_BChw = prepare(block.images, block.ids_B, block.view)
-            yield self._leave_out(Batch(images_BChw, block.labels_B, block.weights_B, block.ids_B, block.view))
+            yield self._replace_skipped(Batch(images_BChw, block.labels_B, block.weights_B, block.ids_B, block.view))
 
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
-    def _ahead(self, work: Work, load: Callable[[int, Ids, Times], T]) -> Iterator[T]:
+    def _ahead(self, work: Work, load: Callable[[int, Ids, InputTimes], T]) -> Iterator[T]:
         """What `load` makes of each, by the threads and in order."""
-        waiting: deque[Future[tuple[T, Times]]] = deque()
+        waiting: deque[Future[tuple[T, InputTimes]]] = deque()
         coming = iter(work)
 
-        def timed(view: int, ids_B: Ids) -> tuple[T, Times]:
-            times = Times()
+        def timed(view: int, ids_B: Ids) -> tuple[T, InputTimes]:
+            times = InputTimes()
             return load(view, ids_B, times), times
 
-        def take() -> tuple[T, Times] | None:
+        def take() -> tuple[T, InputTimes] | None:
             if self._pool is None or self._is_inline:
                 ids = next(coming, None)
                 return None if ids is None else timed(*ids)
@@ -154,7 +154,7 @@ class Loader:
             for future in waiting:
                 future.cancel()
 
-    def _in_groups(self, work: Work, load: Callable[[int, Ids, Times], Batch]) -> Iterator[Batch]:
+    def _in_groups(self, work: Work, load: Callable[[int, Ids, InputTimes], Batch]) -> Iterator[Batch]:
         """Batches of one view that follow one another are loaded together."""
         sizes: deque[int] = deque()
 
@@ -172,15 +172,15 @@ class Loader:
                 start, stop = stop, stop + sizes.popleft()
                 yield whole.part(slice(start, stop))
 
-    def _load_prepared(self, prepare: Prepare, view: int, ids_B: Ids, times: Times) -> Batch:
+    def _load_prepared(self, prepare: Prepare, view: int, ids_B: Ids, times: InputTimes) -> Batch:
         images, labels_B = self._open(ids_B, times)
         start, decoded_s = time.perf_counter(), times.decode_s
         images_BChw = prepare(images, ids_B, view)
         times.augment_s += time.perf_counter() - start - (times.decode_s - decoded_s)
-        return self._leave_out(Batch(images_BChw, labels_B, _weights(ids_B), ids_B, view))
+        return self._replace_skipped(Batch(images_BChw, labels_B, _weights(ids_B), ids_B, view))
 
-    def _leave_out(self, batch: Batch) -> Batch:
-        is_damaged_B = self.damage.among(batch.ids_B)
+    def _replace_skipped(self, batch: Batch) -> Batch:
+        is_damaged_B = self.bad_samples.among(batch.ids_B)
         if not is_damaged_B.any():
             return batch
         rows = torch.from_numpy(np.flatnonzero(is_damaged_B)).to(batch.weights_B.device)
@@ -193,21 +193,21 @@ class Loader:
             )
         return batch
 
-    def _load_decoded(self, view: int, ids_B: Ids, times: Times) -> Block:
+    def _load_decoded(self, view: int, ids_B: Ids, times: InputTimes) -> DecodedBatch:
         images, labels_B = self._open(ids_B, times)
-        if isinstance(images, Files):
+        if isinstance(images, EncodedBatch):
             is_there = self.decodes_on_device
             images = decode_files(images, self._device) if is_there else images.decode(is_pinned=True)
-        block = Block(images, labels_B, _weights(ids_B), ids_B, view)
+        block = DecodedBatch(images, labels_B, _weights(ids_B), ids_B, view)
         return block.to(self._device) if self._is_on_device else block
 
     @property
     def _is_on_device(self) -> bool:
         return self._decoded is not None and self._decoded.images.device.type != "cpu"
 
-    def _open(self, ids_B: Ids, times: Times) -> tuple[Files | Images, Tensor]:
+    def _open(self, ids_B: Ids, times: InputTimes) -> tuple[EncodedBatch | PackedImages, Tensor]:
         if self._decoded is None:
-            return read_files(self.reader, ids_B, self.needed_side, times, self.damage)
+            return read_files(self.reader, ids_B, self.min_side, times, self.bad_samples)
         start = time.perf_counter()
         images, labels_B = self._decoded.take(ids_B)
         if not self._is_cpu and not self._is_on_device:

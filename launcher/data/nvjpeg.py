@@ -16,11 +16,11 @@ import torchvision.io
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from launcher.augment.images import Images, lay_side_by_side
-from launcher.data.bad_samples import Damage
+from launcher.augment.images import PackedImages, pack_side_by_side
+from launcher.data.bad_samples import FailOnBadSample
 from launcher.data.decode import Jpeg
-from launcher.data.encoded import Files, Times, read_files
-from launcher.data.reader import ShardReader
+from launcher.data.encoded import EncodedBatch, InputTimes, read_files
+from launcher.data.reader import SampleReader
 from launcher.errors import DataError
 
 PROBE_IMAGES = 128
@@ -37,11 +37,11 @@ def is_there(device: torch.device) -> bool:
     return True
 
 
-def decode_files(files: Files, device: torch.device) -> Images:
+def decode_files(files: EncodedBatch, device: torch.device) -> PackedImages:
     """All of them, on the device. What is no plain JPEG, or nvJPEG does not take, is decoded by the CPU and sent there.
 
-    Within a few levels of 255 of `Files.decode`: the two fill up missing colours differently. Raise DataError when one
-    is damaged.
+    Within a few levels of 255 of `EncodedBatch.decode`: the two fill up missing colours differently. Raise DataError
+    when one is damaged.
     """
     rows = [row for row, each in enumerate(files.encoded) if isinstance(each, Jpeg)]
     contents = [each.content for each in files.encoded if isinstance(each, Jpeg)]
@@ -53,8 +53,8 @@ def decode_files(files: Files, device: torch.device) -> Images:
         raise
     except RuntimeError:  # of a kind that it cannot decode, or damaged: the CPU tells
         return files.decode(is_pinned=device.type == "cuda").to(device)
-    starts_B, num_pixels = lay_side_by_side(files.sizes_B2)
-    images = Images(torch.empty(num_pixels, 3, dtype=torch.uint8, device=device), starts_B, files.sizes_B2)
+    starts_B, num_pixels = pack_side_by_side(files.sizes_B2)
+    images = PackedImages(torch.empty(num_pixels, 3, dtype=torch.uint8, device=device), starts_B, files.sizes_B2)
     for row, image_CHW in zip(rows, decoded, strict=True):
         place_HWC = images.image(row)
         place_HWC.copy_(_reduce(image_CHW, image_CHW.shape[1] // place_HWC.shape[0]).permute(1, 2, 0))
@@ -74,27 +74,27 @@ def _reduce(image_CHW: Tensor, part: int) -> Tensor:
     return image_CHW if part == 1 else avg_pool2d(image_CHW.float(), part).round_().to(torch.uint8)
 
 
-class _LetPass(Damage):
-    """What is damaged is told of when it is trained on."""
+class _IgnoreBadSamples(FailOnBadSample):
+    """Ignores bad samples here; training reports them."""
 
     def note(self, sample_id: int, error: DataError) -> None:
         pass
 
 
 def time_decoders(
-    reader: ShardReader, needed_side: int | None, workers: int, device: torch.device
+    reader: SampleReader, min_side: int | None, workers: int, device: torch.device
 ) -> tuple[float, float]:
     """Images a second by the CPU's threads and by the device, of some images of the split. Raise DataError."""
     ids_B = np.unique(np.linspace(0, reader.num_images - 1, PROBE_IMAGES).astype(np.int64))
-    files, _ = read_files(reader, ids_B, needed_side, Times(), _LetPass())
+    files, _ = read_files(reader, ids_B, min_side, InputTimes(), _IgnoreBadSamples())
     parts = [files.part(slice(row, row + 1)) for row in range(len(ids_B))]
     with ThreadPoolExecutor(max(workers, 1), "probe") as pool:
-        by_cpu = _rate(len(ids_B), lambda: list(pool.map(Files.decode, parts)))
+        by_cpu = _rate(len(ids_B), lambda: list(pool.map(EncodedBatch.decode, parts)))
     by_device = _rate(len(ids_B), partial(_decode_and_wait, files, device))
     return by_cpu, by_device
 
 
-def _decode_and_wait(files: Files, device: torch.device) -> None:
+def _decode_and_wait(files: EncodedBatch, device: torch.device) -> None:
     decode_files(files, device)
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -27,7 +27,7 @@ class Epochs(Protocol):
     def batch_ids(self, epoch: int, batch: int, first: int, end: int) -> Ids:
         """Ids `first` to `end` of global batch `batch`, from 0, of an epoch."""
 
-    def left_out(self, epoch: int) -> Ids:
+    def dropped_ids(self, epoch: int) -> Ids:
         """Ids of the images that no batch of an epoch has."""
 
     def shards(self, epoch: int, node: int, num_nodes: int) -> Ids:
@@ -49,7 +49,7 @@ class WholeEpochs:
         ids: Ids = order[np.arange(start + first, start + end) % self.plan.num_train]
         return ids
 
-    def left_out(self, epoch: int) -> Ids:
+    def dropped_ids(self, epoch: int) -> Ids:
         order: Ids = epoch_order(self.plan.num_train, self.seed, epoch)
         return order[self.plan.steps_per_epoch * self.plan.global_batch :]
 
@@ -77,7 +77,7 @@ class Order:
         """All ids of an epoch, batch after batch, and then those that are left out."""
         first = epoch * self.plan.steps_per_epoch + 1
         batches = [self.global_batch_ids(first + i) for i in range(self.plan.steps_per_epoch)]
-        return np.concatenate([*batches, self.epochs.left_out(epoch)])
+        return np.concatenate([*batches, self.epochs.dropped_ids(epoch)])
 
     def _ids(self, step: int, first: int, end: int) -> Ids:
         return self.epochs.batch_ids(self.plan.epoch(step), (step - 1) % self.plan.steps_per_epoch, first, end)

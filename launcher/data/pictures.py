@@ -13,7 +13,7 @@ from typing import Protocol
 
 from launcher.data.decode import FILE_ADVICE
 from launcher.data.order import Ids
-from launcher.data.reader import Sample, ShardReader, Traffic, Work
+from launcher.data.reader import Sample, ShardReader, Work
 from launcher.errors import DataError, UserError, nearest, nearest_path
 from shards.images import FORMATS
 from shards.manifest import MANIFEST_NAME, read_manifest
@@ -80,17 +80,15 @@ class ShardPart:
         return self.prefix + self.reader.name_of(number)
 
 
-class PictureReader(ShardReader):
-    """The parts one after the other. May be used from several threads."""
+class ImageReader:
+    """The parts one after the other: a `SampleReader`."""
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self._parts = tuple(parts)
         self._starts = [0, *accumulate(part.num_images for part in self._parts)]
         self.num_images = self._starts[-1]
-        self.traffic = Traffic()
 
-    @property
-    def reading(self) -> str | None:
+    def current(self) -> str | None:
         return None
 
     def read(self, sample_id: int) -> Sample:
@@ -118,7 +116,7 @@ class PictureReader(ShardReader):
         return self._parts[i], sample_id - self._starts[i]
 
 
-def find_pictures(words: Sequence[str], classes: Sequence[str], split: str | None) -> PictureReader:
+def find_images(words: Sequence[str], classes: Sequence[str], split: str | None) -> ImageReader:
     """All pictures of files, folders, patterns and folders of shards, each once, in the order in which these are named.
 
     A file's class is the name of its folder, where that is one of `classes`. `split`: of folders of shards; None: all.
@@ -138,7 +136,7 @@ def find_pictures(words: Sequence[str], classes: Sequence[str], split: str | Non
         problems.append(f"--split {split}: is for folders of shards, and none is named; leave it out, or name one")
     if problems:
         raise UserError("\n".join(problems))
-    return PictureReader(parts)
+    return ImageReader(parts)
 
 
 def _find_parts(word: str, numbers: Mapping[str, int], split: str | None, known: set[str]) -> list[Part]:
@@ -147,10 +145,10 @@ def _find_parts(word: str, numbers: Mapping[str, int], split: str | None, known:
     if path.is_dir() and (path / MANIFEST_NAME).exists():
         return _find_shards(path, numbers, split) if _take_new([path], known) else []
     if path.exists() or path.is_symlink():
-        files = _images_below(path) if path.is_dir() else [path]
+        files = _images_in(path) if path.is_dir() else [path]
     elif glob.has_magic(word):
         found = sorted(Path(each) for each in glob.glob(word, recursive=True))  # noqa: PTH207 - may begin with a slash
-        files = [file for each in found for file in (_images_below(each) if each.is_dir() else [each])]
+        files = [file for each in found for file in (_images_in(each) if each.is_dir() else [each])]
         files = [file for file in files if is_image(file)]
     else:
         raise UserError(f"{word}: no such file, folder or pattern{nearest_path(path)}")
@@ -176,6 +174,6 @@ def _find_shards(folder: Path, numbers: Mapping[str, int], split: str | None) ->
     return [ShardPart(reader, labels, f"{folder}/") for reader in readers]
 
 
-def _images_below(folder: Path) -> list[Path]:
+def _images_in(folder: Path) -> list[Path]:
     """Those that cannot be read, too, such as links that lead nowhere."""
     return sorted(path for path in folder.rglob("*") if is_image(path) and not path.is_dir())

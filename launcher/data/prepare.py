@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from launcher.data.reader import LocalFolder, ShardFolder
-from launcher.data.remote.origin import Origin
+from launcher.data.remote.origin import RemoteStore
 from launcher.data.remote.remote import RemoteFolder, fetch_manifest
 from launcher.data.remote.shard_cache import ShardCache
 from launcher.distributed.world import World
@@ -51,7 +51,7 @@ def prepare_data(data: Data, world: World, should_stop: Callable[[], bool] = lam
     """
     if is_url(str(data.dir)):
         return fetch_manifest(*_far_and_near(data))
-    folder = Path(str(data.dir))
+    folder = data.folder
     if data.source is None:
         return read_manifest(folder)
     options = pack_options(data)
@@ -74,10 +74,10 @@ def prepare_data(data: Data, world: World, should_stop: Callable[[], bool] = lam
 def open_folder(data: Data, manifest: Manifest, world: World) -> ShardFolder:
     """Where the shards of a prepared manifest are read. Raise UserError when they are remote and that cannot be."""
     if not is_url(str(data.dir)):
-        return LocalFolder(Path(str(data.dir)), can_be_packed=data.source is not None)
+        return LocalFolder(data.folder, can_be_packed=data.source is not None)
     return RemoteFolder(*_far_and_near(data), manifest, world.local_size)
 
 
-def _far_and_near(data: Data) -> tuple[Origin, ShardCache]:
+def _far_and_near(data: Data) -> tuple[RemoteStore, ShardCache]:
     cache = ShardCache(Path(data.remote_cache or REMOTE_CACHE), int(data.remote_cache_gib * 2**30))
-    return Origin(str(data.dir), data.remote_tries), cache
+    return RemoteStore(str(data.dir), data.remote_tries), cache

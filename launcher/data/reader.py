@@ -49,6 +49,26 @@ class Traffic:
     num_retries: int = 0
 
 
+class SampleReader(Protocol):
+    """Random access to the images of one split. May be used from several threads."""
+
+    @property
+    def num_images(self) -> int: ...
+
+    def read(self, sample_id: int) -> Sample:
+        """Raise DataError when the image is not there whole, or its label is no class; FetchError when a remote shard
+        cannot be had."""
+
+    def name_of(self, sample_id: int) -> str:
+        """By which a person finds the image again. Raise DataError, FetchError as `read`."""
+
+    def look_ahead(self, work: Work) -> Iterator[tuple[int, Ids]]:
+        """The same work; what it needs from elsewhere is fetched beforehand."""
+
+    def current(self) -> str | None:
+        """The image that some thread has been reading for longest; None when none is."""
+
+
 class OpenShard:
     """A tar and its index. The file closes when the last thread lets go: none can close what another is reading."""
 
@@ -125,7 +145,7 @@ class LocalFolder:
 
 
 class ShardReader:
-    """Random access to the images of one split. May be used from several threads."""
+    """The images of one split of a folder of shards: a `SampleReader`."""
 
     def __init__(self, folder: Path | ShardFolder, manifest: Manifest, split: str) -> None:
         self.folder: ShardFolder = LocalFolder(folder) if isinstance(folder, Path) else folder
@@ -140,9 +160,7 @@ class ShardReader:
         self._lock = threading.Lock()
         self._reading: dict[int, int] = {}
 
-    @property
-    def reading(self) -> str | None:
-        """Shard and image that some thread has been reading for longest; None when none is."""
+    def current(self) -> str | None:
         for sample_id in list(self._reading.values())[:1]:
             number = bisect_right(self._starts, sample_id) - 1
             shard = self.shards[number]
@@ -151,7 +169,6 @@ class ShardReader:
         return None
 
     def read(self, sample_id: int) -> Sample:
-        """Raise DataError as `_read`; meanwhile `reading` tells of it."""
         thread = threading.get_ident()
         self._reading[thread] = sample_id
         try:

@@ -9,22 +9,22 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from launcher.augment.images import Images
-from launcher.data.encoded import Times
+from launcher.augment.images import PackedImages
+from launcher.data.encoded import InputTimes
 from launcher.data.order import Ids
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class DecodedBatch:
     """A batch as decoded. `view`: which augmented view of its images is wanted."""
 
-    images: Images
+    images: PackedImages
     labels_B: Tensor
     weights_B: Tensor
     ids_B: Ids
     view: int
 
-    def to(self, device: torch.device) -> Block:
+    def to(self, device: torch.device) -> DecodedBatch:
         labels_B, weights_B = (values_B.pin_memory().to(device, non_blocking=True) for values_B in self.tensors[1:])
         return replace(self, images=self.images.to(device), labels_B=labels_B, weights_B=weights_B)
 
@@ -33,12 +33,12 @@ class Block:
         return self.images.pixels_PC, self.labels_B, self.weights_B
 
 
-def copy_ahead(blocks: Iterator[Block], device: torch.device, times: Times) -> Iterator[Block]:
+def copy_ahead(blocks: Iterator[DecodedBatch], device: torch.device, times: InputTimes) -> Iterator[DecodedBatch]:
     """The blocks on the GPU; while one is used, the next is on its way. `times`: what copying took is added to."""
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     copies: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
 
-    def send(block: Block) -> tuple[Block, torch.cuda.Event]:
+    def send(block: DecodedBatch) -> tuple[DecodedBatch, torch.cuda.Event]:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         with torch.cuda.stream(stream):
             stream.record_event(start)

@@ -21,23 +21,30 @@ ECHO_S = 5.0
 
 
 class StopRequest:
-    """`wanted` is the name of the signal that came, or None. The same signal again, later, ends the process at once.
-
-    At once: also in an exchange with processes that are gone, where no handler of Python's would run.
-    """
+    """`signal`: name of the signal that asked this process to stop, or None."""
 
     def __init__(self) -> None:
-        self.wanted: str | None = None
-        _watch()
-        for number in SIGNALS:
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # `nohup` has said to ignore it
-                signal.signal(number, self._ask)
+        self.signal: str | None = None
 
-    def is_wanted(self) -> bool:
-        return self.wanted is not None
+    def __call__(self) -> bool:
+        return self.signal is not None
 
-    def _ask(self, number: int, _frame: FrameType | None) -> None:
-        self.wanted = signal.Signals(number).name
+
+def install_signal_handlers() -> StopRequest:
+    """Take over SIGNALS for this process: the first asks it to stop, the same one again, later, ends it at once.
+
+    At once: also inside an exchange with ranks that are gone, where no handler of Python's would run.
+    """
+    request = StopRequest()
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        request.signal = signal.Signals(number).name
+
+    _end_at_second_signal()
+    for number in SIGNALS:
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # `nohup` has said to ignore it
+            signal.signal(number, ask)
+    return request
 
 
 def follow_launcher() -> None:
@@ -50,27 +57,28 @@ def follow_launcher() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _watch() -> None:
-    """Let a thread hear of every signal: Python writes its number into a pipe the moment it comes."""
-    global _pipe
-    hears, tells = os.pipe()
-    os.set_blocking(tells, False)
-    signal.set_wakeup_fd(tells, warn_on_full_buffer=False)
-    if _pipe is not None:
-        os.close(_pipe)  # which ends the thread before this one
-    _pipe = tells
-    threading.Thread(target=_end_at_second, args=(hears,), name="signals", daemon=True).start()
+_wakeup_pipe: int | None = None
+"""The writing end that Python puts each signal's number into the moment it comes; one for the process."""
 
 
-_pipe: int | None = None
+def _end_at_second_signal() -> None:
+    """Start a thread that ends the process when a signal comes for the second time."""
+    global _wakeup_pipe
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    if _wakeup_pipe is not None:
+        os.close(_wakeup_pipe)  # which ends the thread before this one
+    _wakeup_pipe = writing
+    threading.Thread(target=_listen, args=(reading,), name="signals", daemon=True).start()
 
 
-def _end_at_second(hears: int) -> None:
-    """Leave when a signal comes again that is no echo. What is half written is not looked at by those who read."""
+def _listen(reading: int) -> None:
+    """Readers of files ignore what is half written, so the process may end anywhere."""
     first_s: dict[int, float] = {}
-    while numbers := os.read(hears, 64):
+    while numbers := os.read(reading, 64):
         now_s = time.monotonic()
         for number in set(numbers) & set(SIGNALS):
             if now_s - first_s.setdefault(number, now_s) > ECHO_S:
                 os._exit(128 + number)
-    os.close(hears)
+    os.close(reading)

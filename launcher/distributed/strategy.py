@@ -1,80 +1,82 @@
-"""Devices, precision and gradient exchange. The only importer of accelerate and, with `talk`, of torch.distributed."""
+"""Devices, precision and gradient exchange. The only importer of accelerate."""
 
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterable, Mapping, MutableMapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from launcher import keyed_random
-from launcher.distributed.comm import Talk
-from launcher.distributed.step_timer import NoPace, Pace
+from launcher.distributed.comm import Comm, ShouldStop, never
+from launcher.distributed.step_timer import build_compute_timer
+from launcher.distributed.watchdog.beacon import Position
 from launcher.distributed.world import World
 from launcher.errors import UserError
 from launcher.recipe.schema import Strategy as StrategySection
 
-T = TypeVar("T")
 
+class Strategy:
+    """The device of this process, its precision, and how gradients reach the other ranks. `comm`: everything else."""
 
-class Strategy(Talk):
-    """This process among the others. With one process every exchange is a plain local operation."""
-
-    def __init__(self, section: StrategySection, world: World, device: torch.device, accelerator: Accelerator) -> None:
-        super().__init__(world)
-        self.device = device
-        self.accelerator = accelerator
-        self._sync_batchnorm = section.sync_batchnorm
+    def __init__(self, section: StrategySection, comm: Comm, accelerator: Accelerator) -> None:
+        self.comm = comm
+        self.world = comm.world
+        self.device: torch.device = accelerator.device
         self.memory_format = torch.channels_last if section.channels_last else torch.contiguous_format
+        self.compute_timer = build_compute_timer(self.world.size, self.device)
+        self._accelerator = accelerator
+        self._sync_batchnorm = section.sync_batchnorm
         self._wrapped: nn.Module | None = None
         self._last_gradient: Any = None
-        self.pace = Pace(device) if world.size > 1 else NoPace()
-        self.hosts = self.gather(socket.gethostname())
-        """Name of each rank's node."""
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model as training calls it (DDP, autocast). What was wrapped before is plain again."""
         if self._wrapped is not None:
             # DDP's hooks go with it; without this the new one's gradients would be exchanged twice.
-            self.accelerator.unwrap_model(self._wrapped, keep_fp32_wrapper=False)
-            self.accelerator._models.clear()
+            self._accelerator.unwrap_model(self._wrapped, keep_fp32_wrapper=False)
+            self._accelerator._models.clear()
             self._wrapped = None
-        self._wrapped = self.accelerator.prepare_model(model)
+        self._wrapped = self._accelerator.prepare_model(model)
         assert self._wrapped is not None
         if self.world.size > 1:
-            self._watch_gradients(model)
+            self._hook_last_gradient(model)
         return self._wrapped
 
-    def _watch_gradients(self, model: nn.Module) -> None:
-        """See when a backward pass has only the exchange left: the first parameter's gradient is the last to come."""
+    def _hook_last_gradient(self, model: nn.Module) -> None:
+        """Notice when only the exchange is left of a backward pass: the first parameter's gradient comes last."""
 
-        def note(_gradient: Tensor) -> None:
-            self.pulse.at = ("reduce", self.pulse.at[1], True)
-            self.pace.end()
+        def on_last_gradient(_gradient: Tensor) -> None:
+            beacon = self.comm.beacon
+            beacon.position = Position("reduce", beacon.position.step, True)
+            self.compute_timer.end()
 
         if self._last_gradient is not None:
             self._last_gradient.remove()
         first = next(parameter for parameter in model.parameters() if parameter.requires_grad)
-        self._last_gradient = first.register_hook(note)  # type: ignore[no-untyped-call]
+        self._last_gradient = first.register_hook(on_last_gradient)  # type: ignore[no-untyped-call]
 
     def adopt(self, optimizer: Optimizer) -> Optimizer:
         """The optimizer as `step` takes it: with the fp16 scaler, where there is one."""
-        if self.accelerator.scaler is None:
+        if self._accelerator.scaler is None:
             return optimizer  # accelerate's searches sys.path twice a step
-        return self.accelerator.prepare_optimizer(optimizer)  # type: ignore[no-any-return]
+        return self._accelerator.prepare_optimizer(optimizer)  # type: ignore[no-any-return]
+
+    @property
+    def precision(self) -> str:
+        """`no`, `bf16` or `fp16`."""
+        return str(self._accelerator.mixed_precision)
 
     @property
     def amp_dtype(self) -> torch.dtype | None:
         """What AMP computes convolutions and products in; None without AMP."""
-        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
+        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move to the device in the recipe's memory layout; to be done before an optimizer holds the parameters."""
@@ -87,57 +89,36 @@ class Strategy(Talk):
         return images_BCHW.contiguous(memory_format=self.memory_format)
 
     def autocast(self) -> AbstractContextManager[None]:
-        return self.accelerator.autocast()  # type: ignore[no-any-return]
+        return self._accelerator.autocast()  # type: ignore[no-any-return]
 
     def exchange_gradients(self, now: bool) -> AbstractContextManager[None]:
         """Around forward and backward: gradients are summed over processes only where `now`."""
-        self.pace.begin()
-        return nullcontext() if now else self.accelerator.no_sync(self._wrapped)
+        self.compute_timer.begin()
+        return nullcontext() if now else self._accelerator.no_sync(self._wrapped)
 
     def backward(self, loss: Tensor) -> None:
         # Accelerate's, without a scaler, only divides by its own count of accumulated passes, which is one here.
-        if self.accelerator.scaler is None:
+        if self._accelerator.scaler is None:
             loss.backward()  # type: ignore[no-untyped-call]
         else:
-            self.accelerator.backward(loss)
+            self._accelerator.backward(loss)
 
     def step(self, optimizer: Optimizer, clip_norm: float | None, parameters: Iterable[nn.Parameter]) -> bool:
         """Clip, step, clear gradients. False when the fp16 scaler found an overflow and left the step out."""
         if clip_norm is not None:
-            self.accelerator.clip_grad_norm_(parameters, clip_norm)
+            self._accelerator.clip_grad_norm_(parameters, clip_norm)
         optimizer.step()
         optimizer.zero_grad()
-        return not self.accelerator.optimizer_step_was_skipped
+        return not self._accelerator.optimizer_step_was_skipped
 
     @property
     def scaler_state(self) -> dict[str, Any] | None:
         """State of the fp16 loss scaler; None in other precisions."""
-        return None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
+        return None if self._accelerator.scaler is None else self._accelerator.scaler.state_dict()
 
     def restore_scaler(self, state: dict[str, Any] | None) -> None:
-        if self.accelerator.scaler is not None and state is not None:
-            self.accelerator.scaler.load_state_dict(state)
-
-    def sum(self, tensor: Tensor) -> Tensor:
-        """Sum over all processes, in place."""
-        if self.world.size > 1:
-            with self.pulse.waiting():
-                dist.all_reduce(tensor)
-        return tensor
-
-    def share_buffers(self, model: nn.Module) -> None:
-        """Give every process rank 0's buffers, which are those that are saved: BatchNorm counts on each its own."""
-        if self.world.size > 1:
-            with self.pulse.waiting():
-                for buffer in model.buffers():
-                    dist.broadcast(buffer, src=0)
-
-    def close(self) -> None:
-        """Leave the group of processes in order: every process must call this at the same point."""
-        if self.world.size > 1 and dist.is_initialized():
-            self._finish_vote()
-            self._wait_for_all()
-            dist.destroy_process_group()
+        if self._accelerator.scaler is not None and state is not None:
+            self._accelerator.scaler.load_state_dict(state)
 
 
 def choose_device(
@@ -165,8 +146,13 @@ def choose_device(
     )
 
 
-def build_strategy(section: StrategySection, world: World, seed: int, deterministic: bool) -> Strategy:
-    """Join the other processes. Raise UserError when this process was started in a way that cannot work."""
+def build_strategy(
+    section: StrategySection, world: World, seed: int, deterministic: bool, stop_requested: ShouldStop = never
+) -> Strategy:
+    """Join the other ranks. `stop_requested`: as for Comm.
+
+    Raise UserError when this process was started in a way that cannot work.
+    """
     environment = os.environ
     device_type = choose_device(section.device, torch.cuda.device_count(), world, environment)
     if section.precision == "fp16" and device_type == "cpu":
@@ -186,7 +172,7 @@ def build_strategy(section: StrategySection, world: World, seed: int, determinis
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
     _check_accelerator(accelerator, device_type)
-    return Strategy(section, world, accelerator.device, accelerator)
+    return Strategy(section, Comm(world, stop_requested), accelerator)
 
 
 def _check_accelerator(accelerator: Accelerator, device_type: str) -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from launcher.metrics.names import Metrics
+
 MAX_CONFUSION_CLASSES = 1000
 """Above this the confusion matrix (K x K numbers) is not kept."""
-
-Figures = dict[str, Any]
 
 
 class Counts:
@@ -49,63 +46,19 @@ class Counts:
             if tensor.numel():
                 sum_over_processes(tensor)
 
-    def figures(self, classes: Sequence[str]) -> Figures:
-        """`loss` (nats), `top1_frac`, `top5_frac`, `num_images`, `per_class` (class name -> top1_frac, num_images)."""
+    def metrics(self, classes: Sequence[str]) -> Metrics:
+        """A class without images has no recall: None. `num_skipped`: only where images could not be read."""
         num_images, top1, top5 = (int(n) for n in self.total.tolist())
-        num_left_out = max(int(self.seen[0]) - num_images, 0)
-        left_out = {"num_left_out": num_left_out} if num_left_out else {}
+        num_skipped = max(int(self.seen[0]) - num_images, 0)
+        skipped = {"num_skipped": num_skipped} if num_skipped else {}
         return {
             "num_images": num_images,
-            **left_out,
+            **skipped,
             "loss": float(self.loss_sum.item()) / num_images,
-            "top1_frac": top1 / num_images,
-            "top5_frac": top5 / num_images,
+            "accuracy": top1 / num_images,
+            "top5_accuracy": top5 / num_images,
             "per_class": {
-                name: {"top1_frac": hits / num if num else None, "num_images": num}
+                name: {"recall": hits / num if num else None, "support": num}
                 for name, (num, hits) in zip(classes, self.per_class_K2.tolist(), strict=True)
             },
         }
-
-
-def is_better(metric: str, figures: Figures, best_value: float | None) -> bool:
-    """Losses fall, fractions rise; what has a loss that is not a number is never better."""
-    if not math.isfinite(figures["loss"]):
-        return False
-    value = figures[metric]
-    return best_value is None or (value < best_value if metric == "loss" else value > best_value)
-
-
-class Stopwatch:
-    """Time spent training, without evaluation and saving, and the part of it spent waiting for data."""
-
-    def __init__(self) -> None:
-        self.images = 0
-        self.train_s = 0.0
-        self.wait_s = 0.0
-        self._since = time.perf_counter()
-        self._lap = (0, 0.0, 0.0)
-
-    def resume(self) -> None:
-        self._since = time.perf_counter()
-
-    def pause(self) -> None:
-        self.train_s += time.perf_counter() - self._since
-        self._since = time.perf_counter()
-
-    def lap(self) -> Figures:
-        """`images_per_s` and `data_wait_frac` since the last lap."""
-        self.pause()
-        images, train_s, wait_s = self.images - self._lap[0], self.train_s - self._lap[1], self.wait_s - self._lap[2]
-        self._lap = (self.images, self.train_s, self.wait_s)
-        return _rates(images, train_s, wait_s)
-
-    def whole(self) -> Figures:
-        """`images_per_s` and `data_wait_frac` since the start of this process."""
-        return _rates(self.images, self.train_s, self.wait_s)
-
-
-def _rates(images: int, train_s: float, wait_s: float) -> Figures:
-    return {
-        "images_per_s": round(images / train_s, 1) if train_s else 0.0,
-        "data_wait_frac": round(min(wait_s / train_s, 1.0), 4) if train_s else 0.0,
-    }

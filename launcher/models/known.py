@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from launcher.recipe.backbone import Backbone
-from launcher.recipe.lint import OWN_NETWORKS
+from launcher.recipe.facts import OWN_NETWORKS
 
 _NAMES = """
 alexnet convnext_base convnext_large convnext_small convnext_tiny densenet121 densenet161 densenet169 densenet201

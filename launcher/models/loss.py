@@ -19,6 +19,9 @@ LossFunction = Callable[[Tensor, Tensor], Tensor]
 Outputs = Tensor | tuple[Tensor, ...]
 """outputs_BO, or in training (outputs_BO, auxiliary outputs_BO, ...)."""
 
+TrainLoss = Callable[[Outputs, Tensor], Tensor]
+"""(outputs, targets) -> losses_B."""
+
 
 def count_outputs(loss: Loss, num_classes: int) -> int:
     """Outputs that the network's last layer must have."""
@@ -37,7 +40,7 @@ def build_loss(loss: Loss, training: bool) -> LossFunction:
     return cross_entropy
 
 
-def with_auxiliary(loss: LossFunction, weight: float) -> Callable[[Outputs, Tensor], Tensor]:
+def with_auxiliary(loss: LossFunction, weight: float) -> TrainLoss:
     """The loss of a network that in training has auxiliary classifiers: each adds `weight` times its own loss."""
 
     def total(outputs: Outputs, targets: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from launcher.errors import UserError, nearest
+from launcher.text import first_line
 
 PREFIX = "timm/"
 IMAGENET_CLASSES = 1000
@@ -106,7 +107,7 @@ def build_timm(name: str, pretrained: bool, keep: bool) -> tuple[nn.Module, int]
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(
             f"backbone.weights: {name} DEFAULT cannot be loaded ({reason}); "
             "run launcher fetch where there is a network, or set backbone.weights=none"

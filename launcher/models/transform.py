@@ -12,7 +12,8 @@ import torchvision
 from launcher.models import timm
 from launcher.recipe.augment import CenterCrop, Channels, EvalOp, Resize
 from launcher.recipe.backbone import Backbone
-from launcher.recipe.lint import has_transform
+from launcher.recipe.facts import brings_transform
+from launcher.recipe.fields import with_values
 from launcher.recipe.schema import Recipe
 
 
@@ -32,20 +33,15 @@ def fill_from_weights(recipe: Recipe, say: Callable[[str], None] = lambda note: 
     `say` is told where these are only near to what the weights were made with. Names must have been checked.
     """
     augment = recipe.augment
-    if not has_transform(recipe.backbone) or None not in (augment.eval, augment.mean, augment.std):
+    if not brings_transform(recipe.backbone) or None not in (augment.eval, augment.mean, augment.std):
         return recipe
     transform = read_transform(recipe.backbone)
     if augment.eval is None:
         for note in transform.notes:
             say(note)
-    filled = augment.model_copy(
-        update={
-            "eval": augment.eval or transform.ops,
-            "mean": augment.mean or transform.mean,
-            "std": augment.std or transform.std,
-        }
-    )
-    return recipe.model_copy(update={"augment": filled})
+    found = {"eval": [op.model_dump(mode="json") for op in transform.ops], "mean": transform.mean, "std": transform.std}
+    missing = {f"augment.{key}": value for key, value in found.items() if getattr(augment, key) is None}
+    return with_values(recipe, missing)
 
 
 def read_transform(backbone: Backbone) -> Transform:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from launcher.errors import UserError
+from launcher.text import first_line
 
 WRAPPERS = ("state_dict", "model")
 """Keys under which training programs save the state dict among other things."""
@@ -31,7 +32,7 @@ def read_weights(file: Path, names: Collection[str]) -> dict[str, Tensor]:
     try:
         content = load_file(file) if file.suffix == ".safetensors" else _read_pickled(file)
     except (OSError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(f"backbone.weights: {file} cannot be read: {reason}") from None
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):

@@ -20,7 +20,9 @@ from launcher.models.head import find_classifiers, replace_layer
 from launcher.models.lenet import LeNet
 from launcher.models.weights import load_weights, read_weights
 from launcher.recipe.backbone import Backbone, Head
-from launcher.recipe.lint import Problem
+from launcher.recipe.fields import with_values
+from launcher.recipe.problem import Problem
+from launcher.text import one_line
 
 IMAGENET_CLASSES = 1000
 
@@ -98,12 +100,12 @@ def build_trained(backbone: Backbone, num_outputs: int) -> Network:
 
     A head that was kept may be one from a file, of other outputs than the network has by itself.
     """
-    backbone = backbone.model_copy(update={"weights": "none"})
+    backbone = with_values(backbone, {"weights": "none"})
     if backbone.head == "keep":
         try:
             return build_model(backbone, num_outputs)
         except UserError:
-            backbone = backbone.model_copy(update={"head": Head()})
+            backbone = with_values(backbone, {"head": {}})
     return build_model(backbone, num_outputs)
 
 
@@ -158,7 +160,7 @@ def check_sizes(network: Network, sizes: Iterable[tuple[int, int] | None]) -> No
             with torch.inference_mode():
                 network.model(torch.zeros(1, 3, height, width))
         except (AssertionError, RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise UserError(
                 f"augment: the backbone does not take {height} x {width} pixels ({reason}); crop or resize to others"
             ) from None

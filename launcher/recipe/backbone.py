@@ -36,7 +36,7 @@ def _kind(value: object) -> str:
 
 
 def _kind_or_stages(value: object) -> str:
-    is_stages = isinstance(value, Stages) or (isinstance(value, dict) and "schedule" in value)
+    is_stages = isinstance(value, FreezeSchedule) or (isinstance(value, dict) and "schedule" in value)
     return "stages" if is_stages else _kind(value)
 
 
@@ -50,7 +50,7 @@ Names = Annotated[
 Parts = Annotated[Word | Blocks | Names, Discriminator(_kind)]
 
 
-class Stage(Section):
+class FreezeStage(Section):
     """What is frozen from one point of the training on."""
 
     at: Length
@@ -59,10 +59,10 @@ class Stage(Section):
     """`none`, `backbone`, {except_last: N} or a list of names. Never more than in the stage before."""
 
 
-class Stages(Section):
+class FreezeSchedule(Section):
     """Freezing that is lifted piece by piece."""
 
-    schedule: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    schedule: Annotated[tuple[FreezeStage, ...], Field(min_length=1)]
     """Stages in the order of their beginnings."""
 
 
@@ -76,7 +76,9 @@ class Backbone(Section):
     `/` in it, or one that ends in .safetensors, .pt or .pth: weights of that file."""
     head: Head | Literal["keep"] = Head()
     """The new classifier. `keep`: the original one, for data of as many classes as it has outputs."""
-    freeze: Annotated[Word | Blocks | Names | Annotated[Stages, Tag("stages")], Discriminator(_kind_or_stages)] = "none"
+    freeze: Annotated[
+        Word | Blocks | Names | Annotated[FreezeSchedule, Tag("stages")], Discriminator(_kind_or_stages)
+    ] = "none"
     """`backbone`: only the head trains; the rest is held exactly as it is, BatchNorm statistics included.
     {except_last: 2}: the last two blocks train too. [layer1, 'features.*']: what these names or patterns match is held.
     {schedule: [{at: 0, freeze: backbone}, {at: 2ep, freeze: none}]}: parts are set free as the training goes on."""
@@ -93,8 +95,8 @@ class Backbone(Section):
         return self.weights if self.weights != "none" and self.weights_file is None else None
 
     @property
-    def stages(self) -> tuple[Stage, ...]:
+    def stages(self) -> tuple[FreezeStage, ...]:
         """What is frozen when; a single stage where that never changes."""
-        if isinstance(self.freeze, Stages):
+        if isinstance(self.freeze, FreezeSchedule):
             return self.freeze.schedule
-        return (Stage(at=Duration(0, "ep"), freeze=self.freeze),)
+        return (FreezeStage(at=Duration(0, "ep"), freeze=self.freeze),)

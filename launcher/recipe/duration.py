@@ -33,14 +33,14 @@ class Duration:
         return math.ceil(Fraction(repr(self.value)) * per_unit)
 
 
-def parse_duration(text: object, bare: Unit = "ep") -> Duration:
-    """Read `30ep`, `5000st`, `1000000im` or a bare number, which is in the unit `bare`.
+def parse_duration(text: object) -> Duration:
+    """Read `30ep`, `5000st`, `1000000im` or a bare number, which is epochs.
 
     Raise ValueError, which says what a duration should be, when `text` is none of these.
     """
     if isinstance(text, Duration):
         return text
-    unit = bare
+    unit: Unit = "ep"
     number = math.nan
     if isinstance(text, str) and (match := _PATTERN.fullmatch(text.strip())) is not None:
         number, unit = float(match[1]), match[2]  # type: ignore[assignment]

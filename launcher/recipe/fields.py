@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 from pydantic.json_schema import GenerateJsonSchema
@@ -28,15 +30,27 @@ class Section(BaseModel):
         return super().model_json_schema(*arguments, **{"schema_generator": _Schema, **options})
 
 
+S = TypeVar("S", bound=Section)
+
+
+def with_values(section: S, values: Mapping[str, Any]) -> S:
+    """The section, or recipe, with these values under dotted keys, validated like a file's: `{"run.dir": "here"}`.
+
+    Values are as YAML has them: durations as text, sections as dicts. Raise pydantic's ValidationError for any other.
+    """
+    data = section.model_dump(mode="json")
+    for path, value in values.items():
+        *sections, key = path.split(".")
+        here = data
+        for name in sections:
+            here = here[name]
+        here[key] = value
+    # JSON mode: in YAML as in JSON a tuple is written as a list.
+    return type(section).model_validate_json(json.dumps(data))
+
+
 def _positive_duration(value: object) -> Duration:
     duration = parse_duration(value)
-    if duration.value <= 0:
-        raise ValueError("must be longer than 0")
-    return duration
-
-
-def _steps_or_duration(value: object) -> Duration:
-    duration = parse_duration(value, bare="st")
     if duration.value <= 0:
         raise ValueError("must be longer than 0")
     return duration
@@ -65,14 +79,6 @@ Interval = Annotated[
     WithJsonSchema(_INTERVAL_SCHEMA),
 ]
 """A Length above 0; a bare number is epochs."""
-
-StepInterval = Annotated[
-    Duration,
-    BeforeValidator(_steps_or_duration),
-    PlainSerializer(_as_written),
-    WithJsonSchema(_INTERVAL_SCHEMA),
-]
-"""A Length above 0; a bare number is optimizer steps."""
 
 Pixels = Annotated[int, Field(ge=1, le=4096)]
 Size = Pixels | tuple[Pixels, Pixels]

@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 
 from launcher.recipe.augment import EvalOp, TrainOp
 from launcher.recipe.augment_pixels import PIXEL_OPS
-from launcher.recipe.backbone import Backbone, Stages
+from launcher.recipe.backbone import FreezeSchedule
+from launcher.recipe.facts import OWN_NETWORKS, brings_transform, output_size
 from launcher.recipe.fields import Section
 from launcher.recipe.optim import Sgd
+from launcher.recipe.problem import Problem
 from launcher.recipe.schema import Bce, Data, Recipe
 from launcher.recipe.url import has_credentials, is_url
 from shards.manifest import ShardsError
 from shards.sources import check_source_name
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """`path`: the key to change, dotted. `paths`: every key involved, `path` among them."""
-
-    path: str
-    what: str
-    paths: tuple[str, ...]
-
-
-OWN_NETWORKS = ("avatar_cnn", "lenet")
-"""Networks that have no pretrained weights."""
 
 SIDES = {"avatar_cnn": 64, "inception_v3": 299, "lenet": 32}
 """Pixels of networks whose layers fit one size of image only."""
@@ -54,7 +42,7 @@ def _in_backbone(recipe: Recipe) -> Iterator[Problem]:
     name, weights = recipe.backbone.name, recipe.backbone.weights
     if name in OWN_NETWORKS and weights != "none" and recipe.backbone.weights_file is None:
         yield _problem(f"{name} has no pretrained weights; write none", "backbone.weights", "backbone.name")
-    for part, size in (("train", final_size(recipe.augment.train)), ("eval", final_size(recipe.augment.eval or ()))):
+    for part, size in (("train", output_size(recipe.augment.train)), ("eval", output_size(recipe.augment.eval or ()))):
         if (side := SIDES.get(name)) and size is not None and size != (side, side):
             what = f"{name} takes {side} x {side} pixels, not {size[0]} x {size[1]}; crop or resize to {side}"
             yield _problem(what, f"augment.{part}", "backbone.name")
@@ -62,7 +50,7 @@ def _in_backbone(recipe: Recipe) -> Iterator[Problem]:
 
 def _in_freeze(recipe: Recipe) -> Iterator[Problem]:
     freeze = recipe.backbone.freeze
-    if isinstance(freeze, Stages):
+    if isinstance(freeze, FreezeSchedule):
         lengths = [stage.at for stage in freeze.schedule]
         if lengths[0].value:
             what = f"the first stage is at {lengths[0]}, but training begins at 0"
@@ -78,22 +66,6 @@ def _in_freeze(recipe: Recipe) -> Iterator[Problem]:
         for key in ("backbone_lr", "layer_decay"):
             if getattr(recipe.optim, key) is not None:
                 yield _problem("has no effect while only the head trains", f"optim.{key}", "backbone.freeze")
-
-
-def has_transform(backbone: Backbone) -> bool:
-    """Whether its weights say how they want an image: pretrained ones that are named do."""
-    return backbone.weights_name is not None and backbone.name not in OWN_NETWORKS
-
-
-def final_size(ops: tuple[TrainOp, ...] | tuple[EvalOp, ...]) -> tuple[int, int] | None:
-    """Height and width of what comes out, where that is one size for all images."""
-    size = None
-    for op in ops:
-        if op.op == "resize" and isinstance(op.size, int):
-            size = None
-        elif op.op in ("resize", "center_crop", "random_crop", "random_resized_crop"):
-            size = (op.size, op.size) if isinstance(op.size, int) else op.size
-    return size
 
 
 def _in_remote(data: Data) -> Iterator[Problem]:
@@ -173,7 +145,7 @@ def _in_augment(recipe: Recipe) -> Iterator[Problem]:
     ops_of: dict[str, tuple[TrainOp, ...] | tuple[EvalOp, ...]] = {"train": recipe.augment.train}
     if recipe.augment.eval is not None:
         ops_of["eval"] = recipe.augment.eval
-    elif not has_transform(recipe.backbone):
+    elif not brings_transform(recipe.backbone):
         side = SIDES.get(recipe.backbone.name)
         example = f"{{op: resize, size: [{side}, {side}]}}" if side else USUAL_EVAL
         what = f"required without pretrained weights that bring their own; for example [{example}]"
@@ -200,7 +172,7 @@ def _in_augment(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _in_pixel_op(ops: tuple[TrainOp, ...], i: int) -> Iterator[Problem]:
-    op, size = ops[i], final_size(ops[:i])
+    op, size = ops[i], output_size(ops[:i])
     if size is None:
         what = f"{op.op} needs images of one size; put it after a crop, or a resize to [height, width]"
         yield _problem(what, f"augment.train.{i}")

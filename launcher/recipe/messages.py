@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from launcher.errors import nearest
 from launcher.recipe.augment import RANDOM_OPS
 from launcher.recipe.fields import Section
-from launcher.recipe.lint import Problem
+from launcher.recipe.problem import Problem
 from launcher.recipe.schema import Recipe
 from launcher.recipe.yaml_text import join
 

@@ -63,7 +63,7 @@ class Constant(Section):
     """Linear rise from 0 over this length."""
 
 
-class Step(Section):
+class StepDecay(Section):
     """Multiply by `gamma` at regular intervals."""
 
     name: Literal["step"]
@@ -96,4 +96,4 @@ class OneCycle(Section):
     """Length of the rise. null: 30 % of the training."""
 
 
-Schedule = Annotated[Constant | Step | Cosine | OneCycle, Field(discriminator="name")]
+Schedule = Annotated[Constant | StepDecay | Cosine | OneCycle, Field(discriminator="name")]

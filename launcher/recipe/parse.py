@@ -11,8 +11,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from launcher.errors import RecipeError, nearest
-from launcher.recipe.lint import Problem, find_contradictions
+from launcher.recipe.lint import find_contradictions
 from launcher.recipe.messages import Wrong, explain
+from launcher.recipe.problem import Problem
 from launcher.recipe.resolve import resolve_recipe
 from launcher.recipe.schema import Recipe
 from launcher.recipe.yaml_text import MAX_CHARACTERS, Lines, YamlError, join, read_yaml, render_yaml

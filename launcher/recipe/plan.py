@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from launcher.recipe.duration import Duration
-from launcher.recipe.lint import Problem
-from launcher.recipe.optim import OneCycle, Step
+from launcher.recipe.optim import OneCycle, StepDecay
+from launcher.recipe.problem import Problem
 from launcher.recipe.schema import Bce, Recipe, Train
 
 ONECYCLE_WARMUP_FRAC = 0.3
@@ -27,6 +27,19 @@ class PlanError(Exception):
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__("; ".join(f"{p.path}: {p.what}" for p in problems))
         self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What follows a step."""
+
+    log: bool
+    """A train record: also before a validation or a save, so that a loss that is not finite ends the run first."""
+    validate: bool
+    save: bool
+    """The checkpoint; the loop saves a new best and the end of patience, too."""
+    report: bool
+    """What the epoch's input cost, and which images it skipped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +84,29 @@ class Plan:
     notes: tuple[str, ...]
     """What is allowed but will surprise; shown and logged."""
 
+    def num_images(self, split: str) -> int:
+        """Images of `split` that are trained or evaluated on."""
+        return self.num_train if split == "train" else self.num_eval[split]
+
     def epoch(self, step: int) -> int:
         """The epoch, from 0, whose samples step `step` trains on."""
         return (step - 1) // self.steps_per_epoch
 
-    def is_evaluation(self, step: int) -> bool:
+    def due(self, step: int, *, should_stop: bool, is_stage_end: bool) -> Due:
+        """`should_stop`: agreed by all ranks. `is_stage_end`: the last step before other parts of the network train."""
+        validate = self.should_validate(step)
+        save = self.should_save(step) or should_stop or is_stage_end
+        report = step % self.steps_per_epoch == 0 and step < self.total_steps
+        return Due(self.should_log(step) or validate or save, validate, save, report)
+
+    def should_validate(self, step: int) -> bool:
         return step % self.evaluate_every_steps == 0 or step == self.total_steps
 
-    def is_checkpoint(self, step: int) -> bool:
+    def should_save(self, step: int) -> bool:
         regular = self.checkpoint_every_steps > 0 and step % self.checkpoint_every_steps == 0
         return regular or step == self.total_steps
 
-    def is_record(self, step: int) -> bool:
+    def should_log(self, step: int) -> bool:
         return step % self.log_every_steps == 0 or step == self.total_steps
 
     def stage(self, step: int) -> int:
@@ -132,7 +156,7 @@ def make_plan(recipe: Recipe, world_size: int, num_images: Mapping[str, int], nu
         lanes=recipe.data.lanes or 0,
         lane_window=recipe.data.shuffle_images // recipe.data.lanes if recipe.data.lanes else 0,
         warmup_steps=warmup_steps,
-        drop_every_steps=steps(recipe.schedule.every) if isinstance(recipe.schedule, Step) else 0,
+        drop_every_steps=steps(recipe.schedule.every) if isinstance(recipe.schedule, StepDecay) else 0,
         evaluate_every_steps=steps(train.evaluate_every),
         checkpoint_every_steps=steps(recipe.checkpoint.every) if recipe.checkpoint.every else 0,
         log_every_steps=steps(recipe.log.every),
@@ -187,10 +211,9 @@ def _find_problems(recipe: Recipe, world_size: int, num_images: Mapping[str, int
         add("data.source", f"the data has {num_classes} class; telling pictures apart takes two or more")
     if isinstance(recipe.loss, Bce) and num_classes > 2:
         add("loss.name", f"bce needs two classes, the data has {num_classes}; use cross_entropy")
-    if train.best_metric == "top5_frac" and num_classes <= 5:
-        add("train.best_metric", f"top5_frac is always 1 with {num_classes} classes; use top1_frac or loss")
-    judged = "valid" in num_images and num_images["valid"] > 0
-    if train.patience and not judged:
+    if train.best_metric == "top5_accuracy" and num_classes <= 5:
+        add("train.best_metric", f"top5_accuracy is always 1 with {num_classes} classes; use accuracy or loss")
+    if train.patience and not num_images.get("valid"):
         add("train.patience", "has no effect: the data has no valid split; give data.split one")
     return problems
 
@@ -224,7 +247,10 @@ def _find_odd(train: Train, world_size: int) -> Iterator[Problem]:
 def _notes(recipe: Recipe, total_steps: int, steps_per_epoch: int, num_images: Mapping[str, int]) -> tuple[str, ...]:
     notes = []
     schedule = recipe.schedule
-    if isinstance(schedule, Step) and schedule.every.steps(steps_per_epoch, recipe.train.global_batch) >= total_steps:
+    if (
+        isinstance(schedule, StepDecay)
+        and schedule.every.steps(steps_per_epoch, recipe.train.global_batch) >= total_steps
+    ):
         notes.append(f"schedule.every {schedule.every} is not shorter than the training: the learning rate never drops")
     if _warmup_steps(recipe, total_steps, steps_per_epoch) >= total_steps:
         notes.append(f"schedule.warmup {schedule.warmup} is not shorter than the training: the peak is never passed")

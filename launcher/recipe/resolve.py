@@ -6,45 +6,74 @@ import hashlib
 import math
 import re
 from pathlib import Path
+from typing import Any
 
-from launcher.recipe.backbone import Head
-from launcher.recipe.duration import Duration
-from launcher.recipe.lint import has_transform
-from launcher.recipe.optim import Constant
-from launcher.recipe.schema import CrossEntropy, Data, Recipe
+from launcher.recipe.facts import brings_transform
+from launcher.recipe.fields import with_values
+from launcher.recipe.schema import Data, Recipe
 from shards.manifest import MANIFEST_NAME
 from shards.sources import PackOptions, describe
 
 DOWNLOADS = "data/downloads"
 
-DEBUG_STEPS = 4
-DEBUG_BATCH = 4
 DEBUG_EVAL_IMAGES = 8
-DEBUG_STRATEGY = {
-    "device": "cpu",
-    "precision": "no",
-    "sync_batchnorm": False,
-    "compile": "off",
-    "feature_cache_gib": 0.0,
-    "hang_timeout_s": None,
+
+DEBUG = {
+    "backbone.weights": "none",
+    "data.workers": 0,
+    "data.cache": "none",
+    "data.last_batch": "wrap",
+    "strategy.device": "cpu",
+    "strategy.precision": "no",
+    "strategy.sync_batchnorm": False,
+    "strategy.compile": "off",
+    "strategy.feature_cache_gib": 0.0,
+    "strategy.hang_timeout_s": None,
+    "train.epochs": "4st",
+    "train.micro_batch": None,
+    "train.eval_batch": DEBUG_EVAL_IMAGES,
+    "train.evaluate_every": "2st",
+    "log.every": "1st",
+    "log.wandb.mode": "disabled",
 }
-WITHOUT_LANES = {"lanes": None, "shuffle_images": Data.model_fields["shuffle_images"].default}
+"""A handful of batches on the CPU: no threads, no W&B, random weights."""
+DEBUG_BATCH = 4
+
+PROBE = {
+    "run.dir": None,
+    "backbone.head": {},
+    "backbone.freeze": "backbone",
+    "data.last_batch": "wrap",
+    "data.lanes": None,
+    "data.shuffle_images": Data.model_fields["shuffle_images"].default,
+    "augment.views": None,
+    "augment.mixup": None,
+    "augment.cutmix": None,
+    "augment.mix_p": 1.0,
+    "loss": {"name": "cross_entropy"},
+    "optim.ema_decay": None,
+    "optim.backbone_lr": None,
+    "optim.layer_decay": None,
+    "schedule": {"name": "constant"},
+    "strategy.sync_batchnorm": False,
+    "train.epochs": 1,
+    "train.micro_batch": None,
+    "train.evaluate_every": 1,
+    "train.best_metric": "accuracy",
+    "train.patience": None,
+    "log.samples": False,
+    "log.wandb.mode": "disabled",
+}
+"""The same backbone, all of it frozen, below one linear layer. What only training would follow is left out."""
 
 
 def resolve_recipe(recipe: Recipe, file_name: str) -> Recipe:
     """Give `run.name`, `data.dir` and normalisation their values where the recipe has null and no weights decide."""
     name = recipe.run.name or re.sub(r"[^A-Za-z0-9._-]+", "-", Path(file_name).stem).lstrip("._-") or "run"
-    folder = recipe.data.dir or _default_folder(recipe.data)
-    augment = recipe.augment
-    if not has_transform(recipe.backbone):
-        augment = augment.model_copy(update={"mean": augment.mean or "dataset", "std": augment.std or "dataset"})
-    return recipe.model_copy(
-        update={
-            "run": recipe.run.model_copy(update={"name": name}),
-            "data": recipe.data.model_copy(update={"dir": folder}),
-            "augment": augment,
-        }
-    )
+    values = {"run.name": name, "data.dir": recipe.data.dir or _default_folder(recipe.data)}
+    if not brings_transform(recipe.backbone):
+        values |= {f"augment.{key}": "dataset" for key in ("mean", "std") if getattr(recipe.augment, key) is None}
+    return with_values(recipe, values)
 
 
 def pack_options(data: Data) -> PackOptions:
@@ -68,83 +97,28 @@ def _default_folder(data: Data) -> str:
 
 
 def debug_recipe(recipe: Recipe, folder: Path) -> Recipe:
-    """The same recipe as one small CPU run in `folder`: a handful of batches, no threads, no W&B, random weights.
+    """The same recipe as one small CPU run in `folder`.
 
     Shards that are there are used; otherwise synthetic ones, with the recipe's number of classes, are packed.
     """
-    num_classes = (
-        len(recipe.data.classes) if recipe.data.classes is not None else 2 if recipe.loss.name == "bce" else 10
-    )
-    data = recipe.data.model_copy(update={"workers": 0})
-    if not (Path(str(data.dir)) / MANIFEST_NAME).exists():
-        synthetic = {"source": f"synthetic:{num_classes}x8", "dir": None, "split": None}
-        data = data.model_copy(update={**synthetic, "root": None, "download": True})
-        data = data.model_copy(update={"dir": _default_folder(data)})
     batch = min(DEBUG_BATCH, recipe.train.global_batch)
-    if data.lanes is not None:
-        data = data.model_copy(update={"lanes": math.gcd(data.lanes, batch)})
-    return recipe.model_copy(
-        update={
-            "run": recipe.run.model_copy(update={"dir": str(folder)}),
-            "backbone": recipe.backbone.model_copy(
-                update={"weights": "none", "head": Head() if recipe.backbone.head == "keep" else recipe.backbone.head}
-            ),
-            "data": data.model_copy(update={"last_batch": "wrap", "cache": "none"}),
-            "strategy": recipe.strategy.model_copy(update=DEBUG_STRATEGY),
-            "train": recipe.train.model_copy(
-                update={
-                    "epochs": Duration(DEBUG_STEPS, "st"),
-                    "global_batch": batch,
-                    "micro_batch": None,
-                    "eval_batch": DEBUG_EVAL_IMAGES,
-                    "evaluate_every": Duration(DEBUG_STEPS // 2, "st"),
-                }
-            ),
-            "log": recipe.log.model_copy(
-                update={"every": Duration(1, "st"), "wandb": recipe.log.wandb.model_copy(update={"mode": "disabled"})}
-            ),
-        }
-    )
+    values: dict[str, Any] = {**DEBUG, "run.dir": str(folder), "train.global_batch": batch}
+    if recipe.backbone.head == "keep":
+        values["backbone.head"] = {}
+    if recipe.data.lanes is not None:
+        values["data.lanes"] = math.gcd(recipe.data.lanes, batch)
+    if not (recipe.data.folder / MANIFEST_NAME).exists():
+        num_classes = len(recipe.data.classes or ()) or (2 if recipe.loss.name == "bce" else 10)
+        synthetic = {"source": f"synthetic:{num_classes}x8", "split": None, "root": None, "download": True}
+        folder_name = _default_folder(with_values(recipe.data, synthetic))
+        values |= {f"data.{key}": value for key, value in {**synthetic, "dir": folder_name}.items()}
+    return with_values(recipe, values)
 
 
 def probe_recipe(recipe: Recipe, num_processes: int) -> Recipe:
-    """The same backbone, all of it frozen, below one linear layer; every split is transformed as for evaluation.
-
-    What only training would follow is left out, so that none of it stands in the way.
-    """
+    """Every split is transformed as for evaluation."""
     train = recipe.train
     batch = train.eval_batch or train.micro_batch or max(1, train.global_batch // num_processes)
-    return recipe.model_copy(
-        update={
-            "run": recipe.run.model_copy(update={"dir": None}),
-            "backbone": recipe.backbone.model_copy(update={"head": Head(), "freeze": "backbone"}),
-            "data": recipe.data.model_copy(update={"last_batch": "wrap", **WITHOUT_LANES}),
-            "augment": recipe.augment.model_copy(
-                update={
-                    "train": recipe.augment.eval_ops,
-                    "views": None,
-                    "mixup": None,
-                    "cutmix": None,
-                    "mix_p": 1.0,
-                }
-            ),
-            "loss": CrossEntropy(name="cross_entropy"),
-            "optim": recipe.optim.model_copy(update={"ema_decay": None, "backbone_lr": None, "layer_decay": None}),
-            "schedule": Constant(name="constant"),
-            "strategy": recipe.strategy.model_copy(update={"sync_batchnorm": False}),
-            "train": train.model_copy(
-                update={
-                    "epochs": Duration(1, "ep"),
-                    "global_batch": batch * num_processes,
-                    "micro_batch": None,
-                    "eval_batch": batch,
-                    "evaluate_every": Duration(1, "ep"),
-                    "best_metric": "top1_frac",
-                    "patience": None,
-                }
-            ),
-            "log": recipe.log.model_copy(
-                update={"samples": False, "wandb": recipe.log.wandb.model_copy(update={"mode": "disabled"})}
-            ),
-        }
-    )
+    batches = {"train.global_batch": batch * num_processes, "train.eval_batch": batch}
+    ops = [op.model_dump(mode="json") for op in recipe.augment.eval_ops]
+    return with_values(recipe, {**PROBE, **batches, "augment.train": ops})

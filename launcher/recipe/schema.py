@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -9,7 +10,7 @@ from pydantic import Field
 from launcher.recipe.augment import Augment
 from launcher.recipe.backbone import Backbone
 from launcher.recipe.duration import Duration
-from launcher.recipe.fields import Count, Interval, NotNegative, Positive, Section, StepInterval
+from launcher.recipe.fields import Count, Interval, NotNegative, Positive, Section
 from launcher.recipe.optim import Constant, Optim, Schedule
 
 
@@ -70,10 +71,10 @@ class Data(Section):
     cache_gib: NotNegative = 4.0
     """GiB per split that the cache may take; never more than half of the free memory, or a quarter of a GPU's."""
     on_error: Literal["fail", "skip"] = "fail"
-    """An image that cannot be read or decoded: ends the run, or is left out: another of its batch stands in for it
-    without counting, and log, journal and summary name it."""
-    max_left_out: Count = 100
-    """Images of a split that may be left out, by all processes together, before the run fails all the same."""
+    """What an image does that cannot be read or decoded: it ends the run, or is skipped: another of its batch stands in
+    for it without counting, and log, journal and summary name it."""
+    max_skipped: Count = 100
+    """Images of a split that may be skipped, by all processes together, before the run fails all the same."""
     last_batch: Literal["drop", "wrap"] = "drop"
     """An epoch's incomplete last global batch: left out, or filled up from the epoch's beginning."""
     lanes: Count | None = None
@@ -82,6 +83,12 @@ class Data(Section):
     must divide `train.global_batch`. null: every image may come at any time, and every node opens every shard."""
     shuffle_images: Count = 131072
     """With `lanes`: how many images are shuffled with one another at a time, neighbours from every lane alike."""
+
+    @property
+    def folder(self) -> Path:
+        """`dir`, which a loaded recipe always has, as the folder or URL it is."""
+        assert self.dir is not None, "load_recipe fills it in"
+        return Path(self.dir)
 
 
 class CrossEntropy(Section):
@@ -137,11 +144,11 @@ class Train(Section):
     """Images per forward pass of one process in evaluation. null: the micro batch."""
     evaluate_every: Interval = Duration(1, "ep")
     """Length between two validations; the last step always validates."""
-    best_metric: Literal["top1_frac", "top5_frac", "loss"] = "top1_frac"
-    """Which validation figure names the best checkpoint."""
+    best_metric: Literal["accuracy", "top5_accuracy", "loss"] = "accuracy"
+    """Metric on the valid split that names the best checkpoint."""
     on_nonfinite: Literal["fail", "skip"] = "fail"
-    """A loss that is no number: ends the run, or its step is left out, on all processes, and named. `skip` waits for
-    the answer at every step, and ends the run after ten in a row."""
+    """What a step does whose loss is not finite: it ends the run, or is skipped, on all processes, and named. `skip`
+    waits for the loss at every step, and ends the run after ten such steps in a row."""
     patience: Count | None = None
     """Stop after this many validations in a row that did not improve `best_metric`. null: never."""
 
@@ -177,8 +184,8 @@ class Wandb(Section):
 class Log(Section):
     """What is written down while training."""
 
-    every: StepInterval = Duration(50, "st")
-    """Length between two train records; a bare number is optimizer steps."""
+    every: Interval = Duration(50, "st")
+    """Length between two train records: `50st` is 50 optimizer steps."""
     samples: bool = False
     """Write a train record at every step, with the ids of its samples and a hash of what augmentation did to them."""
     wandb: Wandb = Wandb()

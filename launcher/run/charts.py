@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from launcher.errors import UserError
+from launcher.metrics.names import show_metric
 from shards.manifest import write_atomically
 from shards.printable import printable
 
@@ -87,29 +88,29 @@ def write_confusion(confusion_KK: Matrix, classes: Sequence[str], title: str, pa
 
 
 def write_per_class(per_class: Mapping[str, Mapping[str, Any]], title: str, path: Path) -> None:
-    """Class name -> `top1_frac`, `num_images`, as bars, the worst class at the top; one without images has no bar.
+    """Class name -> `recall`, `support`, as bars, the worst class at the top; a class without images has no bar.
 
     Raise UserError where matplotlib is not installed, OSError when it cannot be written.
     """
-    known = [(name, f["top1_frac"], f["num_images"]) for name, f in per_class.items() if f["top1_frac"] is not None]
+    known = [(name, f["recall"], f["support"]) for name, f in per_class.items() if f["recall"] is not None]
     bars = sorted(known, key=lambda bar: bar[1])
     if len(bars) > MAX_BARS:
         title = f"{title}\nthe {WORST_BARS} worst of {len(bars):,} classes"
         bars = bars[:WORST_BARS]
     figure = _new_figure(path, 8, 1.2 + 0.22 * len(bars))
     axes = figure.add_subplot()
-    axes.barh(range(len(bars)), [top1_frac for _, top1_frac, _ in bars], color="C0")
-    axes.set(title=_plain(title), xlabel="top-1 accuracy", xlim=(0, 1), ylim=(len(bars) - 0.4, -0.6))
+    axes.barh(range(len(bars)), [recall for _, recall, _ in bars], color="C0")
+    axes.set(title=_plain(title), xlabel="recall", xlim=(0, 1), ylim=(len(bars) - 0.4, -0.6))
     axes.set_yticks(range(len(bars)), [_short(name) for name, _, _ in bars], fontsize=8)
-    for i, (_, top1_frac, num_images) in enumerate(bars):
-        axes.text(1.01, i, f"{top1_frac:.1%} of {num_images:,}", va="center", fontsize=8)
+    for i, (_, recall, support) in enumerate(bars):
+        axes.text(1.01, i, f"{recall:.1%} of {support:,}", va="center", fontsize=8)
     axes.grid(axis="x", alpha=0.3)
     _write(figure, path)
 
 
-def title_of(split: str, figures: Mapping[str, Any]) -> str:
-    """What an evaluation came to: `test: top-1 97.50% of 180 images`."""
-    return f"{split}: top-1 {figures['top1_frac']:.2%} of {figures['num_images']:,} images"
+def title_of(split: str, metrics: Mapping[str, Any]) -> str:
+    """`test: accuracy 97.50% of 180 images`."""
+    return f"{split}: {show_metric('accuracy', metrics['accuracy'])} of {metrics['num_images']:,} images"
 
 
 def _new_figure(file: Path, width: float, height: float) -> Figure:

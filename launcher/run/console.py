@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rich.console import Console as RichConsole
 from rich.console import Group
@@ -17,11 +16,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from launcher.run.rows import shows_top5
+from launcher.metrics.names import Metrics, show_metric, show_metrics
 from shards.printable import printable
-
-if TYPE_CHECKING:
-    from launcher.metrics.counts import Figures
 
 PLAIN_WIDTH = 1000
 """Columns where there is no terminal to ask: nothing is wrapped, and a table takes only what it needs."""
@@ -29,14 +25,14 @@ PLAIN_WIDTH = 1000
 Row = tuple[str, str]
 
 
-class _FiguresColumn(ProgressColumn):
+class _MetricsColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(str(task.fields.get("figures", "")), no_wrap=True, overflow="ellipsis")
+        return Text(str(task.fields.get("metrics", "")), no_wrap=True, overflow="ellipsis")
 
 
 class _LastingConsole(RichConsole):
     def on_broken_pipe(self) -> None:
-        """Nobody reads any more, as after `| head`: the training goes on, and says no more."""
+        """Nobody reads any more, as after `| head`: the training continues, and prints no more."""
         self.quiet = True
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, sys.stdout.fileno())
@@ -44,114 +40,117 @@ class _LastingConsole(RichConsole):
 
 
 class Console:
-    """Speaks on stdout. `total_steps`: length of the run; `steps_per_epoch`: to name the epoch."""
+    """Prints lines and tables on stdout. `is_live`: on a terminal, where lines can be drawn again in their place."""
 
-    def __init__(self, total_steps: int, steps_per_epoch: int) -> None:
+    def __init__(self) -> None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # a class name that the terminal cannot show must not end a run
-        is_live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"  # rich would let FORCE_COLOR decide
-        self._console = _LastingConsole(
-            highlight=False, markup=False, emoji=False, soft_wrap=True, force_terminal=is_live
+        # Asked here, as rich would let FORCE_COLOR decide.
+        self.is_live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+        self._rich = _LastingConsole(
+            highlight=False, markup=False, emoji=False, soft_wrap=True, force_terminal=self.is_live
         )
-        if not is_live:
-            self._console.width = PLAIN_WIDTH
+        if not self.is_live:
+            self._rich.width = PLAIN_WIDTH
+
+    def say(self, text: str) -> None:
+        self._rich.print(printable(text))
+
+    def table(self, title: str, rows: Sequence[Row]) -> None:
+        self._rich.print(_table(title, rows), soft_wrap=False)
+
+    def columns(self, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table with a name above each column."""
+        self._rich.print(_columns(names, rows), soft_wrap=False)
+
+
+class TrainingConsole(Console):
+    """The console of a training of `total_steps`, with a progress bar on a terminal."""
+
+    def __init__(self, total_steps: int, steps_per_epoch: int) -> None:
+        super().__init__()
         self._total_steps = total_steps
-        self._num_epochs = -(-total_steps // steps_per_epoch)
+        self._steps_per_epoch = steps_per_epoch
         self._start: tuple[float, int] | None = None
         self._progress: Progress | None = None
-        if is_live:
+        if self.is_live:
             title, bar, steps, left = (
                 TextColumn("{task.description}"),
                 BarColumn(20),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
             )
-            self._progress = Progress(title, bar, steps, _FiguresColumn(), left, console=self._console, transient=True)
+            self._progress = Progress(title, bar, steps, _MetricsColumn(), left, console=self._rich, transient=True)
             self._task = self._progress.add_task("epoch 0", total=total_steps)
 
-    def say(self, text: str) -> None:
-        self._console.print(printable(text))
-
-    def train(self, step: int, epoch: int, figures: Figures) -> None:
+    def train(self, step: int, metrics: Metrics) -> None:
         """One train record: `loss`, `lr`, `images_per_s`, `data_wait_frac`."""
         if self._start is None:
             self._start = time.monotonic(), step
         words = (
-            f"loss {figures['loss']:.4f}  lr {figures['lr']:.2e}  {figures['images_per_s']:,.0f} images/s  "
-            f"data wait {figures['data_wait_frac']:.0%}"
+            f"{show_metric('loss', metrics['loss'])}  lr {metrics['lr']:.2e}  {metrics['images_per_s']:,.0f} images/s  "
+            f"data wait {metrics['data_wait_frac']:.0%}"
         )
-        title = f"epoch {epoch}/{self._num_epochs}"
         if self._progress is None:
-            self.say(f"{title}  step {step}/{self._total_steps}  {words}{self._eta(step)}")
+            self.say(f"{self._epoch(step)}  step {step}/{self._total_steps}  {words}{self._time_left(step)}")
         else:
             self._progress.start()
-            self._progress.update(self._task, completed=step, description=title, figures=words)
+            self._progress.update(self._task, completed=step, description=self._epoch(step), metrics=words)
 
-    def evaluation(self, split: str, epoch: int, figures: Figures, is_best: bool) -> None:
-        top5 = f"top-5 {figures['top5_frac']:.2%}  " if shows_top5(figures) else ""
-        self.say(
-            f"epoch {epoch}/{self._num_epochs}  {split}  loss {figures['loss']:.4f}  top-1 {figures['top1_frac']:.2%}  "
-            f"{top5}{figures['num_images']:,} images{'  best' if is_best else ''}"
-        )
+    def evaluation(self, split: str, weights_step: int, metrics: Metrics, is_best: bool) -> None:
+        """`weights_step`: the step whose weights were evaluated. `is_best`: so far."""
+        best = "  best so far" if is_best else ""
+        num_images = f"{metrics['num_images']:,} images"
+        self.say(f"{self._epoch(weights_step)}  {split}  {show_metrics(metrics)}  {num_images}{best}")
 
     def table(self, title: str, rows: Sequence[Row]) -> None:
         self.close()
-        table = Table(title=printable(title), show_header=False, title_justify="left")
-        table.add_column()
-        table.add_column(overflow="fold")
-        for name, value in rows:
-            table.add_row(printable(name), printable(value))
-        self._console.print(table, soft_wrap=False)
-
-    def columns(self, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table with a name above each column."""
-        table = Table(*names)
-        for row in rows:
-            table.add_row(*map(printable, row))
-        self._console.print(table, soft_wrap=False)
+        super().table(title, rows)
 
     def close(self) -> None:
-        """Take the live line away."""
+        """Take the progress bar away."""
         if self._progress is not None:
             self._progress.stop()
 
-    def _eta(self, step: int) -> str:
+    def _epoch(self, step: int) -> str:
+        epoch, num_epochs = (-(-steps // self._steps_per_epoch) for steps in (step, self._total_steps))
+        return f"epoch {epoch}/{num_epochs}"
+
+    def _time_left(self, step: int) -> str:
         assert self._start is not None
-        since, first = self._start
+        start_s, first = self._start
         if step <= first:
             return ""
-        left_s = (time.monotonic() - since) / (step - first) * (self._total_steps - step)
+        left_s = (time.monotonic() - start_s) / (step - first) * (self._total_steps - step)
         return f"  left {int(left_s // 3600)}:{int(left_s % 3600 // 60):02d}:{int(left_s % 60):02d}"
 
 
 class Board(Console):
-    """Of those who watch: a table drawn again in its place on a terminal; elsewhere a line for what is new."""
+    """A table drawn again in its place on a terminal; elsewhere a line for what is new. For those who watch."""
 
     def __init__(self) -> None:
-        super().__init__(1, 1)
-        self.is_live = self._progress is not None
+        super().__init__()
         self._live: Live | None = None
 
     def draw(self, title: str, rows: Sequence[Row], done: int, total: int) -> None:
         if not self.is_live:
             return
         if self._live is None:
-            self._live = Live(console=self._console, auto_refresh=False, transient=True)
+            self._live = Live(console=self._rich, auto_refresh=False, transient=True)
             self._live.start()
-        table = Table(title=printable(title), show_header=False, title_justify="left")
-        table.add_column()
-        table.add_column(overflow="fold")
-        for name, value in rows:
-            table.add_row(printable(name), printable(value))
-        self._live.update(Group(table, ProgressBar(total=max(total, 1), completed=done, width=40)), refresh=True)
+        bar = ProgressBar(total=max(total, 1), completed=done, width=40)
+        self._live.update(Group(_table(title, rows), bar), refresh=True)
 
     def note(self, line: str) -> None:
-        """What the table shows anyway is a line only where there is no table."""
+        """A line where there is no table that shows it anyway."""
         if not self.is_live:
             self.say(line)
 
+    def table(self, title: str, rows: Sequence[Row]) -> None:
+        self.close()
+        super().table(title, rows)
+
     def close(self) -> None:
-        super().close()
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -160,30 +159,21 @@ class Board(Console):
 def render_columns(names: Sequence[str], rows: Sequence[Sequence[str]], width: int = PLAIN_WIDTH) -> str:
     """The table of `Console.columns`, as text of at most `width` characters a line."""
     stream = io.StringIO()
-    table = Table(*names)
-    for row in rows:
-        table.add_row(*map(printable, row))
-    RichConsole(file=stream, width=width, highlight=False, markup=False, emoji=False).print(table)
+    RichConsole(file=stream, width=width, highlight=False, markup=False, emoji=False).print(_columns(names, rows))
     return stream.getvalue()
 
 
-class NoConsole(Console):
-    """For every rank but the first."""
+def _table(title: str, rows: Sequence[Row]) -> Table:
+    table = Table(title=printable(title), show_header=False, title_justify="left")
+    table.add_column()
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(printable(name), printable(value))
+    return table
 
-    def __init__(self) -> None:
-        pass
 
-    def say(self, text: str) -> None:
-        pass
-
-    def train(self, step: int, epoch: int, figures: Figures) -> None:
-        pass
-
-    def evaluation(self, split: str, epoch: int, figures: Figures, is_best: bool) -> None:
-        pass
-
-    def table(self, title: str, rows: Sequence[Row]) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
+def _columns(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(*names)
+    for row in rows:
+        table.add_row(*map(printable, row))
+    return table

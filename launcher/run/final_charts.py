@@ -11,18 +11,18 @@ import numpy as np
 
 from launcher.errors import UserError
 from launcher.run.charts import Curve, title_of, write_confusion, write_curves, write_per_class
-from launcher.run.history import read_curve, those_that_count
+from launcher.run.history import drop_superseded, read_curve
 from launcher.run.journal import Record, read_journal
 
 CURVES = (
     ("loss", (("train", 0, "train", "loss", None), ("valid", 1, "eval", "loss", "valid"))),
-    ("top-1 accuracy", (("valid", 1, "eval", "top1_frac", "valid"),)),
+    ("accuracy", (("valid", 1, "eval", "accuracy", "valid"),)),
     ("learning rate", (("head", 0, "train", "lr", None),)),
 )
 """Title of each panel, and of its curves: label, number of the colour, kind of record, figure, split."""
 
 
-def draw_pictures(journal: Path, folder: Path) -> tuple[list[str], list[str]]:
+def draw_charts(journal: Path, folder: Path) -> tuple[list[str], list[str]]:
     """Draw what the journal in folder `journal` tells into `folder`: `curves.png`, `per_class.png`, `confusion.png`.
 
     Return the names of the pictures, without `.png`, and why others are not there: a chart that fails never is the
@@ -30,7 +30,7 @@ def draw_pictures(journal: Path, folder: Path) -> tuple[list[str], list[str]]:
     """
     names: list[str] = []
     notes: list[str] = []
-    for name, draw in _find_pictures(those_that_count(read_journal(journal))):
+    for name, draw in _find_pictures(drop_superseded(read_journal(journal))):
         try:
             draw(folder / f"{name}.png")
         except UserError as error:  # what one of them needs, all of them need

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import itertools
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from typing import Any
 from launcher.errors import RunError
 from launcher.recipe.lock import LOCK_NAME
 from launcher.run.folder import IN_USE, SUMMARY_NAME, read_summary
-from launcher.run.journal import JOURNAL_NAME, TAIL_BYTES, Record, read_first
+from launcher.run.journal import JOURNAL_NAME, Record, read_journal
 from launcher.run.rows import WORDS
 
 ENDINGS = ("done", "stopped", "preempted", "failed")
@@ -26,7 +25,7 @@ RUNNING, CUT_OFF = "running", "cut off"
 
 @dataclass(frozen=True)
 class History:
-    """`records`: those that count, see `those_that_count`. `status`: one of ENDINGS, RUNNING or CUT_OFF."""
+    """`records`: those that count, see `drop_superseded`. `status`: one of ENDINGS, RUNNING or CUT_OFF."""
 
     folder: Path
     records: list[Record]
@@ -41,48 +40,13 @@ class History:
 
 def read_history(folder: Path) -> History:
     """Raise RunError when the journal is not there, or damaged."""
-    records = parse_records(read_lines(folder), folder)
+    records = read_journal(folder)
     if not records:
         raise RunError(f"{folder}: has no {JOURNAL_NAME} with anything in it; give a run's folder, runs/NAME/DATE-...")
-    return History(folder, those_that_count(records), read_own_summary(folder), find_status(folder, records))
+    return History(folder, drop_superseded(records), read_own_summary(folder), find_status(folder, records))
 
 
-def read_lines(folder: Path) -> list[bytes]:
-    """Whole lines of the journal; [] when there is none. Raise RunError when it cannot be read."""
-    try:
-        return (folder / JOURNAL_NAME).read_bytes().split(b"\n")[:-1]
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise RunError(f"{folder / JOURNAL_NAME}: cannot be read ({error.strerror}); see to who may read it") from None
-
-
-def parse_records(lines: Sequence[bytes], folder: Path, first: int = 1) -> list[Record]:
-    """`first`: number of the first line. Raise RunError that names the first line which is no record."""
-    return [_parse(line, folder, number) for number, line in enumerate(lines, first)]
-
-
-def _parse(line: bytes, folder: Path, number: int) -> Record:
-    try:
-        record = json.loads(line)
-        if _is_record(record):
-            return dict(record)
-    except (ValueError, RecursionError):
-        pass
-    raise RunError(f"{folder / JOURNAL_NAME}: damaged: line {number} is no record; leave this run out")
-
-
-def _is_record(record: Any) -> bool:
-    """A kind, whole numbers of step and epoch, and a time."""
-    return (
-        isinstance(record, dict)
-        and all(isinstance(record.get(name), int) for name in ("step", "epoch"))
-        and isinstance(record.get("time_s"), int | float)
-        and isinstance(record.get("kind"), str)
-    )
-
-
-def those_that_count(records: Sequence[Record]) -> list[Record]:
+def drop_superseded(records: Sequence[Record]) -> list[Record]:
     """Without the steps after a checkpoint that a resumed run has gone back to, and done again."""
     kept: list[Record] = []
     for record in records:
@@ -90,23 +54,6 @@ def those_that_count(records: Sequence[Record]) -> list[Record]:
             kept = [each for each in kept if each["kind"] not in ("train", "eval") or each["step"] <= record["step"]]
         kept.append(record)
     return kept
-
-
-def read_ends(folder: Path) -> tuple[Record, list[Record]]:
-    """The first record and some of the last, without reading what is between; ({}, []) when there is none.
-
-    Raise RunError when it is damaged there.
-    """
-    try:
-        with (folder / JOURNAL_NAME).open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - TAIL_BYTES))
-            lines = file.read().split(b"\n")[:-1]
-    except FileNotFoundError:
-        return {}, []
-    except OSError as error:
-        raise RunError(f"{folder / JOURNAL_NAME}: cannot be read ({error.strerror})") from None
-    return read_first(folder), parse_records(lines[1:] if size > TAIL_BYTES else lines, folder)
 
 
 def read_own_summary(folder: Path) -> dict[str, Any]:

@@ -12,9 +12,11 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
+
+from launcher.errors import RunError
 
 JOURNAL_NAME = "journal.jsonl"
 
@@ -30,16 +32,21 @@ class Journal:
     `mirror` is then given the number of the record's line, from 0, and the record. Any thread may write.
     """
 
-    def __init__(self, folder: Path, mirror: Callable[[int, Record], None] = lambda number, record: None) -> None:
+    def __init__(
+        self, folder: Path, steps_per_epoch: int, mirror: Callable[[int, Record], None] = lambda number, record: None
+    ) -> None:
         path = folder / JOURNAL_NAME
         _cut_torn_tail(path)
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
+        self._steps_per_epoch = steps_per_epoch
         self._mirror = mirror
         self._num_records = _count_lines(path)
         self._lock = threading.Lock()
 
-    def write(self, kind: Kind, step: int, epoch: int, **figures: Any) -> None:
-        record = {"step": step, "epoch": epoch, "kind": kind, "time_s": round(time.time(), 3), **figures}
+    def write(self, kind: Kind, step: int, **fields: Any) -> None:
+        """`step`: optimizer steps done."""
+        epoch = -(-step // self._steps_per_epoch)
+        record = {"step": step, "epoch": epoch, "kind": kind, "time_s": round(time.time(), 3), **fields}
         line = f"{render_json(record)}\n".encode()
         with self._lock:
             size = os.fstat(self._file).st_size
@@ -53,26 +60,42 @@ class Journal:
         os.close(self._file)
 
 
-class NoJournal(Journal):
-    """For every rank but the first."""
+class JournalTail:
+    """The records of a journal, each once, as they are written."""
 
-    def __init__(self) -> None:
-        pass
+    def __init__(self, folder: Path, from_end: bool = False) -> None:
+        """`from_end`: leave out what is there already."""
+        self._folder = folder
+        self._offset = self._num_lines = 0
+        if from_end:
+            self.read()
 
-    def write(self, kind: Kind, step: int, epoch: int, **figures: Any) -> None:
-        pass
+    def read(self) -> list[Record]:
+        """Those since the last call; [] while there is no journal. Raise RunError when one is damaged.
 
-    def close(self) -> None:
-        pass
+        A line without an end is not there yet: its process writes it, or cuts it off when the run resumes.
+        """
+        path = self._folder / JOURNAL_NAME
+        try:
+            with path.open("rb") as file:
+                if os.fstat(file.fileno()).st_size < self._offset:  # another journal in its place
+                    self._offset = self._num_lines = 0
+                file.seek(self._offset)
+                content = file.read()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise RunError(f"{path}: cannot be read ({error.strerror}); see to who may read it") from None
+        lines = content[: content.rfind(b"\n") + 1].split(b"\n")[:-1]
+        records = _parse_records(lines, path, self._num_lines + 1)
+        self._offset += content.rfind(b"\n") + 1
+        self._num_lines += len(lines)
+        return records
 
 
 def read_journal(folder: Path) -> list[Record]:
-    """All whole records; [] when there is no journal."""
-    try:
-        content = (folder / JOURNAL_NAME).read_bytes()
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in content.split(b"\n")[:-1]]
+    """All whole records; [] when there is no journal. Raise RunError that names the first line which is no record."""
+    return JournalTail(folder).read()
 
 
 def read_first(folder: Path) -> Record:
@@ -83,6 +106,49 @@ def read_first(folder: Path) -> Record:
         return dict(json.loads(line)) if line.endswith(b"\n") else {}
     except (FileNotFoundError, ValueError):
         return {}
+
+
+def read_ends(folder: Path) -> tuple[Record, list[Record]]:
+    """The first record and some of the last, without reading those between; ({}, []) when there is none.
+
+    Raise RunError when it is damaged there.
+    """
+    path = folder / JOURNAL_NAME
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - TAIL_BYTES))
+            lines = file.read().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return {}, []
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror})") from None
+    return read_first(folder), _parse_records(lines[1:] if size > TAIL_BYTES else lines, path)
+
+
+def _parse_records(lines: Sequence[bytes], path: Path, first: int = 1) -> list[Record]:
+    """`first`: number of the first line."""
+    return [_parse(line, path, number) for number, line in enumerate(lines, first)]
+
+
+def _parse(line: bytes, path: Path, number: int) -> Record:
+    try:
+        record = json.loads(line)
+        if _is_record(record):
+            return dict(record)
+    except (ValueError, RecursionError):
+        pass
+    raise RunError(f"{path}: damaged: line {number} is no record; leave this run out")
+
+
+def _is_record(record: Any) -> bool:
+    """A kind, whole numbers of step and epoch, and a time."""
+    return (
+        isinstance(record, dict)
+        and all(isinstance(record.get(name), int) for name in ("step", "epoch"))
+        and isinstance(record.get("time_s"), int | float)
+        and isinstance(record.get("kind"), str)
+    )
 
 
 def render_json(value: Any, indent: int | None = None) -> str:

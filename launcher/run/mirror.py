@@ -12,12 +12,13 @@ import shlex
 import threading
 import time
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, Protocol
 
 from launcher.errors import EXIT_RESUMABLE
 from launcher.run.credentials import has_wandb_credentials
 from launcher.run.journal import Record
-from launcher.run.wandb import Mode, RunFacts, WandbRun, first_line, quiet_wandb, stop_service
+from launcher.run.wandb import Mode, RunMetadata, WandbRun, quiet_wandb, stop_service
+from launcher.text import first_line
 
 MAX_QUEUED = 10_000
 UPLOAD_TIMEOUT_S = 45.0  # after the last row
@@ -27,13 +28,26 @@ STOPPED_TIMEOUT_S = 10.0  # and that of one which is asked to stop: its launcher
 Numbered = tuple[int, Record]
 
 
-class WandbMirror:
-    """One W&B run. `mode`: as wanted, after `finish` what became of it."""
+class Mirror(Protocol):
+    mode: Mode
 
-    def __init__(self, facts: RunFacts, mode: Mode) -> None:
+    def log(self, number: int, record: Record) -> None:
+        """Line `number` of the journal; what a journal calls for every record."""
+
+    def take_failures(self) -> list[str]:
+        """What went wrong since the last call, one line each."""
+
+    def finish(self, exit_code: int) -> list[str]:
+        """Close the W&B run, wait for it no longer than is allowed, and return the last failures."""
+
+
+class WandbMirror:
+    """One W&B run. `mode`: requested; after `finish`, the mode actually used."""
+
+    def __init__(self, metadata: RunMetadata, mode: Mode) -> None:
         quiet_wandb()
         self.mode: Mode = mode
-        self._facts = facts
+        self._metadata = metadata
         self._queue: queue.Queue[Numbered | None] = queue.Queue(MAX_QUEUED)
         self._failures: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._dropped = 0
@@ -44,18 +58,15 @@ class WandbMirror:
         self._thread.start()
 
     def log(self, number: int, record: Record) -> None:
-        """Line `number` of the journal; what a journal calls for every record."""
         try:
             self._queue.put_nowait((number, {name: value for name, value in record.items() if name != "samples"}))
         except queue.Full:
             self._dropped += 1
 
     def take_failures(self) -> list[str]:
-        """What went wrong since the last call, one line each."""
         return [self._failures.get() for _ in range(self._failures.qsize())]
 
     def finish(self, exit_code: int) -> list[str]:
-        """Close the W&B run, wait for it no longer than is allowed, and return the last failures."""
         self._exit_code = exit_code
         timeout_s = STOPPED_TIMEOUT_S if exit_code == EXIT_RESUMABLE else FINISH_TIMEOUT_S
         until = time.monotonic() + timeout_s
@@ -91,7 +102,7 @@ class WandbMirror:
         """A W&B run; offline where online cannot be had; None where not even that."""
         for mode in ("online", "offline") if self.mode == "online" else (self.mode,):
             try:
-                run = WandbRun(self._facts, mode, self._facts.folder, UPLOAD_TIMEOUT_S)
+                run = WandbRun(self._metadata, mode, self._metadata.folder, UPLOAD_TIMEOUT_S)
             except BaseException as error:  # SystemExit too: nothing that W&B does may reach the training
                 rest = f"offline instead, {self._how_to_sync()}" if mode == "online" else "the journal has everything"
                 self._failures.put(f"W&B could not start {mode} ({first_line(error)}): {rest}")
@@ -110,14 +121,13 @@ class WandbMirror:
         stop_service()
 
     def _how_to_sync(self) -> str:
-        return f"send it later: launcher sync {shlex.quote(str(self._facts.folder))}"
+        return f"send it later: launcher sync {shlex.quote(str(self._metadata.folder))}"
 
 
-class NoWandb(WandbMirror):
-    """For `mode: disabled`, and for every rank but the first."""
+class NullMirror:
+    """For `mode: disabled`."""
 
-    def __init__(self) -> None:
-        self.mode = "disabled"
+    mode: Mode = "disabled"
 
     def log(self, number: int, record: Record) -> None:
         pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from launcher.run.journal import Record
@@ -10,38 +9,30 @@ from launcher.run.journal import Record
 MAX_CELLS = 10_000
 """Rows that W&B keeps of a table."""
 
-NOT_FIGURES = {"step", "epoch", "kind", "time_s", "split"}
+NOT_METRICS = {"step", "epoch", "kind", "time_s", "split"}
 WORDS = ("nan", "inf", "-inf")
 """What the journal writes for numbers that JSON lacks."""
 
-TOP5_CLASSES = 5
-"""Of so many or fewer the five best are all: their top-5 accuracy is always 1, and is not shown."""
-
-
-def shows_top5(evaluation: Mapping[str, Any]) -> bool:
-    classes = evaluation.get("per_class")
-    return not (isinstance(classes, dict) and len(classes) <= TOP5_CLASSES)
-
 
 def row_of(number: int, record: Record) -> dict[str, Any]:
-    """The record's numbers and words as `train/loss`, `valid/top1_frac`, `event/name`, and its place on the axes.
+    """The record's numbers and words as `train/loss`, `valid/accuracy`, `event/name`, and its place on the axes.
 
     `number`: the record's line in the journal, from 0. It is in the row as `record`, so that it can be seen which are
     there. Lists and sections stay in the journal.
     """
     prefix = record["split"] if record["kind"] == "eval" else record["kind"]
-    figures = {
+    metrics = {
         f"{prefix}/{name}": float(value) if value in WORDS else value
         for name, value in record.items()
-        if name not in NOT_FIGURES and isinstance(value, int | float | str)
+        if name not in NOT_METRICS and isinstance(value, int | float | str)
     }
     axes = {"record": number, "step": record["step"], "epoch": record["epoch"], "_timestamp": record["time_s"]}
-    return {**figures, **axes}
+    return {**metrics, **axes}
 
 
 def class_rows(evaluation: Record) -> list[list[Any]]:
-    """Class, top1_frac and num_images of an eval record."""
-    return [[name, f["top1_frac"], f["num_images"]] for name, f in evaluation["per_class"].items()]
+    """Class, recall and support of an eval record."""
+    return [[name, f["recall"], f["support"]] for name, f in evaluation["per_class"].items()]
 
 
 def confusion_rows(evaluation: Record, confusion_KK: list[list[int]]) -> list[list[Any]]:
@@ -56,10 +47,10 @@ def confusion_rows(evaluation: Record, confusion_KK: list[list[int]]) -> list[li
 
 
 def summary_of(evaluation: Record) -> dict[str, Any]:
-    """Figures of the final evaluation, as `test_top1_frac`."""
+    """Figures of the final evaluation, as `test_accuracy`."""
     split = evaluation["split"]
     return {
         f"{split}_{name}": value
         for name, value in evaluation.items()
-        if name not in NOT_FIGURES and isinstance(value, int | float)
+        if name not in NOT_METRICS and isinstance(value, int | float)
     }

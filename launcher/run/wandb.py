@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launcher.errors import EXIT_RESUMABLE
+from launcher.recipe.fields import with_values
 from launcher.recipe.lock import LOCK_NAME
 from launcher.recipe.schema import Wandb
 from launcher.run.journal import JOURNAL_NAME, Record
@@ -52,7 +53,7 @@ class KeptRun:
 
 
 @dataclass(frozen=True)
-class RunFacts:
+class RunMetadata:
     """What names and describes a run to W&B. `id`: through every resume; `folder`: the run folder."""
 
     id: str
@@ -61,12 +62,12 @@ class RunFacts:
     config: Mapping[str, Any]
 
 
-def facts_of(config: Mapping[str, Any], folder: Path, run_id: str) -> RunFacts:
+def metadata_of(config: Mapping[str, Any], folder: Path, run_id: str) -> RunMetadata:
     """`config`: the recipe as plain data. Raise KeyError or ValueError when it is none."""
     section = Wandb.model_validate_json(json.dumps(config["log"]["wandb"]))
     if section.group is None:
-        section = section.model_copy(update={"group": config["run"]["name"]})
-    return RunFacts(run_id, folder, section, config)
+        section = with_values(section, {"group": config["run"]["name"]})
+    return RunMetadata(run_id, folder, section, config)
 
 
 class WandbRun:
@@ -76,12 +77,12 @@ class WandbRun:
     """
 
     def __init__(
-        self, facts: RunFacts, mode: Mode, local: Path, upload_timeout_s: float, *, measure: bool = True
+        self, metadata: RunMetadata, mode: Mode, local: Path, upload_timeout_s: float, *, measure: bool = True
     ) -> None:
         import wandb
 
-        section = facts.section
-        self._facts = facts
+        section = metadata.section
+        self._metadata = metadata
         self._evaluations: dict[str, Record] = {}
         self._kept_s = time.monotonic()
         self._run = wandb.init(
@@ -91,12 +92,12 @@ class WandbRun:
             group=section.group,
             job_type=section.job_type,
             tags=list(section.tags),
-            name=facts.folder.name,
-            id=facts.id,
+            name=metadata.folder.name,
+            id=metadata.id,
             resume="allow",
             reinit="create_new",
             dir=str(local),
-            config=dict(facts.config),
+            config=dict(metadata.config),
             allow_val_change=True,
             settings=wandb.Settings(
                 console="off",
@@ -162,7 +163,7 @@ class WandbRun:
     def _keep_files(self) -> None:
         """As they are now; one that has not changed is not sent again."""
         self._kept_s = time.monotonic()
-        folder = self._facts.folder.resolve()
+        folder = self._metadata.folder.resolve()
         for file in (file for pattern in KEPT for file in sorted(folder.glob(pattern))):
             if file.resolve() == file:  # a link may lead to anybody's
                 self._run.save(glob.escape(str(file)), base_path=str(folder), policy="now")
@@ -170,7 +171,7 @@ class WandbRun:
     def _picture(self, name: str) -> dict[str, Any]:
         import wandb
 
-        path = self._facts.folder / "pictures" / f"{Path(name).name}.png"  # a journal may be anybody's
+        path = self._metadata.folder / "pictures" / f"{Path(name).name}.png"  # a journal may be anybody's
         return {name: wandb.Image(str(path))} if path.is_file() and not path.is_symlink() else {}
 
     def _tables(self, evaluation: Record, confusion_KK: list[list[int]]) -> dict[str, Any]:
@@ -178,7 +179,7 @@ class WandbRun:
         import wandb
 
         split = evaluation["split"]
-        columns: list[str | int] = ["class", "top1_frac", "num_images"]
+        columns: list[str | int] = ["class", "recall", "support"]
         tables: dict[str, Any] = {f"{split}/per_class": wandb.Table(columns, data=class_rows(evaluation))}
         if confusion_KK:
             cells = confusion_rows(evaluation, confusion_KK)
@@ -229,7 +230,3 @@ def _teardown() -> None:
         import wandb
 
         wandb.teardown()
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

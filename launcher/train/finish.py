@@ -1,113 +1,103 @@
-"""How a run ends: its best weights are measured and everything is written down, or what stopped it is."""
+"""How a run ends: its best weights are evaluated and everything is written down, or the error that stopped it is."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 
-from launcher.checkpoint import restore as checkpoint
-from launcher.checkpoint.restore import Progress
-from launcher.distributed.signals import StopRequest
+from launcher.checkpoint.restore import load_eval_weights, read_progress
+from launcher.checkpoint.saver import Saver
+from launcher.checkpoint.state import Progress
 from launcher.errors import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE, Stopped
-from launcher.metrics.counts import Figures
-from launcher.run.final_charts import draw_pictures
+from launcher.metrics.names import Metrics
+from launcher.run.final_charts import draw_charts
 from launcher.run.rank_log import LOGGER
-from launcher.train.context import Training
-from launcher.train.input_cost import judge_input
-from launcher.train.loop import Status, evaluate_and_record
-from launcher.train.skipped_samples import record_left_out
-from launcher.train.stage import Learner
-from launcher.train.summary import summary_rows, write_summary
+from launcher.run.run_log import RunLog
+from launcher.train.evaluate import evaluate_stage
+from launcher.train.input_report import report_input
+from launcher.train.inputs import Inputs
+from launcher.train.job import Job
+from launcher.train.loop import Ending
+from launcher.train.stage import Stage
+from launcher.train.summary import build_summary, summary_rows, write_summary
 
 
-def finish(t: Training, learner: Learner, progress: Progress, status: Status, stop: StopRequest) -> int:
-    """Measure the best weights, write everything down, leave the other processes."""
-    t.strategy.pulse.enter("finish")
-    verdict = judge_input(t, learner, progress.step)
-    final: dict[str, Figures] = {}
-    if status != "preempted":
+def finish(job: Job, stage: Stage, progress: Progress, ending: Ending, log: RunLog) -> int:
+    """Evaluate the best weights, write everything down, leave the other ranks. Return the exit code."""
+    comm, inputs, step = job.strategy.comm, stage.inputs, progress.step
+    comm.beacon.enter("finish")
+    report = report_input(job, stage, step, log)
+    final: dict[str, Metrics] = {}
+    if ending != "preempted":
         try:
-            final = _measure_best(t, learner, progress, stop)
+            final = _evaluate_best(job, stage, progress, log)
         except Stopped:
-            status = "preempted"
-    record_left_out(t, progress.step)
-    code = EXIT_RESUMABLE if status == "preempted" else EXIT_DONE
-    _record_traffic(t, progress)
-    if status != "preempted" and t.strategy.world.is_first:
-        _draw(t, progress)
-    _leave(t, progress, status, code)
-    if t.strategy.world.is_first:
-        summary = write_summary(t, status, progress, final.get("test"), learner.frozen_sha256, verdict)
-        t.console.table(str(t.recipe.run.name), summary_rows(summary, str(t.run.path)))
-        if status == "preempted":
-            t.console.say("stopped as asked; the same command goes on from here")
-    t.strategy.close()
+            ending = "preempted"
+    inputs.skipped.record(comm, log, step)
+    _log_traffic(job, inputs, step, log)
+    comm.beacon.enter("finish")
+    if ending != "preempted" and comm.world.is_first:
+        _draw_charts(job, step, log)
+    code = EXIT_RESUMABLE if ending == "preempted" else EXIT_DONE
+    log.end(step, ending, code)
+    if comm.world.is_first:
+        summary = build_summary(
+            job, inputs, progress, ending, log.wandb_mode, final.get("test"), stage.frozen_sha256, report
+        )
+        write_summary(job, summary)
+        log.table(str(job.recipe.run.name), summary_rows(summary, str(job.run.path)))
+        if ending == "preempted":
+            log.say(f"stopped as asked; the same command resumes at step {step:,}")
+    comm.close()
     return code
 
 
-def _measure_best(t: Training, learner: Learner, progress: Progress, stop: StopRequest) -> dict[str, Figures]:
-    """Figures of the best checkpoint on the test split, or on valid where there is no test; shown and written down.
+def _evaluate_best(job: Job, stage: Stage, progress: Progress, log: RunLog) -> dict[str, Metrics]:
+    """Metrics of the best checkpoint on the test split, or on valid where there is no test.
 
     Raise Stopped when asked to stop before that is over.
     """
     name, weights_step = ("best", progress.best.step) if progress.best is not None else ("last", progress.step)
-    checkpoint.load_weights(t.run.checkpoints / name, t.whole, ema=t.ema is not None)
-    split = next((split for split in ("test", "valid") if split in t.plan.num_eval), None)
+    load_eval_weights(job.run.checkpoints / name, stage.state)
+    split = next((split for split in ("test", "valid") if split in job.plan.num_eval), None)
     if split is None:
         return {}
-    counts, figures = evaluate_and_record(t, learner, split, progress.step, weights_step, stop)
-    confusion = counts.confusion_KK.tolist()
-    t.console.evaluation(split, t.plan.epoch(weights_step) + 1, figures, is_best=True)
-    t.journal.write(
-        "event", progress.step, t.plan.epoch(progress.step) + 1, name="confusion", split=split, rows=confusion
-    )
-    return {split: figures}
+    counts = evaluate_stage(job, stage, split)
+    metrics = counts.metrics(job.classes)
+    log.evaluation(progress.step, split, metrics, weights_step=weights_step)
+    log.event(progress.step, "confusion", split=split, rows=counts.confusion_KK.tolist())
+    return {split: metrics}
 
 
-def _record_traffic(t: Training, progress: Progress) -> None:
-    """What each process had from a remote folder since it began."""
-    ranks = [asdict(traffic) for traffic in t.strategy.gather(t.loaders["train"].reader.folder.traffic)]
+def _log_traffic(job: Job, inputs: Inputs, step: int, log: RunLog) -> None:
+    """What each rank has fetched from a remote folder since it started."""
+    ranks = [asdict(traffic) for traffic in job.strategy.comm.all_gather_object(inputs.folder.traffic)]
     if any(any(each.values()) for each in ranks):
-        t.journal.write("event", progress.step, t.plan.epoch(progress.step) + 1, name="remote", ranks=ranks)
+        log.event(step, "remote", ranks=ranks)
 
 
-def _draw(t: Training, progress: Progress) -> None:
-    """The pictures of this end; the journal tells W&B of them, too."""
-    t.strategy.pulse.enter("finish")
-    epoch = t.plan.epoch(progress.step) + 1
-    names, notes = draw_pictures(t.run.path, t.run.pictures)
+def _draw_charts(job: Job, step: int, log: RunLog) -> None:
+    """The charts of this end; the journal tells W&B of them, too."""
+    names, notes = draw_charts(job.run.path, job.run.pictures)
     for name in names:
-        t.journal.write("event", progress.step, epoch, name="picture", picture=name)
+        log.event(step, "picture", picture=name)
     for note in notes:
-        t.journal.write("event", progress.step, epoch, name="note", message=note)
-        t.console.say(f"note: {note}")
+        log.note(step, note)
 
 
-def _leave(t: Training, progress: Progress, status: str, code: int) -> None:
-    """Close W&B and write the last record."""
-    t.strategy.pulse.enter("finish")
-    epoch = t.plan.epoch(progress.step) + 1
-    for failure in t.wandb.finish(code):
-        t.journal.write("event", progress.step, epoch, name="wandb_failed", message=failure)
-        t.console.say(failure)
-    t.journal.write("event", progress.step, epoch, name=status)
-
-
-def fail(t: Training, error: BaseException) -> None:
-    """Say in the run folder how it ended; the error itself goes on to the user."""
+def fail(job: Job, inputs: Inputs, saver: Saver, log: RunLog, error: BaseException) -> None:
+    """Write in the run folder how it ended; the error itself is raised on to the user."""
     status, code = ("preempted", EXIT_RESUMABLE) if isinstance(error, Stopped) else ("failed", EXIT_FAILED)
     LOGGER.error(status, exc_info=error)
-    if t.strategy.world.is_first:
-        _write_down_end(t, status, code, error)
+    comm = job.strategy.comm
+    if comm.world.is_first:
+        try:
+            saver.close()
+            progress = read_progress(job.run.checkpoints / "last")
+            log.event(progress.step, "error", f"{type(error).__name__}: {error}")
+            comm.beacon.enter("finish")
+            log.end(progress.step, status, code)
+            write_summary(job, build_summary(job, inputs, progress, status, log.wandb_mode))
+        except OSError as second:  # a full disk fails here again, and must not hide what came first
+            LOGGER.error("could not be written down: %s", second)
     if isinstance(error, Stopped):
-        t.strategy.close()  # all are here; who left earlier would have the launcher end rank 0 while it writes
-
-
-def _write_down_end(t: Training, status: str, code: int, error: BaseException) -> None:
-    try:
-        t.saver.close()
-        progress = checkpoint.read_progress(t.run.checkpoints / "last")
-        t.journal.write("event", progress.step, 0, name="error", message=f"{type(error).__name__}: {error}")
-        _leave(t, progress, status, code)
-        write_summary(t, status, progress, None, None, None)
-    except OSError as second:  # a full disk fails here again, and must not hide what came first
-        LOGGER.error("could not be written down: %s", second)
+        comm.close()  # all are here; one that left earlier would have the launcher end rank 0 while it writes

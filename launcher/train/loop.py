@@ -5,150 +5,136 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from launcher.checkpoint.restore import Best, Progress
-from launcher.distributed.signals import StopRequest
+from launcher.checkpoint.saver import Saver
+from launcher.checkpoint.state import Best, Progress
 from launcher.errors import Stopped
-from launcher.metrics.counts import Counts, Figures, is_better
-from launcher.models.frozen.freeze import frozen_sha256, set_training
-from launcher.train.context import Training
-from launcher.train.evaluate import evaluate
-from launcher.train.input_cost import judge_input
-from launcher.train.nonfinite import build_guard
-from launcher.train.skipped_samples import record_left_out
-from launcher.train.stage import Learner, enter_stage
+from launcher.metrics.names import is_better
+from launcher.models.frozen.freeze import set_training
+from launcher.recipe.plan import Due, Plan
+from launcher.run.run_log import RunLog
+from launcher.train.evaluate import evaluate_stage
+from launcher.train.first_batch import draw_first
+from launcher.train.input_report import report_input
+from launcher.train.job import Job
+from launcher.train.nonfinite import FailOnNonfinite, NonfinitePolicy, SkipNonfinite
+from launcher.train.stage import Stage, check_frozen, enter_stage
 from launcher.train.step import train_step, train_work
-from launcher.train.step_log import record_steps
+from launcher.train.step_log import log_steps
 from launcher.train.step_result import StepResult
 
-Status = Literal["done", "stopped", "preempted"]
+Ending = Literal["done", "early_stopped", "preempted"]
 
 
-def fit(t: Training, learner: Learner, progress: Progress, stop: StopRequest) -> tuple[Learner, Progress, Status]:
-    """Train from `progress` to the end of the plan, to the end of patience, or until asked to stop.
+def fit(job: Job, stage: Stage, progress: Progress, saver: Saver, log: RunLog) -> tuple[Stage, Progress, Ending]:
+    """Train from `progress` until the plan is done, patience is over, or some rank is asked to stop.
 
-    `learner`: of the stage that `progress` is in; what comes back is of the last stage that was reached.
-    Raise UserError when the loss is no longer a number, RunError when saves fail.
+    `stage`: the one that `progress` is in; the one returned is the last that was reached.
+    Raise UserError when the loss is not finite, RunError when saves fail.
     """
-    patience = t.recipe.train.patience
-    if patience is not None and progress.stale >= patience:
-        return learner, progress, "stopped"
-    if not progress.is_judged:
-        progress, status = _end_step(t, learner, progress, stop, is_asked=False, is_end=True)
-        t.strategy.pulse.enter("save")
-        progress = t.saver.settle(progress, is_last=status != "done" or progress.step == t.plan.total_steps)
-        if status != "done":
-            return learner, progress, status
-    for stage, steps in t.plan.steps_by_stage(progress.step + 1):
-        if stage != learner.stage:
-            check_frozen(t, learner)
-            learner = enter_stage(t, stage, progress.step, stop.is_wanted)
-        progress, status = _fit_stage(t, learner, steps, progress, stop)
-        t.strategy.pulse.enter("save")
-        progress = t.saver.settle(progress, is_last=status != "done" or progress.step == t.plan.total_steps)
-        if status != "done":
-            return learner, progress, status
-    return learner, progress, "done"
-
-
-def check_frozen(t: Training, learner: Learner) -> None:
-    """Raise AssertionError on every process when a frozen tensor is not what it was as the stage began."""
-    if any(t.strategy.gather(learner.frozen_sha256 != frozen_sha256(t.network.model))):
-        raise AssertionError("a frozen tensor has changed")
+    plan, patience = job.plan, job.recipe.train.patience
+    if is_validation_due(plan, progress):
+        progress = validate(job, stage, progress, log)
+        saver.save(progress)
+    ending = why_end(plan, progress, should_stop=False, patience=patience)
+    progress = saver.wait(progress, is_last=ending is not None or progress.step == plan.total_steps)
+    if ending is not None:
+        return stage, progress, ending
+    for number, steps in plan.steps_by_stage(progress.step + 1):
+        if number != stage.number:
+            check_frozen(job, stage)
+            stage = enter_stage(job, stage.state, stage.inputs, number, progress.step, log)
+        progress, ending = _fit_stage(job, stage, steps, progress, saver, log)
+        progress = saver.wait(progress, is_last=ending is not None or progress.step == plan.total_steps)
+        if ending is not None:
+            return stage, progress, ending
+    return stage, progress, "done"
 
 
 def _fit_stage(
-    t: Training, learner: Learner, steps: range, progress: Progress, stop: StopRequest
-) -> tuple[Progress, Status]:
-    """Train `steps`, in which the same part of the network learns."""
-    plan = t.plan
-    batches, guard = learner.feeds["train"].batches(train_work(t, steps)), build_guard(t)
-    since: list[StepResult] = []
-    set_training(t.network.model)
-    t.watch.resume()
+    job: Job, stage: Stage, steps: range, progress: Progress, saver: Saver, log: RunLog
+) -> tuple[Progress, Ending | None]:
+    """Train `steps`, in which the same part of the network learns. The ending is None when others may follow."""
+    plan, comm, timer = job.plan, job.strategy.comm, stage.inputs.timer
+    feed, nonfinite = stage.feeds["train"], _build_nonfinite_policy(job, stage, log)
+    batches = feed.batches(train_work(job, steps))
+    if steps[0] == 1:
+        batches = draw_first(job, stage.inputs, batches, log)
+    pending: list[StepResult] = []
+    set_training(stage.state.model)
+    timer.resume(feed.times)
     for step in steps:
-        since.append(train_step(t, learner, batches, step, guard))
+        pending.append(train_step(job, stage, batches, step, nonfinite, log))
         progress = replace(progress, step=step)
-        is_asked, is_end = t.strategy.any_process(stop.is_wanted()), step == steps[-1]
-        # Before anything is judged or saved: a loss that is no number ends the run here.
-        is_due = any(due(step) for due in (plan.is_record, plan.is_evaluation, plan.is_checkpoint))
-        if is_due or is_asked or is_end or t.recipe.log.samples:
-            record_steps(t, since)
-            since = []
-        t.watch.pause()
-        if step % plan.steps_per_epoch == 0 and step < plan.total_steps:
-            judge_input(t, learner, step)
-            record_left_out(t, step)
-        # Entering the next stage may be asked to stop, and then loses nothing.
-        progress, status = _end_step(t, learner, progress, stop, is_asked, is_end)
-        if status != "done":
-            return progress, status
-        t.watch.resume()
-    return progress, "done"
+        timer.images += plan.global_batch
+        should_stop = comm.should_stop()
+        due = plan.due(step, should_stop=should_stop, is_stage_end=step == steps[-1])
+        if due.log or job.recipe.log.samples:
+            # Before a validation or a save: a loss that is not finite ends the run here.
+            log_steps(job, timer, log, pending)
+            pending = []
+        timer.pause()
+        if due.report:
+            report_input(job, stage, step, log)
+            stage.inputs.skipped.record(comm, log, step)
+        if due.validate or due.save:
+            progress = saver.wait(progress)
+        if due.validate and not should_stop:
+            progress = validate(job, stage, progress, log)
+        ending = why_end(plan, progress, should_stop=should_stop, patience=job.recipe.train.patience)
+        if should_save(due, progress, ending):
+            saver.save(progress)
+        saver.log_finished(step)
+        if ending is not None:
+            return progress, ending
+        timer.resume()
+    return progress, None
 
 
-def _end_step(
-    t: Training, learner: Learner, progress: Progress, stop: StopRequest, is_asked: bool, is_end: bool
-) -> tuple[Progress, Status]:
-    """Judge and save after a step, where that is due.
+def is_validation_due(plan: Plan, progress: Progress) -> bool:
+    """Whether the validation of the newest step was interrupted, or had not begun."""
+    return plan.should_validate(progress.step) and progress.validated_step < progress.step
 
-    `is_asked`: to stop, agreed by all processes, which may also happen in the middle of the validation.
-    `is_end`: saved in any case.
+
+def why_end(plan: Plan, progress: Progress, *, should_stop: bool, patience: int | None) -> Ending | None:
+    """Why training ends after this step; None when it goes on, or the plan is done."""
+    if should_stop or is_validation_due(plan, progress):
+        return "preempted"
+    if patience is not None and progress.num_bad_validations >= patience:
+        return "early_stopped"
+    return None
+
+
+def should_save(due: Due, progress: Progress, ending: Ending | None) -> bool:
+    is_best = progress.best is not None and progress.best.step == progress.step
+    return due.save or is_best or ending is not None
+
+
+def validate(job: Job, stage: Stage, progress: Progress, log: RunLog) -> Progress:
+    """Evaluate on the valid split, and remember whether this is the best so far; without such a split, the newest is.
+
+    When some rank is asked to stop meanwhile, the validation stays due.
     """
-    plan, step, patience = t.plan, progress.step, t.recipe.train.patience
-    is_save = plan.is_checkpoint(step) or is_asked or is_end
-    if is_save or plan.is_evaluation(step):
-        t.strategy.pulse.enter("save")
-        progress = t.saver.settle(progress)
-    if plan.is_evaluation(step):
-        progress = replace(progress, is_judged=False) if is_asked else _judge(t, learner, progress, stop)
-        is_asked = not progress.is_judged
-    is_tired = patience is not None and progress.stale >= patience
-    is_best = progress.best is not None and progress.best.step == step
-    if is_save or is_best or is_tired or is_asked:
-        t.strategy.pulse.enter("save")
-        t.saver.save(progress)
-    t.saver.poll(step)
-    return progress, "preempted" if is_asked else "stopped" if is_tired else "done"
-
-
-def _judge(t: Training, learner: Learner, progress: Progress, stop: StopRequest) -> Progress:
-    """Validate, and remember whether this is the best so far. Without a valid split the newest step is the best.
-
-    Asked to stop before that is over, leave the progress not judged.
-    """
-    step, epoch, metric = progress.step, t.plan.epoch(progress.step) + 1, t.recipe.train.best_metric
-    progress = replace(progress, is_judged=True)
-    if "valid" not in t.plan.num_eval:
-        return replace(progress, best=Best(step, epoch, "step", float(step), {}))
+    step, epoch, metric = progress.step, job.plan.epoch(progress.step) + 1, job.recipe.train.best_metric
+    if "valid" not in job.plan.num_eval:
+        best = Best(step, epoch, "step", float(step), {})
+        return replace(progress, best=best, validated_step=step)
     try:
-        _, figures = evaluate_and_record(t, learner, "valid", step, step, stop)
+        metrics = evaluate_stage(job, stage, "valid").metrics(job.classes)
     except Stopped:
-        return replace(progress, is_judged=False)
-    set_training(t.network.model)
-    improved = is_better(metric, figures, progress.best.value if progress.best is not None else None)
-    best = Best(step, epoch, metric, figures[metric], figures) if improved else progress.best
-    t.console.evaluation("valid", epoch, figures, improved)
-    return replace(progress, best=best, stale=0 if improved else progress.stale + 1, last_valid=figures)
-
-
-def evaluate_and_record(
-    t: Training, learner: Learner, split: str, step: int, weights_step: int, stop: StopRequest
-) -> tuple[Counts, Figures]:
-    """Evaluate the weights of step `weights_step` on a split, now that `step` steps are done, and write it down.
-
-    Raise Stopped when asked to stop before that is over.
-    """
-    counts = evaluate(
-        learner.judged,
-        split,
-        learner.feeds[split],
-        t.loss_eval,
-        t.plan,
-        t.strategy,
-        should_stop=stop.is_wanted,
-        can_leave_out=t.recipe.data.on_error == "skip",
+        return progress
+    set_training(stage.state.model)
+    improved = is_better(metric, metrics, progress.best.value if progress.best is not None else None)
+    log.evaluation(step, "valid", metrics, weights_step=step, is_best=improved)
+    return replace(
+        progress,
+        best=Best(step, epoch, metric, metrics[metric], metrics) if improved else progress.best,
+        num_bad_validations=0 if improved else progress.num_bad_validations + 1,
+        last_valid=metrics,
+        validated_step=step,
     )
-    figures = counts.figures(t.classes)
-    epoch = t.plan.epoch(step) + 1
-    t.journal.write("eval", step, epoch, split=split, weights_step=weights_step, **figures)
-    return counts, figures
+
+
+def _build_nonfinite_policy(job: Job, stage: Stage, log: RunLog) -> NonfinitePolicy:
+    if job.recipe.train.on_nonfinite == "skip":
+        return SkipNonfinite(stage.state.model, job.strategy, log)
+    return FailOnNonfinite()

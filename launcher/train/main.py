@@ -5,22 +5,23 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from launcher.checkpoint import restore as checkpoint
-from launcher.checkpoint.restore import Progress
-from launcher.data.prepare import prepare_data
-from launcher.distributed.signals import StopRequest, follow_launcher
+from launcher.checkpoint.restore import find_start, restore_optimizer, restore_weights
+from launcher.checkpoint.saver import Saver
+from launcher.checkpoint.state import Progress, TrainState
+from launcher.distributed.signals import follow_launcher, install_signal_handlers
 from launcher.distributed.strategy import build_strategy
-from launcher.distributed.watchdog.start import start_heartbeat
-from launcher.distributed.watchdog.thread import NoHeartbeat
+from launcher.distributed.watchdog.start import start_watchdog
+from launcher.distributed.watchdog.thread import Watchdog
 from launcher.distributed.world import World, find_few_cpus, read_world
 from launcher.errors import EXIT_DONE, UserError
+from launcher.recipe.fields import with_values
 from launcher.recipe.lock import LOCK_NAME, write_lock
 from launcher.recipe.parse import LoadedRecipe
 from launcher.recipe.resolve import DEBUG_EVAL_IMAGES, debug_recipe
@@ -28,15 +29,16 @@ from launcher.recipe.schema import Recipe
 from launcher.run.console import Console
 from launcher.run.folder import debug_folder, open_run, read_summary
 from launcher.run.journal import read_first
-from launcher.run.rank_log import LOGGER, log_warnings, open_rank_log
-from launcher.train.context import Training, build_training
+from launcher.run.rank_log import LOGGER, log_warnings
+from launcher.run.run_log import RunLog
 from launcher.train.finish import fail, finish
-from launcher.train.loop import check_frozen, fit
-from launcher.train.prepare import complete_recipe, plan_run
-from launcher.train.stage import Learner, enter_stage
+from launcher.train.inputs import Inputs, build_inputs
+from launcher.train.job import Job, build_state, open_job, open_run_log
+from launcher.train.loop import fit, is_validation_due
+from launcher.train.prepare import complete_recipe
+from launcher.train.stage import Stage, check_frozen, enter_stage
 from launcher.train.summary import summary_rows
 from launcher.version import read_versions
-from shards.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,46 +55,50 @@ def main(loaded: LoadedRecipe, options: Options) -> int:
 
     Raise LauncherError or ShardsError for what the user can mend.
     """
-    stop = StopRequest()
+    stop = install_signal_handlers()
     follow_launcher()
     world = read_world(os.environ)
     log_warnings()
     torch.autograd.set_detect_anomaly(options.debug)
     recipe = choose_recipe(loaded, options, world)
-    # Before the data, so that the processes can agree to stop while one of them packs.
-    strategy = build_strategy(recipe.strategy, world, recipe.run.seed, recipe.run.deterministic)
-    with strategy.first_ahead(stop.is_wanted) as should_stop:
-        manifest = prepare_data(recipe.data, world, should_stop)
-    plan = plan_run(loaded, recipe, world.size, manifest, DEBUG_EVAL_IMAGES if options.debug else None)
-    strategy.check_same("shards, recipe or number of images", [manifest.sha256, recipe.model_dump_json(), str(plan)])
-    run = strategy.on_first(lambda: open_run(recipe, options.fresh or options.debug, options.allow_change))
-    open_rank_log(run.logs, world.rank)
-    if run.state == "finished":
-        return _show_finished(run.path, world)
-    recipe = recipe.model_copy(update={"run": recipe.run.model_copy(update={"dir": str(run.path)})})
-    t = build_training(recipe, plan, manifest, strategy, run)
-    heartbeat = _start_heartbeat(t)
-    try:
-        learner, progress = _start(t, manifest, stop)
-        learner, progress, status = fit(t, learner, progress, stop)
-        check_frozen(t, learner)
-        return finish(t, learner, progress, status, stop)
-    except BaseException as error:
-        lost = heartbeat.fail(error)
-        fail(t, lost or error)
-        if lost is not None:
-            raise lost from error
-        raise
-    finally:
-        t.close()
-        heartbeat.close()
+    # Before the data, so that the ranks can agree to stop while one of them packs.
+    strategy = build_strategy(recipe.strategy, world, recipe.run.seed, recipe.run.deterministic, stop)
+    job = open_job(
+        loaded,
+        recipe,
+        strategy,
+        lambda recipe: open_run(recipe, options.fresh or options.debug, options.allow_change),
+        max_eval_images=DEBUG_EVAL_IMAGES if options.debug else None,
+    )
+    if job.run.state == "finished":
+        return _show_finished(job.run.path, world)
+    with ExitStack() as closing:
+        if world.is_first:
+            closing.callback(job.run.release)
+        state, log = build_state(job), open_run_log(job)
+        inputs = build_inputs(job, log.say)
+        saver = Saver(job.run.checkpoints, job.recipe.checkpoint, state, log)
+        watchdog = _start_watchdog(job, inputs, log)
+        for each in (log, watchdog, inputs, saver):  # closed in the other order
+            closing.callback(each.close)
+        try:
+            stage, progress = _start(job, state, inputs, log)
+            stage, progress, ending = fit(job, stage, progress, saver, log)
+            check_frozen(job, stage)
+            return finish(job, stage, progress, ending, log)
+        except BaseException as error:
+            lost = watchdog.fail(error)
+            fail(job, inputs, saver, log, lost or error)
+            if lost is not None:
+                raise lost from error
+            raise
 
 
 def choose_recipe(loaded: LoadedRecipe, options: Options, world: World) -> Recipe:
     """The recipe that will run: its names checked against the models there are; a small one for `--debug`."""
     if options.debug:
         loaded = without_file(loaded)
-    recipe = complete_recipe(loaded, Console(1, 1).say if world.is_first else lambda note: None)
+    recipe = complete_recipe(loaded, Console().say if world.is_first else lambda note: None)
     if not options.debug:
         return recipe
     if world.size > 1:
@@ -105,91 +111,85 @@ def choose_recipe(loaded: LoadedRecipe, options: Options, world: World) -> Recip
 
 def without_file(loaded: LoadedRecipe) -> LoadedRecipe:
     """A debug run begins with random weights: those in a file need not be there."""
-    backbone = loaded.recipe.backbone
-    if backbone.weights_file is None:
+    if loaded.recipe.backbone.weights_file is None:
         return loaded
-    backbone = backbone.model_copy(update={"weights": "none"})
-    return replace(loaded, recipe=loaded.recipe.model_copy(update={"backbone": backbone}))
+    return replace(loaded, recipe=with_values(loaded.recipe, {"backbone.weights": "none"}))
 
 
-def _start_heartbeat(t: Training) -> NoHeartbeat:
-    pulse = t.strategy.pulse
-    pulse.readers += [partial(getattr, loader.reader, "reading") for loader in t.loaders.values()]
+def _start_watchdog(job: Job, inputs: Inputs, log: RunLog) -> Watchdog:
+    comm = job.strategy.comm
+    comm.beacon.readers += [feed.loader.reader.current for feed in inputs.feeds.values()]
 
-    def record(name: str, message: str) -> None:
-        t.journal.write("event", pulse.at[1], 0, name=name, message=message)
+    def record(words: str) -> None:
+        log.event(comm.beacon.position.step, "hang", words)
 
     def say(message: str) -> None:
-        t.console.say(message)
-        record("note", message)
+        log.event(0, "note", message, show=True)
 
-    return start_heartbeat(t.strategy, t.recipe.strategy.hang_timeout_s, t.run.logs, partial(record, "hang"), say)
+    return start_watchdog(comm, job.recipe.strategy.hang_timeout_s, job.run.logs, record, say)
 
 
-def _start(t: Training, manifest: Manifest, stop: StopRequest) -> tuple[Learner, Progress]:
-    """Load the newest complete checkpoint, if any, and write down what begins or goes on here."""
+def _start(job: Job, state: TrainState, inputs: Inputs, log: RunLog) -> tuple[Stage, Progress]:
+    """Load the newest complete checkpoint, if any, and log what begins or resumes here."""
+    run, is_first = job.run, job.strategy.world.is_first
     skipped: list[str] = []
-    start = checkpoint.find_start(t.run.checkpoints, t.state, skipped.append)
-    checkpoint.restore_weights(start, t.state)
+    start = find_start(run.checkpoints, state, skipped.append)
+    restore_weights(start, state)
     progress = start.progress
-    epoch = t.plan.epoch(progress.step) + 1
-    is_first_start = not read_first(t.run.path)
-    header = f"run {t.run.id}, data {manifest.sha256}"
-    if t.strategy.world.is_first and t.run.state == "new":
-        write_lock(t.run.path, t.recipe, header)
-    if t.strategy.world.is_first:
-        t.journal.write("event", progress.step, epoch, **_facts(t, manifest, is_first_start))
-    if t.run.state == "resumed" and progress.step == 0:
-        skipped.append("no checkpoint to go on from: starts at step 0")
+    is_first_start = not read_first(run.path)
+    header = f"run {run.id}, data {job.manifest.sha256}"
+    if is_first and run.state == "new":
+        write_lock(run.path, job.recipe, header)
+    log.event(progress.step, "started" if is_first_start else "resumed", **_describe_start(job))
+    if run.state == "resumed" and progress.step == 0:
+        skipped.append("no checkpoint to resume from: starts at step 0")
     for message in skipped:
-        t.journal.write("event", progress.step, epoch, name="checkpoint_skipped", message=message)
-        t.console.say(message)
-    LOGGER.info("rank %d of %d starts at step %d", t.strategy.world.rank, t.plan.world_size, progress.step)
-    _say_start(t, progress)
-    stage = t.plan.stage(min(progress.step + 1, t.plan.total_steps) if progress.is_judged else progress.step)
-    learner = enter_stage(t, stage, progress.step, stop.is_wanted)
-    checkpoint.restore_optimizer(start, t.state)
-    if t.strategy.world.is_first and t.run.changes:  # only now is it known that the run can go on with them
-        write_lock(t.run.path, t.recipe, header)
-    return learner, progress
+        log.event(progress.step, "checkpoint_skipped", message, show=True)
+    LOGGER.info("rank %d of %d starts at step %d", job.strategy.world.rank, job.plan.world_size, progress.step)
+    _say_start(job, inputs, progress, log)
+    next_step = progress.step if is_validation_due(job.plan, progress) else progress.step + 1
+    number = job.plan.stage(min(next_step, job.plan.total_steps))
+    stage = enter_stage(job, state, inputs, number, progress.step, log)
+    restore_optimizer(start, state)
+    if is_first and run.changes:  # only now is it known that the run can resume with them
+        write_lock(run.path, job.recipe, header)
+    return stage, progress
 
 
-def _facts(t: Training, manifest: Manifest, is_first_start: bool) -> dict[str, Any]:
+def _describe_start(job: Job) -> dict[str, Any]:
     """The first record of a journal, and that of every resume: with what, on what, how."""
     return {
-        "name": "started" if is_first_start else "resumed",
-        "wandb_id": t.run.id,
-        "changes": {key: list(values) for key, values in t.run.changes.items()},
-        "plan": asdict(t.plan),
-        "data_sha256": manifest.sha256,
-        "device": t.strategy.device.type,
+        "wandb_id": job.run.id,
+        "changes": {key: list(values) for key, values in job.run.changes.items()},
+        "plan": asdict(job.plan),
+        "data_sha256": job.manifest.sha256,
+        "device": job.strategy.device.type,
         "versions": read_versions(),
         "python": platform.python_version(),
         "command": sys.argv,
     }
 
 
-def _say_start(t: Training, progress: Progress) -> None:
-    plan, strategy = t.plan, t.recipe.strategy
-    t.console.say(
-        f"{t.recipe.run.name}: {t.recipe.backbone.name} on {plan.num_train:,} images of {plan.num_classes} classes, "
-        f"{plan.world_size} x {t.strategy.device.type}, precision {strategy.precision}"
+def _say_start(job: Job, inputs: Inputs, progress: Progress, log: RunLog) -> None:
+    plan, recipe, strategy = job.plan, job.recipe, job.strategy
+    log.say(
+        f"{recipe.run.name}: {recipe.backbone.name} on {plan.num_train:,} images of {plan.num_classes} classes, "
+        f"{plan.world_size} x {strategy.device.type}, precision {recipe.strategy.precision}"
     )
-    t.console.say(
+    log.say(
         f"{plan.total_steps:,} steps of {plan.global_batch:,} images ({plan.steps_per_epoch:,} an epoch), "
-        f"W&B {t.wandb.mode}, folder {t.run.path}"
+        f"W&B {log.wandb_mode}, folder {job.run.path}"
     )
-    t.console.say(t.loaders["train"].reader.folder.describe())
-    for note in (*plan.notes, *find_few_cpus(t.recipe.data.workers, t.strategy.world, os.environ)):
-        t.console.say(f"note: {note}")
-        t.journal.write("event", progress.step, 0, name="note", message=note)
+    log.say(inputs.folder.describe())
+    for note in (*plan.notes, *find_few_cpus(recipe.data.workers, strategy.world, os.environ)):
+        log.note(progress.step, note)
     if progress.step:
-        t.console.say(f"goes on after step {progress.step:,}")
+        log.say(f"resumes at step {progress.step:,}")
 
 
 def _show_finished(path: Path, world: World) -> int:
     if world.is_first:
-        console = Console(1, 1)
+        console = Console()
         console.table(path.name, summary_rows(read_summary(path), str(path)))
         console.say("this run is finished; --fresh starts anew")
     return EXIT_DONE

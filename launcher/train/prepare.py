@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from launcher.models.known import is_known
-from launcher.recipe.lint import has_transform
+from launcher.recipe.facts import brings_transform
 from launcher.recipe.parse import LoadedRecipe
 from launcher.recipe.plan import Plan, PlanError, make_plan
 from launcher.recipe.schema import Recipe
@@ -18,7 +18,7 @@ def complete_recipe(loaded: LoadedRecipe, say: Callable[[str], None]) -> Recipe:
     `say` is told where that cannot be had exactly. Raise RecipeError when there are no such models, weights or files.
     """
     augment = loaded.recipe.augment
-    is_whole = not has_transform(loaded.recipe.backbone) or None not in (augment.eval, augment.mean, augment.std)
+    is_whole = not brings_transform(loaded.recipe.backbone) or None not in (augment.eval, augment.mean, augment.std)
     if is_whole and is_known(loaded.recipe.backbone):
         return loaded.recipe
     from launcher.train.complete import ask_libraries

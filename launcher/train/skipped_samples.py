@@ -1,35 +1,51 @@
-"""The images that a training had to do without: told once each, and too many end the run on every process at once."""
+"""Images that a training skips because they cannot be read: reported once each; too many end the run on every rank."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Mapping
 
+from launcher.data.bad_samples import BadSamples
+from launcher.distributed.comm import Comm
 from launcher.errors import DataError
-from launcher.train.context import Training
+from launcher.run.run_log import RunLog
 
 
-def record_left_out(t: Training, step: int) -> None:
-    """Write down what some process could not read since the last call. Called by every process.
+class SkippedSamples:
+    """Those of each split, on all ranks, since this process started."""
 
-    Raise DataError on all of them when a split has more such images than data.max_left_out.
-    """
-    if t.recipe.data.on_error == "fail":
-        return
-    for split, loader in t.loaders.items():
-        known = t.left_out.setdefault(split, {})
-        told = {i: message for each in t.strategy.gather(loader.damage.take_new()) for i, message in each.items()}
-        new = {i: told[i] for i in sorted(told.keys() - known.keys())}
-        known |= new
-        if new:
-            _write(t, step, split, new, Counter(map(loader.reader.shard_of, new)))
-        if len(known) > (limit := t.recipe.data.max_left_out):
-            first = next(iter(known.values()))
-            raise DataError(f"{len(known)} images of {split} cannot be read, data.max_left_out allows {limit}: {first}")
+    def __init__(
+        self, policies: Mapping[str, BadSamples], shard_of: Mapping[str, Callable[[int], str]], limit: int
+    ) -> None:
+        """`policies`: of each split, on this rank; none where the first bad image fails. `limit`: images of a split."""
+        self._policies = policies
+        self._shard_of = shard_of
+        self._limit = limit
+        self._reasons: dict[str, dict[int, str]] = {split: {} for split in policies}
 
+    def counts(self) -> dict[str, int]:
+        """Images of each split that has any."""
+        return {split: len(reasons) for split, reasons in self._reasons.items() if reasons}
 
-def _write(t: Training, step: int, split: str, new: dict[int, str], shards: Counter[str]) -> None:
-    messages = list(new.values())
-    epoch = t.plan.epoch(step) + 1
-    t.journal.write("event", step, epoch, name="left_out", split=split, shards=dict(shards), messages=messages)
-    more = f", and {len(messages) - 1} more" if len(messages) > 1 else ""
-    t.console.say(f"left out of {split}: {messages[0]}{more}")
+    def record(self, comm: Comm, log: RunLog, step: int) -> None:
+        """Log what some rank could not read since the last call. Called by every rank.
+
+        Raise DataError on all of them when a split has more such images than data.max_skipped.
+        """
+        if not self._policies:
+            return
+        mine = {split: policy.take_new() for split, policy in self._policies.items()}
+        ranks = comm.all_gather_object(mine)
+        for split, known in self._reasons.items():
+            new = {i: reason for each in ranks for i, reason in sorted(each[split].items()) if i not in known}
+            known |= new
+            if new:
+                shards = Counter(map(self._shard_of[split], new))
+                messages = list(new.values())
+                more = f", and {len(messages) - 1} more" if len(messages) > 1 else ""
+                message = f"skipped {len(messages)} unreadable images of {split}: {messages[0]}{more}"
+                log.event(step, "skipped_samples", message, show=True, split=split, shards=shards, messages=messages)
+            if len(known) > self._limit:
+                first = next(iter(known.values()))
+                what = f"{len(known)} images of {split} cannot be read, data.max_skipped allows {self._limit}"
+                raise DataError(f"{what}: {first}")

@@ -1,162 +1,157 @@
-"""The network as one stage of freezing trains and judges it: which part learns, and what that part is fed."""
+"""One stage of freezing: which part of the network trains in it, and what that part is fed.
+
+freeze -> split where the frozen part ends -> fold and perhaps compile that part -> keep what it gives, or images
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 from torch import nn
 
-from launcher.data.decode_cache import keep_decoded
-from launcher.data.features.store import Source
+from launcher.checkpoint.state import TrainState
+from launcher.data.decode_cache import cache_decoded
+from launcher.data.features.format import Layout
 from launcher.data.feed import Feed, ImageFeed
 from launcher.models.frozen.engine import Engine
 from launcher.models.frozen.freeze import find_blocks, freeze, frozen_names, frozen_sha256
-from launcher.models.frozen.split import Cut, CutError
+from launcher.models.frozen.split import FrozenSplit, SplitError
+from launcher.models.loss import LossFunction, TrainLoss, build_loss, with_auxiliary
 from launcher.models.optim.build import build_groups
-from launcher.recipe.augment import RANDOM_OPS
-from launcher.train.context import Training
-from launcher.train.frozen import build_engine, build_feeds, build_source, build_store, compile_if_it_repays, cut_frozen
-
-Say = Callable[[str], None]
+from launcher.recipe.schema import Recipe
+from launcher.run.run_log import RunLog
+from launcher.text import Say
+from launcher.train.choose_inputs import choose_inputs, count_images
+from launcher.train.frozen import (
+    build_engine,
+    build_request,
+    build_store,
+    compile_if_worth,
+    feature_values,
+    split_network,
+    with_engine,
+)
+from launcher.train.inputs import Inputs
+from launcher.train.job import Job
 
 
 @dataclass(frozen=True)
-class Learner:
-    """`stage`: of backbone.freeze, from 0."""
+class Stage:
+    """`number`: in backbone.freeze, from 0."""
 
-    stage: int
-    wrapped: nn.Module
-    """What trains, as training calls it on a feed's inputs."""
-    judged: nn.Module
-    """The same as in evaluation, with averaged weights where the recipe keeps them, and without DDP around it."""
+    number: int
+    state: TrainState
+    inputs: Inputs
+    train_model: nn.Module
+    """The part that trains, as a training step calls it on a feed's inputs: with DDP around it."""
+    eval_model: nn.Module
+    """The same part for evaluation: with averaged weights where the recipe keeps them, and without DDP."""
     feeds: dict[str, Feed]
     """For each split."""
+    loss: TrainLoss
+    eval_loss: LossFunction
     frozen_sha256: str | None
-    """Of what is frozen, as the stage began."""
+    """Hash of the frozen tensors as the stage began; None where nothing is frozen."""
 
 
-def enter_stage(t: Training, number: int, step: int, should_stop: Callable[[], bool]) -> Learner:
+def enter_stage(job: Job, state: TrainState, inputs: Inputs, number: int, step: int, log: RunLog) -> Stage:
     """Freeze what stage `number` of the recipe freezes, and give the optimizer what it sets free, after `step` steps.
 
-    Called by every process. Raise UserError when compiling was asked for and fails, Stopped when asked to stop.
+    Called by every rank. Raise UserError when compiling was asked for and fails, Stopped when asked to stop.
     """
-
-    def say_as(name: str, message: str) -> None:
-        t.console.say(message)
-        t.journal.write("event", step, t.plan.epoch(step + 1) + 1, name=name, message=message)
-
-    t.strategy.pulse.enter("prepare")
-    say, say_kept = partial(say_as, "frozen_part"), partial(say_as, "images_kept")
-    for stage in range(number + 1):
-        _set_free(t, stage)
-    network, ema = t.network.model, t.ema
-    sha256 = frozen_sha256(network)
-    t.strategy.check_same("frozen weights", [str(sha256)])
-    parts = _cut(t, say)
-    engine = None if parts is None else build_engine(t, parts)
-    pictures = build_feeds(t, engine)
-    feeds: dict[str, Feed] = {**pictures}
-    if parts is not None and engine is not None:
-        feeds |= _run_once(t, number, parts, engine, pictures, should_stop, say, say_kept)
-    for split, feed in pictures.items():
-        if feeds[split] is feed:
-            _keep_decoded(t, split, feed, _count_images(t, number, split, step), say_kept)
-    base: nn.Module = network if ema is None else ema.module
-    return Learner(
-        stage=number,
-        wrapped=t.strategy.wrap(network if parts is None else parts.suffix),
-        judged=base if parts is None else parts.eval_suffix(base),
+    comm = job.strategy.comm
+    comm.beacon.enter("prepare")
+    say, say_kept = (partial(log.event, step, name, show=True) for name in ("frozen_part", "images_kept"))
+    for earlier in range(number + 1):
+        _set_free(job.recipe, state, earlier)
+    sha256 = frozen_sha256(state.model)
+    comm.check_same("frozen weights", [str(sha256)])
+    split = _split(job, state, say)
+    engine = None if split is None else build_engine(job, split)
+    image_feeds = with_engine(inputs, engine)
+    feeds: dict[str, Feed] = {**image_feeds}
+    if split is not None and engine is not None:
+        feeds |= _keep_features(job, number, split, engine, image_feeds, say, say_kept)
+    for name, feed in image_feeds.items():
+        if feeds[name] is feed:
+            _cache_decoded(job, name, feed, count_images(job.plan, number, name, step), say_kept)
+    return Stage(
+        number=number,
+        state=state,
+        inputs=inputs,
+        train_model=job.strategy.wrap(state.model if split is None else split.trainable),
+        eval_model=state.eval_model if split is None else split.eval_trainable(state.eval_model),
         feeds=feeds,
+        loss=with_auxiliary(build_loss(job.recipe.loss, training=True), state.network.auxiliary_weight),
+        eval_loss=build_loss(job.recipe.loss, training=False),
         frozen_sha256=sha256,
     )
 
 
-def _set_free(t: Training, stage: int) -> None:
-    model = t.network.model
-    freeze(t.network, frozen_names(t.network, t.recipe.backbone.stages[stage].freeze))
-    held = {id(parameter) for group in t.optimizer.param_groups for parameter in group["params"]}
-    names = {name for name, parameter in model.named_parameters() if id(parameter) in held}
-    for group in build_groups(t.recipe.optim, model, t.network.head_names, find_blocks(t.network), but=names):
-        t.optimizer.add_param_group(group)
+def check_frozen(job: Job, stage: Stage) -> None:
+    """Raise AssertionError on every rank when a frozen tensor is not what it was as the stage began."""
+    has_changed = stage.frozen_sha256 != frozen_sha256(stage.state.model)
+    if any(job.strategy.comm.all_gather_object(has_changed)):
+        raise AssertionError("a frozen tensor has changed")
 
 
-def _cut(t: Training, say: Say) -> Cut | None:
-    if all(parameter.requires_grad for parameter in t.network.model.parameters()):
+def _set_free(recipe: Recipe, state: TrainState, number: int) -> None:
+    network, optimizer = state.network, state.optimizer
+    freeze(network, frozen_names(network, recipe.backbone.stages[number].freeze))
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    names = {name for name, parameter in network.model.named_parameters() if id(parameter) in held}
+    for group in build_groups(recipe.optim, network.model, network.head_names, find_blocks(network), but=names):
+        optimizer.add_param_group(group)
+
+
+def _split(job: Job, state: TrainState, say: Say) -> FrozenSplit | None:
+    if all(parameter.requires_grad for parameter in state.model.parameters()):
         return None
     try:
-        parts = cut_frozen(t)
-    except CutError as error:
+        split = split_network(job, state)
+    except SplitError as error:
         say(f"frozen part: runs as part of the whole network: {error}")
         return None
-    say(f"frozen part: everything up to {', '.join(parts.boundary)}, as inference")
-    return parts
+    say(f"frozen part: everything up to {', '.join(split.boundary)}, as inference")
+    return split
 
 
-def _run_once(
-    t: Training,
+def _keep_features(
+    job: Job,
     number: int,
-    parts: Cut,
+    split: FrozenSplit,
     engine: Engine,
     feeds: dict[str, ImageFeed],
-    should_stop: Callable[[], bool],
     say: Say,
     say_kept: Say,
 ) -> dict[str, Feed]:
-    """Compile the engine where that repays, and compute features where they may be kept: the feeds that read them."""
-    store = build_store(t, parts, should_stop, say)
-    sources = store.choose(_find_sources(t, number, feeds, say))
-    kept = {source.split for source in sources}
-    num_images = sum(store.count_missing(source) for source in sources)
-    num_images += sum(_count_images(t, number, split) for split in feeds if split not in kept)
-    compile_if_it_repays(t, engine, num_images, say)
-    for source in sources:
-        _keep_decoded(t, source.split, source.feed, store.count_missing(source), say_kept)
-    kept_feeds: dict[str, Feed] = {source.split: store.open(source) for source in sources}
-    for source in sources:
-        source.feed.loader.use(None)
-    return kept_feeds
+    """Compile the engine where that repays, and compute the features that are kept: the feeds that read them."""
+    values = feature_values(job, engine)
+    record_bytes = {name: Layout(each, 1, 1).record_bytes for name, each in values.items()}
+    room_bytes = job.recipe.strategy.feature_cache_gib * 2**30
+    chosen = choose_inputs(job.plan, job.recipe.augment, number, record_bytes, room_bytes)
+    for name, each in chosen.items():
+        if each.note is not None:
+            say(f"features of {name}: {each.note}")
+    store = build_store(job, split, say)
+    requests = [
+        build_request(job, name, feeds[name], values[name], each.views)
+        for name, each in chosen.items()
+        if each.views is not None
+    ]
+    missing = {request.split: store.count_missing(request) for request in requests}
+    num_images = sum(missing.get(name, each.num_images) for name, each in chosen.items())
+    compile_if_worth(job, engine, num_images, say)
+    for request in requests:
+        _cache_decoded(job, request.split, request.feed, missing[request.split], say_kept)
+    kept: dict[str, Feed] = {request.split: store.open(request) for request in requests}
+    for request in requests:
+        request.feed.loader.use_decoded(None)  # of no use once every view is computed
+    return kept
 
 
-def _keep_decoded(t: Training, split: str, feed: ImageFeed, num_images: int, say: Say) -> None:
-    """`num_images`: that will be read, over all processes: it is worth while from twice each on."""
-    if t.recipe.data.cache != "none" and num_images >= 2 * feed.loader.reader.num_images:
-        keep_decoded(t.strategy, split, feed.loader, t.recipe.data, t.run.id, say)
-
-
-def _find_sources(t: Training, number: int, feeds: dict[str, ImageFeed], say: Say) -> list[Source]:
-    """The splits that are worth keeping: nothing new is drawn for their images every epoch."""
-    augment, plan = t.recipe.augment, t.plan
-    is_random = augment.is_mixed or any(op.op in RANDOM_OPS for op in augment.train)
-    first, last = _steps_of(t, number)
-    sources = []
-    for split, feed in feeds.items():
-        epochs = range(plan.epoch(first), plan.epoch(last) + 1) if split == "train" else range(1)
-        if split == "test" and last < plan.total_steps:
-            continue  # evaluated at the end only
-        if split == "train" and is_random and augment.views is None:
-            continue
-        source = build_source(t, split, feed, tuple(sorted({epoch % (augment.views or 1) for epoch in epochs})))
-        if _count_images(t, number, split) >= source.num_records - plan.dropped_per_epoch * len(source.views):
-            sources.append(source)
-        else:
-            say(f"features of {split}: not kept, training is too short to use them all")
-    return sources
-
-
-def _steps_of(t: Training, number: int) -> tuple[int, int]:
-    """The first and the last step of a stage."""
-    starts = (*t.plan.stage_starts, t.plan.total_steps)
-    return starts[number] + 1, max(starts[number] + 1, min(starts[number + 1], t.plan.total_steps))
-
-
-def _count_images(t: Training, number: int, split: str, done: int = 0) -> int:
-    """Images of `split` that pass through the network in a stage, once `done` steps are done."""
-    first, last = _steps_of(t, number)
-    first = max(first, done + 1)
-    if split == "train":
-        return (last - first + 1) * t.plan.global_batch
-    if split == "valid":
-        return t.plan.num_eval[split] * sum(t.plan.is_evaluation(step) for step in range(first, last + 1))
-    return t.plan.num_eval[split]
+def _cache_decoded(job: Job, split: str, feed: ImageFeed, num_images: int, say: Say) -> None:
+    """`num_images`: that will be read, over all ranks: decoding them once is worth it from twice each on."""
+    if job.recipe.data.cache != "none" and num_images >= 2 * feed.loader.reader.num_images:
+        cache_decoded(job.strategy, split, feed.loader, job.recipe.data, job.run.id, say)

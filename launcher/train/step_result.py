@@ -1,4 +1,4 @@
-"""What a step leaves to be written down."""
+"""What a step leaves to be logged."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from launcher.augment.parameter_hash import Hashes
+from launcher.augment.parameter_hash import ParamHashes
 from launcher.data.order import Ids
-from launcher.distributed.strategy import Strategy
+from launcher.distributed.comm import Comm
 
 _NAMED = 8
 """Samples that a message names."""
@@ -17,15 +17,16 @@ _NAMED = 8
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step leaves to be written down, of this rank. `loss`: the mean over its images, not waited for."""
+    """A step of this rank. `loss`: the mean over its images, not waited for."""
 
     step: int
     loss: Tensor
     ids: list[Ids]
-    drawn: list[Hashes]
+    """Of each micro batch, as the next."""
+    param_hashes: list[ParamHashes]
     """A hash of what was done to each image."""
-    is_taken: bool = True
-    """False where it was left out, on every process."""
+    is_skipped: bool = False
+    """True where the optimizer did not step, on every rank."""
 
     @property
     def samples(self) -> str:
@@ -35,7 +36,7 @@ class StepResult:
         return f"samples {', '.join(map(str, ids[:_NAMED]))}{more}"
 
 
-def describe_ranks(strategy: Strategy, result: StepResult, is_mine: bool) -> str:
-    """`on rank 3 (samples 3, 17)`, of the first rank that says so; called by every process."""
-    told = strategy.gather(result.samples if is_mine else None)
-    return next((f"on rank {rank} ({samples})" for rank, samples in enumerate(told) if samples is not None), "")
+def describe_ranks(comm: Comm, result: StepResult, is_mine: bool) -> str:
+    """`on rank 3 (samples 3, 17)`: the first rank whose `is_mine` is true. Called by every rank."""
+    ranks = comm.all_gather_object(result.samples if is_mine else None)
+    return next((f"on rank {rank} ({samples})" for rank, samples in enumerate(ranks) if samples is not None), "")

@@ -8,7 +8,7 @@ from sklearn.datasets import load_sample_image
 from torch import Tensor
 
 from launcher.augment.draw import INT64
-from launcher.augment.images import Images
+from launcher.augment.images import PackedImages
 
 # height, width, and the corner they are cut at; both photographs are 427 x 640.
 _CUTS = (
@@ -36,15 +36,15 @@ def pack(images: list[Tensor]) -> tuple[Tensor, INT64]:
     return canvas_BCHW, sizes_B2
 
 
-def in_a_block(images: list[Tensor]) -> Images:
+def in_a_block(images: list[Tensor]) -> PackedImages:
     """The images as the loader hands them over."""
     sizes_B2 = np.array([image.shape[1:] for image in images], dtype=np.int64)
     ends_B = sizes_B2.prod(axis=1).cumsum()
     pixels_PC = torch.cat([image.permute(1, 2, 0).reshape(-1, 3) for image in images])
-    return Images(pixels_PC, ends_B - sizes_B2.prod(axis=1), sizes_B2)
+    return PackedImages(pixels_PC, ends_B - sizes_B2.prod(axis=1), sizes_B2)
 
 
-def in_corners(canvas_BCHW: Tensor, sizes_B2: INT64) -> Images:
+def in_corners(canvas_BCHW: Tensor, sizes_B2: INT64) -> PackedImages:
     """The images that lie in the top left corners, in a block."""
     images = [image[:, :height, :width] for image, (height, width) in zip(canvas_BCHW, sizes_B2.tolist(), strict=True)]
     return in_a_block(images)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from launcher.augment import cpu, ops
 from launcher.augment.draw import INT64, center_offsets, exact_sizes, whole_boxes
-from launcher.augment.fuse import Pass, Step, Window, crop_window, whole_window
-from launcher.augment.images import Images
+from launcher.augment.fuse import FusedOp, Step, Window, crop_window, whole_window
+from launcher.augment.images import PackedImages
 from launcher.augment.ops import Interpolation
 from tests.augment.photographs import in_a_block, load_photographs
 
@@ -30,12 +30,12 @@ def images(kind: str) -> list[Tensor]:
     return [photograph[:, 100 : 100 + h, 50 : 50 + w] for h, w in ONES]
 
 
-def scale(block: Images, after_B2: INT64, window: Window, mode: Interpolation) -> Tensor:
+def scale(block: PackedImages, after_B2: INT64, window: Window, mode: Interpolation) -> Tensor:
     step = Step("resize", whole_boxes(block.sizes_B2), after_B2, mode)
-    return cpu.scale_each(block, Pass(step, window)).float()
+    return cpu.scale_each(block, FusedOp(step, window)).float()
 
 
-def as_batch(block: Images, sizes_B2: INT64, window: Window, mode: Interpolation) -> Tensor:
+def as_batch(block: PackedImages, sizes_B2: INT64, window: Window, mode: Interpolation) -> Tensor:
     rows_Bh, cols_Bw = torch.tensor(window.rows_Bh), torch.tensor(window.cols_Bw)
     boxes_B4 = torch.tensor(whole_boxes(block.sizes_B2))
     parameters = boxes_B4, torch.tensor(sizes_B2), rows_Bh.clamp(min=0), cols_Bw.clamp(min=0)
@@ -76,6 +76,6 @@ def test_places_are_exact_in_images_of_more_pixels_than_float32_counts() -> None
     window = crop_window(np.array([[2, 5_999_992]]), sizes_B2, np.array([[1, 8]]))
     step = Step("rotation", np.zeros(1), sizes_B2, "nearest")
     found = [torch.empty(1, 3, 1, 8, dtype=torch.uint8) for _ in range(2)]
-    for one_pass, out_BChw in zip((Pass(step, window), Pass(None, window)), found, strict=True):
-        cpu.move_bytes(images_BCHW, one_pass, cpu.LEVELS_CV, out_BChw)
+    for fused, out_BChw in zip((FusedOp(step, window), FusedOp(None, window)), found, strict=True):
+        cpu.move_bytes(images_BCHW, fused, cpu.IDENTITY_LUT_CV, out_BChw)
         assert torch.equal(out_BChw[0, 0, 0], images_BCHW[0, 0, 2, -8:])

@@ -7,8 +7,8 @@ import pytest
 from torch import Tensor
 from torchvision.transforms.v2 import functional as reference
 
-from launcher.augment.fuse import melt_steps
-from launcher.augment.pipeline import Op, apply_passes, draw_parameters
+from launcher.augment.fuse import fuse_ops
+from launcher.augment.pipeline import Op, apply_fused_ops, draw_parameters
 from launcher.recipe.augment import CenterCrop, HorizontalFlip, RandomCrop, Resize, Rotation, VerticalFlip
 from tests.augment.photographs import in_a_block, load_photographs, worst_difference
 
@@ -41,26 +41,26 @@ def moved(image: Tensor, op: str, parameter: list[int] | bool, size: list[int]) 
 )
 def test_flips_and_crops_are_one_pass_that_equals_torchvision(entries: tuple[Op, ...]) -> None:
     steps = draw_parameters(entries, SIZES, IDS, 1, 2)
-    passes = melt_steps(SIZES, steps)
-    assert len(passes) == 1
+    fused_ops = fuse_ops(SIZES, steps)
+    assert len(fused_ops) == 1
     expected = list(PHOTOGRAPHS)
     for step in steps:
         values = zip(expected, step.parameters.tolist(), step.sizes.tolist(), strict=True)
         expected = [moved(image, step.op, parameter, size) for image, parameter, size in values]
-    assert worst_difference(apply_passes(BLOCK, passes).float(), expected) == 0
+    assert worst_difference(apply_fused_ops(BLOCK, fused_ops).float(), expected) == 0
 
 
 def test_flips_and_crops_melt_into_what_is_before_them() -> None:
     turn, scale = Rotation(op="rotation", degrees=9.0), Resize(op="resize", size=80)
     entries: tuple[Op, ...] = (FLIP, scale, FLIP, turn, TIP, SMALL, turn, PADDED)
-    passes = melt_steps(SIZES, draw_parameters(entries, SIZES, IDS, 1, 2))
-    assert [None if one.step is None else one.step.op for one in passes] == [None, "resize", "rotation", "rotation"]
-    assert passes[2].window.rows_Bh.shape == (6, 101)
+    fused_ops = fuse_ops(SIZES, draw_parameters(entries, SIZES, IDS, 1, 2))
+    assert [None if one.step is None else one.step.op for one in fused_ops] == [None, "resize", "rotation", "rotation"]
+    assert fused_ops[2].window.rows_Bh.shape == (6, 101)
 
 
 def test_no_step_is_no_pass() -> None:
-    assert melt_steps(SIZES, []) == []
-    assert worst_difference(apply_passes(BLOCK, []).float(), list(PHOTOGRAPHS)) == 0
+    assert fuse_ops(SIZES, []) == []
+    assert worst_difference(apply_fused_ops(BLOCK, []).float(), list(PHOTOGRAPHS)) == 0
 
 
 @pytest.mark.parametrize("side", [11, 12, 13])
@@ -68,9 +68,9 @@ def test_a_crop_that_begins_at_the_corner_is_still_a_crop(side: int) -> None:
     """The middle 11 of 12 pixels begin at 0."""
     image = PHOTOGRAPHS[0][:, :side, :side]
     block = in_a_block([image, image])
-    passes = melt_steps(
+    fused_ops = fuse_ops(
         block.sizes_B2, draw_parameters((CenterCrop(op="center_crop", size=11),), block.sizes_B2, IDS[:2], 1, 2)
     )
-    assert len(passes) == (side > 11)
+    assert len(fused_ops) == (side > 11)
     expected = reference.center_crop(image, [11, 11]).float()
-    assert worst_difference(apply_passes(block, passes).float(), [expected, expected]) == 0
+    assert worst_difference(apply_fused_ops(block, fused_ops).float(), [expected, expected]) == 0

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from launcher.augment.images import Images, images_of
+from launcher.augment.images import PackedImages, packed_images_of
 from tests.augment.photographs import in_a_block, load_photographs, pack
 
 PHOTOGRAPHS = load_photographs()
@@ -41,7 +41,7 @@ def test_a_canvas_of_one_size_is_the_block_itself() -> None:
 def test_images_of_one_size_may_lie_anywhere_in_the_block() -> None:
     block = in_a_block(same_sized(5))
     rows = np.array([4, 0, 0, 3])
-    some = Images(block.pixels_PC, block.starts_B[rows], block.sizes_B2[rows])
+    some = PackedImages(block.pixels_PC, block.starts_B[rows], block.sizes_B2[rows])
     assert torch.equal(some.canvas(), torch.stack(same_sized(5))[torch.from_numpy(rows)])
 
 
@@ -53,5 +53,5 @@ def test_one_size_at_odd_places_is_a_canvas_too() -> None:
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_a_batch_becomes_a_block_and_back(layout: torch.memory_format) -> None:
     images_BCHW = torch.stack(same_sized(4)).contiguous(memory_format=layout)
-    assert torch.equal(images_of(images_BCHW).canvas(), images_BCHW)
-    assert images_of(images_BCHW).sizes_B2.tolist() == [[20, 30]] * 4
+    assert torch.equal(packed_images_of(images_BCHW).canvas(), images_BCHW)
+    assert packed_images_of(images_BCHW).sizes_B2.tolist() == [[20, 30]] * 4

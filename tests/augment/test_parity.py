@@ -61,7 +61,7 @@ class Row:
 FACTORS = [0.0, 0.1, 0.5, 0.9, 1.0, 1.1, 1.7, 3.0]
 JITTER = ColorJitter(op="color_jitter", brightness=0.8, contrast=0.8, saturation=0.8, hue=0.5)
 SIZES = np.array([[HEIGHT, WIDTH]], dtype=np.int64)
-TURNS = [-0.5, -0.31, -0.1, 0.0, 0.02, 0.2, 1 / 3, 0.5]
+TEST_TRANSFORMS = [-0.5, -0.31, -0.1, 0.0, 0.02, 0.2, 1 / 3, 0.5]
 EXACT, CLOSE = (1e-4, 1e-5), (0.01, 0.001)
 """Largest and mean difference: that of dividing and multiplying by 255, and that of float32 in another order."""
 WHOLE_PIXELS = 255.0
@@ -125,7 +125,7 @@ ROWS = (
     Row("brightness", "float32", *CLOSE, in_floats(color.adjust_brightness, reference.adjust_brightness, FACTORS)),
     Row("contrast", "float32", *CLOSE, in_floats(color.adjust_contrast, reference.adjust_contrast, FACTORS)),
     Row("saturation", "float32", *CLOSE, in_floats(color.adjust_saturation, reference.adjust_saturation, FACTORS)),
-    Row("hue", "float32", *CLOSE, in_floats(color.adjust_hue, reference.adjust_hue, TURNS)),
+    Row("hue", "float32", *CLOSE, in_floats(color.adjust_hue, reference.adjust_hue, TEST_TRANSFORMS)),
     Row("gamma", "float32", *CLOSE, in_floats(color.adjust_gamma, reference.adjust_gamma, FACTORS)),
     Row("sharpness", "float32", *CLOSE, in_floats(color.adjust_sharpness, reference.adjust_sharpness, FACTORS)),
     Row(
@@ -180,10 +180,10 @@ def measure(row: Row) -> tuple[float, float]:
     )
 
 
-def render(figures: dict[str, tuple[float, float]]) -> str:
+def render(metrics: dict[str, tuple[float, float]]) -> str:
     """The table in Markdown."""
     lines = [
-        f"| {row.name} | {row.against} | {figures[row.name][0]:.4f} | {figures[row.name][1]:.5f} |" for row in ROWS
+        f"| {row.name} | {row.against} | {metrics[row.name][0]:.4f} | {metrics[row.name][1]:.5f} |" for row in ROWS
     ]
     head = "| operation | torchvision in | largest difference | mean difference |\n|---|---|---|---|"
     return "\n".join([head, *lines]) + "\n"
@@ -215,8 +215,8 @@ def has_grown(row: Row, measured: tuple[float, float], committed: dict[str, tupl
 
 def test_no_operation_is_further_from_torchvision_than_its_committed_figures() -> None:
     """What the test above measured is not measured again when it ran in the same process."""
-    figures = {row.name: MEASURED.get(row.name) or measure(row) for row in ROWS}
+    metrics = {row.name: MEASURED.get(row.name) or measure(row) for row in ROWS}
     committed = read(TABLE.read_text())
-    assert committed.keys() == figures.keys()
-    grown = [row.name for row in ROWS if has_grown(row, figures[row.name], committed)]
-    assert not grown, f"{grown} have grown; if that is meant, {TABLE.name} is now to be\n{render(figures)}"
+    assert committed.keys() == metrics.keys()
+    grown = [row.name for row in ROWS if has_grown(row, metrics[row.name], committed)]
+    assert not grown, f"{grown} have grown; if that is meant, {TABLE.name} is now to be\n{render(metrics)}"

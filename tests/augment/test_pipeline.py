@@ -15,15 +15,15 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
 from launcher.augment.draw import INT64
-from launcher.augment.images import Images
+from launcher.augment.images import PackedImages
 from launcher.augment.ops import Interpolation
 from launcher.augment.pipeline import (
-    KINDS,
-    SHRINK,
+    DECODE_MARGIN,
+    OPS,
     Op,
     build_augment,
     draw_parameters,
-    find_needed_side,
+    find_min_side,
     output_size,
 )
 from launcher.errors import UserError
@@ -120,7 +120,7 @@ def test_eval_list_equals_torchvision_and_ignores_the_key() -> None:
 
 def test_every_operation_of_the_recipe_has_its_row() -> None:
     classes = get_args(get_args(TrainOp)[0])
-    assert {get_args(model.model_fields["op"].annotation)[0] for model in classes} == set(KINDS)
+    assert {get_args(model.model_fields["op"].annotation)[0] for model in classes} == set(OPS)
 
 
 def test_everything_on_mixed_sizes_equals_one_image_at_a_time() -> None:
@@ -207,13 +207,13 @@ def test_a_batch_in_pieces_is_the_same(photographs: int, monkeypatch: pytest.Mon
     augment = build_augment(EVERYTHING, MEAN, STD)
     expected = augment(BLOCK, IDS, 1, 2)
     seen: list[int] = []
-    part = Images.part
+    part = PackedImages.part
 
-    def noted(images: Images, numbers: slice) -> Images:
+    def noted(images: PackedImages, numbers: slice) -> PackedImages:
         seen.append(numbers.start)
         return part(images, numbers)
 
-    monkeypatch.setattr(Images, "part", noted)
+    monkeypatch.setattr(PackedImages, "part", noted)
     monkeypatch.setattr("launcher.augment.pipeline.PIECE_PIXELS", int(SIZES.prod(axis=1).max()) * photographs)
     assert torch.equal(augment(BLOCK, IDS, 1, 2), expected)
     assert seen == list(range(0, 6, photographs))
@@ -256,20 +256,20 @@ def test_inference_mode_gives_the_same_images() -> None:
     ],
 )
 def test_so_many_pixels_are_needed(entry: Op, side: int | None) -> None:
-    assert find_needed_side([entry, HorizontalFlip(op="horizontal_flip")]) == side
+    assert find_min_side([entry, HorizontalFlip(op="horizontal_flip")]) == side
 
 
 def test_all_pixels_are_needed_where_nothing_scales_first() -> None:
-    assert find_needed_side([]) is None
-    assert find_needed_side([HorizontalFlip(op="horizontal_flip"), Resize(op="resize", size=9)]) is None
+    assert find_min_side([]) is None
+    assert find_min_side([HorizontalFlip(op="horizontal_flip"), Resize(op="resize", size=9)]) is None
 
 
 @pytest.mark.parametrize("ratio", [(0.4, 3.0), (3.0, 4.0), (0.2, 0.3)])
 def test_every_crop_of_an_image_of_the_needed_side_is_shrunk(ratio: tuple[float, float]) -> None:
     entry = RandomResizedCrop(op="random_resized_crop", size=(20, 30), scale=(0.1, 1.0), ratio=ratio)
-    side = find_needed_side([entry])
+    side = find_min_side([entry])
     assert side is not None
     sizes_B2 = np.array([(side, side), (side, 3 * side), (2 * side, side)] * 2000)
     boxes_B4 = draw_parameters([entry], sizes_B2, np.arange(6000), 0, 0)[0].parameters.astype(np.int64)
-    assert (boxes_B4[:, 2:] >= SHRINK * 30 - 1).all()  # boxes are rounded
-    assert boxes_B4[:, 2:].min() < SHRINK * 30 * 1.2
+    assert (boxes_B4[:, 2:] >= DECODE_MARGIN * 30 - 1).all()  # boxes are rounded
+    assert boxes_B4[:, 2:].min() < DECODE_MARGIN * 30 * 1.2

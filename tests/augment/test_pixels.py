@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 from torchvision.transforms.v2 import functional as reference
 
-from launcher.augment.images import images_of
+from launcher.augment.images import packed_images_of
 from launcher.augment.pipeline import Op, build_augment, draw_parameters
 from launcher.augment.pixels import PIXEL_OPS
 from launcher.recipe.augment import CenterCrop, HorizontalFlip, Resize, TrainOp
@@ -118,7 +118,7 @@ def test_crops_and_flips_after_them_are_seen() -> None:
 
 def test_a_float_canvas_is_not_written_to() -> None:
     canvas_BCHW = CANVAS[:, :, :48, :48].float()
-    before_BCHW, block = canvas_BCHW.clone(), images_of(canvas_BCHW)
+    before_BCHW, block = canvas_BCHW.clone(), packed_images_of(canvas_BCHW)
     for entry in ENTRIES.values():
         build_augment((entry, SCALE), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))(block, IDS, 1, 2)
         assert torch.equal(block.canvas(), before_BCHW)

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from launcher.checkpoint import atomic as commit
 from launcher.checkpoint import snapshot
-from launcher.checkpoint.restore import Progress, TrainState, read_progress, step_name
+from launcher.checkpoint.restore import read_progress
+from launcher.checkpoint.state import Progress, TrainState, step_name
 from launcher.checkpoint.tensor_file import TensorFile
 from launcher.distributed.strategy import Strategy
 from tests.harness.small_run import (
@@ -178,7 +179,7 @@ def test_a_best_that_is_damaged_is_looked_for_anew(two: Path, strategy: Strategy
     flip_a_bit(two / step_name(10) / "model.safetensors")
     said: list[str] = []
     progress = restore(two, SmallRun(strategy).state, said.append)
-    assert (progress.step, progress.best, progress.stale) == (20, None, 0)
+    assert (progress.step, progress.best, progress.num_bad_validations) == (20, None, 0)
     assert "it was the best" in said[0]
     assert pointed(two, "best") == step_name(20)
 

@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from launcher.checkpoint import atomic as commit
-from launcher.checkpoint.restore import Progress, TrainState, load_weights, step_name
+from launcher.checkpoint.restore import load_weights
+from launcher.checkpoint.state import Progress, TrainState, step_name
 from launcher.distributed.strategy import Strategy
 from launcher.distributed.world import World
 from launcher.errors import CheckpointError, RunError
@@ -179,9 +180,9 @@ def test_each_process_gets_its_own_generator_back(
         assert torch.equal(torch.get_rng_state(), states[rank]["cpu"])
 
 
-def rewrite_state(path: Path, **facts: Any) -> None:
+def rewrite_state(path: Path, **metadata: Any) -> None:
     """Change what the checkpoint says, with a hash to match."""
-    state = json.loads((path / "state.json").read_text()) | facts
+    state = json.loads((path / "state.json").read_text()) | metadata
     (path / "state.json").write_text(json.dumps(state))
     rehash(path, "state.json")
 

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from shards.manifest import read_manifest
+from tests.harness.evaluated_run import decode, read_split
 from tests.harness.faces import draw_faces
-from tests.harness.judged_run import decode, read_split
 from tests.harness.runs import DIGITS, RECIPES, run_warm, train
 
 QUIET = "log.wandb.mode=disabled"
@@ -29,8 +29,8 @@ def launch(*words: str | Path, cwd: Path) -> None:
 def judge(path: Path, run: str, *options: str) -> dict[str, Any]:
     """What `launcher evaluate` leaves for programs."""
     launch("evaluate", run, "--output", "judged", *options, cwd=path)
-    figures: dict[str, Any] = json.loads((path / "judged/figures.json").read_text())["figures"]
-    return figures
+    metrics: dict[str, Any] = json.loads((path / "judged/figures.json").read_text())["figures"]
+    return metrics
 
 
 def write_pictures(shards: Path, folder: Path) -> dict[Path, str]:

@@ -169,11 +169,11 @@ def test_a_large_jpeg_is_decoded_to_what_is_needed(file_format: str, part: int, 
         ((16, 24), 1, (8, 12)),
     ],
 )
-def test_only_as_far_as_whole_pixels_allow(size: tuple[int, int], needed_side: int, expected: tuple[int, int]) -> None:
+def test_only_as_far_as_whole_pixels_allow(size: tuple[int, int], min_side: int, expected: tuple[int, int]) -> None:
     content = encode(PHOTOGRAPH.resize(size), "JPEG")
-    encoded = open_image(content, "x", needed_side)
+    encoded = open_image(content, "x", min_side)
     assert encoded.size == expected[::-1]
-    assert decode_image(content, "x", needed_side).shape == (*expected[::-1], 3)
+    assert decode_image(content, "x", min_side).shape == (*expected[::-1], 3)
 
 
 def test_a_damaged_end_of_a_large_jpeg_is_named_too() -> None:
@@ -225,8 +225,8 @@ DAMAGED = {name: encode(COLOUR, name) for name in ("JPEG", "PNG", "WEBP", "GIF")
 @given(file_format=st.sampled_from(sorted(DAMAGED)), data=st.data())
 def test_damaged_bytes_give_an_image_or_a_data_error(file_format: str, data: st.DataObject) -> None:
     content = bytearray(DAMAGED[file_format])
-    for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)):
-        content[place] = data.draw(st.integers(0, 255))
+    for workdir in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)):
+        content[workdir] = data.draw(st.integers(0, 255))
     try:
         image_HWC = decode_image(bytes(content), "x")
     except DataError:

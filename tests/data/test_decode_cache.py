@@ -60,7 +60,7 @@ def test_what_has_no_room_or_is_used_once_is_not_kept(
     assert summary(folder)["status"] == "done"
 
 
-class Talk:
+class Comm:
     """Of a strategy, what the processes say to each other: so many times, all alike."""
 
     def __init__(self, local_size: int, local_rank: int) -> None:
@@ -74,7 +74,7 @@ class Talk:
 
 def test_a_process_alone_on_its_node_talks_as_often_as_those_that_share_one() -> None:
     """Three processes on two nodes."""
-    alone, leader = Talk(1, 0), Talk(2, 0)
+    alone, leader = Comm(1, 0), Comm(2, 0)
     for talk in (alone, leader):
         block_N = _new_block(cast(Strategy, talk), "launcher-test-block", 100)
         assert block_N is not None
@@ -87,8 +87,8 @@ def test_damaged_images_stop_every_process_with_one_line(tmp_path: Path, digits:
     shutil.copytree(digits, shards)
     first = sorted(shards.glob("train*.tar"))[0]
     content = bytearray(first.read_bytes())
-    place = content.index(b"\x89PNG")
-    content[place : place + 8] = bytes(8)
+    workdir = content.index(b"\x89PNG")
+    content[workdir : workdir + 8] = bytes(8)
     first.write_bytes(content)
     words: list[str | Path] = [DIGITS, *COMMON, f"data.dir={shards}", "run.dir=run"]
     ended = finish(start(words, tmp_path, processes=2))

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from launcher.data.bad_samples import Damage
+from launcher.data.bad_samples import FailOnBadSample
 from launcher.data.decode import decode_image
-from launcher.data.encoded import Times, read_files
+from launcher.data.encoded import InputTimes, read_files
 from launcher.data.reader import ShardReader
 from launcher.errors import DataError
 from shards.manifest import read_manifest
@@ -28,8 +28,8 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> ShardReader:
 
 @pytest.mark.parametrize("numbers", [slice(None), slice(0, 1), slice(2, 4), slice(3, 9)])
 def test_any_part_is_what_each_file_decodes_to(reader: ShardReader, numbers: slice) -> None:
-    ids_B, times = np.array([3, 0, 11, 7, -1]), Times()
-    files, labels_B = read_files(reader, ids_B, None, times, Damage())
+    ids_B, times = np.array([3, 0, 11, 7, -1]), InputTimes()
+    files, labels_B = read_files(reader, ids_B, None, times, FailOnBadSample())
     expected = [decode_image(reader.read(max(i, 0)).content, "x") for i in ids_B.tolist()]
     assert len({image.shape for image in expected}) > 1
     assert files.sizes_B2.tolist() == [list(image.shape[:2]) for image in expected]
@@ -49,11 +49,11 @@ def test_any_part_is_what_each_file_decodes_to(reader: ShardReader, numbers: sli
 
 
 def test_times_add_up() -> None:
-    times = Times(1, 2, 3, 4, 5, 6, 7)
+    times = InputTimes(1, 2, 3, 4, 5, 6, 7)
     before = replace(times)
-    times.add(Times(10, 20, 30, 40, 50, 60, 70))
-    assert times == Times(11, 22, 33, 44, 55, 66, 77)
-    assert times.since(before) == Times(10, 20, 30, 40, 50, 60, 70)
+    times.add(InputTimes(10, 20, 30, 40, 50, 60, 70))
+    assert times == InputTimes(11, 22, 33, 44, 55, 66, 77)
+    assert times.since(before) == InputTimes(10, 20, 30, 40, 50, 60, 70)
 
 
 def test_a_damaged_file_is_named(reader: ShardReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,6 +64,6 @@ def test_a_damaged_file_is_named(reader: ShardReader, tmp_path: Path, monkeypatc
         return type(sample)(sample.content[:-40], sample.label, sample.place)
 
     monkeypatch.setattr(ShardReader, "read", cut)
-    files, _ = read_files(reader, np.array([5]), None, Times(), Damage())
+    files, _ = read_files(reader, np.array([5]), None, InputTimes(), FailOnBadSample())
     with pytest.raises(DataError, match=r"image 5: cannot be decoded"):
         files.image(0)

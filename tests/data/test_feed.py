@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from launcher.augment.mix import Mix
-from launcher.augment.parameter_hash import Witness
+from launcher.augment.parameter_hash import ParameterHashes
 from launcher.augment.pipeline import build_augment
 from launcher.data.features.format import Layout, Value, commit_features, open_features, write_part
 from launcher.data.feed import Examples, FeatureFeed, ImageFeed
@@ -85,16 +85,16 @@ def test_images_are_mixed_after_augmentation(loader: Loader, strategy: Strategy)
 
 
 def test_what_was_done_to_an_image_does_not_follow_from_its_batch(loader: Loader, strategy: Strategy) -> None:
-    feed = replace(feed_of(loader, strategy, None), witness=Witness, mix=Mix((("mixup", 1.0),), 1.0, 3))
+    feed = replace(feed_of(loader, strategy, None), witness=ParameterHashes, mix=Mix((("mixup", 1.0),), 1.0, 3))
     ids_B = np.array([5, 0, 41, 7])
     [whole] = feed.batches([(1, ids_B)])
     parts = list(feed.batches([(1, ids_B[:2]), (1, ids_B[2:]), (2, ids_B)]))
-    assert np.array_equal(np.concatenate([part.drawn_BD for part in parts[:2]]), whole.drawn_BD)
-    assert (parts[2].drawn_BD != whole.drawn_BD).any(axis=1).all()
+    assert np.array_equal(np.concatenate([part.param_hashes_BD for part in parts[:2]]), whole.param_hashes_BD)
+    assert (parts[2].param_hashes_BD != whole.param_hashes_BD).any(axis=1).all()
     [unmixed] = replace(feed, mix=None).batches([(1, ids_B)])
-    assert (unmixed.drawn_BD != whole.drawn_BD).any(axis=1).all()
+    assert (unmixed.param_hashes_BD != whole.param_hashes_BD).any(axis=1).all()
     [unasked] = feed_of(loader, strategy, None).batches([(1, ids_B)])
-    assert unasked.drawn_BD.size == 0
+    assert unasked.param_hashes_BD.size == 0
 
 
 def test_an_engine_gives_the_values_at_the_boundary(loader: Loader, strategy: Strategy) -> None:

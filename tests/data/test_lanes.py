@@ -78,8 +78,8 @@ def test_an_epoch_sees_every_image_once_but_for_what_the_plan_says(case: Case, e
         assert len(ids) - case.num_train == order.plan.wrapped_per_epoch
         most = -(-len(ids) // case.num_train)
         assert max(np.bincount(ids)) <= most
-    left_out = sorted(set(range(case.num_train)) - set(ids))
-    assert sorted(order.epochs.left_out(epoch).tolist()) == left_out
+    dropped_ids = sorted(set(range(case.num_train)) - set(ids))
+    assert sorted(order.epochs.dropped_ids(epoch).tolist()) == dropped_ids
     assert order.visits(epoch).tolist()[: len(ids)] == ids
 
 
@@ -207,9 +207,9 @@ def chi_square(counts: Ids) -> float:
 def test_every_image_is_left_out_as_often_as_any_other(sizes: tuple[int, ...]) -> None:
     """Chi-square over 10 images of 3,000 epochs; 27.9 is the 99.9 % point of 9 degrees."""
     order = Case(sizes, 3, 1, 9, "drop", 0).order()
-    left_out = np.concatenate([order.epochs.left_out(epoch) for epoch in range(3000)])
-    assert len(left_out) == 3000
-    assert chi_square(np.bincount(left_out, minlength=10)) < 27.9
+    dropped_ids = np.concatenate([order.epochs.dropped_ids(epoch) for epoch in range(3000)])
+    assert len(dropped_ids) == 3000
+    assert chi_square(np.bincount(dropped_ids, minlength=10)) < 27.9
 
 
 def test_every_image_comes_first_as_often_as_any_other() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from launcher.augment.images import Source
+from launcher.augment.images import ImageBatch
 from launcher.data.decode import decode_image
 from launcher.data.loader import READ_AHEAD, Loader, count_workers
 from launcher.data.order import Ids
@@ -57,7 +57,7 @@ def work_of(*batches: list[int]) -> list[tuple[int, Ids]]:
     return [(number, np.array(batch, dtype=np.int64)) for number, batch in enumerate(batches)]
 
 
-def corners(images: Source, ids_B: Ids, view: int) -> Tensor:
+def corners(images: ImageBatch, ids_B: Ids, view: int) -> Tensor:
     """Of each image the first pixel, and the view it is made for."""
     return torch.stack([torch.cat([images.image(i)[0, 0], torch.tensor([view])]) for i in range(len(ids_B))])
 
@@ -79,7 +79,7 @@ def test_images_are_decoded_and_prepared_for_their_view(reader: ShardReader, wor
 def test_preparing_happens_in_the_threads_that_read_where_torch_starts_none(reader: ShardReader) -> None:
     seen: list[tuple[str, int]] = []
 
-    def prepare(images: Source, ids_B: Ids, view: int) -> Tensor:
+    def prepare(images: ImageBatch, ids_B: Ids, view: int) -> Tensor:
         seen.append((threading.current_thread().name, torch.get_num_threads()))
         return torch.zeros(len(ids_B))
 

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from launcher.data.bad_samples import Damage
+from launcher.data.bad_samples import FailOnBadSample
 from launcher.data.decode import open_image
-from launcher.data.encoded import Files, Times
+from launcher.data.encoded import EncodedBatch, InputTimes
 from launcher.data.nvjpeg import decode_files, time_decoders
 from launcher.data.reader import ShardReader
 from launcher.errors import DataError
@@ -31,11 +31,11 @@ DEVICES = [torch.device("cpu"), CUDA]
 PHOTOGRAPH = Image.fromarray(load_sample_image("flower.jpg"))
 
 
-def files_of(contents: list[bytes], needed_side: int | None = None) -> Files:
-    encoded = tuple(open_image(content, f"file {number}", needed_side) for number, content in enumerate(contents))
+def files_of(contents: list[bytes], min_side: int | None = None) -> EncodedBatch:
+    encoded = tuple(open_image(content, f"file {number}", min_side) for number, content in enumerate(contents))
     sizes_B2 = np.array([each.size for each in encoded], dtype=np.int64)
     scratch_N = np.empty(3 * int(sizes_B2.prod(axis=1).max()), dtype=np.uint8)
-    return Files(encoded, np.arange(len(encoded)), sizes_B2, scratch_N, Times(), Damage())
+    return EncodedBatch(encoded, np.arange(len(encoded)), sizes_B2, scratch_N, InputTimes(), FailOnBadSample())
 
 
 def turned(image: Image.Image) -> bytes:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from launcher.data.pictures import UNKNOWN, find_pictures
+from launcher.data.pictures import UNKNOWN, find_images
 from launcher.errors import DataError, UserError
-from tests.harness.judged_run import CLASSES, read_split, write_files
+from tests.harness.evaluated_run import CLASSES, read_split, write_files
 
 
 def test_everything_is_read_in_the_order_in_which_it_is_named(few_shards: Path, tmp_path: Path) -> None:
@@ -20,7 +20,7 @@ def test_everything_is_read_in_the_order_in_which_it_is_named(few_shards: Path, 
     single.write_bytes(paths[0].read_bytes())
     members = read_split(few_shards, "valid")
     words = [str(single), str(few_shards), str(tmp_path / "files/*0/*"), str(tmp_path / "files")]
-    reader = find_pictures(words, CLASSES[::-1], "valid")
+    reader = find_images(words, CLASSES[::-1], "valid")
     of_class_0 = [path for path in paths if path.parent.name == "class_0"]
     expected = [
         (str(single), single.read_bytes(), UNKNOWN),
@@ -34,7 +34,7 @@ def test_everything_is_read_in_the_order_in_which_it_is_named(few_shards: Path, 
 
 
 def test_all_splits_of_shards_where_none_is_named(few_shards: Path) -> None:
-    reader = find_pictures([str(few_shards)], CLASSES, None)
+    reader = find_images([str(few_shards)], CLASSES, None)
     members = [member for split in ("train", "valid", "test") for member in read_split(few_shards, split)]
     assert reader.num_images == 60
     assert [reader.name_of(i) for i in range(60)] == [f"{few_shards}/{member.name}" for member in members]
@@ -46,7 +46,7 @@ def test_every_word_that_is_wrong_has_its_line(few_shards: Path, tmp_path: Path)
     (tmp_path / "ants.jpg").write_bytes(b"")
     words = [str(tmp_path / name) for name in ("ant.jpg", "empty", "*.png", "ants.jpg")]
     with pytest.raises(UserError) as error:
-        find_pictures([*words, str(few_shards)], CLASSES, "tset")
+        find_images([*words, str(few_shards)], CLASSES, "tset")
     lines = str(error.value).splitlines()
     assert lines == [
         f"{words[0]}: no such file, folder or pattern; did you mean '{words[3]}'?",
@@ -58,7 +58,7 @@ def test_every_word_that_is_wrong_has_its_line(few_shards: Path, tmp_path: Path)
 
 def test_it_holds_its_files_by_any_name(few_shards: Path, tmp_path: Path) -> None:
     [path, other, *_] = write_files(few_shards, "test", tmp_path / "files")
-    reader = find_pictures([str(path), str(few_shards)], CLASSES, None)
+    reader = find_images([str(path), str(few_shards)], CLASSES, None)
     (tmp_path / "link").symlink_to(path)
     assert reader.holds(path)
     assert reader.holds(path.parent / ".." / path.parent.name / path.name)
@@ -71,7 +71,7 @@ def test_each_picture_is_there_once(few_shards: Path, tmp_path: Path, monkeypatc
     paths = sorted(write_files(few_shards, "test", tmp_path / "files"))
     monkeypatch.chdir(tmp_path)
     words = [str(paths[4]), "files", str(tmp_path / "files"), "files/../files/*/*", str(few_shards), f"{few_shards}/"]
-    reader = find_pictures(words, CLASSES, "test")
+    reader = find_images(words, CLASSES, "test")
     names = [str(paths[4]), *(str(path.relative_to(tmp_path)) for path in paths if path != paths[4])]
     assert [reader.name_of(i) for i in range(9)] == names
     assert reader.num_images == 18
@@ -80,9 +80,9 @@ def test_each_picture_is_there_once(few_shards: Path, tmp_path: Path, monkeypatc
 def test_a_split_is_of_shards(few_shards: Path, tmp_path: Path) -> None:
     write_files(few_shards, "test", tmp_path / "files")
     with pytest.raises(UserError) as error:
-        find_pictures([str(tmp_path / "files")], CLASSES, "valid")
+        find_images([str(tmp_path / "files")], CLASSES, "valid")
     assert str(error.value) == "--split valid: is for folders of shards, and none is named; leave it out, or name one"
-    assert find_pictures([str(tmp_path / "files"), str(few_shards)], CLASSES, "valid").num_images > 9
+    assert find_images([str(tmp_path / "files"), str(few_shards)], CLASSES, "valid").num_images > 9
 
 
 def test_what_cannot_be_read_is_there_and_folders_are_looked_into(few_shards: Path, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_what_cannot_be_read_is_there_and_folders_are_looked_into(few_shards: Pa
     (folder / "link.jpg").symlink_to("nowhere")
     os.mkfifo(folder / "pipe.jpg")
     for words in ([folder], [folder / "*"], [folder / "link.jpg", folder / "pipe.jpg", folder / "x.jpg"]):
-        reader = find_pictures([str(word) for word in words], CLASSES, None)
+        reader = find_images([str(word) for word in words], CLASSES, None)
         assert [reader.name_of(i) for i in range(3)] == [str(folder / "link.jpg"), str(folder / "pipe.jpg"), str(inner)]
         assert reader.num_images == 3
         assert reader.read(2).content == path.read_bytes()

@@ -107,12 +107,12 @@ def test_what_has_been_read_for_longest_is_told(packed: Path, monkeypatch: pytes
     reader, pread, may_end, order = reader_of(packed), os.pread, threading.Event(), []
 
     def slow(descriptor: int, size: int, offset: int) -> bytes:
-        order.append(reader.reading)
+        order.append(reader.current)
         assert len(order) < 2 or may_end.wait(30)
         return pread(descriptor, size, offset)
 
     monkeypatch.setattr(os, "pread", slow)
-    assert reader.reading is None
+    assert reader.current is None
     reader.read(20)
     with ThreadPoolExecutor(2) as pool:
         pool.submit(reader.read, 3)
@@ -121,9 +121,9 @@ def test_what_has_been_read_for_longest_is_told(packed: Path, monkeypatch: pytes
         pool.submit(reader.read, 4)
         while len(order) < 3:
             time.sleep(0.001)
-        assert reader.reading == "train-00000.tar: image 3"
+        assert reader.current == "train-00000.tar: image 3"
         may_end.set()
-    assert reader.reading is None
+    assert reader.current is None
     assert order[0] == f"{reader.read(20).place.rpartition('/')[2]}"
 
 

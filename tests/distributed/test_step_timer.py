@@ -5,36 +5,38 @@ import time
 import pytest
 import torch
 
-from launcher.distributed.step_timer import NoPace, Pace
+from launcher.distributed.step_timer import CpuComputeTimer, CudaComputeTimer, NullComputeTimer, build_compute_timer
 
 
-def test_only_what_is_between_counts() -> None:
-    pace = Pace(torch.device("cpu"))
+def test_only_the_time_between_begin_and_end_counts() -> None:
+    timer = CpuComputeTimer()
     for _ in range(2):
         time.sleep(0.05)
-        pace.begin()
+        timer.begin()
         time.sleep(0.02)
-        pace.end()
-    assert 0.04 <= pace.work_s < 0.08
+        timer.end()
+    assert 0.04 <= timer.compute_s < 0.08
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_s_own_time_counts_and_nothing_waits_for_it() -> None:
-    device = torch.device("cuda")
-    pace = Pace(device)
-    pace.begin()
+def test_gpu_time_counts_and_nothing_waits_for_it() -> None:
+    timer = CudaComputeTimer()
+    timer.begin()
     torch.cuda._sleep(200_000_000)  # type: ignore[no-untyped-call]
     began_s = time.perf_counter()
-    pace.end()
+    timer.end()
     assert time.perf_counter() - began_s < 0.05
     torch.cuda.synchronize()
-    pace.begin()
-    pace.end()
-    assert pace.work_s > 0.05
+    timer.begin()
+    timer.end()
+    assert timer.compute_s > 0.05
 
 
-def test_alone_nothing_is_measured() -> None:
-    pace = NoPace()
-    pace.begin()
-    pace.end()
-    assert pace.work_s == 0.0
+def test_a_single_process_measures_nothing() -> None:
+    timer = build_compute_timer(1, torch.device("cpu"))
+    timer.begin()
+    timer.end()
+    assert timer.compute_s == 0.0
+    assert isinstance(timer, NullComputeTimer)
+    assert isinstance(build_compute_timer(2, torch.device("cpu")), CpuComputeTimer)
+    assert isinstance(build_compute_timer(2, torch.device("cuda")), CudaComputeTimer)

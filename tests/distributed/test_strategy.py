@@ -59,10 +59,10 @@ def test_several_nodes_need_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_single_process_exchanges_nothing(strategy: Strategy) -> None:
-    assert strategy.sum(torch.tensor([1, 2])).tolist() == [1, 2]
-    assert strategy.gather({"a": 1}) == [{"a": 1}]
-    assert strategy.any_process(True) is True
-    assert strategy.any_process(False) is False
+    assert strategy.comm.sum(torch.tensor([1, 2])).tolist() == [1, 2]
+    assert strategy.comm.all_gather_object({"a": 1}) == [{"a": 1}]
+    assert strategy.comm.any_rank_async(True) is True
+    assert strategy.comm.any_rank_async(False) is False
 
 
 def test_what_the_first_process_raises_is_raised(strategy: Strategy) -> None:
@@ -70,7 +70,7 @@ def test_what_the_first_process_raises_is_raised(strategy: Strategy) -> None:
         raise RunError("no")
 
     with pytest.raises(RunError, match="no"):
-        strategy.on_first(work)
+        strategy.comm.run_on_rank0(work)
 
 
 def test_place_sets_the_memory_layout(strategy: Strategy) -> None:

@@ -29,8 +29,8 @@ from launcher.__main__ import main as run_program
 from launcher.checkpoint import atomic as commit
 from launcher.checkpoint.tensor_file import TensorFile
 from launcher.train import main as train
-from tests.harness.frozen_run import TEXT
 from tests.harness.runs import events, free_port, summary, train_records
+from tests.harness.workdir import TEXT
 
 STEPS = 24
 SETTINGS = ["backbone={name: lenet}", "optim.ema_decay=0.9", "log.samples=true", "data.cache=none"]

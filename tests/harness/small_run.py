@@ -10,12 +10,14 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from launcher.checkpoint.network_spec import Card
-from launcher.checkpoint.restore import Best, Progress, TrainState, find_start, restore_optimizer, restore_weights
+from launcher.checkpoint.network_spec import NetworkSpec
+from launcher.checkpoint.restore import find_start, restore_optimizer, restore_weights
 from launcher.checkpoint.snapshot import HostMemory, take_snapshot, write_snapshot
+from launcher.checkpoint.state import Best, Progress, TrainState
 from launcher.distributed.strategy import Strategy, build_strategy, read_rng
 from launcher.distributed.world import World
 from launcher.models.optim.build import build_groups, build_optimizer
+from launcher.models.zoo import Network
 from launcher.recipe.optim import Adam, Optim, Sgd
 from launcher.recipe.parse import load_recipe
 from launcher.recipe.schema import Strategy as StrategySection
@@ -31,7 +33,7 @@ FILES = [
     "state.json",
 ]
 RECIPE = Path(__file__).parent.parent.parent / "recipes/lenet_digits.yaml"
-CARD = Card(load_recipe(RECIPE).recipe, ("a", "b"), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+SPEC = NetworkSpec(load_recipe(RECIPE).recipe, ("a", "b"), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def alone() -> Strategy:
@@ -47,7 +49,7 @@ class SmallRun:
         groups = build_groups(optim, model, (), ())
         optimizer = strategy.adopt(build_optimizer(optim, groups, "no"))
         self.wrapped = strategy.wrap(model)
-        self.state = TrainState(model, average, optimizer, strategy, 0, "abc", "data 1", CARD)
+        self.state = TrainState(Network(model, "3"), average, optimizer, strategy, 0, "abc", "data 1", SPEC)
 
     def train(self, steps: int) -> list[torch.Tensor]:
         """Losses; inputs and dropout come from torch's generator."""
@@ -77,12 +79,12 @@ def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
 
 def save(folder: Path, state: TrainState, progress: Progress, keep: int) -> None:
     """All that a run does to save, in line."""
-    rngs = state.strategy.gather(read_rng(state.strategy.device))
+    rngs = state.strategy.comm.all_gather_object(read_rng(state.strategy.device))
     write_snapshot(folder, take_snapshot(state, progress, rngs, HostMemory()), keep)
 
 
 def restore(folder: Path, state: TrainState, report: Callable[[str], None]) -> Progress:
-    """All that a run does to go on."""
+    """All that a run does to resume."""
     start = find_start(folder, state, report)
     restore_weights(start, state)
     restore_optimizer(start, state)
@@ -90,7 +92,7 @@ def restore(folder: Path, state: TrainState, report: Callable[[str], None]) -> P
 
 
 def best_at(step: int) -> Best:
-    return Best(step, 1, "top1_frac", step / 100, {"top1_frac": step / 100, "per_class": {"a": {"num_images": 3}}})
+    return Best(step, 1, "accuracy", step / 100, {"accuracy": step / 100, "per_class": {"a": {"support": 3}}})
 
 
 def silent(message: str) -> None:

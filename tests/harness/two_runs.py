@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from launcher.errors import EXIT_USER_ERROR
-from tests.harness.judged_run import read_split
+from tests.harness.evaluated_run import read_split
 from tests.harness.runs import DIGITS, Ended, ranks_of, run_warm, train
 
 RUNS = ("digits", "photos")
@@ -52,39 +52,39 @@ search:
 """
 
 
-def launch(place: Path, *words: str | Path, processes: int = 1) -> Ended:
+def launch(workdir: Path, *words: str | Path, processes: int = 1) -> Ended:
     """The program in this folder, as one or as several processes that no launcher ends when one of them has."""
-    return run_warm(ranks_of(processes), words, place)
+    return run_warm(ranks_of(processes), words, workdir)
 
 
-def expect(place: Path, words: str, says: str, processes: int = 1) -> None:
+def expect(workdir: Path, words: str, says: str, processes: int = 1) -> None:
     """A mistake: one line, where `...` stands for anything; all processes end with code 2, and nothing is written."""
-    before = list_files(place)
-    ended = launch(place, *shlex.split(words), processes=processes)
+    before = list_files(workdir)
+    ended = launch(workdir, *shlex.split(words), processes=processes)
     assert (ended.codes, ended.out) == ((EXIT_USER_ERROR,) * processes, ""), ended.err
     [line] = [line for line in ended.err.splitlines() if not PROGRESS.fullmatch(line)]
     assert re.fullmatch(".*".join(map(re.escape, f"launcher: {says}".split("..."))), line), line
-    assert list_files(place) == before
+    assert list_files(workdir) == before
 
 
-def make_two_runs(place: Path, digits: Path) -> None:
+def make_two_runs(workdir: Path, digits: Path) -> None:
     """`runs/RUN`; `bare/RUN`: without a checkpoint; `RUN-shards`: its data; `FOLDERS[RUN]`: pictures of its classes;
     `spoilt/RUN/KIND`: some of them, and one that is none."""
-    make_photographs(place / "photos")
-    (place / "photos.yaml").write_text(RECIPE)
-    (place / "search.yaml").write_text(SEARCH)
+    make_photographs(workdir / "photos")
+    (workdir / "photos.yaml").write_text(RECIPE)
+    (workdir / "search.yaml").write_text(SEARCH)
     options = ("data.workers=1", "log.wandb.mode=disabled", "strategy.device=cpu")
-    (place / "digits-shards").symlink_to(digits)
-    train(DIGITS, "data.dir=digits-shards", "train.epochs=1", "run.dir=runs/digits", *options, cwd=place)
-    train("photos.yaml", "run.dir=runs/photos", *options, cwd=place)
-    write_digits(digits, place / FOLDERS["digits"])
-    photograph = (place / "photos/china/00.jpg").read_bytes()
+    (workdir / "digits-shards").symlink_to(digits)
+    train(DIGITS, "data.dir=digits-shards", "train.epochs=1", "run.dir=runs/digits", *options, cwd=workdir)
+    train("photos.yaml", "run.dir=runs/photos", *options, cwd=workdir)
+    write_digits(digits, workdir / FOLDERS["digits"])
+    photograph = (workdir / "photos/china/00.jpg").read_bytes()
     for run, folder in FOLDERS.items():
         shutil.copytree(
-            place / "runs" / run, place / "bare" / run, ignore=shutil.ignore_patterns("step-*", "best", "last")
+            workdir / "runs" / run, workdir / "bare" / run, ignore=shutil.ignore_patterns("step-*", "best", "last")
         )
         for kind in SPOILT:
-            spoil(place / folder, place / "spoilt" / run / kind, SPOILT[kind](photograph))
+            spoil(workdir / folder, workdir / "spoilt" / run / kind, SPOILT[kind](photograph))
 
 
 def make_photographs(folder: Path) -> None:
@@ -118,10 +118,10 @@ def spoil(pictures: Path, folder: Path, bad: bytes) -> None:
     (min(folder.iterdir()) / "bad.jpg").write_bytes(bad)
 
 
-def list_files(place: Path) -> dict[str, tuple[int, int]]:
+def list_files(workdir: Path) -> dict[str, tuple[int, int]]:
     """All files and folders, but for locks, with size and time of change: what a mistake must not touch."""
-    statuses = {path: path.lstat() for path in place.rglob("*") if path.suffix != ".lock"}
+    statuses = {path: path.lstat() for path in workdir.rglob("*") if path.suffix != ".lock"}
     return {
-        path.relative_to(place).as_posix(): (0, 0) if path.is_dir() else (status.st_size, status.st_mtime_ns)
+        path.relative_to(workdir).as_posix(): (0, 0) if path.is_dir() else (status.st_size, status.st_mtime_ns)
         for path, status in statuses.items()
     }

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, log_loss
 
 from launcher.metrics import counts as metrics
-from launcher.metrics.counts import Counts, Stopwatch, is_better
+from launcher.metrics.counts import Counts, Stopwatch
+from launcher.metrics.names import is_better
 
 CPU = torch.device("cpu")
 K = 7
@@ -42,19 +43,19 @@ def count(
 def test_figures_are_those_of_torchmetrics_and_scikit_learn() -> None:
     scores_BK, labels_B, weights_B = draw(300)
     counts = count(scores_BK, labels_B, weights_B)
-    figures = counts.figures(NAMES)
+    metrics = counts.metrics(NAMES)
     scores_BK, labels_B = scores_BK[weights_B > 0], labels_B[weights_B > 0]
-    assert figures["num_images"] == len(labels_B) < 300
+    assert metrics["num_images"] == len(labels_B) < 300
     for name, k in (("top1_frac", 1), ("top5_frac", 5)):
         expected = reference.multiclass_accuracy(scores_BK, labels_B, K, average="micro", top_k=k)
-        assert figures[name] == pytest.approx(expected.item())
+        assert metrics[name] == pytest.approx(expected.item())
     recalls = reference.multiclass_accuracy(scores_BK, labels_B, K, average="none")
-    assert [each["top1_frac"] for each in figures["per_class"].values()] == pytest.approx(recalls.tolist())
-    assert [each["num_images"] for each in figures["per_class"].values()] == labels_B.bincount(minlength=K).tolist()
+    assert [each["top1_frac"] for each in metrics["per_class"].values()] == pytest.approx(recalls.tolist())
+    assert [each["num_images"] for each in metrics["per_class"].values()] == labels_B.bincount(minlength=K).tolist()
     expected_KK = confusion_matrix(labels_B, scores_BK.argmax(1), labels=range(K))
     np.testing.assert_array_equal(counts.confusion_KK, expected_KK)
     np.testing.assert_array_equal(counts.confusion_KK, reference.multiclass_confusion_matrix(scores_BK, labels_B, K))
-    assert figures["loss"] == pytest.approx(log_loss(labels_B, scores_BK.double().softmax(1), labels=range(K)))
+    assert metrics["loss"] == pytest.approx(log_loss(labels_B, scores_BK.double().softmax(1), labels=range(K)))
 
 
 @given(cuts=st.lists(st.integers(1, 99), max_size=8, unique=True), seed=st.integers(0, 5))
@@ -74,7 +75,7 @@ def test_counts_of_processes_add_up() -> None:
     ranks = [count(scores_BK[r::2], labels_B[r::2], weights_B[r::2]) for r in (0, 1)]
     others = iter([ranks[1].total, ranks[1].seen, ranks[1].per_class_K2, ranks[1].confusion_KK, ranks[1].loss_sum])
     ranks[0].reduce(lambda tensor: tensor.add_(next(others)))
-    together, expected = ranks[0].figures(NAMES), whole.figures(NAMES)
+    together, expected = ranks[0].metrics(NAMES), whole.metrics(NAMES)
     assert together.pop("loss") == pytest.approx(expected.pop("loss"))
     assert together == expected
     assert torch.equal(ranks[0].confusion_KK, whole.confusion_KK)
@@ -83,13 +84,13 @@ def test_counts_of_processes_add_up() -> None:
 @pytest.mark.parametrize("num_classes", [2, 3, 4, 5])
 def test_with_five_classes_or_fewer_top5_is_all(num_classes: int) -> None:
     counts = count(*draw(20, num_classes))
-    assert counts.figures([str(k) for k in range(num_classes)])["top5_frac"] == 1.0
+    assert counts.metrics([str(k) for k in range(num_classes)])["top5_frac"] == 1.0
 
 
 def test_a_class_without_images_has_no_accuracy() -> None:
     scores_BK = torch.eye(3)[[0, 1, 0]]
-    figures = count(scores_BK, torch.tensor([0, 1, 1]), torch.ones(3, dtype=torch.int64)).figures(["a", "b", "c"])
-    assert figures["per_class"] == {
+    metrics = count(scores_BK, torch.tensor([0, 1, 1]), torch.ones(3, dtype=torch.int64)).metrics(["a", "b", "c"])
+    assert metrics["per_class"] == {
         "a": {"top1_frac": 1.0, "num_images": 1},
         "b": {"top1_frac": 0.5, "num_images": 2},
         "c": {"top1_frac": None, "num_images": 0},
@@ -109,8 +110,8 @@ def test_padding_counts_nothing_even_where_its_loss_is_not_a_number() -> None:
 def test_scores_that_are_not_numbers_give_a_loss_that_is_not_one() -> None:
     scores_BK = torch.full((4, 7), math.nan)
     counts = count(scores_BK, torch.arange(4), torch.ones(4, dtype=torch.int64))
-    assert counts.figures(NAMES)["num_images"] == 4
-    assert math.isnan(counts.figures(NAMES)["loss"])
+    assert counts.metrics(NAMES)["num_images"] == 4
+    assert math.isnan(counts.metrics(NAMES)["loss"])
 
 
 def test_of_too_many_classes_no_confusion_matrix_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,9 +38,9 @@ def differs(name: str) -> str:
     with torch.device("meta"):
         reference = timm.create_model(name, num_classes=7)
     network = build_meta(name, 7)
-    place = reference.pretrained_cfg["classifier"]
-    if set(network.head_names) != {place} if isinstance(place, str) else set(network.head_names) != set(place):
-        return f"head at {network.head_names}, not {place}"
+    workdir = reference.pretrained_cfg["classifier"]
+    if set(network.head_names) != {workdir} if isinstance(workdir, str) else set(network.head_names) != set(workdir):
+        return f"head at {network.head_names}, not {workdir}"
     return "" if shapes(network.model) == shapes(reference) else "other tensors"
 
 

@@ -16,7 +16,7 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from launcher.augment.images import images_of
+from launcher.augment.images import packed_images_of
 from launcher.augment.pipeline import build_augment
 from launcher.models import transform
 from launcher.models.timm import read_timm_data
@@ -66,7 +66,7 @@ def assert_equal(found: Transform, theirs_of: Callable[[Image.Image], Tensor]) -
 
 def apply_ours(found: Transform, image_CHW: Tensor) -> Tensor:
     augment = build_augment(found.ops, found.mean, found.std)
-    images_BCHW: Tensor = augment(images_of(image_CHW[None]), np.zeros(1, dtype=np.int64), 0, 0)
+    images_BCHW: Tensor = augment(packed_images_of(image_CHW[None]), np.zeros(1, dtype=np.int64), 0, 0)
     return images_BCHW[0]
 
 

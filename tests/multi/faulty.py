@@ -33,10 +33,10 @@ def hang_in_data() -> None:
 def at_step(work: Callable[[], object]) -> Callable[[], None]:
     step_with = step.train_step
 
-    def faulty(t: Any, learner: Any, batches: Any, number: int, guard: Any) -> Any:
+    def faulty(t: Any, stage: Any, batches: Any, number: int, guard: Any) -> Any:
         if number == STEP:
             work()
-        return step_with(t, learner, batches, number, guard)
+        return step_with(t, stage, batches, number, guard)
 
     return lambda: setattr(fit, "train_step", faulty)
 

@@ -40,9 +40,9 @@ def test_every_image_is_evaluated_once(cwd: Path, digits: Path, run: str) -> Non
     manifest = json.loads((digits / "manifest.json").read_text())
     for split in ("valid", "test"):
         counts = manifest["class_counts"][split]
-        figures = summary(cwd / run)[split]
-        assert figures["num_images"] == sum(counts)
-        assert [figures["per_class"][name]["num_images"] for name in manifest["classes"]] == counts
+        metrics = summary(cwd / run)[split]
+        assert metrics["num_images"] == sum(counts)
+        assert [metrics["per_class"][name]["num_images"] for name in manifest["classes"]] == counts
     evaluated = [r["num_images"] for r in journal(cwd / run) if r["kind"] == "eval" and r["split"] == "valid"]
     assert evaluated == [sum(manifest["class_counts"]["valid"])] * 30
 

@@ -42,7 +42,7 @@ def test_two_processes_evaluate_what_they_save(tmp_path: Path, extra: str) -> No
     strategy = build_strategy(recipe.strategy, World(), 0, False)
     feed = ImageFeed(loader, augment, strategy, seed=0, views=None, engine=None)
     counts = evaluate(model, "valid", feed, build_loss(recipe.loss, False), plan, strategy)
-    expected = counts.figures(manifest.classes)
+    expected = counts.metrics(manifest.classes)
     found = summary(tmp_path / "run")["valid"]
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)
     assert found["per_class"] == expected["per_class"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from launcher.cli.main import run
-from tests.harness.judged_run import NUM_TEST, train_lenet
+from tests.harness.evaluated_run import NUM_TEST, train_lenet
 from tests.harness.runs import run as start
 
 

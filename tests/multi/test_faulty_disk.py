@@ -13,9 +13,9 @@ from launcher.cli.main import run as run_command
 from launcher.errors import UserError
 from launcher.train import main as program
 from tests.checkpoint.test_atomic import DAMAGES
-from tests.harness.frozen_run import LENET, Place
 from tests.harness.runs import events, summary, train_records
 from tests.harness.small_run import flip_a_bit, saved_steps
+from tests.harness.workdir import LENET, WorkDir
 
 PLAIN = (LENET, "backbone.freeze=none", "optim={name: adam, lr: 0.002}", "log.samples=true", "data.cache=none")
 CHECKPOINT_BYTES = 740_000
@@ -47,13 +47,13 @@ def assert_same_training(found: Path, expected: Path) -> None:
 
 
 def test_a_full_disk_ends_a_run_when_patience_does_and_room_lets_it_go_on(
-    place: Place, small_disk: Path, capsys: pytest.CaptureFixture[str]
+    workdir: WorkDir, small_disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = (*PLAIN, "train.epochs=12st", "train.evaluate_every=12st", "checkpoint.every=1st", "checkpoint.keep=1")
-    assert place.train(*common, "run.dir=whole") == 0
+    assert workdir.train(*common, "run.dir=whole") == 0
     folder = small_disk / "run"
     with pytest.raises(UserError) as ended:
-        place.train(*common, f"run.dir={folder}")
+        workdir.train(*common, f"run.dir={folder}")
     assert str(ended.value).startswith(f"{folder}/checkpoints/step-00000004: cannot be written (")
     assert "No space left" in str(ended.value)
     assert str(ended.value).endswith("and the same command goes on from step-00000001")
@@ -68,70 +68,70 @@ def test_a_full_disk_ends_a_run_when_patience_does_and_room_lets_it_go_on(
     check_folder(folder / "checkpoints" / "last")
 
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
-    assert place.train(*common, f"run.dir={folder}") == 0
+    assert workdir.train(*common, f"run.dir={folder}") == 0
     assert [record["step"] for record in events(folder, "resumed")] == [1]
-    assert_same_training(folder, place.path / "whole")
+    assert_same_training(folder, workdir.path / "whole")
 
 
-def test_a_run_whose_last_save_fails_is_not_done(place: Place, small_disk: Path) -> None:
+def test_a_run_whose_last_save_fails_is_not_done(workdir: WorkDir, small_disk: Path) -> None:
     folder = small_disk / "run"
     common = (*PLAIN, "train.epochs=4st", "checkpoint.every=1st", "checkpoint.keep=1", "checkpoint.patience=100")
     with pytest.raises(UserError, match=r"step-00000004: cannot be written .*, the last save of all"):
-        place.train(*common, f"run.dir={folder}")
+        workdir.train(*common, f"run.dir={folder}")
     assert summary(folder)["status"] == "failed"
     assert train_records(folder).keys() == {1, 2, 3, 4}
 
 
 @pytest.mark.parametrize("size_bytes", [16_000, 32_000, 48_000])
 def test_a_disk_without_room_for_anything_is_said_in_one_line(
-    place: Place, small_disk: Path, size_bytes: int, capfd: pytest.CaptureFixture[str]
+    workdir: WorkDir, small_disk: Path, size_bytes: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     subprocess.run(["mount", "-o", f"remount,size={size_bytes}", str(small_disk)], check=True)
     folder = small_disk / "run"
     words = [*PLAIN, "train.epochs=200st", "checkpoint.patience=100", f"run.dir={folder}"]
-    place.patch.setattr(program, "log_warnings", lambda: None)
-    assert run_command([str(place.path / "small.yaml"), *words]) == 2
+    workdir.patch.setattr(program, "log_warnings", lambda: None)
+    assert run_command([str(workdir.path / "small.yaml"), *words]) == 2
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("launcher: ")]
     assert len(lines) == 1
     assert "No space left" in lines[0] or "no space left" in lines[0]
 
 
-def go_on(place: Place, *overrides: str) -> int:
-    with place.patch.context() as patch:
+def go_on(workdir: WorkDir, *overrides: str) -> int:
+    with workdir.patch.context() as patch:
         patch.setattr(program, "log_warnings", lambda: None)
-        return program.main(place.load(*overrides), program.Options(allow_change=("train.epochs",)))
+        return program.main(workdir.load(*overrides), program.Options(allow_change=("train.epochs",)))
 
 
 @pytest.mark.parametrize("damage", ["bit", "truncated"])
 def test_a_damaged_checkpoint_is_said_and_the_one_before_gone_on_from(
-    place: Place, damage: str, capsys: pytest.CaptureFixture[str]
+    workdir: WorkDir, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = (*PLAIN, "train.evaluate_every=8st", "checkpoint.every=2st")
-    assert place.train(*common, "train.epochs=8st", "run.dir=whole") == 0
-    assert place.train(*common, "train.epochs=6st", "run.dir=run") == 0
-    folder = place.path / "run"
+    assert workdir.train(*common, "train.epochs=8st", "run.dir=whole") == 0
+    assert workdir.train(*common, "train.epochs=6st", "run.dir=run") == 0
+    folder = workdir.path / "run"
     DAMAGES[damage](folder / "checkpoints" / "step-00000006" / "optimizer.safetensors")
-    assert go_on(place, *common, "train.epochs=8st", "run.dir=run") == 0
+    assert go_on(workdir, *common, "train.epochs=8st", "run.dir=run") == 0
     [skipped] = events(folder, "checkpoint_skipped")[:1]
     assert "optimizer.safetensors: damaged" in skipped["message"]
     assert skipped["message"] in capsys.readouterr().out
     assert [record["step"] for record in events(folder, "resumed")] == [4]
-    assert_same_training(folder, place.path / "whole")
+    assert_same_training(folder, workdir.path / "whole")
 
 
 def test_when_every_checkpoint_is_damaged_the_run_begins_anew_and_says_so(
-    place: Place, capsys: pytest.CaptureFixture[str]
+    workdir: WorkDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = (*PLAIN, "train.evaluate_every=8st", "checkpoint.every=2st")
-    assert place.train(*common, "train.epochs=8st", "run.dir=whole") == 0
-    assert place.train(*common, "train.epochs=6st", "run.dir=run") == 0
-    folder = place.path / "run"
+    assert workdir.train(*common, "train.epochs=8st", "run.dir=whole") == 0
+    assert workdir.train(*common, "train.epochs=6st", "run.dir=run") == 0
+    folder = workdir.path / "run"
     for path in folder.glob("checkpoints/step-*"):
         flip_a_bit(path / "model.safetensors")
-    assert go_on(place, *common, "train.epochs=8st", "run.dir=run") == 0
+    assert go_on(workdir, *common, "train.epochs=8st", "run.dir=run") == 0
     messages = [record["message"] for record in events(folder, "checkpoint_skipped")]
     assert len(messages) == 3
     assert messages[-1] == "no checkpoint to go on from: starts at step 0"
     assert messages[-1] in capsys.readouterr().out
     assert [record["step"] for record in events(folder, "resumed")] == [0]
-    assert_same_training(folder, place.path / "whole")
+    assert_same_training(folder, workdir.path / "whole")

@@ -13,8 +13,8 @@ import torch
 import torchvision
 
 from launcher.data.features.format import open_features
-from tests.harness.frozen_run import FLIPS, STAGES, TEXT
 from tests.harness.runs import Record, finish, run, start, summary, train, train_records, wait_until
+from tests.harness.workdir import FLIPS, STAGES, TEXT
 
 Words = list[str | Path]
 
@@ -56,9 +56,9 @@ def test_frozen_on_two_processes_is_frozen_on_one(cwd: Path, tmp_path: Path) -> 
     assert losses(two / "run") == pytest.approx(losses(one / "run"), rel=1e-4)
     assert len(losses(two / "run")) == 6
     for split in ("valid", "test"):
-        figures = [summary(folder / "run")[split] for folder in (one, two)]
-        assert [figure["num_images"] for figure in figures] == [9, 9]
-        assert figures[1]["loss"] == pytest.approx(figures[0]["loss"], rel=1e-4)
+        metrics = [summary(folder / "run")[split] for folder in (one, two)]
+        assert [figure["num_images"] for figure in metrics] == [9, 9]
+        assert metrics[1]["loss"] == pytest.approx(metrics[0]["loss"], rel=1e-4)
     found, expected = kept(two), kept(one)
     assert found.keys() == expected.keys(), "the features of one process are found by two, and the reverse"
     assert [facts["layout"]["num_parts"] for facts in found.values()] == [2] * 4

@@ -24,7 +24,7 @@ END_S = 60
 def settings(digits: Path) -> list[str]:
     return [
         *(str(DIGITS), f"data.dir={digits}", "data.cache=none", "data.workers=1", "train.epochs=60", "run.dir=run"),
-        *("log.wandb.mode=disabled", "log.every=1", "strategy.hang_timeout_s=3"),
+        *("log.wandb.mode=disabled", "log.every=1st", "strategy.hang_timeout_s=3"),
     ]
 
 
@@ -42,7 +42,7 @@ class Rank:
 
 
 @dataclass
-class Ranks:
+class SpawnedRanks:
     """Two plain processes, started by hand as `srun` would; each with a console of its own."""
 
     cwd: Path
@@ -55,7 +55,7 @@ class Ranks:
         return (self.cwd / "run" / "logs" / f"rank-{rank}.log").read_text()
 
 
-Begin = Callable[..., Ranks]
+Begin = Callable[..., SpawnedRanks]
 """(fault, rank) -> both, with that fault on that rank."""
 
 
@@ -63,22 +63,22 @@ Begin = Callable[..., Ranks]
 def begin(tmp_path: Path, digits: Path) -> Iterator[Begin]:
     ranks: list[Rank] = []
 
-    def start_both(fault: str = "none", rank: str = "0") -> Ranks:
+    def start_both(fault: str = "none", rank: str = "0") -> SpawnedRanks:
         port = str(free_port())
         for number in range(2):
-            place = {"RANK": str(number), "LOCAL_RANK": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            workdir = {"RANK": str(number), "LOCAL_RANK": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             err = tmp_path / f"err-{number}"
             with err.open("w") as file:
                 process = subprocess.Popen(
                     [sys.executable, str(PROGRAM), fault, rank, *settings(digits)],
                     cwd=tmp_path,
-                    env={**environment(), **place, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
+                    env={**environment(), **workdir, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
                     stdout=subprocess.DEVNULL,
                     stderr=file,
                     text=True,
                 )
             ranks.append(Rank(process, err))
-        return Ranks(tmp_path, ranks)
+        return SpawnedRanks(tmp_path, ranks)
 
     yield start_both
     for rank in ranks:
@@ -95,9 +95,9 @@ def lines_of(text: str) -> list[str]:
 def check_hang_in_data(folder: Path, said: str, rank: int) -> None:
     """One line, the same in journal and logs, and the stacks of both."""
     [line] = lines_of(said)
-    place = r"train-00000\.tar: image \d+"
+    workdir = r"train-00000\.tar: image \d+"
     others = rf"rank {1 - rank} waits in reduce of step \d+"
-    assert re.fullmatch(rf"launcher: rank {rank} \({HOST}\) in data for [3-9] s at {place}; {others}", line)
+    assert re.fullmatch(rf"launcher: rank {rank} \({HOST}\) in data for [3-9] s at {workdir}; {others}", line)
     [event] = events(folder, "hang")
     assert f"launcher: {event['message']}" == line
     for each, inside in ((rank, "in slow"), (1 - rank, "in train_step")):

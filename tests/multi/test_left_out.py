@@ -41,10 +41,10 @@ def test_they_are_left_out_and_counted(tmp_path: Path, damaged: Path, freeze: st
         [message] = left_out[split]["messages"]
         assert f"image {row}" in message
         assert left_out[split]["shards"] == {read_manifest(damaged).shards_of(split)[0].name: 1}
-    figures = summary(tmp_path / "run")["test"]
+    metrics = summary(tmp_path / "run")["test"]
     manifest = read_manifest(damaged)
-    assert figures["num_left_out"] == 1
-    assert figures["num_images"] == manifest.num_images("test") - 1
+    assert metrics["num_left_out"] == 1
+    assert metrics["num_images"] == manifest.num_images("test") - 1
     assert summary(tmp_path / "run")["status"] == "done"
     assert summary(tmp_path / "run")["left_out"] == dict.fromkeys(DAMAGED, 1)
     assert all(record["loss"] == record["loss"] for record in train_records(tmp_path / "run").values())

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.recipe.lint import Problem
 from launcher.recipe.parse import PLAIN
 from launcher.recipe.plan import MOST_WITHOUT_LANES, Plan, PlanError, make_plan
+from launcher.recipe.problem import Problem
 from launcher.recipe.schema import Recipe
 from tests.recipe.right import QUICK
 

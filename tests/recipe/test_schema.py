@@ -111,8 +111,8 @@ def test_every_key_is_described(section: type[Section]) -> None:
 def test_every_key_of_the_schema_shows_a_description() -> None:
     places = {"Recipe": SCHEMA, **SCHEMA["$defs"]}
     undescribed = [
-        f"{place}.{key}"
-        for place, schema in places.items()
+        f"{workdir}.{key}"
+        for workdir, schema in places.items()
         for key, rule in schema["properties"].items()
         if not (rule.get("description") or SCHEMA["$defs"][rule["$ref"].rpartition("/")[2]]["description"])
     ]
@@ -163,8 +163,8 @@ def test_locked_recipe_fits_the_schema(tmp_path: Path) -> None:
 
 def test_defaults_of_the_schema_are_as_a_recipe_writes_them() -> None:
     wrong = [
-        f"{place}.{key}"
-        for place, schema in {"Recipe": SCHEMA, **SCHEMA["$defs"]}.items()
+        f"{workdir}.{key}"
+        for workdir, schema in {"Recipe": SCHEMA, **SCHEMA["$defs"]}.items()
         for key, rule in schema["properties"].items()
         if "default" in rule and list(complaints(rule, rule["default"]))
     ]

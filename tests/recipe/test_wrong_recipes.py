@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from launcher.recipe.lint import Problem
 from launcher.recipe.parse import load_recipe
 from launcher.recipe.plan import PlanError, make_plan
+from launcher.recipe.problem import Problem
 from launcher.recipe.schema import Data
 from tests.recipe.right import errors_of, load, write
 

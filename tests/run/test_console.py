@@ -11,12 +11,12 @@ import sys
 import pytest
 
 from launcher.commands.runs.watch import show_evaluation
-from launcher.metrics.counts import Figures
+from launcher.metrics.names import Metrics
 from launcher.run.console import Board, Console, NoConsole
-from launcher.train.summary import figures_rows
+from launcher.train.summary import metrics_rows
 
-FIGURES: Figures = {"loss": 0.51234, "lr": 0.01, "images_per_s": 12345.6, "data_wait_frac": 0.034}
-VALID: Figures = {"loss": 0.25, "top1_frac": 0.9876, "top5_frac": 1.0, "num_images": 1797}
+FIGURES: Metrics = {"loss": 0.51234, "lr": 0.01, "images_per_s": 12345.6, "data_wait_frac": 0.034}
+VALID: Metrics = {"loss": 0.25, "top1_frac": 0.9876, "top5_frac": 1.0, "num_images": 1797}
 AWKWARD = "[bold]cat[/bold] :smile: [0]"
 SHOW = f"""
 from launcher.run.console import Console
@@ -53,10 +53,10 @@ def test_top5_is_shown_where_it_can_be_wrong(
     capsys: pytest.CaptureFixture[str], num_classes: int, is_shown: bool
 ) -> None:
     per_class = {f"class_{k}": {"top1_frac": 1.0, "num_images": 1} for k in range(num_classes)}
-    figures = {**VALID, "per_class": per_class}
-    Console(100, 30).evaluation("valid", 2, figures, is_best=False)
-    shown = [capsys.readouterr().out, figures_rows("valid", figures)[0][1]]
-    shown.append(show_evaluation({**figures, "kind": "eval", "step": 1, "epoch": 1, "time_s": 0.0}))
+    metrics = {**VALID, "per_class": per_class}
+    Console(100, 30).evaluation("valid", 2, metrics, is_best=False)
+    shown = [capsys.readouterr().out, metrics_rows("valid", metrics)[0][1]]
+    shown.append(show_evaluation({**metrics, "kind": "eval", "step": 1, "epoch": 1, "time_s": 0.0}))
     assert [("top-1 98.76%" in words, "top-5" in words) for words in shown] == [(True, is_shown)] * 3
 
 
@@ -73,7 +73,7 @@ def test_the_time_left_is_counted_from_the_first_record(
 
 
 def test_no_speed_and_no_number_are_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
-    Console(1, 1).train(1, 1, {"loss": float("nan"), "lr": 0.0, "images_per_s": 0.0, "data_wait_frac": 0.0})
+    Console().train(1, 1, {"loss": float("nan"), "lr": 0.0, "images_per_s": 0.0, "data_wait_frac": 0.0})
     assert "loss nan  lr 0.00e+00  0 images/s  data wait 0%\n" in capsys.readouterr().out
 
 

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from launcher.errors import EXIT_DONE
-from launcher.run.final_charts import build_panels, draw_pictures
+from launcher.run.final_charts import build_panels, draw_charts
 from launcher.run.journal import Journal
-from tests.harness.frozen_run import Place
 from tests.harness.runs import DIGITS, events, journal, summary, train
+from tests.harness.workdir import WorkDir
 from tests.run.wandb_file import read_offline_runs
 
 DRAWN = ["curves", "per_class", "confusion"]
@@ -30,10 +30,10 @@ def make_journal(folder: Path, rows: list[list[int]] = CONFUSION) -> Path:
     written.write("event", 2, 1, name="resumed")
     written.write("train", 3, 1, loss=float("nan"), lr=0.2)
     per_class = {"ant": {"top1_frac": 0.75, "num_images": 4}, "bee": {"top1_frac": 1.0, "num_images": 2}}
-    figures = {"top1_frac": 5 / 6, "num_images": 6, "per_class": per_class}
+    metrics = {"top1_frac": 5 / 6, "num_images": 6, "per_class": per_class}
     for step in (2, 3):
-        written.write("eval", step, 1, split="valid", weights_step=step, loss=1.0 / step, **figures)
-    written.write("eval", 3, 1, split="test", weights_step=2, loss=1.0, **figures)
+        written.write("eval", step, 1, split="valid", weights_step=step, loss=1.0 / step, **metrics)
+    written.write("eval", 3, 1, split="test", weights_step=2, loss=1.0, **metrics)
     written.write("event", 3, 1, name="confusion", split="test", rows=rows)
     written.close()
     return folder
@@ -72,21 +72,21 @@ def test_curves_are_those_that_count(tmp_path: Path) -> None:
 
 
 def test_too_many_classes_for_a_matrix_still_have_bars(tmp_path: Path) -> None:
-    assert draw_pictures(make_journal(tmp_path, rows=[]), tmp_path) == (["curves", "per_class"], [])
+    assert draw_charts(make_journal(tmp_path, rows=[]), tmp_path) == (["curves", "per_class"], [])
     assert not (tmp_path / "confusion.png").exists()
 
 
 def test_one_picture_that_fails_leaves_the_others(tmp_path: Path) -> None:
     (tmp_path / "per_class.png").mkdir()
-    names, [note] = draw_pictures(make_journal(tmp_path / "run"), tmp_path)
+    names, [note] = draw_charts(make_journal(tmp_path / "run"), tmp_path)
     assert names == ["curves", "confusion"]
     assert note.startswith("per_class.png could not be drawn: IsADirectoryError: ")
 
 
-def test_without_matplotlib_a_training_ends_well(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    place.patch.setitem(sys.modules, "matplotlib.figure", None)
-    assert place.train("train.epochs=1", "backbone.freeze=none") == EXIT_DONE
-    run = place.path / "run"
+def test_without_matplotlib_a_training_ends_well(workdir: WorkDir, capsys: pytest.CaptureFixture[str]) -> None:
+    workdir.patch.setitem(sys.modules, "matplotlib.figure", None)
+    assert workdir.train("train.epochs=1", "backbone.freeze=none") == EXIT_DONE
+    run = workdir.path / "run"
     assert summary(run)["status"] == "done"
     assert [path.name for path in (run / "pictures").iterdir()] == ["augmented.png"]
     note = "curves.png needs matplotlib: pip install 'launcher[charts]'"

@@ -320,7 +320,7 @@ def test_keys_that_change_nothing_of_the_training_need_no_leave(
     first = open_run(recipe)
     write_lock(first.path, recipe, "test")
     first.release()
-    changed = load_recipe(DIGITS, ["run.dir=run", "data.workers=7", "log.every=3"]).recipe
+    changed = load_recipe(DIGITS, ["run.dir=run", "data.workers=7", "log.every=3st"]).recipe
     again = open_run(changed)
     assert (again.state, set(again.changes)) == ("resumed", {"data.workers", "log.every"})
     again.release()

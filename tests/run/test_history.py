@@ -17,21 +17,20 @@ from launcher.run.history import (
     RUNNING,
     as_number,
     count_worked_s,
+    drop_superseded,
     find_number,
     find_status,
     is_running,
     read_curve,
-    read_ends,
     read_history,
-    those_that_count,
 )
-from launcher.run.journal import TAIL_BYTES, Journal
+from launcher.run.journal import TAIL_BYTES, Journal, read_ends
 from tests.commands.runs.compare.made import SMALL, rewrite
-from tests.harness.frozen_run import Place
+from tests.harness.workdir import WorkDir
 
 
-def record(kind: str, step: int, time_s: float = 0.0, **figures: Any) -> dict[str, Any]:
-    return {"kind": kind, "step": step, "epoch": 1, "time_s": time_s, **figures}
+def record(kind: str, step: int, time_s: float = 0.0, **metrics: Any) -> dict[str, Any]:
+    return {"kind": kind, "step": step, "epoch": 1, "time_s": time_s, **metrics}
 
 
 START = record("event", 0, name="started")
@@ -42,8 +41,8 @@ def test_steps_that_were_done_again_count_once() -> None:
         *(START, record("train", 1, loss=3.0), record("train", 2, loss=2.0), record("train", 3, loss=1.0)),
         *(record("event", 2, name="resumed"), record("train", 4, loss=0.5), record("event", 4, name="done")),
     ]
-    assert read_curve(those_that_count(records), "train", "loss") == {1: 3.0, 2: 2.0, 4: 0.5}
-    assert len(those_that_count(records)) == len(records) - 1
+    assert read_curve(drop_superseded(records), "train", "loss") == {1: 3.0, 2: 2.0, 4: 0.5}
+    assert len(drop_superseded(records)) == len(records) - 1
 
 
 def test_a_curve_is_of_one_split_and_of_its_own_weights() -> None:
@@ -75,11 +74,11 @@ def test_numbers_of_whoever_wrote_them() -> None:
     assert find_number({"a": [3]}, "a", "b") is None
 
 
-def test_a_finished_run(place: Place) -> None:
-    assert place.train(*SMALL) == 0
+def test_a_finished_run(workdir: WorkDir) -> None:
+    assert workdir.train(*SMALL) == 0
     history = read_history(Path("run"))
     assert history.status == history.summary["status"] == "done"
-    assert list(read_curve(history.records, "train", "loss").values()) == place.losses()
+    assert list(read_curve(history.records, "train", "loss").values()) == workdir.losses()
     assert count_worked_s(history.records) == pytest.approx(history.summary["wall_s"], abs=1.0)
     assert history.start["plan"]["total_steps"] == 6
     first, last = read_ends(Path("run"))

@@ -58,18 +58,18 @@ end(left=os.environ.get("WANDB_SERVICE"))
     assert run.axes == dict.fromkeys(("record", "step", "epoch"), "") | dict.fromkeys(by_step, "step")
     assert [row["_step"] for row in run.history] == [row["record"] for row in run.history] == list(range(7))
     own = [{key: value for key, value in row.items() if not key.startswith("_")} for row in run.history]
-    figures = {"loss": 0.5, "top1_frac": 0.75, "top5_frac": 1.0, "num_images": 4}
+    metrics = {"loss": 0.5, "top1_frac": 0.75, "top5_frac": 1.0, "num_images": 4}
     assert own[0] == {"event/name": "started", "event/wandb_id": "abcd1234", "record": 0, "step": 0, "epoch": 0}
     assert own[1] == {"train/loss": 1.0, "train/lr": 0.1, "record": 1, "step": 1, "epoch": 1}
     assert {key.split(".")[0] for key in own[2]} == {"augmented", "event/name", "event/picture", *AXES}
     assert math.isnan(own[3].pop("train/loss"))
     assert own[3] == {"record": 3, "step": 2, "epoch": 1}
     for i, split, more in ((4, "valid", {}), (5, "test", {"test/weights_step": 1})):
-        named = {f"{split}/{key}": value for key, value in figures.items()}
+        named = {f"{split}/{key}": value for key, value in metrics.items()}
         assert own[i] == named | more | {"record": i, "step": 2, "epoch": 1}
     tables = {"test/per_class", "test/confusion_table"}
     assert {key.split(".")[0] for key in own[6]} == {*tables, "event/name", *AXES}
-    assert {key: run.summary[f"test_{key}"] for key in figures} == figures
+    assert {key: run.summary[f"test_{key}"] for key in metrics} == metrics
     files = next((tmp_path / "run" / "wandb").glob("offline-run-*")) / "files" / "media"
     (per_class,) = files.glob("table/test/per_class*.json")
     assert json.loads(per_class.read_text())["data"] == [["cat", 0.5, 2], ["dog", None, 0]]

@@ -22,7 +22,7 @@ from launcher.run import mirror as mirror_module
 from launcher.run import wandb as wandb_module
 from launcher.run.journal import Record, read_journal
 from launcher.run.mirror import WandbMirror
-from launcher.run.wandb import Mode, RunFacts
+from launcher.run.wandb import Mode, RunMetadata
 from tests.run.wandb_file import read_offline_runs
 from tests.run.wandb_program import KEY, PROGRAM, clean_environment, result_of, spawn
 from tests.run.wandb_server import WandbServer
@@ -145,11 +145,11 @@ class _Rows(SimpleNamespace):
 
 
 def _mirror(monkeypatch: pytest.MonkeyPatch, folder: Path, init: Callable[[Mode], Any], mode: Mode) -> WandbMirror:
-    monkeypatch.setattr(mirror_module, "WandbRun", lambda facts, mode, local, timeout_s: init(mode))
+    monkeypatch.setattr(mirror_module, "WandbRun", lambda metadata, mode, local, timeout_s: init(mode))
     monkeypatch.setattr(mirror_module, "stop_service", lambda: None)
     for name in wandb_module.ENVIRONMENT:
         monkeypatch.setenv(name, "")  # so that it is put back
-    return WandbMirror(RunFacts("abcd1234", folder, Wandb(), {}), mode)
+    return WandbMirror(RunMetadata("abcd1234", folder, Wandb(), {}), mode)
 
 
 def _log(mirror: WandbMirror, *steps: int) -> None:

@@ -26,7 +26,7 @@ launcher.run.wandb.INIT_TIMEOUT_S, module.UPLOAD_TIMEOUT_S, module.FINISH_TIMEOU
 folder, mode = Path(sys.argv[1]), sys.argv[2]
 section = Wandb(project="birds", group="g", job_type="tune", tags=("a", "b"))
 config = {"optim": {"lr": 0.1}, "run": {"seed": 3}}
-mirror = module.WandbMirror(launcher.run.wandb.RunFacts("abcd1234", folder, section, config), mode)
+mirror = module.WandbMirror(launcher.run.wandb.RunMetadata("abcd1234", folder, section, config), mode)
 journal = Journal(folder, mirror.log)
 journal.write("event", 0, 0, name="started", wandb_id="abcd1234")
 

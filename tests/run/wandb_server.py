@@ -127,25 +127,31 @@ class WandbServer:
         return {"project": {"internalId": "1", "readOnly": False, "runCount": len(found), "runs": listed}}
 
     def _list_projects(self, v: Variables) -> dict[str, Any]:
-        facts = {"id": "1", "entityName": v["entity"], "createdAt": "2026-01-01T00:00:00Z", "isBenchmark": False}
+        metadata = {"id": "1", "entityName": v["entity"], "createdAt": "2026-01-01T00:00:00Z", "isBenchmark": False}
         names = sorted({run.project for run in self.runs.values()})
-        edges = [{"node": facts | {"name": name, "user": None}, "cursor": name} for name in names]
+        edges = [{"node": metadata | {"name": name, "user": None}, "cursor": name} for name in names]
         return {"models": {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}}
 
     def _keep_report(self, v: Variables) -> dict[str, Any]:
         self.reports.append(v | {"spec": json.loads(v["spec"])})
         project = {"id": "1", "name": v["projectName"], "entityName": v["entityName"]}
-        facts = {"id": "r1", "type": v["type"], "name": v["name"], "displayName": v["displayName"], "spec": v["spec"]}
+        metadata = {
+            "id": "r1",
+            "type": v["type"],
+            "name": v["name"],
+            "displayName": v["displayName"],
+            "spec": v["spec"],
+        }
         more = {"description": v["description"], "updatedAt": "2026-01-01T00:00:00Z", "project": project}
-        return {"upsertView": {"view": facts | more, "inserted": True}}
+        return {"upsertView": {"view": metadata | more, "inserted": True}}
 
     def _list_files(self, v: Variables) -> dict[str, Any]:
         stored = self.runs[v["name"]].stored
         edges = []
         for name, content in stored.items():
             url = f"{self.url}/storage/{v['name']}/{name}"
-            facts = {"id": name, "name": name, "url": url, "directUrl": url, "sizeBytes": len(content)}
-            edges.append({"node": facts | {"mimetype": "", "updatedAt": "", "md5": ""}, "cursor": name})
+            metadata = {"id": name, "name": name, "url": url, "directUrl": url, "sizeBytes": len(content)}
+            edges.append({"node": metadata | {"mimetype": "", "updatedAt": "", "md5": ""}, "cursor": name})
         files = {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}
         return {"project": {"internalId": "1", "run": {"fileCount": len(stored), "files": files}}}
 
@@ -164,8 +170,8 @@ class WandbServer:
 
     def _create_artifact_files(self, v: Variables) -> dict[str, Any]:
         def node(name: str) -> dict[str, Any]:
-            place = {"storagePath": name, "uploadUrl": f"{self.url}/storage/artifacts/{name}", "uploadHeaders": []}
-            return {"node": place | {"uploadMultipartUrls": None, "artifact": {"id": "a1"}}}
+            workdir = {"storagePath": name, "uploadUrl": f"{self.url}/storage/artifacts/{name}", "uploadHeaders": []}
+            return {"node": workdir | {"uploadMultipartUrls": None, "artifact": {"id": "a1"}}}
 
         files = v["input"]["artifactFiles"] if "input" in v else v["artifactFiles"]
         return {"createArtifactFiles": {"files": {"edges": [node(file["name"]) for file in files]}}}

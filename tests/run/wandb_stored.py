@@ -62,12 +62,12 @@ class Run:
         """As `wandb.Api` asks for it."""
         last = max((row["_step"] for row in self.history), default=-1)
         user = {"name": "someone", "username": "someone"}
-        facts = {"state": self.state, "group": self.fields.get("groupName"), "jobType": None, "commit": None}
-        facts |= {"readOnly": False, "user": user}
+        metadata = {"state": self.state, "group": self.fields.get("groupName"), "jobType": None, "commit": None}
+        metadata |= {"readOnly": False, "user": user}
         times = {"createdAt": "2026-01-01T00:00:00Z", "heartbeatAt": "2026-01-01T00:00:00Z", "projectId": "1"}
         more = {"summaryMetrics": json.dumps(self.summary), "systemMetrics": "{}", "stopped": False}
         keys = {key: {"typeCounts": [{"type": "number", "count": 1}]} for row in self.history for key in row}
-        return self.bucket() | facts | times | more | {"historyKeys": {"lastStep": last, "keys": keys, "sets": []}}
+        return self.bucket() | metadata | times | more | {"historyKeys": {"lastStep": last, "keys": keys, "sets": []}}
 
     @property
     def node(self) -> str:

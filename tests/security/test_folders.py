@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from launcher.commands.runs.feature_cache import remove_features
-from launcher.data.features.format import FACTS, Layout, Value, commit_features, open_features
+from launcher.data.features.format import METADATA_NAME, Layout, Value, commit_features, open_features
 from launcher.errors import RunError, UserError
 from launcher.recipe.lock import write_lock
 from launcher.recipe.schema import Recipe
@@ -177,5 +177,5 @@ def test_links_in_the_feature_cache_are_not_followed(tmp_path: Path, precious: P
 def test_facts_that_are_not_so_are_no_features(tmp_path: Path, layout: dict[str, object]) -> None:
     (tmp_path / "key").mkdir()
     (tmp_path / "key" / "part-0000.bin").write_bytes(b"\0" * 16)
-    (tmp_path / "key" / FACTS).write_text(json.dumps({"layout": layout}))
+    (tmp_path / "key" / METADATA_NAME).write_text(json.dumps({"layout": layout}))
     assert open_features(tmp_path, "key") is None

@@ -26,7 +26,7 @@ def test_what_moves_the_cursor_is_spelt_out() -> None:
 
 
 def test_the_console_shows_text(capsys: pytest.CaptureFixture[str]) -> None:
-    console = Console(1, 1)
+    console = Console()
     console.say(HOSTILE)
     console.table(HOSTILE, [(HOSTILE, HOSTILE)])
     console.columns(["a"], [[HOSTILE]])
@@ -36,13 +36,13 @@ def test_the_console_shows_text(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_summary_from_somebody_else_shows_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    figures = {"top1_frac": 0.5, "top5_frac": 1.0, "loss": 1.0, "num_images": 2}
+    metrics = {"top1_frac": 0.5, "top5_frac": 1.0, "loss": 1.0, "num_images": 2}
     classes = {name: {"top1_frac": 0.5, "num_images": 1} for name in (HOSTILE, "dog")}
     summary = {"status": HOSTILE, "epochs_done": 1, "steps_done": 1, "global_batch": 1, "best": None, "wall_s": 1.0,
                "train": {"images_per_s": 1.0}, "world_size": 1, "device": HOSTILE, "precision": "no",
-               "wandb": {"mode": "offline", "id": HOSTILE}, "test": {**figures, "per_class": classes}}  # fmt: skip
+               "wandb": {"mode": "offline", "id": HOSTILE}, "test": {**metrics, "per_class": classes}}  # fmt: skip
     (tmp_path / SUMMARY_NAME).write_text(json.dumps(summary))
-    Console(1, 1).table("run", summary_rows(read_summary(tmp_path), HOSTILE))
+    Console().table("run", summary_rows(read_summary(tmp_path), HOSTILE))
     out = capsys.readouterr().out
     assert out.count(SHOWN) == 5
     assert "\x1b" not in out

@@ -14,7 +14,7 @@ from shards.manifest import ShardsError, read_index, read_manifest
 from tests.shards.made import as_json, gnu_tar, labelled, make_tar, picture, read_webdataset
 
 
-def images_of(tar: Path) -> list[tuple[bytes, int]]:
+def packed_images_of(tar: Path) -> list[tuple[bytes, int]]:
     """By offset and size of the index alone."""
     content = tar.read_bytes()
     return [(content[offset : offset + size], label) for offset, size, label in read_index(tar).tolist()]
@@ -29,7 +29,7 @@ def test_shards_of_webdatasets_writer(tmp_path: Path) -> None:
     assert manifest == read_manifest(tmp_path)
     assert [shard.num_images for shard in manifest.shards] == [4, 4, 2]
     assert (manifest.classes, manifest.class_counts) == (("0", "1", "2"), {"train": (4, 3, 3)})
-    assert [pair for shard in manifest.shards for pair in images_of(tmp_path / shard.name)] == written
+    assert [pair for shard in manifest.shards for pair in packed_images_of(tmp_path / shard.name)] == written
     pixels = np.concatenate([np.asarray(Image.open(io.BytesIO(image))).reshape(-1, 3) for image, _ in written]) / 255
     np.testing.assert_allclose(manifest.mean, pixels.mean(0))
     np.testing.assert_allclose(manifest.std, pixels.std(0))
@@ -48,8 +48,8 @@ def test_gnu_tar_with_folders_dots_and_long_names(tmp_path: Path, tar_format: st
     tar = gnu_tar(tmp_path / "some.tar", tmp_path / "in", names, f"--format={tar_format}")
     manifest = index(tmp_path)
     assert manifest.class_counts == {"train": (1, 1, 1)}
-    assert images_of(tar) == [(picture(number, file_format="PNG"), number) for number in range(3)]
-    assert [sample["png"] for sample in read_webdataset(tar)] == [image for image, _ in images_of(tar)]
+    assert packed_images_of(tar) == [(picture(number, file_format="PNG"), number) for number in range(3)]
+    assert [sample["png"] for sample in read_webdataset(tar)] == [image for image, _ in packed_images_of(tar)]
 
 
 def test_links_folders_and_strange_names_are_only_names(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_links_folders_and_strange_names_are_only_names(tmp_path: Path) -> None:
             archive.addfile(info, io.BytesIO(content))
     before = sorted(tmp_path.parent.iterdir())
     assert index(tmp_path).class_counts == {"train": (1, 1)}
-    assert images_of(tar) == [(picture(0), 0), (picture(1), 1)]
+    assert packed_images_of(tar) == [(picture(0), 0), (picture(1), 1)]
     assert sorted(tmp_path.parent.iterdir()) == before
     assert {path.name for path in tmp_path.iterdir()} == {"in", "t.tar", "t.index.npy", "manifest.json"}
 
@@ -86,7 +86,7 @@ def test_members_of_a_sample_come_in_any_order(tmp_path: Path) -> None:
     }
     tar = make_tar(tmp_path / "t.tar", members)
     index(tmp_path)
-    assert images_of(tar) == [(picture(0), 1), (picture(1), 0)]
+    assert packed_images_of(tar) == [(picture(0), 1), (picture(1), 0)]
 
 
 @pytest.mark.parametrize("field", ["label", "cls", "class", "class_id"])
@@ -95,7 +95,7 @@ def test_json_labels(tmp_path: Path, field: str) -> None:
     tar = make_tar(tmp_path / "00000.tar", members)
     manifest = index(tmp_path)
     assert manifest.classes == ("0", "1", "2")
-    assert images_of(tar) == [(picture(0), 2)]
+    assert packed_images_of(tar) == [(picture(0), 2)]
 
 
 def test_a_named_json_field_wins_and_names_are_sorted(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_named_json_field_wins_and_names_are_sorted(tmp_path: Path) -> None:
     tar = make_tar(tmp_path / "t.tar", members)
     manifest = index(tmp_path, label_field="species")
     assert (manifest.classes, manifest.label_field) == (("bear", "wolf"), "species")
-    assert [label for _, label in images_of(tar)] == [1, 0, 1]
+    assert [label for _, label in packed_images_of(tar)] == [1, 0, 1]
     assert index(tmp_path, label_field="species", classes=["wolf", "eel", "bear"]).class_counts == {"train": (2, 0, 1)}
     with pytest.raises(ShardsError, match=r"t.tar: 1: no class 'bear' among 2; did you mean 'beer'"):
         index(tmp_path, label_field="species", classes=["wolf", "beer"])

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from launcher.train.bottleneck import FEATURES, Cost, Setting, find_remedies, find_straggler, judge
+from launcher.train.bottleneck import FEATURES, InputCost, Tunables, diagnose, find_remedies, find_straggler
 
-GPU = Setting(is_cpu=False, final_side=224, cache_keys="data.cache=decoded", feature_keys=None)
+GPU = Tunables(is_cpu=False, final_side=224, cache_keys="data.cache=decoded", feature_keys=None)
 CPU = replace(GPU, is_cpu=True)
 FROZEN = replace(GPU, feature_keys="augment.views=4")
 # Three threads, busy all the time, most of it decoding, for a training that waits 61 of 100 s.
-SLOW = Cost(100.0, 61.0, 30.0, 240.0, 30.0, 2.0, 500.0, workers=3, num_cores=16)
+SLOW = InputCost(100.0, 61.0, 30.0, 240.0, 30.0, 2.0, 500.0, workers=3, num_cores=16)
 SMALL = {"long_side": 300.0}
 ALL_CORES = {"num_cores": 3}
 
@@ -22,7 +22,7 @@ SHRINK = "shards packed with --max-side 320"
 
 
 @pytest.mark.parametrize(
-    ("changes", "setting", "sentence"),
+    ("changes", "tunables", "sentence"),
     [
         ({}, GPU, f"input-bound 61 %: decode; try data.workers=8 or {SHRINK} or {CACHE}"),
         ({"num_cores": 4, **SMALL}, GPU, f"input-bound 61 %: decode; try data.workers=4 or {CACHE}"),
@@ -48,42 +48,40 @@ SHRINK = "shards packed with --max-side 320"
          f"not input-bound: 3 % of the time waiting for data; {TOOK} 90 % of the core{TOO}"),
     ],
 )  # fmt: skip
-def test_sentence(changes: dict[str, float], setting: Setting, sentence: str) -> None:
-    verdict = judge([replace(SLOW, **changes)], setting)  # type: ignore[arg-type]
-    assert verdict is not None
-    assert verdict.sentence == sentence
-    assert (verdict.stage is None) == sentence.startswith("not")
+def test_sentence(changes: dict[str, float], tunables: Tunables, sentence: str) -> None:
+    report = diagnose([replace(SLOW, **changes)], tunables)  # type: ignore[arg-type]
+    assert report is not None
+    assert report.sentence == sentence
+    assert (report.bottleneck is None) == sentence.startswith("not")
 
 
 def test_the_process_that_waits_most_decides() -> None:
     """The others wait for its gradients, which looks as if they were computing."""
     quick = replace(SLOW, wait_s=1.0)
-    verdict = judge([quick, SLOW, quick], GPU)
-    assert verdict is not None
-    assert (verdict.rank, verdict.stage, verdict.wait_frac, verdict.threads_busy_frac) == (1, "decode", 0.61, 1.0)
-    assert verdict.sentence.startswith("input-bound 61 % (rank 1): decode; try")
+    report = diagnose([quick, SLOW, quick], GPU)
+    assert report is not None
+    assert (report.rank, report.bottleneck, report.wait_frac, report.threads_busy_frac) == (1, "decode", 0.61, 1.0)
+    assert report.sentence.startswith("input-bound 61 % (rank 1): decode; try")
 
 
 def test_a_wait_is_never_longer_than_the_training() -> None:
-    verdict = judge([replace(SLOW, wait_s=101.0)], GPU)
-    assert verdict is not None
-    assert verdict.wait_frac == 1.0
+    report = diagnose([replace(SLOW, wait_s=101.0)], GPU)
+    assert report is not None
+    assert report.wait_frac == 1.0
 
 
-def ranks(*own: tuple[float, float]) -> list[Cost]:
+def ranks(*own: tuple[float, float]) -> list[InputCost]:
     """Seconds of own work and of waiting for data, in 100 steps."""
-    return [replace(SLOW, work_s=work_s, wait_s=wait_s, steps=100) for work_s, wait_s in own]
+    return [replace(SLOW, compute_s=compute_s, wait_s=wait_s, steps=100) for compute_s, wait_s in own]
 
 
 def test_a_straggler_is_named() -> None:
     costs = ranks((2.0, 0.1), (2.1, 0.1), (2.0, 2.0), (1.9, 0.2))
-    line = (
-        "rank 2 (d) is 1.9 times as slow as the others: 40.0 ms a step, 20.0 of them waiting for data, against 21.0 ms"
-    )
+    line = "rank 2 (d) takes 1.9 times as long as the others: 40.0 ms a step, 20.0 of them waiting for data, against 21.0 ms"
     assert find_straggler(costs, ["c", "c", "d", "d"]) == line
-    verdict = judge(costs, GPU, ["c", "c", "d", "d"])
-    assert verdict is not None
-    assert verdict.straggler == line
+    report = diagnose(costs, GPU, ["c", "c", "d", "d"])
+    assert report is not None
+    assert report.straggler == line
 
 
 @pytest.mark.parametrize(
@@ -95,15 +93,15 @@ def test_a_straggler_is_named() -> None:
         ranks((0.0, 0.0), (0.0, 0.0)),
     ],
 )
-def test_nobody_is_called_slow_without_need(costs: list[Cost]) -> None:
+def test_nobody_is_called_slow_without_need(costs: list[InputCost]) -> None:
     assert find_straggler(costs, ["a", "b"]) is None
 
 
 def test_nothing_trained_is_not_judged() -> None:
-    assert judge([Cost(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 2, 2)], CPU) is None
+    assert diagnose([InputCost(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 2, 2)], CPU) is None
 
 
 @pytest.mark.parametrize("stage", ["read", "decode", "augment", "copy", FEATURES])
-@pytest.mark.parametrize("setting", [GPU, CPU, FROZEN, replace(GPU, final_side=None, cache_keys=None)])
-def test_there_is_always_something_to_try(stage: str, setting: Setting) -> None:
-    assert find_remedies(stage, 100.0, setting)
+@pytest.mark.parametrize("tunables", [GPU, CPU, FROZEN, replace(GPU, final_side=None, cache_keys=None)])
+def test_there_is_always_something_to_try(stage: str, tunables: Tunables) -> None:
+    assert find_remedies(stage, 100.0, tunables)

@@ -28,8 +28,8 @@ from launcher.recipe.schema import Strategy as StrategySection
 from launcher.train.evaluate import evaluate
 from shards.manifest import read_manifest
 from tests.data.made import pack_synthetic, plan_of
-from tests.harness.frozen_run import LENET, STAGES, Place
 from tests.harness.runs import events, journal, summary
+from tests.harness.workdir import LENET, STAGES, WorkDir
 
 NUM_IMAGES = 42
 CROSS_ENTROPY = CrossEntropy(name="cross_entropy", label_smoothing=0.1)
@@ -85,10 +85,10 @@ def test_every_image_counts_once_with_batches_that_divide_nothing(
     model = lenet(3)
     counts = count(model, reader, CROSS_ENTROPY, plan(eval_batch), strategy)
     outputs_BO, labels_B = outputs_and_labels(model, reader)
-    figures = counts.figures("abc")
-    assert figures["num_images"] == counts.confusion_KK.sum() == NUM_IMAGES
-    assert figures["loss"] == pytest.approx(F.cross_entropy(outputs_BO, labels_B).item(), rel=1e-5)
-    assert figures["top1_frac"] == pytest.approx((outputs_BO.argmax(1) == labels_B).float().mean().item())
+    metrics = counts.metrics("abc")
+    assert metrics["num_images"] == counts.confusion_KK.sum() == NUM_IMAGES
+    assert metrics["loss"] == pytest.approx(F.cross_entropy(outputs_BO, labels_B).item(), rel=1e-5)
+    assert metrics["top1_frac"] == pytest.approx((outputs_BO.argmax(1) == labels_B).float().mean().item())
     assert counts.per_class_K2[:, 0].tolist() == labels_B.bincount().tolist()
 
 
@@ -100,10 +100,10 @@ def test_one_logit(reader: ShardReader, strategy: Strategy, monkeypatch: pytest.
         model.fc3.bias.fill_(0.0)
     counts = count(model, reader, Bce(name="bce"), replace(plan(5), num_classes=2), strategy)
     outputs_BO, labels_B = outputs_and_labels(model, reader)
-    figures = counts.figures("ab")
+    metrics = counts.metrics("ab")
     expected = F.binary_cross_entropy_with_logits(outputs_BO[:, 0], labels_B.float())
-    assert figures["loss"] == pytest.approx(expected.item(), rel=1e-5)
-    assert figures["top1_frac"] == pytest.approx(((outputs_BO[:, 0] > 0) == labels_B).float().mean().item())
+    assert metrics["loss"] == pytest.approx(expected.item(), rel=1e-5)
+    assert metrics["top1_frac"] == pytest.approx(((outputs_BO[:, 0] > 0) == labels_B).float().mean().item())
 
 
 def test_processes_share_the_images_and_none_may_miss_one(
@@ -152,10 +152,10 @@ def test_it_stops_between_two_batches_when_asked(reader: ShardReader, strategy: 
     assert len(model.seen) == 2
 
 
-def test_stopped_in_each_validation_a_run_goes_on_exactly(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_in_each_validation_a_run_goes_on_exactly(workdir: WorkDir, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is at the end of a stage of freezing, and is done again before the next begins."""
     words = (LENET, STAGES, "train.epochs=3")
-    assert place.train(*words, "run.dir=whole") == 0
+    assert workdir.train(*words, "run.dir=whole") == 0
 
     def stop_at(number: int) -> int:
         """Ask to stop in the evaluation's batch of this number since the program was started; the exit code."""
@@ -168,13 +168,13 @@ def test_stopped_in_each_validation_a_run_goes_on_exactly(place: Place, monkeypa
 
         with monkeypatch.context() as patch:
             patch.setattr("launcher.train.evaluate.class_scores", counted)
-            return place.train(*words)
+            return workdir.train(*words)
 
     batches = 2  # of a validation: nine images, five at a time
     assert [stop_at(1), stop_at(batches + 1), stop_at(batches + 1), stop_at(0)] == [75, 75, 75, 0]
-    found, expected = place.path / "run", place.path / "whole"
+    found, expected = workdir.path / "run", workdir.path / "whole"
     assert [record["step"] for record in events(found, "resumed")] == [3, 6, 9]
-    assert place.losses() == place.losses("whole")
+    assert workdir.losses() == workdir.losses("whole")
     evaluations = [
         [
             (record["split"], record["step"], record["weights_step"], record["loss"], record["top1_frac"])

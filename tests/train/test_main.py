@@ -38,7 +38,7 @@ ANIMALS = ("bear", "chimp", "giraffe", "gorilla", "llama", "ostrich", "porcupine
 
 
 def quick(digits: Path, steps: int = 6) -> list[str]:
-    return [f"data.dir={digits}", "run.dir=run", f"train.epochs={steps}st", "log.every=1", "log.wandb.mode=disabled"]
+    return [f"data.dir={digits}", "run.dir=run", f"train.epochs={steps}st", "log.every=1st", "log.wandb.mode=disabled"]
 
 
 def without_source(recipe: Path) -> str:
@@ -79,13 +79,13 @@ def test_debug_runs_every_recipe_to_the_end(tmp_path: Path, recipe: Path) -> Non
 def test_job_a_on_a_folder_of_pictures(tmp_path: Path, photographs: Path) -> None:
     recipe = RECIPES / "resnet50_caltech.yaml"
     train(recipe, f"data.source=imagefolder:{photographs}", "backbone.weights=none", "train.epochs=2st", "run.dir=run",
-          "log.every=1", "augment.train.0.size=64", "augment.train.3.size=56", "augment.eval.0.size=64",
+          "log.every=1st", "augment.train.0.size=64", "augment.train.3.size=56", "augment.eval.0.size=64",
           "augment.eval.1.size=56", "log.wandb.mode=disabled", cwd=tmp_path)  # fmt: skip
     found = summary(tmp_path / "run")
     rest = sum(71 + k - 70 for k in range(10))
     assert (found["valid"]["num_images"], found["test"]["num_images"]) == (100, rest)
     assert list(found["test"]["per_class"]) == list(ANIMALS)
-    assert [figures["num_images"] for figures in found["valid"]["per_class"].values()] == [10] * 10
+    assert [metrics["num_images"] for metrics in found["valid"]["per_class"].values()] == [10] * 10
     plan = events(tmp_path / "run", "started")[0]["plan"]
     assert (plan["num_train"], plan["steps_per_epoch"], plan["wrapped_per_epoch"]) == (600, 19, 8)
     assert found["frozen_sha256"] is not None
@@ -220,7 +220,7 @@ def test_a_loss_that_is_no_number_is_one_line(tmp_path: Path, digits: Path) -> N
 
 def test_a_loss_that_is_no_number_is_never_saved(tmp_path: Path, digits: Path) -> None:
     words = [word for word in quick(digits, 80) if not word.startswith("log.every")]
-    overrides = ["optim={name: sgd, lr: 1e12}", "schedule={name: constant}", "log.every=1000", "checkpoint.every=5st"]
+    overrides = ["optim={name: sgd, lr: 1e12}", "schedule={name: constant}", "log.every=1000st", "checkpoint.every=5st"]
     ended = run(DIGITS, *words, *overrides, cwd=tmp_path)
     assert ended.code == 2
     assert ended.err.startswith("launcher: loss is nan at step ")

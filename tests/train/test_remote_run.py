@@ -28,9 +28,9 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def words(place: str | Path, name: str) -> list[str | Path]:
+def words(workdir: str | Path, name: str) -> list[str | Path]:
     """Not decoded beforehand, so that shards are needed when their images are."""
-    return [DIGITS, "data.source=null", "data.split=null", f"data.dir={place}", "data.cache=none", "train.epochs=16st",
+    return [DIGITS, "data.source=null", "data.split=null", f"data.dir={workdir}", "data.cache=none", "train.epochs=16st",
             "train.evaluate_every=8st", "checkpoint.every=4st", "log.every=1", "log.wandb.mode=disabled",
             f"run.dir={name}"]  # fmt: skip
 

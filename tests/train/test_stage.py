@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from launcher.train.context import Training
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -18,10 +19,9 @@ from launcher.distributed.strategy import Strategy
 from launcher.errors import Stopped, UserError
 from launcher.train import loop as fit
 from launcher.train import step as step_module
-from launcher.train.context import Training
 from launcher.train.stage import enter_stage
-from tests.harness.frozen_run import FLIPS, LENET, STAGES, Place
 from tests.harness.runs import DIGITS, events, start, stop_after, summary, train, train_records
+from tests.harness.workdir import FLIPS, LENET, STAGES, WorkDir
 
 STEPS_PER_EPOCH = 3
 FREE = (("fc3",), ("fc2", "fc3"), ("conv1", "conv2", "fc1", "fc2", "fc3"))
@@ -29,8 +29,8 @@ FREE = (("fc3",), ("fc2", "fc3"), ("conv1", "conv2", "fc1", "fc2", "fc3"))
 SHORT = [LENET, STAGES, "train.epochs=3", "checkpoint.keep=10"]
 
 
-def weights(place: Place, step: int, run: str = "run") -> dict[str, Tensor]:
-    return load_file(place.path / run / "checkpoints" / f"step-{step:08d}" / "model.safetensors")
+def weights(workdir: WorkDir, step: int, run: str = "run") -> dict[str, Tensor]:
+    return load_file(workdir.path / run / "checkpoints" / f"step-{step:08d}" / "model.safetensors")
 
 
 def last_weights(folder: Path) -> bytes:
@@ -46,23 +46,23 @@ def never() -> bool:
 
 
 @pytest.mark.parametrize("room", ["20", "0"])
-def test_each_stage_trains_what_it_sets_free(place: Place, room: str) -> None:
-    first = place.build(*SHORT, "run.dir=first").network.model.state_dict()
-    place.train(*SHORT, f"strategy.feature_cache_gib={room}")
-    states = [first, *(weights(place, step) for step in (3, 6, 9))]
+def test_each_stage_trains_what_it_sets_free(workdir: WorkDir, room: str) -> None:
+    first = workdir.build(*SHORT, "run.dir=first").network.model.state_dict()
+    workdir.train(*SHORT, f"strategy.feature_cache_gib={room}")
+    states = [first, *(weights(workdir, step) for step in (3, 6, 9))]
     for stage, free in enumerate(FREE):
         assert changed(states[stage], states[stage + 1]) == set(free)
     num_kept = 0 if room == "0" else 4  # train and valid in two stages; the last freezes nothing
-    assert len(place.kept()) == num_kept
+    assert len(workdir.kept()) == num_kept
 
 
-def test_kept_features_and_pictures_train_the_same_stages(place: Place) -> None:
+def test_kept_features_and_pictures_train_the_same_stages(workdir: WorkDir) -> None:
     for words in ([], [FLIPS, "augment.views=2"]):
-        place.train(*SHORT, *words, f"run.dir=kept{len(words)}")
-        place.train(*SHORT, *words, f"run.dir=pictures{len(words)}", "strategy.feature_cache_gib=0")
-        expected = place.losses(f"pictures{len(words)}")
+        workdir.train(*SHORT, *words, f"run.dir=kept{len(words)}")
+        workdir.train(*SHORT, *words, f"run.dir=pictures{len(words)}", "strategy.feature_cache_gib=0")
+        expected = workdir.losses(f"pictures{len(words)}")
         assert len(expected) == 9
-        assert place.losses(f"kept{len(words)}") == pytest.approx(expected, rel=1e-4)
+        assert workdir.losses(f"kept{len(words)}") == pytest.approx(expected, rel=1e-4)
 
 
 def lr_scales(t: Training) -> dict[str, float]:
@@ -85,18 +85,18 @@ def lr_scales(t: Training) -> dict[str, float]:
     ],
 )
 def test_the_optimizer_gains_what_is_set_free_at_its_learning_rate(
-    place: Place, key: str, expected: dict[str, float]
+    workdir: WorkDir, key: str, expected: dict[str, float]
 ) -> None:
-    t = place.build(LENET, STAGES, "train.epochs=3", key)
+    t = workdir.build(LENET, STAGES, "train.epochs=3", key)
     for stage, free in enumerate(FREE):
-        learner = enter_stage(t, stage, 3 * stage, never)
-        assert learner.stage == stage
+        stage = enter_stage(t, stage, 3 * stage, never)
+        assert stage.stage == stage
         assert lr_scales(t) == pytest.approx({name: expected[name] for name in free})
-        assert (learner.frozen_sha256 is None) == (stage == 2)
+        assert (stage.frozen_sha256 is None) == (stage == 2)
 
 
-def test_a_later_stage_can_be_entered_at_once(place: Place) -> None:
-    one_by_one, at_once = (place.build(LENET, STAGES, "train.epochs=3", f"run.dir={name}") for name in "ab")
+def test_a_later_stage_can_be_entered_at_once(workdir: WorkDir) -> None:
+    one_by_one, at_once = (workdir.build(LENET, STAGES, "train.epochs=3", f"run.dir={name}") for name in "ab")
     for stage in range(3):
         enter_stage(one_by_one, stage, 3 * stage, never)
     enter_stage(at_once, 2, 6, never)
@@ -106,11 +106,11 @@ def test_a_later_stage_can_be_entered_at_once(place: Place) -> None:
     assert shapes[0] == shapes[1]
 
 
-def test_the_learning_rate_of_a_stage_is_what_steps_it(place: Place) -> None:
+def test_the_learning_rate_of_a_stage_is_what_steps_it(workdir: WorkDir) -> None:
     """Plain SGD without momentum: with a backbone_lr of 0.002 / 10^6 the backbone stands still but for rounding."""
     slow = ["optim.momentum=0", "optim.backbone_lr=2e-9"]
-    place.train(*SHORT, *slow)
-    before, after = weights(place, 6), weights(place, 9)
+    workdir.train(*SHORT, *slow)
+    before, after = weights(workdir, 6), weights(workdir, 9)
     moves = {name: (after[name] - before[name]).abs().max().item() for name in before}
     assert max(move for name, move in moves.items() if not name.startswith("fc3")) < 1e-6
     assert moves["fc3.weight"] > 1e-6
@@ -120,71 +120,71 @@ class Killed(BaseException):
     pass
 
 
-def die_at(place: Place, step: int, *words: str) -> None:
+def die_at(workdir: WorkDir, step: int, *words: str) -> None:
     """Train until step `step` begins."""
     whole = step_module.train_step
 
-    def dying(t: Training, learner: Any, batches: Any, number: int, guard: Any) -> Any:
+    def dying(t: Training, stage: Any, batches: Any, number: int, guard: Any) -> Any:
         if number == step:
             raise Killed
-        return whole(t, learner, batches, number, guard)
+        return whole(t, stage, batches, number, guard)
 
-    with place.patch.context() as patch:
+    with workdir.patch.context() as patch:
         patch.setattr(fit, "train_step", dying)
         with pytest.raises(Killed):
-            place.train(*words)
+            workdir.train(*words)
 
 
 @pytest.mark.parametrize("optim", ["{name: sgd, lr: 0.01, momentum: 0.9}", "{name: adam, lr: 0.01, ema_decay: 0.9}"])
-def test_a_run_cut_off_anywhere_goes_on_as_if_it_were_not(place: Place, optim: str) -> None:
+def test_a_run_cut_off_anywhere_goes_on_as_if_it_were_not(workdir: WorkDir, optim: str) -> None:
     words = [*SHORT, f"optim={optim}", "checkpoint.every=2st", "optim.layer_decay=0.5"]
-    place.train(*words, "run.dir=whole")
+    workdir.train(*words, "run.dir=whole")
     for step in (4, 6, 7, 9):  # 4 and 7 are the first of their stages
-        die_at(place, step, *words)
-    place.train(*words)
-    resumed = [record["step"] for record in events(place.path / "run", "resumed")]
+        die_at(workdir, step, *words)
+    workdir.train(*words)
+    resumed = [record["step"] for record in events(workdir.path / "run", "resumed")]
     assert resumed == [3, 4, 6, 8], "each stage ends with a checkpoint"
-    assert place.losses() == place.losses("whole")
-    assert last_weights(place.path / "run") == last_weights(place.path / "whole")
+    assert workdir.losses() == workdir.losses("whole")
+    assert last_weights(workdir.path / "run") == last_weights(workdir.path / "whole")
 
 
-def test_a_run_cut_off_after_its_last_step_is_measured(place: Place) -> None:
+def test_a_run_cut_off_after_its_last_step_is_measured(workdir: WorkDir) -> None:
     """The last of its stages is never reached."""
     schedule = "backbone.freeze={schedule: [{at: 0, freeze: backbone}, {at: 1, freeze: none}]}"
     words = [LENET, schedule, "train.epochs=1"]
-    place.train(*words, "run.dir=whole")
+    workdir.train(*words, "run.dir=whole")
 
     def die(*_: object) -> None:
         raise Killed
 
-    with place.patch.context() as patch:
+    with workdir.patch.context() as patch:
         patch.setattr("launcher.train.finish._measure_best", die)
         with pytest.raises(Killed):
-            place.train(*words)
-    place.train(*words)
-    whole, run = (summary(place.path / name) for name in ("whole", "run"))
+            workdir.train(*words)
+    workdir.train(*words)
+    whole, run = (summary(workdir.path / name) for name in ("whole", "run"))
     assert run["test"] == whole["test"]
     assert run["frozen_sha256"] == whole["frozen_sha256"] is not None
 
 
-def test_asked_to_stop_between_stages_loses_no_step(place: Place) -> None:
+def test_asked_to_stop_between_stages_loses_no_step(workdir: WorkDir) -> None:
     """While the second stage computes its features, three steps are done and no checkpoint is due."""
     records = feature_store.FeatureStore._records
 
     def stopping(store: feature_store.FeatureStore, *words: Any) -> Any:
-        if len(place.kept()) == 1:
+        if len(workdir.kept()) == 1:
             signal.raise_signal(signal.SIGUSR1)
         yield from records(store, *words)
 
-    with place.patch.context() as patch:
+    with workdir.patch.context() as patch:
         patch.setattr(feature_store.FeatureStore, "_records", stopping)
         with pytest.raises(Stopped):
-            place.train(*SHORT, "train.evaluate_every=100")
-    assert summary(place.path / "run")["status"] == "preempted"
-    assert summary(place.path / "run")["steps_done"] == 3
-    place.train(*SHORT, "train.evaluate_every=100")
-    assert [record["step"] for record in events(place.path / "run", "resumed")] == [3]
-    assert summary(place.path / "run")["status"] == "done"
+            workdir.train(*SHORT, "train.evaluate_every=100")
+    assert summary(workdir.path / "run")["status"] == "preempted"
+    assert summary(workdir.path / "run")["steps_done"] == 3
+    workdir.train(*SHORT, "train.evaluate_every=100")
+    assert [record["step"] for record in events(workdir.path / "run", "resumed")] == [3]
+    assert summary(workdir.path / "run")["status"] == "done"
 
 
 def test_killed_in_the_second_stage(tmp_path: Path, digits: Path) -> None:
@@ -202,15 +202,15 @@ def test_killed_in_the_second_stage(tmp_path: Path, digits: Path) -> None:
     assert 33 < resumed["step"] < 66
 
 
-def test_processes_with_other_frozen_weights_are_refused(place: Place) -> None:
+def test_processes_with_other_frozen_weights_are_refused(workdir: WorkDir) -> None:
     """They would compute other features for their part of the images, and nobody would know."""
-    t = place.build(LENET)
-    place.patch.setattr(Strategy, "gather", lambda strategy, value: [value, "other"])
+    t = workdir.build(LENET)
+    workdir.patch.setattr(Strategy, "gather", lambda strategy, value: [value, "other"])
     with pytest.raises(UserError, match="rank 1 sees other frozen weights than rank 0"):
         enter_stage(t, 0, 0, never)
 
 
-def test_waiting_is_counted_in_training_alone(place: Place) -> None:
+def test_waiting_is_counted_in_training_alone(workdir: WorkDir) -> None:
     """Reading the pictures to compute features is no wait of the training."""
     read = ShardReader.read
 
@@ -218,11 +218,11 @@ def test_waiting_is_counted_in_training_alone(place: Place) -> None:
         time.sleep(0.02)
         return read(reader, i)
 
-    place.patch.setattr(ShardReader, "read", slowly)
-    place.train(LENET, "data.workers=0")
-    assert summary(place.path / "run")["train"]["data_wait_frac"] < 0.7
-    assert summary(place.path / "run")["input"]["stage"] in (None, "reading features")
-    place.train(LENET, "data.workers=0", "run.dir=pictures", "strategy.feature_cache_gib=0")
-    assert summary(place.path / "pictures")["train"]["data_wait_frac"] > 0.7
-    assert summary(place.path / "pictures")["input"]["stage"] == "read"
-    assert [record["step"] for record in events(place.path / "pictures", "input")] == [3, 6]
+    workdir.patch.setattr(ShardReader, "read", slowly)
+    workdir.train(LENET, "data.workers=0")
+    assert summary(workdir.path / "run")["train"]["data_wait_frac"] < 0.7
+    assert summary(workdir.path / "run")["input"]["stage"] in (None, "reading features")
+    workdir.train(LENET, "data.workers=0", "run.dir=pictures", "strategy.feature_cache_gib=0")
+    assert summary(workdir.path / "pictures")["train"]["data_wait_frac"] > 0.7
+    assert summary(workdir.path / "pictures")["input"]["stage"] == "read"
+    assert [record["step"] for record in events(workdir.path / "pictures", "input")] == [3, 6]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -13,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from launcher.distributed.signals import StopRequest
+from launcher.distributed.comm import ShouldStop
 from launcher.distributed.world import SRUN, TORCHRUN
-from launcher.errors import AttemptError, Stopped
-from launcher.run.journal import JOURNAL_NAME
+from launcher.errors import SpawnedRunError, Stopped
+from launcher.run.journal import JournalTail
 
 POLL_S = 0.002
 """A small network's step takes 5 ms: the kill is to come within a step or two."""
@@ -24,7 +23,7 @@ POLL_S = 0.002
 ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
 
 
-class Ranks:
+class SpawnedRanks:
     """The ranks of one training on this machine, each with what it says in `output` + `.rank-N.txt`.
 
     Ranks that are left when the `with` block is left are killed.
@@ -45,7 +44,7 @@ class Ranks:
                 )
             self._processes.append(process)
 
-    def __enter__(self) -> Ranks:
+    def __enter__(self) -> SpawnedRanks:
         return self
 
     def __exit__(
@@ -72,7 +71,7 @@ class Ranks:
         codes = [process.poll() for process in self._processes]
         for rank, code in enumerate(codes):
             if code:
-                raise AttemptError(f"rank {rank} ended with exit code {code}: {self._last_line(rank)}", code)
+                raise SpawnedRunError(f"rank {rank} ended with exit code {code}: {self._last_line(rank)}", code)
         return all(code == 0 for code in codes)
 
     def _last_line(self, rank: int) -> str:
@@ -80,51 +79,29 @@ class Ranks:
         return next((line for line in reversed(lines) if line.strip()), "said nothing").removeprefix("launcher: ")
 
 
-def watch(ranks: Ranks, folder: Path, hang_s: float, stop: StopRequest) -> Iterator[int]:
+def follow(ranks: SpawnedRanks, folder: Path, hang_s: float, stop: ShouldStop) -> Iterator[int]:
     """The newest step in the journal of this start, again and again until the training has ended well.
 
     Raise AttemptError when it fails, or writes nothing to its journal for `hang_s` seconds; Stopped when asked to stop.
     """
-    journal = _Tail(folder / JOURNAL_NAME)
+    # What is there is of an earlier start. A torn last line is cut off when the run resumes.
+    journal, step = JournalTail(folder, from_end=True), 0
     since_s = time.monotonic()
     while True:
         has_ended = ranks.have_ended()  # asked first, so that what was written last is read
-        if journal.read():
+        records = journal.read()
+        if records:
             since_s = time.monotonic()
-        yield journal.step
+        step = max((record["step"] for record in records if record["kind"] == "train"), default=step)
+        yield step
         if has_ended:
             return
-        if stop.is_wanted():
+        if stop():
             raise Stopped("stopped while verifying: nothing is proved yet")
         if time.monotonic() - since_s > hang_s:
-            after = f"after step {journal.step}" if journal.step else "before its first step"
-            raise AttemptError(f"hangs: nothing new in its journal for {hang_s:g} s, {after}")
+            after = f"after step {step}" if step else "before its first step"
+            raise SpawnedRunError(f"hangs: nothing new in its journal for {hang_s:g} s, {after}")
         time.sleep(POLL_S)
-
-
-class _Tail:
-    """Reads what is added to a journal. `step`: of the newest train record added."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        # A torn last line is cut off when the run goes on: what follows begins at the end of the whole ones.
-        self._read_bytes = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
-        self.step = 0
-
-    def read(self) -> bool:
-        """Whether there was anything new."""
-        if not self._path.exists():
-            return False
-        with self._path.open("rb") as file:
-            file.seek(self._read_bytes)
-            whole = file.read()
-        whole = whole[: whole.rfind(b"\n") + 1]
-        self._read_bytes += len(whole)
-        for line in whole.splitlines():
-            record = json.loads(line)
-            if record["kind"] == "train":
-                self.step = record["step"]
-        return bool(whole)
 
 
 def environment_for(size: int, device: str) -> dict[str, str]:

@@ -195,7 +195,7 @@ def submit(
     if dry_run:
         print(text, end="")
         return EXIT_DONE
-    Console(1, 1).say(f"job {send_job(text)}: {job.name}, {nodes} x {processes} processes; follow it with squeue --me")
+    Console().say(f"job {send_job(text)}: {job.name}, {nodes} x {processes} processes; follow it with squeue --me")
     return EXIT_DONE
 
 
@@ -232,7 +232,7 @@ def _check_job(job: Job) -> None:
 def _check_processes(loaded: LoadedRecipe, processes: int) -> None:
     """What can be known without the data, and with it where it is packed, before the job waits in a queue."""
     recipe = complete_recipe(loaded, lambda note: None)
-    if recipe.data.source is None or (Path(str(recipe.data.dir)) / MANIFEST_NAME).exists():
+    if recipe.data.source is None or (recipe.data.folder / MANIFEST_NAME).exists():
         plan_run(loaded, recipe, processes, prepare_data(recipe.data, World()))
 
 

@@ -13,22 +13,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from launcher.augment.images import images_of
-from launcher.augment.pipeline import Augment, find_needed_side
-from launcher.data.bad_samples import Damage
+from launcher.augment.images import packed_images_of
+from launcher.augment.pipeline import Augment, find_min_side
+from launcher.data.bad_samples import BadSamples
 from launcher.data.decode import decode_image
 from launcher.data.feed import ImageFeed
 from launcher.data.loader import Loader, count_workers
-from launcher.data.reader import Sample, ShardReader
+from launcher.data.reader import Sample, SampleReader
 from launcher.distributed.strategy import Strategy, build_strategy, choose_device
 from launcher.distributed.world import World, read_world
 from launcher.errors import UserError, nearest
+from launcher.recipe.fields import with_values
 from launcher.recipe.schema import Strategy as StrategySection
 
 Device = Literal["auto", "cpu", "cuda"]
-Turn = Callable[[Tensor], Tensor]
+TestTransform = Callable[[Tensor], Tensor]
 
-TURNS: Mapping[str, Turn] = {
+TEST_TRANSFORMS: Mapping[str, TestTransform] = {
     "none": lambda images_BCHW: images_BCHW,
     "rotate180": lambda images_BCHW: images_BCHW.flip((2, 3)),
     "hflip": lambda images_BCHW: images_BCHW.flip(3),
@@ -37,23 +38,23 @@ TURNS: Mapping[str, Turn] = {
 """What may be done to every picture as it enters the network."""
 
 
-class Turned(nn.Module):
+class TransformedModel(nn.Module):
     """The network behind a turn of its images."""
 
-    def __init__(self, model: nn.Module, turn: Turn) -> None:
+    def __init__(self, model: nn.Module, transform: TestTransform) -> None:
         super().__init__()
         self.model = model
-        self.turn = turn
+        self.transform = transform
 
     def forward(self, images_BCHW: Tensor) -> Any:
-        return self.model(self.turn(images_BCHW))
+        return self.model(self.transform(images_BCHW))
 
 
-def choose_turn(name: str) -> Turn:
+def choose_test_transform(name: str) -> TestTransform:
     """Raise UserError when there is none of that name."""
-    if name not in TURNS:
-        raise UserError(f"--transform {name}: no such transform{nearest(name, TURNS)}")
-    return TURNS[name]
+    if name not in TEST_TRANSFORMS:
+        raise UserError(f"--transform {name}: no such transform{nearest(name, TEST_TRANSFORMS)}")
+    return TEST_TRANSFORMS[name]
 
 
 def build_eval_strategy(
@@ -65,17 +66,17 @@ def build_eval_strategy(
     """
     kind = choose_device(device, torch.cuda.device_count(), world, os.environ, "give --device cpu")
     precision = "no" if kind == "cpu" and trained_with.precision == "fp16" else trained_with.precision
-    update = {"device": device, "precision": precision, "sync_batchnorm": False}
-    return build_strategy(trained_with.model_copy(update=update), world, seed, deterministic)
+    section = with_values(trained_with, {"device": device, "precision": precision, "sync_batchnorm": False})
+    return build_strategy(section, world, seed, deterministic)
 
 
-def build_feed(reader: ShardReader, augment: Augment, strategy: Strategy, damage: Damage) -> ImageFeed:
+def build_feed(reader: SampleReader, augment: Augment, strategy: Strategy, bad_samples: BadSamples) -> ImageFeed:
     """Images as the network takes them, read and decoded by threads; `feed.loader` is to be closed.
 
     No more than two batches beyond one for each thread are in memory.
     """
     workers = count_workers(None, strategy.world)
-    loader = Loader(reader, workers, strategy.device, find_needed_side(augment.entries), damage=damage)
+    loader = Loader(reader, workers, strategy.device, find_min_side(augment.entries), bad_samples=bad_samples)
     return ImageFeed(loader, augment, strategy, seed=0, views=None, engine=None)
 
 
@@ -84,8 +85,8 @@ def to_input(sample: Sample, augment: Augment) -> Tensor:
 
     Raise DataError when it is not a whole image.
     """
-    pixels_HWC = decode_image(sample.content, sample.place, find_needed_side(augment.entries))
-    images = images_of(torch.from_numpy(pixels_HWC).permute(2, 0, 1)[None])
+    pixels_HWC = decode_image(sample.content, sample.place, find_min_side(augment.entries))
+    images = packed_images_of(torch.from_numpy(pixels_HWC).permute(2, 0, 1)[None])
     return augment(images, np.zeros(1, dtype=np.int64), 0, 0)
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from launcher.augment.pipeline import Augment, build_augment
 from launcher.checkpoint.atomic import check_file, read_hashes
-from launcher.checkpoint.network_spec import CARD_NAME, Card, read_card
-from launcher.checkpoint.restore import load_weights, step_name
+from launcher.checkpoint.network_spec import SPEC_NAME, NetworkSpec, read_spec
+from launcher.checkpoint.restore import load_weights
+from launcher.checkpoint.state import step_name
 from launcher.distributed.strategy import Strategy
 from launcher.errors import CheckpointError, RunError, nearest_path
 from launcher.models.loss import count_outputs
@@ -23,42 +24,42 @@ _WANTED = "give a run's folder, runs/NAME/DATE-..., or one of its checkpoints"
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """`checkpoint`: the folder it comes from. `network`: on the strategy's device, for evaluation."""
 
     checkpoint: Path
-    card: Card
+    spec: NetworkSpec
     network: Network
     augment: Augment
     """What images of a validation or test split go through."""
 
 
-def open_trained(path: Path, which: str, strategy: Strategy) -> Trained:
+def load_trained(path: Path, which: str, strategy: Strategy) -> TrainedModel:
     """`path`: a run's folder, or a checkpoint; `which` of a run's checkpoints: best, last or a step's number.
 
     With averaged weights, where the recipe keeps them. Raise RunError when it is not there, or not whole. The first
     process says which it is: while a training goes on, `best` may be another a moment later.
     """
-    checkpoint = strategy.on_first(lambda: find_checkpoint(path, which))
-    card = _read_card(checkpoint)
-    recipe = card.recipe
-    network = build_trained(recipe.backbone, count_outputs(recipe.loss, len(card.classes)))
+    checkpoint = strategy.comm.run_on_rank0(lambda: find_checkpoint(path, which))
+    spec = _read_spec(checkpoint)
+    recipe = spec.recipe
+    network = build_trained(recipe.backbone, count_outputs(recipe.loss, len(spec.classes)))
     with _said_of_a_run():
         load_weights(checkpoint, network.model, ema=recipe.optim.ema_decay is not None)
     network = replace(network, model=strategy.place(network.model).eval())
-    augment = build_augment(recipe.augment.eval_ops, card.mean, card.std, strategy.memory_format)
-    return Trained(checkpoint, card, network, augment)
+    augment = build_augment(recipe.augment.eval_ops, spec.mean, spec.std, strategy.memory_format)
+    return TrainedModel(checkpoint, spec, network, augment)
 
 
-def read_run_card(path: Path, which: str) -> Card:
-    """What `open_trained` opens, without its network. Raise RunError when it is not there, or not whole."""
-    return _read_card(find_checkpoint(path, which))
+def read_run_spec(path: Path, which: str) -> NetworkSpec:
+    """What `load_trained` opens, without its network. Raise RunError when it is not there, or not whole."""
+    return _read_spec(find_checkpoint(path, which))
 
 
-def _read_card(checkpoint: Path) -> Card:
+def _read_spec(checkpoint: Path) -> NetworkSpec:
     with _said_of_a_run():
-        check_file(checkpoint / CARD_NAME, read_hashes(checkpoint).get(CARD_NAME, ""))
-        return read_card(checkpoint)
+        check_file(checkpoint / SPEC_NAME, read_hashes(checkpoint).get(SPEC_NAME, ""))
+        return read_spec(checkpoint)
 
 
 @contextmanager
@@ -74,12 +75,12 @@ def find_checkpoint(path: Path, which: str) -> Path:
     """Raise RunError when there is none of that name."""
     if not path.is_dir():
         raise RunError(f"{path}: {'is no' if path.exists() else 'no such'} folder; {_WANTED}{nearest_path(path)}")
-    if (path / CARD_NAME).exists():
+    if (path / SPEC_NAME).exists():
         if which != DEFAULT:
             raise RunError(f"--checkpoint {which}: {path} is one itself; leave it out, or name the run's folder")
         return path.resolve()
     if not (path / LOCK_NAME).exists():
-        what = f"neither a run's folder nor a checkpoint: has no {LOCK_NAME} and no {CARD_NAME}"
+        what = f"neither a run's folder nor a checkpoint: has no {LOCK_NAME} and no {SPEC_NAME}"
         raise RunError(f"{path}: {what}; {_WANTED}")
     folder = path / "checkpoints"
     steps = sorted(each.name for each in folder.glob("step-*"))

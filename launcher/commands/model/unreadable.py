@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from launcher.data.bad_samples import Damage, Mask
+from launcher.data.bad_samples import Mask
 from launcher.data.order import Ids
-from launcher.distributed.strategy import Strategy
+from launcher.distributed.comm import Comm
 from launcher.errors import EXIT_DONE, EXIT_FAILED, DataError, UserError
 
 
-class Unreadable(Damage):
+class NameBadSamples:
     """Keeps what is to be said of pictures that cannot be read, and goes on. For several threads.
 
     `num_told`: of how many it has been said, over all processes.
@@ -32,11 +32,11 @@ class Unreadable(Damage):
                 self._ids.add(sample_id)
                 self._new.append(f"launcher: {error}")
 
-    def tell(self, strategy: Strategy, say: Callable[[str], None]) -> None:
+    def report(self, comm: Comm, say: Callable[[str], None]) -> None:
         """Say what has come on any process since this was called last. Called by every process."""
         with self._lock:
             taken, self._new = self._new, []
-        for messages in strategy.gather(taken):
+        for messages in comm.all_gather_object(taken):
             self.num_told += len(messages)
             for message in messages:
                 if message not in self._said:  # of a shard that is not there, every picture has the same
@@ -60,4 +60,7 @@ class Unreadable(Damage):
 
     def among(self, ids_B: Ids) -> Mask:
         with self._lock:
-            return np.isin(ids_B, list(self._ids)) if self._ids else super().among(ids_B)
+            return np.isin(ids_B, list(self._ids))
+
+    def take_new(self) -> dict[int, str]:
+        return {}

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import numpy as np
 
-from launcher.data.features.format import show_bytes
 from launcher.data.order import Order, build_order
 from launcher.data.prepare import prepare_data
 from launcher.distributed.world import World
@@ -16,6 +14,7 @@ from launcher.recipe.augment import Augment
 from launcher.recipe.parse import LoadedRecipe
 from launcher.recipe.plan import Plan
 from launcher.run.console import Console
+from launcher.text import show_bytes
 from launcher.train.prepare import complete_recipe, plan_run
 from shards.manifest import MANIFEST_NAME, Manifest
 
@@ -47,7 +46,7 @@ WORDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class Options:
     """For which processes to plan. `processes`: in all, on one node; None: `nodes` times `gpus_per_node`.
 
     `rank`: whose first batch to show whole; None: the beginning of the first one's.
@@ -74,25 +73,25 @@ class Wishes:
             raise UserError(f"--rank {self.rank}: must be 0 to {self.world_size - 1}")
 
 
-def check(loaded: LoadedRecipe, wishes: Wishes) -> int:
+def check(loaded: LoadedRecipe, options: Options) -> int:
     """Print the plan for these processes. Raise RecipeError for whatever would stop the run."""
-    wishes.check()
-    console = Console(1, 1)
+    options.check()
+    console = Console()
     recipe = complete_recipe(loaded, console.say)
     console.say(_describe_eval(recipe.augment))
-    folder = Path(str(recipe.data.dir))
+    folder = recipe.data.folder
     if recipe.data.source is not None and not (folder / MANIFEST_NAME).exists():
         console.say(
             f"{loaded.file}: recipe is right; {folder} will be packed from {recipe.data.source} by the first run"
         )
         return EXIT_DONE
     manifest = prepare_data(recipe.data, World())
-    plan = plan_run(loaded, recipe, wishes.world_size, manifest)
+    plan = plan_run(loaded, recipe, options.world_size, manifest)
     order = build_order(plan, manifest, recipe.run.seed)
     console.table(
-        f"{loaded.file} on {wishes.world_size} processes", [*_rows(plan), *_node_rows(manifest, order, wishes.nodes)]
+        f"{loaded.file} on {options.world_size} processes", [*_rows(plan), *_node_rows(manifest, order, options.nodes)]
     )
-    console.say(_describe_first_batch(order, wishes.rank))
+    console.say(_describe_first_batch(order, options.rank))
     for note in plan.notes:
         console.say(f"note: {note}")
     return EXIT_DONE

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from launcher.data.prepare import open_folder, prepare_data
 from launcher.data.remote.remote import RemoteFolder
 from launcher.distributed.world import World
@@ -24,7 +22,7 @@ def fetch(loaded: LoadedRecipe) -> int:
 
     Raise UserError or ShardsError when something can be neither found, downloaded nor packed.
     """
-    console = Console(1, 1)
+    console = Console()
     recipe = complete_recipe(loaded, console.say)
     console.say(f"weights: {_fetch_weights(recipe.backbone)}")
     console.say(f"shards: {_fetch_data(recipe.data)}")
@@ -40,7 +38,7 @@ def _fetch_weights(backbone: Backbone) -> str:
 
 
 def _fetch_data(data: Data) -> str:
-    is_new = not (Path(str(data.dir)) / MANIFEST_NAME).exists()
+    is_new = not (data.folder / MANIFEST_NAME).exists()
     manifest = prepare_data(data, World())
     num_images = sum(manifest.num_images(split) for split in manifest.splits)
     images = f"{num_images:,} images of {len(manifest.classes):,} classes"

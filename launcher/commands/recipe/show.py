@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from launcher.augment.mix import build_mix
-from launcher.augment.pipeline import build_augment, find_needed_side
+from launcher.augment.pipeline import build_augment, find_min_side
 from launcher.data.decode import decode_image
 from launcher.data.feed import ImageFeed
 from launcher.data.loader import Loader
@@ -23,7 +23,7 @@ from launcher.data.reader import ShardReader
 from launcher.distributed.strategy import build_strategy
 from launcher.distributed.world import World
 from launcher.errors import EXIT_DONE, UserError
-from launcher.recipe.lint import final_size
+from launcher.recipe.facts import output_size
 from launcher.recipe.parse import LoadedRecipe
 from launcher.recipe.schema import Recipe, Strategy
 from launcher.run.console import Console
@@ -41,7 +41,7 @@ def show(loaded: LoadedRecipe, images: int, views: int, output: Path) -> int:
 
     Raise UserError or ShardsError when recipe, data or file are not to be had.
     """
-    _check_wishes(images, views, output)
+    _check_options(images, views, output)
     recipe = complete_recipe(loaded, lambda note: None)
     manifest = prepare_data(recipe.data, World())
     plan = plan_run(loaded, recipe, 1, manifest)
@@ -64,11 +64,11 @@ def show(loaded: LoadedRecipe, images: int, views: int, output: Path) -> int:
         write_sheet(list(zip(*columns, strict=True)), cell, output)
     except OSError as error:
         raise UserError(f"--output {output}: cannot be written ({error.strerror}); name another file") from None
-    Console(1, 1).say(f"{output}: {images} training images, {views} views of each")
+    Console().say(f"{output}: {images} training images, {views} views of each")
     return EXIT_DONE
 
 
-def _check_wishes(images: int, views: int, output: Path) -> None:
+def _check_options(images: int, views: int, output: Path) -> None:
     for name, number in (("images", images), ("views", views)):
         if number < 1:
             raise UserError(f"--{name} {number}: must be at least 1")
@@ -78,7 +78,7 @@ def _check_wishes(images: int, views: int, output: Path) -> None:
 
 def _cell(recipe: Recipe) -> tuple[int, int]:
     """Height and width of a view on the sheet."""
-    size = final_size(recipe.augment.train)
+    size = output_size(recipe.augment.train)
     assert size is not None, "a recipe whose images have different sizes is refused"
     return find_cell(size)
 
@@ -97,7 +97,7 @@ def _augment(
     mix = build_mix(recipe.augment, len(manifest.classes))
     seed = recipe.run.seed
     strategy = build_strategy(Strategy(device="cpu"), World(), seed, deterministic=False)
-    with closing(Loader(reader, 0, strategy.device, find_needed_side(recipe.augment.train))) as loader:
+    with closing(Loader(reader, 0, strategy.device, find_min_side(recipe.augment.train))) as loader:
         feed = ImageFeed(loader, augment, strategy, seed, recipe.augment.views, None, mix)
         for epoch in range(views):
             ids_B, rows_N = find_pairs(order.visits(epoch), ids_N)

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launcher.data.features.format import FACTS, ROOT, show_bytes
+from launcher.data.features.format import METADATA_NAME, ROOT
 from launcher.errors import EXIT_DONE, UserError, nearest
 from launcher.run.console import Console
+from launcher.text import show_bytes
 
 KEY = re.compile(r"[0-9a-f]{24}")
 TEMPORARY = re.compile(r"\.[0-9a-f]{24}-.+")
@@ -40,7 +41,7 @@ class Entry:
 
 def list_features(root: Path = ROOT) -> int:
     """Print a table of what is there."""
-    console = Console(1, 1)
+    console = Console()
     entries, temporary = _find(root, KEY), _find(root, TEMPORARY)
     if entries:
         console.columns(COLUMNS, [_row(entry) for entry in entries])
@@ -59,7 +60,7 @@ def remove_features(key: str | None, everything: bool, root: Path = ROOT) -> int
     """
     if bool(key) == everything:
         raise UserError("cache rm: give a key, of which the beginning is enough, or --all; see launcher cache ls")
-    console = Console(1, 1)
+    console = Console()
     entries = _find(root, KEY)
     chosen = [_choose(key, entries, root)] if key else entries
     for entry in chosen:
@@ -146,18 +147,18 @@ def _row(entry: Entry) -> tuple[str, ...]:
     if entry.path.is_symlink():
         return (entry.path.name, "a link, not followed", *[""] * 4, size, age)
     try:
-        facts = json.loads((entry.path / FACTS).read_text(encoding="utf-8"))
-        return (entry.path.name, *_describe(facts), size, age)
+        metadata = json.loads((entry.path / METADATA_NAME).read_text(encoding="utf-8"))
+        return (entry.path.name, *_describe(metadata), size, age)
     except (OSError, ValueError, KeyError, TypeError):
         return (entry.path.name, "not readable", *[""] * 4, size, age)
 
 
-def _describe(facts: dict[str, Any]) -> tuple[str, ...]:
+def _describe(metadata: dict[str, Any]) -> tuple[str, ...]:
     """Backbone, split, view, images and values."""
-    drawn, layout = facts["drawn"], facts["layout"]
+    drawn, layout = metadata["drawn"], metadata["layout"]
     view = "" if drawn is None else f"{int(drawn['view']) + 1}"
     values = ", ".join(f"{' x '.join(map(str, value['shape']))} {value['dtype']}" for value in layout["values"])
-    return str(facts["backbone"]), str(facts["split"]), view, f"{layout['num_images']:,}", values
+    return str(metadata["backbone"]), str(metadata["split"]), view, f"{layout['num_images']:,}", values
 
 
 def _show_age(age_s: float) -> str:

@@ -10,25 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import EXIT_DONE, RunError, nearest_path
+from launcher.metrics.names import higher_is_better, show_metric
 from launcher.recipe.lock import LOCK_NAME, read_lock
 from launcher.run.console import Console
 from launcher.run.history import (
     CUT_OFF,
     RUNNING,
     STARTS,
+    drop_superseded,
     find_count,
     find_ending,
     find_number,
     find_status,
     is_run,
-    parse_records,
     read_curve,
-    read_ends,
-    read_lines,
     read_own_summary,
-    those_that_count,
 )
-from launcher.run.journal import Record, render_json
+from launcher.run.journal import Record, read_ends, read_journal, render_json
+from launcher.text import one_line, show_duration
 
 HOME = Path("runs")
 DAMAGED = "damaged"
@@ -65,7 +64,7 @@ def list_runs(folders: Sequence[Path], as_json: bool) -> int:
             raise RunError(f"{folder}: {what} folder; {advice}")
     paths = dict.fromkeys(path for folder in folders or [HOME] for path in find_runs(folder))
     found = sorted(map(look_at, paths), key=lambda each: each.age_s)
-    console = Console(1, 1)
+    console = Console()
     if as_json:
         print(render_json([asdict(each) for each in found], indent=1))
     elif found:
@@ -94,11 +93,11 @@ def look_at(folder: Path) -> Overview:
         first, last = read_ends(folder)
         status = find_status(folder, last)
         if last and (status in (RUNNING, CUT_OFF) or not summary or find_ending(last) != summary.get("status")):
-            last = those_that_count(parse_records(read_lines(folder), folder))
+            last = drop_superseded(read_journal(folder))
             summary = {}
         return _overview(folder, summary, first, last, status)
     except (RunError, KeyError, TypeError, ValueError, AttributeError) as error:
-        problem = " ".join(str(error).split())
+        problem = one_line(error)
         return Overview(str(folder), _name(folder, summary), DAMAGED, _age_s(folder, []), problem)
 
 
@@ -136,11 +135,11 @@ def _best(
             return None, None, None
         return str(best.get("metric")), find_number(best, "value"), find_count(best, "epoch")
     section = read_lock(folder).get("train") if (folder / LOCK_NAME).exists() else None
-    metric = str(section.get("best_metric", "top1_frac")) if isinstance(section, dict) else "top1_frac"
+    metric = str(section.get("best_metric", "accuracy")) if isinstance(section, dict) else "accuracy"
     values = {step: value for step, value in read_curve(records, "eval", metric, "valid").items() if value == value}
     if not values or not per_epoch:
         return None, None, None
-    step = (min if metric == "loss" else max)(values, key=lambda each: values[each])
+    step = (max if higher_is_better(metric) else min)(values, key=lambda each: values[each])
     return metric, values[step], -(-step // per_epoch)
 
 
@@ -180,18 +179,3 @@ def _row(run: Overview) -> list[str]:
 
 def _of(done: int | None, total: int | None) -> str:
     return "-" if done is None else f"{done:,}" if total is None else f"{done:,}/{total:,}"
-
-
-def show_metric(name: str, value: float) -> str:
-    """`top-1 91.20%`, `loss 0.2310`."""
-    words = {"top1_frac": "top-1", "top5_frac": "top-5"}
-    return f"{words[name]} {value:.2%}" if name in words else f"{name} {value:.4f}"
-
-
-def show_duration(seconds: float) -> str:
-    """`12 s`, `3 min`, `2.5 h`, `4.0 d`."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} d"

@@ -13,7 +13,8 @@ from launcher.run.console import Console
 from launcher.run.credentials import has_wandb_credentials
 from launcher.run.folder import claim, read_id, read_summary
 from launcher.run.journal import JOURNAL_NAME, Record, read_journal
-from launcher.run.wandb import RunFacts, WandbRun, facts_of, first_line, quiet_wandb, stop_service
+from launcher.run.wandb import RunMetadata, WandbRun, metadata_of, quiet_wandb, stop_service
+from launcher.text import first_line
 
 UPLOAD_TIMEOUT_S = 600.0
 """The longest that the last rows of a run may take."""
@@ -32,18 +33,18 @@ def sync(folders: Sequence[Path]) -> int:
     if not has_wandb_credentials(os.environ):
         raise UserError("sync: no credentials for W&B; run 'wandb login', or set WANDB_API_KEY")
     quiet_wandb()
-    console = Console(1, 1)
-    for facts, records in runs:
-        in_use = claim(facts.folder)
+    console = Console()
+    for metadata, records in runs:
+        in_use = claim(metadata.folder)
         try:
-            num_sent, url = _send(facts, records)
+            num_sent, url = _send(metadata, records)
         finally:
             os.close(in_use)
-        console.say(f"{facts.folder}: {num_sent:,} of {len(records):,} records sent, the others were there: {url}")
+        console.say(f"{metadata.folder}: {num_sent:,} of {len(records):,} records sent, the others were there: {url}")
     return EXIT_DONE
 
 
-def _read(folder: Path) -> tuple[RunFacts, list[Record]]:
+def _read(folder: Path) -> tuple[RunMetadata, list[Record]]:
     """Raise RunError when something of the run is not there, or not to be read."""
     if not folder.is_dir():
         raise RunError(f"{folder}: no such run; give the run's folder, runs/NAME/DATE-...{nearest_path(folder)}")
@@ -57,24 +58,24 @@ def _read(folder: Path) -> tuple[RunFacts, list[Record]]:
     if run_id is None:
         raise RunError(f"{folder}: its {JOURNAL_NAME} names no W&B run: only trainings can be sent")
     try:
-        return facts_of(read_lock(folder), folder.resolve(), run_id), records
+        return metadata_of(read_lock(folder), folder.resolve(), run_id), records
     except (KeyError, ValueError, TypeError):
         raise RunError(f"{folder / LOCK_NAME}: not the recipe of a run; it cannot be sent") from None
 
 
-def _send(facts: RunFacts, records: list[Record]) -> tuple[int, str]:
+def _send(metadata: RunMetadata, records: list[Record]) -> tuple[int, str]:
     """How many records were sent, and where to."""
     try:
         with tempfile.TemporaryDirectory(prefix="launcher-sync-") as local:
-            run = WandbRun(facts, "online", Path(local), UPLOAD_TIMEOUT_S, measure=False)
+            run = WandbRun(metadata, "online", Path(local), UPLOAD_TIMEOUT_S, measure=False)
             there = run.find_records()
             for number, record in enumerate(records):
                 run.add(number, record, is_there=number in there)
-            run.finish(EXIT_CODES.get(read_summary(facts.folder).get("status", ""), EXIT_FAILED))
+            run.finish(EXIT_CODES.get(read_summary(metadata.folder).get("status", ""), EXIT_FAILED))
             return len(records) - len(there), run.url
     except (Exception, SystemExit) as error:
         raise UserError(
-            f"{facts.folder}: W&B did not take everything ({first_line(error)}); the same command sends the rest"
+            f"{metadata.folder}: W&B did not take everything ({first_line(error)}); the same command sends the rest"
         ) from None
     finally:
         stop_service()

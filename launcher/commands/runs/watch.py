@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from pathlib import Path
 
-from launcher.commands.runs.list import show_duration, show_metric
 from launcher.errors import EXIT_DONE, RunError, nearest_path
+from launcher.metrics.names import METRICS, show_metrics
 from launcher.run.console import Board, Row
 from launcher.run.history import (
     CUT_OFF,
@@ -21,46 +20,15 @@ from launcher.run.history import (
     find_status,
     is_run,
     is_running,
-    parse_records,
 )
-from launcher.run.journal import JOURNAL_NAME, Record
-from launcher.run.rows import shows_top5
+from launcher.run.journal import JournalTail, Record
+from launcher.text import show_duration
 
 EVERY_S = 0.5
 PACE_RECORDS = 50
 """Train records that the time left is reckoned from."""
 NUM_EVENTS = 5
 """That are shown, the newest."""
-
-
-class Follower:
-    """The records of a journal, each once, as they are written."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._offset = self._num_lines = 0
-
-    def read(self) -> list[Record]:
-        """Those since the last call. Raise RunError when one is damaged.
-
-        A line without an end is not there yet: its process writes it, or cuts it off when it goes on.
-        """
-        try:
-            with (self._folder / JOURNAL_NAME).open("rb") as file:
-                if os.fstat(file.fileno()).st_size < self._offset:  # another journal in its place
-                    self._offset = self._num_lines = 0
-                file.seek(self._offset)
-                content = file.read()
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise RunError(f"{self._folder / JOURNAL_NAME}: cannot be read ({error.strerror})") from None
-        whole = content[: content.rfind(b"\n") + 1]
-        lines = whole.split(b"\n")[:-1]
-        records = parse_records(lines, self._folder, self._num_lines + 1)
-        self._offset += len(whole)
-        self._num_lines += len(lines)
-        return records
 
 
 class State:
@@ -118,11 +86,11 @@ def watch(folder: Path, once: bool, every_s: float = EVERY_S) -> int:
         what = "no run's folder" if folder.exists() else "no such folder"
         advice = f"give a run's, runs/NAME/DATE-...; launcher runs lists them{nearest_path(folder)}"
         raise RunError(f"{folder}: {what}; {advice}")
-    follower, state, board = Follower(folder), State(), Board()
-    before = follower.read()
+    journal, state, board = JournalTail(folder), State(), Board()
+    before = journal.read()
     status = find_status(folder, before)
     if status == CUT_OFF:  # or it has ended, and let go, since its journal was read
-        before += follower.read()
+        before += journal.read()
         status = find_status(folder, before)
     for record in before:
         state.add(record)
@@ -131,13 +99,13 @@ def watch(folder: Path, once: bool, every_s: float = EVERY_S) -> int:
     if once:
         return EXIT_DONE
     try:
-        _follow(folder, follower, state, board, status, every_s)
+        _follow(folder, journal, state, board, status, every_s)
     except KeyboardInterrupt:  # whoever watches may leave: the run goes on
         board.close()
     return EXIT_DONE
 
 
-def _follow(folder: Path, follower: Follower, state: State, board: Board, status: str, every_s: float) -> None:
+def _follow(folder: Path, journal: JournalTail, state: State, board: Board, status: str, every_s: float) -> None:
     total, has_ended = state.total_steps, False
     # An ending from before is the last time's: the run is being resumed, and has yet to write so.
     while status == RUNNING and not has_ended:
@@ -145,7 +113,7 @@ def _follow(folder: Path, follower: Follower, state: State, board: Board, status
         time.sleep(every_s)
         # Asked before the journal is read: what a run wrote before it let go is then still seen.
         is_held = is_running(folder, state.ending is not None)
-        new = follower.read()
+        new = journal.read()
         has_ended = find_ending(new) is not None
         for record in new:
             state.add(record)
@@ -178,10 +146,9 @@ def show_train(record: Record) -> str:
 
 
 def show_evaluation(record: Record) -> str:
-    names = ("loss", "top1_frac", "top5_frac") if shows_top5(record) else ("loss", "top1_frac")
-    figures = {name: as_number(record.get(name)) for name in names}
-    words = [show_metric(name, value) for name, value in figures.items() if value is not None]
-    return "  ".join([*words, f"weights of step {find_step(record):,}"])
+    numbers = {name: value for name in METRICS if (value := as_number(record.get(name))) is not None}
+    words = show_metrics({**numbers, "per_class": record.get("per_class")})
+    return "  ".join([*([words] if words else []), f"weights of step {find_step(record):,}"])
 
 
 def find_step(record: Record) -> int:

@@ -26,9 +26,9 @@ from launcher.data.order import Ids
 from shards.manifest import fsync_folder, write_atomically
 
 ROOT = Path("data/features")
-FACTS = "features.json"
+METADATA_NAME = "features.json"
 LABEL_BYTES = 8
-LEFT_OUT = -1
+SKIPPED = -1
 """Label of an image that could not be read."""
 
 Records = npt.NDArray[np.uint8]
@@ -73,16 +73,8 @@ def part_bounds(num_images: int, num_parts: int) -> Ids:
     return np.minimum(np.arange(num_parts + 1, dtype=np.int64) * -(-num_images // num_parts), num_images)
 
 
-def key_of(facts: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
-
-
-def show_bytes(num_bytes: int) -> str:
-    """`1,797 bytes`, `3.4 MiB`."""
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if num_bytes >= size:
-            return f"{num_bytes / size:,.1f} {unit}"
-    return f"{num_bytes} bytes"
+def key_of(metadata: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()[:24]
 
 
 class Features:
@@ -116,9 +108,9 @@ def open_features(root: Path, key: str) -> Features | None:
     """None when they are not there, or not whole: they are then to be computed again."""
     folder = root / key
     try:
-        facts = json.loads((folder / FACTS).read_text())
-        values = tuple(Value(value["dtype"], tuple(value["shape"])) for value in facts["layout"]["values"])
-        layout = Layout(values, facts["layout"]["num_images"], facts["layout"]["num_parts"])
+        metadata = json.loads((folder / METADATA_NAME).read_text())
+        values = tuple(Value(value["dtype"], tuple(value["shape"])) for value in metadata["layout"]["values"])
+        layout = Layout(values, metadata["layout"]["num_images"], metadata["layout"]["num_parts"])
         bounds = layout.first_ids()
         sizes = [int(bounds[i + 1] - bounds[i]) * layout.record_bytes for i in range(layout.num_parts)]
         if not sizes or [_part(folder, i).stat().st_size for i in range(layout.num_parts)] != sizes:
@@ -136,13 +128,14 @@ def write_part(folder: Path, number: int, records: Iterable[Records]) -> int:
         return file.tell()
 
 
-def commit_features(temporary: Path, root: Path, key: str, facts: dict[str, Any], layout: Layout) -> None:
+def commit_features(temporary: Path, root: Path, key: str, metadata: dict[str, Any], layout: Layout) -> None:
     """Give the folder its name once every part is in it. What another run has put there meanwhile is as good."""
     for path in temporary.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
     write_atomically(
-        temporary / FACTS, json.dumps({**facts, "layout": asdict(layout), "bytes": layout.num_bytes}, indent=1).encode()
+        temporary / METADATA_NAME,
+        json.dumps({**metadata, "layout": asdict(layout), "bytes": layout.num_bytes}, indent=1).encode(),
     )
     if (root / key).exists() and open_features(root, key) is None:
         shutil.rmtree(root / key)

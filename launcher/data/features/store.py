@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from launcher.data.features.format import (
-    LEFT_OUT,
     ROOT,
+    SKIPPED,
     DtypeName,
     Features,
     Layout,
@@ -26,16 +26,14 @@ from launcher.data.features.format import (
     key_of,
     open_features,
     part_bounds,
-    show_bytes,
     write_part,
 )
 from launcher.data.feed import FeatureFeed, Feed, ImageFeed
 from launcher.data.order import portion_ids
-from launcher.distributed.strategy import Strategy
+from launcher.distributed.comm import Comm
 from launcher.errors import DataError, Stopped
-from launcher.models.frozen.split import Cut, plain_name
-
-Say = Callable[[str], None]
+from launcher.models.frozen.split import FrozenSplit, plain_name
+from launcher.text import Say, show_bytes
 
 NAMES: dict[torch.dtype, DtypeName] = {
     torch.float32: "float32",
@@ -45,7 +43,7 @@ NAMES: dict[torch.dtype, DtypeName] = {
 
 
 @dataclass(frozen=True)
-class Source:
+class FeatureRequest:
     """One split. `transform`: what its images go through, as plain data; `values`: what comes out for one of them.
 
     `views`: of `num_views` in all, those that the run needs.
@@ -65,10 +63,10 @@ class Source:
         return self.num_images * len(self.views)
 
 
-def prefix_sha256(cut: Cut) -> str:
+def frozen_part_sha256(split: FrozenSplit) -> str:
     """Hash of what the frozen part computes: its graph and every tensor in it."""
-    digest = hashlib.sha256(cut.text.encode())
-    for name, tensor in cut.prefix.state_dict().items():
+    digest = hashlib.sha256(split.text.encode())
+    for name, tensor in split.frozen.state_dict().items():
         digest.update(plain_name(name).encode())
         digest.update(tensor.detach().contiguous().cpu().view(-1).numpy().tobytes())
     return digest.hexdigest()
@@ -76,100 +74,88 @@ def prefix_sha256(cut: Cut) -> str:
 
 @dataclass(frozen=True)
 class FeatureStore:
-    """Where features are kept, and what all of this run's have in common.
+    """Where features are kept, and what all of this run's have in common: `metadata`.
 
-    `run_id`: in the name of what is not whole yet, so that the same run clears it away. `room_bytes`: for all it keeps.
+    `run_id`: in the name of what is not whole yet, so that the same run clears it away.
     """
 
-    strategy: Strategy
+    comm: Comm
+    device: torch.device
     eval_batch: int
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
     run_id: str
-    room_bytes: float
-    should_stop: Callable[[], bool]
     say: Say
     root: Path = ROOT
 
-    def choose(self, sources: list[Source]) -> list[Source]:
-        """Those that there is room for, the smallest first."""
-        room, chosen = self.room_bytes, []
-        for source in sorted(sources, key=lambda source: source.num_records):
-            num_bytes = Layout(source.values, source.num_records, 1).num_bytes
-            if num_bytes <= room:
-                room -= num_bytes
-                chosen.append(source)
-            else:
-                limit = f"strategy.feature_cache_gib, {self.room_bytes / 2**30:g}"
-                self.say(f"features of {source.split}: not kept, {show_bytes(num_bytes)} are over {limit}")
-        return chosen
-
-    def count_missing(self, source: Source) -> int:
+    def count_missing(self, request: FeatureRequest) -> int:
         """Images whose features are still to be computed, all views together. Asked of rank 0 alone."""
-        return self.strategy.on_first(
+        return self.comm.run_on_rank0(
             lambda: sum(
-                source.num_images for view in source.views if open_features(self.root, self._key(source, view)) is None
+                request.num_images
+                for view in request.views
+                if open_features(self.root, self._key(request, view)) is None
             )
         )
 
-    def open(self, source: Source) -> Feed:
+    def open(self, request: FeatureRequest) -> Feed:
         """A feed that reads them. Computes what is missing; called by every process."""
-        views = {view: self._open_or_compute(source, view) for view in source.views}
-        return FeatureFeed(views, source.num_views, self.strategy.device, source.feed.loader.damage)
+        views = {view: self._open_or_compute(request, view) for view in request.views}
+        return FeatureFeed(views, request.num_views, self.device, request.feed.loader.bad_samples)
 
-    def _facts_of(self, source: Source, view: int) -> dict[str, Any]:
-        drawn = {"seed": source.feed.seed, "view": view} if source.is_random else None
-        return {**self.facts, "split": source.split, "transform": source.transform, "drawn": drawn}
+    def _metadata_of(self, request: FeatureRequest, view: int) -> dict[str, Any]:
+        drawn = {"seed": request.feed.seed, "view": view} if request.is_random else None
+        return {**self.metadata, "split": request.split, "transform": request.transform, "drawn": drawn}
 
-    def _key(self, source: Source, view: int) -> str:
-        return key_of(self._facts_of(source, view))
+    def _key(self, request: FeatureRequest, view: int) -> str:
+        return key_of(self._metadata_of(request, view))
 
-    def _open_or_compute(self, source: Source, view: int) -> Features:
-        key = self._key(source, view)
+    def _open_or_compute(self, request: FeatureRequest, view: int) -> Features:
+        key = self._key(request, view)
         # Asked of rank 0 alone, so that all read or all compute.
-        if self.strategy.on_first(lambda: open_features(self.root, key) is not None):
-            self.say(f"features of {source.split}: read from {self.root / key}")
+        if self.comm.run_on_rank0(lambda: open_features(self.root, key) is not None):
+            self.say(f"features of {request.split}: read from {self.root / key}")
         else:
-            self._compute(source, view, key)
+            self._compute(request, view, key)
         features = open_features(self.root, key)
         if features is None:
             raise DataError(f"{self.root / key}: not seen by every process; put it on a disk that all nodes share")
         return features
 
-    def _compute(self, source: Source, view: int, key: str) -> None:
-        strategy, world = self.strategy, self.strategy.world
-        temporary = strategy.on_first(lambda: self._make_temporary(key))
-        layout = Layout(source.values, source.num_images, world.size)
-        which = f", view {view + 1}" if source.is_random else ""
-        self.say(f"features of {source.split}: computing {source.num_images:,} images{which}")
+    def _compute(self, request: FeatureRequest, view: int, key: str) -> None:
+        comm, world = self.comm, self.comm.world
+        temporary = comm.run_on_rank0(lambda: self._make_temporary(key))
+        layout = Layout(request.values, request.num_images, world.size)
+        which = f", view {view + 1}" if request.is_random else ""
+        self.say(f"features of {request.split}: computing {request.num_images:,} images{which}")
         try:
-            self._write_part(source, view, temporary, layout)
-            strategy.gather(None)
-            strategy.pulse.enter("prepare")
-            strategy.on_first(lambda: self._commit(source, view, temporary, layout))
+            self._write_part(request, view, temporary, layout)
+            comm.all_gather_object(None)
+            comm.beacon.enter("prepare")
+            comm.run_on_rank0(lambda: self._commit(request, view, temporary, layout))
         finally:
             if world.is_first:
                 shutil.rmtree(temporary, ignore_errors=True)
-        self.say(f"features of {source.split}: {show_bytes(layout.num_bytes)} in {self.root / key}")
+        self.say(f"features of {request.split}: {show_bytes(layout.num_bytes)} in {self.root / key}")
 
-    def _write_part(self, source: Source, view: int, temporary: Path, layout: Layout) -> None:
-        world = self.strategy.world
-        ids = portion_ids(source.num_images, world.size, self.eval_batch, world.rank)
+    def _write_part(self, request: FeatureRequest, view: int, temporary: Path, layout: Layout) -> None:
+        world = self.comm.world
+        ids = portion_ids(request.num_images, world.size, self.eval_batch, world.rank)
         with _explained(temporary):
-            num_bytes = write_part(temporary, world.rank, self._records(source.feed, view, ids))
-        first, end = part_bounds(source.num_images, world.size)[world.rank : world.rank + 2]
+            num_bytes = write_part(temporary, world.rank, self._records(request.feed, view, ids))
+        first, end = part_bounds(request.num_images, world.size)[world.rank : world.rank + 2]
         assert num_bytes == (end - first) * layout.record_bytes
 
-    def _commit(self, source: Source, view: int, temporary: Path, layout: Layout) -> None:
+    def _commit(self, request: FeatureRequest, view: int, temporary: Path, layout: Layout) -> None:
         with _explained(temporary):
-            commit_features(temporary, self.root, self._key(source, view), self._facts_of(source, view), layout)
+            commit_features(temporary, self.root, self._key(request, view), self._metadata_of(request, view), layout)
 
     def _records(self, feed: ImageFeed, view: int, ids: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[Records]:
         for examples in feed.batches((view, ids_B) for ids_B in ids):
-            self.strategy.pulse.enter("features")
-            if self.strategy.any_process(self.should_stop()):
+            self.comm.beacon.enter("features")
+            if self.comm.should_stop():
                 raise Stopped("stopped while computing features; the same command computes them anew")
             # Of an image that is left out, these are the features of another: its label says so.
-            labels_B = torch.where(examples.weights_B > 0, examples.labels_B, LEFT_OUT)
+            labels_B = torch.where(examples.weights_B > 0, examples.labels_B, SKIPPED)
             columns = [*map(_bytes_of, examples.inputs), _bytes_of(labels_B[:, None])]
             yield np.concatenate(columns, axis=1)[examples.ids_B >= 0]
 

@@ -37,7 +37,7 @@ class UnreachableError(FetchError):
     """Nothing came after all tries."""
 
 
-class Origin:
+class RemoteStore:
     """Files at a URL, read in parts, again and again where a line fails. `traffic`: what it cost so far."""
 
     def __init__(self, url: str, max_tries: int) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from launcher.data.order import Ids
 from launcher.data.reader import MAX_OPEN_SHARDS, OpenShard, Work
 from launcher.data.remote.ahead import NUM_THREADS, look_ahead
-from launcher.data.remote.origin import Origin, UnreachableError
+from launcher.data.remote.origin import RemoteStore, UnreachableError
 from launcher.data.remote.shard_cache import ShardCache, let_go
 from launcher.errors import DataError, FetchError, UserError
 from shards.manifest import (
@@ -58,7 +58,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LOGGER = logging.getLogger("launcher")
 
 
-def fetch_manifest(origin: Origin, cache: ShardCache) -> Manifest:
+def fetch_manifest(origin: RemoteStore, cache: ShardCache) -> Manifest:
     """The manifest at a URL; the one that was there last when the URL cannot be reached, which is said.
 
     Raise UserError or ShardsError when there is none, or none that can be trusted.
@@ -96,7 +96,7 @@ def _keep(cache: ShardCache, path: Path, content: bytes) -> None:
         raise UserError(f"{path}: cannot be kept ({error.strerror}); set data.remote_cache") from None
 
 
-def _check_manifest(manifest: Manifest, origin: Origin) -> None:
+def _check_manifest(manifest: Manifest, origin: RemoteStore) -> None:
     """Raise UserError when it is not one of shards beside it: it comes from outside, and names files and sizes."""
     try:
         what = next((what for shard in manifest.shards if (what := _find_wrong(shard))), None)
@@ -126,7 +126,7 @@ def _find_wrong(shard: Shard) -> str | None:
 class RemoteFolder:
     """The shards of a manifest at a URL. `num_local`: processes of this node, which share the cache."""
 
-    def __init__(self, origin: Origin, cache: ShardCache, manifest: Manifest, num_local: int) -> None:
+    def __init__(self, origin: RemoteStore, cache: ShardCache, manifest: Manifest, num_local: int) -> None:
         self.traffic = origin.traffic
         self._origin = origin
         self._cache = cache

@@ -1,38 +1,42 @@
-"""Where this process is: written by the training, read by the heartbeat's thread. Needs no torch."""
+"""Where this process is: written by the training, read by the watchdog's thread. Needs no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal, NamedTuple
 
-At = tuple[str, int, bool]
-"""Phase, optimizer step, and whether it waits there for other processes."""
+Phase = Literal["prepare", "data", "forward", "backward", "reduce", "evaluate", "features", "save", "finish"]
 
 
-class Pulse:
-    """A phase is entered by assigning a new `at`, without a lock: 0.1 us. A new tuple is progress, equal or not.
+class Position(NamedTuple):
+    """`step`: optimizer steps begun. `is_waiting`: for other ranks."""
 
-    `readers`: tell what is being read, if anything.
-    """
+    phase: Phase
+    step: int
+    is_waiting: bool
+
+
+class Beacon:
+    """Assigning a new `position` is progress, even an equal one, and needs no lock: it takes 0.3 us."""
 
     def __init__(self) -> None:
-        self.at: At = ("prepare", 0, False)
+        self.position = Position("prepare", 0, False)
         self.readers: list[Callable[[], str | None]] = []
+        """Each gives the sample that it is reading, if any."""
 
-    @property
-    def place(self) -> str | None:
-        """What has been read for longest and is not there yet."""
-        places = (reading() for reading in self.readers)
-        return next((place for place in places if place is not None), None)
+    def enter(self, phase: Phase, step: int | None = None) -> None:
+        """Begin `phase`, in the same step when `step` is None. Entering a phase again is progress, too."""
+        self.position = Position(phase, self.position.step if step is None else step, False)
 
-    def enter(self, phase: str) -> None:
-        """The same step in another phase."""
-        self.at = (phase, self.at[1], False)
+    def reading(self) -> str | None:
+        """The sample that has been read for longest and is not there yet."""
+        return next((sample for reader in self.readers if (sample := reader()) is not None), None)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around what ends when other processes have come there, too."""
-        phase, step, waits = self.at
-        self.at = (phase, step, True)
+        """Around what ends only when other ranks come there, too."""
+        before = self.position
+        self.position = before._replace(is_waiting=True)
         yield
-        self.at = (phase, step, waits)
+        self.position = Position(*before)

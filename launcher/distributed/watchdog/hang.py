@@ -1,4 +1,4 @@
-"""The beats of processes -> who holds the others up, in words. Pure; needs no torch."""
+"""Heartbeats of all ranks -> which rank holds the others up, in words. Pure; needs no torch."""
 
 from __future__ import annotations
 
@@ -6,76 +6,84 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from launcher.distributed.watchdog.beacon import At
+from launcher.distributed.watchdog.beacon import Position
 
 ALLOWANCE_S = {"prepare": 3600.0, "save": 3600.0, "finish": 3600.0}
-"""Phases that may take longer than `strategy.hang_timeout_s`: compiling, hashing; a slow disk; W&B's last words.
+"""Phases that may take longer than `strategy.hang_timeout_s`: compiling and hashing; a slow disk; W&B's last upload.
 
-What reads images or computes features in them moves on, and is watched as anywhere else.
+Reading images and computing features in them move on, and are watched as anywhere else.
 """
 
 SILENT_FRAC = 0.5
-"""Of the timeout without a beat, from which on a process is called silent: five beats or more."""
+"""Fraction of the timeout without a heartbeat that makes a rank silent: five heartbeats or more."""
 
 DEADLOCK_FRAC = 1.2
-"""Of the timeout, after which all that wait are told of: if one of them is silent, it has been found by then."""
+"""Fraction of the timeout that all ranks must have waited: a silent one among them is found before."""
 
 MAX_NAMED = 3
 """Ranks that a line names; the others are counted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Beat:
-    """What a process last said of itself. `for_s`: how long it was there already. `heard_s`: when it said so."""
+class Heartbeat:
+    """The newest report of a rank. `for_s`: how long it had stood there. `heard_s`: when the report came."""
 
-    at: At
-    place: str | None
+    position: Position
+    reading: str | None
     for_s: float
     heard_s: float
 
-    def stands_s(self, now_s: float) -> float:
-        """For how long it has not moved. Of one that is not heard any more nobody knows better."""
+    def stuck_s(self, now_s: float) -> float:
+        """Seconds without progress; a rank that is not heard from is taken to make none."""
         return self.for_s + now_s - self.heard_s
 
     def silent_s(self, now_s: float) -> float:
         return now_s - self.heard_s
 
 
-def find_hang(beats: Mapping[int, Beat], hosts: Sequence[str], timeout_s: float, now_s: float) -> str | None:
-    """None while all move, or wait for one that may still take its time.
+Heartbeats = Mapping[int, Heartbeat]
+"""Newest heartbeat of each rank."""
 
-    Who waits for others is to blame only when it falls silent, or when there is nobody who does not wait.
+
+def find_hang(heartbeats: Heartbeats, hosts: Sequence[str], timeout_s: float, now_s: float) -> str | None:
+    """The line that ends all ranks; None while each makes progress, or waits for one that still has time.
+
+    A rank that waits is to blame only when it falls silent, or when every rank waits.
     """
-    stuck = [rank for rank, beat in beats.items() if _is_stuck(beat, timeout_s, now_s)]
-    others = [rank for rank in beats if rank not in stuck]
+    stuck = [rank for rank, heartbeat in heartbeats.items() if _is_stuck(heartbeat, timeout_s, now_s)]
+    waiting = {r: each.position for r, each in heartbeats.items() if each.position.is_waiting and r not in stuck}
     if stuck:
-        stuck.sort(key=lambda rank: (not _is_silent(beats[rank], timeout_s, now_s), -beats[rank].stands_s(now_s), rank))
-        parts = [_describe(rank, beats[rank], hosts, timeout_s, now_s) for rank in stuck[:MAX_NAMED]]
+
+        def by_blame(rank: int) -> tuple[bool, float, int]:
+            heartbeat = heartbeats[rank]
+            return not _is_silent(heartbeat, timeout_s, now_s), -heartbeat.stuck_s(now_s), rank
+
+        named = sorted(stuck, key=by_blame)[:MAX_NAMED]
+        parts = [_describe(rank, heartbeats[rank], hosts, timeout_s, now_s) for rank in named]
         if len(stuck) > MAX_NAMED:
-            parts.append(f"{len(stuck) - MAX_NAMED} more do not move either")
-        return "; ".join(parts + describe_waiting({rank: beats[rank].at for rank in others if beats[rank].at[2]}))
-    moved_s = min(beat.stands_s(now_s) for beat in beats.values())
-    if all(beat.at[2] for beat in beats.values()) and moved_s > DEADLOCK_FRAC * timeout_s:
-        waiting = describe_waiting({rank: beat.at for rank, beat in beats.items()})
-        return "; ".join([*waiting, f"nothing has moved for {moved_s:.0f} s, and nobody is elsewhere"])
+            parts.append(f"{len(stuck) - MAX_NAMED} more make no progress either")
+        return "; ".join(parts + describe_waiting(waiting))
+    least_s = min(heartbeat.stuck_s(now_s) for heartbeat in heartbeats.values())
+    if len(waiting) == len(heartbeats) and least_s > DEADLOCK_FRAC * timeout_s:
+        return "; ".join([*describe_waiting(waiting), f"no rank has made progress for {least_s:.0f} s, and all wait"])
     return None
 
 
-def find_gone(beats: Mapping[int, Beat], hosts: Sequence[str], silent_s: float, now_s: float) -> tuple[int, str] | None:
-    """The rank that has been silent for longest, of those that have been for `silent_s`; and that it is gone."""
-    rank = max(beats, key=lambda rank: beats[rank].silent_s(now_s))
-    if beats[rank].silent_s(now_s) < silent_s:
+def find_gone(heartbeats: Heartbeats, hosts: Sequence[str], silent_s: float, now_s: float) -> tuple[int, str] | None:
+    """The rank that has been silent longest, and that it is gone; None when none has been for `silent_s`."""
+    rank = max(heartbeats, key=lambda rank: heartbeats[rank].silent_s(now_s))
+    if heartbeats[rank].silent_s(now_s) < silent_s:
         return None
-    return rank, f"{name_rank(rank, hosts)} is gone, last heard of in {_phase(beats[rank].at)}"
+    return rank, f"{name_rank(rank, hosts)} is gone; it was last in {_place(heartbeats[rank].position)}"
 
 
-def describe_waiting(ats: Mapping[int, At]) -> list[str]:
+def describe_waiting(positions: Mapping[int, Position]) -> list[str]:
     """`7 ranks wait in reduce of step 812`, the most first."""
-    groups = Counter(_phase(at) for at in ats.values())
+    groups = Counter(_place(position) for position in positions.values())
     lines = []
-    for phase, number in groups.most_common():
-        first = next(rank for rank, at in ats.items() if _phase(at) == phase)
-        lines.append(f"{number} ranks wait in {phase}" if number > 1 else f"rank {first} waits in {phase}")
+    for place, number in groups.most_common():
+        first = next(rank for rank, position in positions.items() if _place(position) == place)
+        lines.append(f"{number} ranks wait in {place}" if number > 1 else f"rank {first} waits in {place}")
     return lines
 
 
@@ -83,25 +91,26 @@ def name_rank(rank: int, hosts: Sequence[str]) -> str:
     return f"rank {rank} ({hosts[rank]})"
 
 
-def _is_stuck(beat: Beat, timeout_s: float, now_s: float) -> bool:
-    phase, _, waits = beat.at
-    if beat.silent_s(now_s) > timeout_s:
+def _is_stuck(heartbeat: Heartbeat, timeout_s: float, now_s: float) -> bool:
+    if heartbeat.silent_s(now_s) > timeout_s:
         return True
-    return not waits and beat.stands_s(now_s) > max(timeout_s, ALLOWANCE_S.get(phase, 0.0))
+    position = heartbeat.position
+    limit_s = max(timeout_s, ALLOWANCE_S.get(position.phase, 0.0))
+    return not position.is_waiting and heartbeat.stuck_s(now_s) > limit_s
 
 
-def _is_silent(beat: Beat, timeout_s: float, now_s: float) -> bool:
-    return beat.silent_s(now_s) > SILENT_FRAC * timeout_s
+def _is_silent(heartbeat: Heartbeat, timeout_s: float, now_s: float) -> bool:
+    return heartbeat.silent_s(now_s) > SILENT_FRAC * timeout_s
 
 
-def _describe(rank: int, beat: Beat, hosts: Sequence[str], timeout_s: float, now_s: float) -> str:
-    place = f" at {beat.place}" if beat.place is not None else ""
-    if _is_silent(beat, timeout_s, now_s):
-        return (
-            f"{name_rank(rank, hosts)} not heard of for {beat.silent_s(now_s):.0f} s, last in {_phase(beat.at)}{place}"
-        )
-    return f"{name_rank(rank, hosts)} in {beat.at[0]} for {beat.stands_s(now_s):.0f} s{place}"
+def _describe(rank: int, heartbeat: Heartbeat, hosts: Sequence[str], timeout_s: float, now_s: float) -> str:
+    name, place = name_rank(rank, hosts), _place(heartbeat.position)
+    reading = f", reading {heartbeat.reading}" if heartbeat.reading is not None else ""
+    if _is_silent(heartbeat, timeout_s, now_s):
+        silent_s = heartbeat.silent_s(now_s)
+        return f"{name} has not been heard from for {silent_s:.0f} s; it was last in {place}{reading}"
+    return f"{name} has been in {place} for {heartbeat.stuck_s(now_s):.0f} s{reading}"
 
 
-def _phase(at: At) -> str:
-    return f"{at[0]} of step {at[1]}"
+def _place(position: Position) -> str:
+    return f"{position.phase} of step {position.step}"

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from launcher.errors import UserError
 from launcher.models.frozen.split import Values
+from launcher.text import one_line
 
 COMPILE_FLOP = {"cpu": 5e13, "cuda": 2e15}
 """Work from which on compiling is tried. ResNet-50 (8 GFLOP an image) takes 34 s to compile on two CPU cores, 7 s when
@@ -72,7 +73,7 @@ class Engine:
             self(images_BCHW)
         except Exception as error:  # of the compiler: many kinds
             self.forget_compiled()
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)[:200]
             raise UserError(f"strategy.compile: {reason}; set it to off, or install a C++ compiler") from None
 
     def forget_compiled(self) -> None:

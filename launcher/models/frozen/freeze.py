@@ -14,8 +14,9 @@ from torch import nn
 from launcher.errors import UserError, nearest
 from launcher.models.weights import is_in
 from launcher.models.zoo import Network, build_shapes
-from launcher.recipe.backbone import Backbone, Head, Parts, Stages
-from launcher.recipe.lint import Problem
+from launcher.recipe.backbone import Backbone, FreezeSchedule, Parts
+from launcher.recipe.fields import with_values
+from launcher.recipe.problem import Problem
 
 FEWEST_BLOCKS = 4
 """A network whose children are fewer is looked into: DenseNet's blocks are in `features`, ViT's in `encoder.layers`."""
@@ -26,10 +27,12 @@ def check_freeze(backbone: Backbone) -> list[Problem]:
     stages = backbone.stages
     if len(stages) == 1 and stages[0].freeze in ("none", "backbone"):
         return []
-    network = build_shapes(backbone.model_copy(update={"weights": "none", "head": Head()}))
+    network = build_shapes(with_values(backbone, {"weights": "none", "head": {}}))
     problems, before = [], None
     for i, stage in enumerate(stages):
-        path = f"backbone.freeze.schedule.{i}.freeze" if isinstance(backbone.freeze, Stages) else "backbone.freeze"
+        path = (
+            f"backbone.freeze.schedule.{i}.freeze" if isinstance(backbone.freeze, FreezeSchedule) else "backbone.freeze"
+        )
         try:
             frozen = frozen_names(network, stage.freeze)
         except UserError as error:

@@ -1,7 +1,7 @@
 """A network cut in two where its frozen part ends: what comes before needs no gradient, ever.
 
 The cut is made in the network's graph (torch.fx), at the last values that neither a trainable parameter nor anything
-random has touched. Nested networks are cut inside of their blocks where need be. The parts hold the modules of the
+random has touched. Nested networks are cut inside of their blocks where need be. The split hold the modules of the
 network itself, so that training, saving and hashing the network go on as if it were whole.
 
 B batch, C channels, H x W pixels.
@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 
 from launcher.models.frozen.freeze import set_training, training_modes
 from launcher.models.timm import PREFIX, tracing_leaves
+from launcher.text import one_line
 
 RANDOM = ("dropout", "stochastic_depth", "drop_path", "rand", "bernoulli")
 """In the name of a function that is random while the module that calls it is in training mode."""
@@ -30,34 +31,37 @@ TOLERANCE = 1e-4
 Values = tuple[Tensor, ...]
 
 
-class CutError(Exception):
+class SplitError(Exception):
     """The network cannot be cut; the message says why."""
 
 
 @dataclass(frozen=True)
-class Cut:
+class FrozenSplit:
     """The two parts of a network. `boundary`: names of the values that pass from one to the other."""
 
     boundary: tuple[str, ...]
-    prefix: fx.GraphModule
+    frozen: fx.GraphModule
     """images_BCHW -> values at the boundary, batch first."""
-    suffix: fx.GraphModule
+    trainable: fx.GraphModule
     """Values at the boundary -> what the network gives in training."""
     text: str
     """The first part as code: what it computes, but for its tensors."""
-    _eval_suffix: fx.GraphModule
+    _eval_trainable: fx.GraphModule
 
-    def eval_suffix(self, model: nn.Module) -> fx.GraphModule:
+    def eval_trainable(self, model: nn.Module) -> fx.GraphModule:
         """The second part as in evaluation, with the weights of `model`: the network, or an average of it."""
-        parts: dict[str, Any] = {
+        members: dict[str, Any] = {
             **dict(model.named_modules()),
             **dict(model.named_parameters()),
             **dict(model.named_buffers()),
         }
-        targets = {str(node.target) for node in self._eval_suffix.graph.nodes if node.op in ("call_module", "get_attr")}
+        targets = {
+            str(node.target) for node in self._eval_trainable.graph.nodes if node.op in ("call_module", "get_attr")
+        }
         # What is neither a module nor one of its tensors is a constant that tracing has found.
         return fx.GraphModule(
-            {t: parts[t] if t in parts else getattr(self._eval_suffix, t) for t in targets}, self._eval_suffix.graph
+            {t: members[t] if t in members else getattr(self._eval_trainable, t) for t in targets},
+            self._eval_trainable.graph,
         )
 
 
@@ -70,31 +74,31 @@ class _Tracer(fx.Tracer):
         return isinstance(module, self._leaves) or super().is_leaf_module(module, name)
 
 
-def cut(model: nn.Module, backbone_name: str, examples: list[Tensor]) -> Cut:
-    """Cut where the frozen part ends. `examples`: a batch of two images, images_BCHW, for each size there will be.
+def split_frozen(model: nn.Module, backbone_name: str, examples: list[Tensor]) -> FrozenSplit:
+    """Split where the frozen part ends. `examples`: a batch of two images, images_BCHW, for each size there will be.
 
-    Raise CutError when nothing with parameters comes before the cut, the network cannot be traced, or its parts
+    Raise SplitError when nothing with parameters comes before the split, the network cannot be traced, or its parts
     together give anything else than the whole.
     """
     modes = training_modes(model)
     leaves = tracing_leaves() if backbone_name.startswith(PREFIX) else ((), ())
     set_training(model)
-    trained = _cut_graph(_trace(model, leaves), model, modes)
+    trained = _split_graph(_trace(model, leaves), model, modes)
     model.eval()
-    evaluated = _cut_graph(_trace(model, leaves), model, modes)
-    if _text(trained.prefix) != _text(evaluated.prefix):
-        raise CutError("its frozen part differs between training and evaluation")
-    parts = Cut(
+    evaluated = _split_graph(_trace(model, leaves), model, modes)
+    if _text(trained.frozen) != _text(evaluated.frozen):
+        raise SplitError("its frozen part differs between training and evaluation")
+    split = FrozenSplit(
         trained.boundary,
-        fx.GraphModule(model, evaluated.prefix),
-        fx.GraphModule(model, trained.suffix),
-        _text(evaluated.prefix),
-        fx.GraphModule(model, evaluated.suffix),
+        fx.GraphModule(model, evaluated.frozen),
+        fx.GraphModule(model, trained.trainable),
+        _text(evaluated.frozen),
+        fx.GraphModule(model, evaluated.trainable),
     )
-    parts.prefix.eval()
+    split.frozen.eval()
     for example_BCHW in examples:
-        _check_same(model, parts, example_BCHW)
-    return parts
+        _check_same(model, split, example_BCHW)
+    return split
 
 
 def _trace(model: nn.Module, leaves: tuple[tuple[type[nn.Module], ...], tuple[Callable[..., object], ...]]) -> fx.Graph:
@@ -102,7 +106,7 @@ def _trace(model: nn.Module, leaves: tuple[tuple[type[nn.Module], ...], tuple[Ca
     try:
         graph = _Tracer(*leaves).trace(model, {option.name: option.default for option in options})
     except Exception as error:  # whatever a network's own code raises on a symbol
-        raise CutError(f"torch.fx cannot trace it: {' '.join(str(error).split())[:200]}") from None
+        raise SplitError(f"torch.fx cannot trace it: {one_line(error)[:200]}") from None
     _follow_changes(graph)
     return graph
 
@@ -136,30 +140,30 @@ def plain_name(text: str) -> str:
 @dataclass(frozen=True)
 class _Graphs:
     boundary: tuple[str, ...]
-    prefix: fx.Graph
-    suffix: fx.Graph
+    frozen: fx.Graph
+    trainable: fx.Graph
 
 
-def _cut_graph(graph: fx.Graph, model: nn.Module, modes: dict[str, bool]) -> _Graphs:
+def _split_graph(graph: fx.Graph, model: nn.Module, modes: dict[str, bool]) -> _Graphs:
     used = _ancestors([node for node in graph.nodes if node.op == "output"])  # leaves out assertions about shapes
     nodes = [node for node in graph.nodes if node in used]
     boundary = _find_boundary(nodes, model, modes)
     before = _ancestors(boundary)
     if not any(_holds_parameters(node, model) for node in before):
-        raise CutError("nothing with weights comes before the first layer that trains")
+        raise SplitError("nothing with weights comes before the first layer that trains")
     varying = _varying_nodes(nodes)
-    prefix, suffix = fx.Graph(), fx.Graph()
+    frozen, trainable = fx.Graph(), fx.Graph()
     known: dict[fx.Node, fx.Node] = {}
     for node in nodes:
         if node in before:
-            known[node] = prefix.node_copy(node, known.__getitem__)
-    prefix.output(tuple(known[node] for node in boundary))
-    known = {node: suffix.placeholder(node.name) for node in boundary}
+            known[node] = frozen.node_copy(node, known.__getitem__)
+    frozen.output(tuple(known[node] for node in boundary))
+    known = {node: trainable.placeholder(node.name) for node in boundary}
     for node in nodes:
         if node not in before or node not in varying:
-            known[node] = suffix.node_copy(node, known.__getitem__)
-    suffix.eliminate_dead_code(lambda node: node.op in ("output", "placeholder"))
-    return _Graphs(tuple(node.name for node in boundary), prefix, suffix)
+            known[node] = trainable.node_copy(node, known.__getitem__)
+    trainable.eliminate_dead_code(lambda node: node.op in ("output", "placeholder"))
+    return _Graphs(tuple(node.name for node in boundary), frozen, trainable)
 
 
 def _find_boundary(nodes: list[fx.Node], model: nn.Module, modes: dict[str, bool]) -> list[fx.Node]:
@@ -167,7 +171,7 @@ def _find_boundary(nodes: list[fx.Node], model: nn.Module, modes: dict[str, bool
     touched, varying = _touched_nodes(nodes, model, modes), _varying_nodes(nodes)
     boundary = [node for node in nodes if node in varying - touched and any(user in touched for user in node.users)]
     if not boundary or boundary[0].op == "placeholder":
-        raise CutError("the first layers train")
+        raise SplitError("the first layers train")
     return _without_cheap(boundary, model)
 
 
@@ -225,29 +229,29 @@ def _holds_parameters(node: fx.Node, model: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def _check_same(model: nn.Module, parts: Cut, example_BCHW: Tensor) -> None:
+def _check_same(model: nn.Module, split: FrozenSplit, example_BCHW: Tensor) -> None:
     """In evaluation, and in training with the same random numbers. Leaves the model in evaluation mode."""
     try:
         whole = model(example_BCHW)
-        values = parts.prefix(example_BCHW)
+        values = split.frozen(example_BCHW)
         if not all(
             isinstance(value, Tensor) and value.is_floating_point() and len(value) == len(example_BCHW)
             for value in values
         ):
-            raise CutError("values without a batch dimension pass the boundary")
-        joined = parts.eval_suffix(model).eval()(*(value.clone() for value in values))
+            raise SplitError("values without a batch dimension pass the boundary")
+        joined = split.eval_trainable(model).eval()(*(value.clone() for value in values))
         set_training(model)
         whole_trained = _train_once(model, model, (example_BCHW,))
-        joined_trained = _train_once(model, parts.suffix, values)
+        joined_trained = _train_once(model, split.trainable, values)
         is_same = _is_near(joined, whole), _is_near(joined_trained, whole_trained)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise CutError(f"its parts do not run: {' '.join(str(error).split())[:200]}") from None
+        raise SplitError(f"its split do not run: {one_line(error)[:200]}") from None
     finally:
         model.eval()
     if not is_same[0]:
-        raise CutError("its parts give something else than the whole")
+        raise SplitError("its split give something else than the whole")
     if not is_same[1]:
-        raise CutError("in training its parts give something else than the whole")
+        raise SplitError("in training its split give something else than the whole")
 
 
 def _train_once(model: nn.Module, forward: Callable[..., Tensor], values: Values) -> Tensor:

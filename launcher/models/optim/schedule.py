@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 
-from launcher.recipe.optim import Cosine, OneCycle, Schedule, Step
+from launcher.recipe.optim import Cosine, OneCycle, Schedule, StepDecay
 from launcher.recipe.plan import Plan
+from launcher.recipe.schema import Recipe
 
 ONECYCLE_START = 25.0
 ONECYCLE_END = 25.0 * 1e4
+
+
+def learning_rate(recipe: Recipe, plan: Plan, step: int) -> float:
+    """The head's, in step `step`; those of other parts are in proportion."""
+    return recipe.optim.lr * lr_factor(recipe.schedule, plan, step)
 
 
 def lr_factor(schedule: Schedule, plan: Plan, step: int) -> float:
@@ -18,7 +24,7 @@ def lr_factor(schedule: Schedule, plan: Plan, step: int) -> float:
         return _onecycle(done, plan.warmup_steps, plan.total_steps)
     if done < plan.warmup_steps:
         return step / plan.warmup_steps
-    if isinstance(schedule, Step):
+    if isinstance(schedule, StepDecay):
         return float(schedule.gamma ** (done // plan.drop_every_steps))
     if isinstance(schedule, Cosine):
         progress = (done - plan.warmup_steps) / (plan.total_steps - plan.warmup_steps)

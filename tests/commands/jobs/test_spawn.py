@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from launcher.commands.jobs.spawn import Ranks, environment_for, watch
+from launcher.commands.jobs.spawn import SpawnedRanks, environment_for, watch
 from launcher.distributed.signals import SIGNALS, StopRequest
-from launcher.errors import AttemptError, Stopped
+from launcher.errors import SpawnedRunError, Stopped
 
 TRAINING = """
 import os, sys, time
@@ -35,8 +35,8 @@ def stop() -> Iterator[StopRequest]:
         signal.signal(number, handler)
 
 
-def start(folder: Path, program: str, *words: str, size: int = 1) -> Ranks:
-    return Ranks([sys.executable, "-c", program, *words], size, dict(os.environ), folder / "run")
+def start(folder: Path, program: str, *words: str, size: int = 1) -> SpawnedRanks:
+    return SpawnedRanks([sys.executable, "-c", program, *words], size, dict(os.environ), folder / "run")
 
 
 def test_steps_are_followed_to_the_end(tmp_path: Path, stop: StopRequest) -> None:
@@ -87,7 +87,7 @@ def test_the_first_failing_rank_is_heard_and_the_others_are_ended(tmp_path: Path
     started_s = time.monotonic()
     with (
         start(tmp_path, program, size=2) as ranks,
-        pytest.raises(AttemptError, match=r"^rank 1 ended with exit code 1: no such thing$") as raised,
+        pytest.raises(SpawnedRunError, match=r"^rank 1 ended with exit code 1: no such thing$") as raised,
     ):
         list(watch(ranks, tmp_path, 300, stop))
     assert raised.value.code == 1
@@ -97,12 +97,12 @@ def test_the_first_failing_rank_is_heard_and_the_others_are_ended(tmp_path: Path
 def test_a_run_that_writes_nothing_hangs(tmp_path: Path, stop: StopRequest) -> None:
     with (
         start(tmp_path, TRAINING + HANGS, str(tmp_path), "3") as ranks,
-        pytest.raises(AttemptError, match=r"hangs: nothing new in its journal for 1\.5 s, after step 3"),
+        pytest.raises(SpawnedRunError, match=r"hangs: nothing new in its journal for 1\.5 s, after step 3"),
     ):
         list(watch(ranks, tmp_path, 1.5, stop))
     with (
         start(tmp_path, HANGS) as ranks,
-        pytest.raises(AttemptError, match=r"for 0\.2 s, before its first step"),
+        pytest.raises(SpawnedRunError, match=r"for 0\.2 s, before its first step"),
     ):
         list(watch(ranks, tmp_path, 0.2, stop))
 
@@ -126,7 +126,9 @@ def test_ranks_are_told_who_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "print(read_world(os.environ).rank, read_world(os.environ).size, os.environ.get('MASTER_PORT', 'none'))"
     )
     for size in (1, 2):
-        with Ranks([sys.executable, "-c", program], size, environment_for(size, "cpu"), tmp_path / f"{size}") as ranks:
+        with SpawnedRanks(
+            [sys.executable, "-c", program], size, environment_for(size, "cpu"), tmp_path / f"{size}"
+        ) as ranks:
             list(watch(ranks, tmp_path, 60, stop))
     said = [(tmp_path / name).read_text().split() for name in ("1.rank-0.txt", "2.rank-0.txt", "2.rank-1.txt")]
     assert said[0] == ["0", "1", "none"]

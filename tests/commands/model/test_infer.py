@@ -14,12 +14,12 @@ from launcher.distributed.world import World
 from launcher.errors import UserError
 from launcher.recipe.schema import Strategy
 from shards.manifest import read_manifest
-from tests.harness.frozen_run import Place, plain_images
+from tests.harness.workdir import WorkDir, plain_images
 
 
-def test_it_is_what_a_validation_sees(place: Place) -> None:
+def test_it_is_what_a_validation_sees(workdir: WorkDir) -> None:
     ops = "augment.eval=[{op: resize, size: 24}, {op: center_crop, size: 20}]"
-    loaded = place.load(ops)
+    loaded = workdir.load(ops)
     augment = loaded.recipe.augment
     mean, std = augment.normalisation((0, 0, 0), (1, 1, 1))
     built = build_augment(augment.eval_ops, mean, std)

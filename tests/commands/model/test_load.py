@@ -9,40 +9,41 @@ import numpy as np
 import pytest
 import torch
 
-from launcher.checkpoint.restore import load_weights, step_name
-from launcher.commands.model.load import find_checkpoint, open_trained
+from launcher.checkpoint.restore import load_weights
+from launcher.checkpoint.state import step_name
+from launcher.commands.model.load import find_checkpoint, load_trained
 from launcher.errors import RunError
 from shards.manifest import read_manifest
-from tests.harness.frozen_run import LENET, Place
 from tests.harness.small_run import alone
+from tests.harness.workdir import LENET, WorkDir
 
 PLAIN = ("backbone.freeze=none", "optim.ema_decay=0.5")
 
 
 @pytest.fixture
-def run(place: Place) -> Path:
+def run(workdir: WorkDir) -> Path:
     """Of LeNet, with two checkpoints and averaged weights."""
-    assert place.train(LENET, *PLAIN, "train.epochs=4st", "checkpoint.every=2st") == 0
-    return place.path / "run"
+    assert workdir.train(LENET, *PLAIN, "train.epochs=4st", "checkpoint.every=2st") == 0
+    return workdir.path / "run"
 
 
-def test_it_is_the_network_that_was_evaluated(place: Place, run: Path) -> None:
-    trained = open_trained(run, "best", alone())
-    t = place.build(LENET, *PLAIN, "run.dir=other")
+def test_it_is_the_network_that_was_evaluated(workdir: WorkDir, run: Path) -> None:
+    trained = load_trained(run, "best", alone())
+    t = workdir.build(LENET, *PLAIN, "run.dir=other")
     load_weights(trained.checkpoint, t.whole, ema=True)
     images_BCHW = torch.randn(3, 3, 32, 32)
     with torch.inference_mode():
         assert torch.equal(trained.network.model(images_BCHW), t.whole.eval()(images_BCHW))
     t.close()
-    assert trained.card.classes == read_manifest(place.path / "shards").classes
-    assert torch.equal(trained.augment.levels, t.augment_eval.levels)
+    assert trained.spec.classes == read_manifest(workdir.path / "shards").classes
+    assert torch.equal(trained.augment.lut, t.augment_eval.levels)
     assert trained.augment.entries == t.recipe.augment.eval
 
 
 def test_a_checkpoint_alone_is_enough(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run / "checkpoints" / step_name(3), tmp_path / "alone")
-    trained = open_trained(tmp_path / "alone", "best", alone())
-    same = open_trained(run, "3", alone())
+    trained = load_trained(tmp_path / "alone", "best", alone())
+    same = load_trained(run, "3", alone())
     for name, tensor in trained.network.model.state_dict().items():
         np.testing.assert_array_equal(tensor, same.network.model.state_dict()[name])
 
@@ -69,10 +70,10 @@ def test_what_is_not_there_is_said_in_one_line(run: Path, tmp_path: Path) -> Non
     weights = tmp_path / "copy/checkpoints" / step_name(4) / "ema.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
     with pytest.raises(RunError, match=r"ema.safetensors: damaged.*choose another checkpoint with --checkpoint"):
-        open_trained(tmp_path / "copy", "last", alone())
+        load_trained(tmp_path / "copy", "last", alone())
     (tmp_path / "copy/checkpoints" / step_name(3) / "network.json").unlink()
     with pytest.raises(RunError, match=r"network.json: cannot be read"):
-        open_trained(tmp_path / "copy", "3", alone())
+        load_trained(tmp_path / "copy", "3", alone())
     shutil.rmtree(tmp_path / "copy/checkpoints")
     with pytest.raises(RunError, match="has no checkpoint yet"):
-        open_trained(tmp_path / "copy", "last", alone())
+        load_trained(tmp_path / "copy", "last", alone())

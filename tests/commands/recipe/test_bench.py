@@ -11,10 +11,10 @@ from launcher.cli.main import run as run_command
 from launcher.commands.recipe.bench import main
 from launcher.commands.recipe.bench.advice import Speeds, cache_keys, choose_workers, describe_cache, describe_limit
 from launcher.recipe.schema import Data
-from launcher.train.bottleneck import Setting
+from launcher.train.bottleneck import Tunables
 from tests.harness.runs import DIGITS, run
 
-SETTING = Setting(is_cpu=False, final_side=224, cache_keys="data.cache=decoded", feature_keys=None)
+SETTING = Tunables(is_cpu=False, final_side=224, cache_keys="data.cache=decoded", feature_keys=None)
 # Decoding is most of the input: with eight threads it gives 900 images a second.
 SPEEDS = Speeds({"read": 9000.0, "decode": 150.0}, {1: 140.0, 2: 270.0, 4: 520.0, 8: 900.0}, 3000.0, 880.0)
 LONGEST = "what takes the input longest is"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from launcher.cli.main import run
-from launcher.commands.recipe.check import Wishes, check
+from launcher.commands.recipe.check import Options, check
 from launcher.data.order import build_order, epoch_order
 from launcher.errors import DataError, RecipeError, UserError
 from launcher.models.known import TORCHVISION, is_known
@@ -18,7 +18,7 @@ from launcher.models.transform import Transform
 from launcher.models.zoo import check_backbone, model_names
 from launcher.recipe.augment import CenterCrop
 from launcher.recipe.backbone import Backbone
-from launcher.recipe.lint import OWN_NETWORKS
+from launcher.recipe.facts import OWN_NETWORKS
 from launcher.recipe.parse import load_recipe
 from launcher.train.prepare import complete_recipe, plan_run
 from shards.manifest import write_manifest
@@ -44,7 +44,7 @@ def test_shards_that_are_not_there_are_announced_and_not_packed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     loaded = load(tmp_path, WEIGHTLESS, overrides=(f"data.dir={tmp_path / 'shards'}",))
-    assert check(loaded, Wishes(2)) == 0
+    assert check(loaded, Options(2)) == 0
     assert "recipe is right" in capsys.readouterr().out
     assert not (tmp_path / "shards").exists()
 
@@ -66,7 +66,7 @@ def test_shards_that_are_not_there_are_announced_and_not_packed(
 def test_eval_transform_is_shown(
     changes: list[tuple[str, str]], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert check(load(tmp_path, *changes, overrides=(f"data.dir={tmp_path / 'shards'}",)), Wishes()) == 0
+    assert check(load(tmp_path, *changes, overrides=(f"data.dir={tmp_path / 'shards'}",)), Options()) == 0
     assert capsys.readouterr().out.splitlines()[0] == line
 
 
@@ -90,7 +90,7 @@ def test_transform_that_does_not_fit_has_its_place(tmp_path: Path, monkeypatch: 
 
 def test_names_that_do_not_exist_have_their_place(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"recipe.yaml:3: backbone.name: no such model 'resnet19'; did you mean"):
-        check(load(tmp_path, ("resnet18", "resnet19")), Wishes())
+        check(load(tmp_path, ("resnet18", "resnet19")), Options())
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_names_that_do_not_exist_have_their_place(tmp_path: Path) -> None:
 def test_what_cannot_be_frozen_has_its_place(freeze: str, line: str, tmp_path: Path) -> None:
     loaded = load(tmp_path, ("freeze: none", f"freeze: {freeze}"))
     with pytest.raises(RecipeError) as error:
-        check(loaded, Wishes())
+        check(loaded, Options())
     assert error.value.lines == [f"{loaded.file}:{line}"]
 
 
@@ -118,32 +118,32 @@ def test_plan_error_has_its_place(digits: Path, tmp_path: Path) -> None:
         overrides=(f"data.dir={digits}",),
     )
     with pytest.raises(RecipeError, match=r"recipe.yaml:24: train.global_batch: 32 cannot be shared .* try 33"):
-        check(loaded, Wishes(3))
+        check(loaded, Options(3))
 
 
 def test_shards_of_another_packing_are_refused(digits: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds 'digits split="):
-        check(load(tmp_path, WEIGHTLESS, overrides=(f"data.dir={digits}",)), Wishes())
+        check(load(tmp_path, WEIGHTLESS, overrides=(f"data.dir={digits}",)), Options())
 
 
 def test_no_processes_at_all_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--processes 0: must be at least 1"):
-        check(load(tmp_path, WEIGHTLESS), Wishes(0))
+        check(load(tmp_path, WEIGHTLESS), Options(0))
 
 
 @pytest.mark.parametrize(
     ("wishes", "line"),
     [
-        (Wishes(nodes=0), "--nodes 0: must be at least 1"),
-        (Wishes(gpus_per_node=-1), "--gpus-per-node -1: must be at least 1"),
-        (Wishes(4, nodes=2), "--processes: leave it out, --nodes and --gpus-per-node say how many there are"),
-        (Wishes(nodes=2, gpus_per_node=4, rank=8), "--rank 8: must be 0 to 7"),
-        (Wishes(rank=-1), "--rank -1: must be 0 to 0"),
+        (Options(nodes=0), "--nodes 0: must be at least 1"),
+        (Options(gpus_per_node=-1), "--gpus-per-node -1: must be at least 1"),
+        (Options(4, nodes=2), "--processes: leave it out, --nodes and --gpus-per-node say how many there are"),
+        (Options(nodes=2, gpus_per_node=4, rank=8), "--rank 8: must be 0 to 7"),
+        (Options(rank=-1), "--rank -1: must be 0 to 0"),
     ],
 )
-def test_processes_that_cannot_be_are_one_line(wishes: Wishes, line: str, tmp_path: Path) -> None:
+def test_processes_that_cannot_be_are_one_line(options: Options, line: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
-        check(load(tmp_path, WEIGHTLESS), wishes)
+        check(load(tmp_path, WEIGHTLESS), options)
     assert str(error.value) == line
 
 

@@ -15,7 +15,8 @@ import pytest
 
 from launcher.cli.main import run
 from launcher.commands.runs.feature_cache import LEFTOVER_S
-from launcher.data.features.format import Layout, Value, commit_features, key_of, open_features, show_bytes, write_part
+from launcher.data.features.format import Layout, Value, commit_features, key_of, open_features, write_part
+from launcher.text import show_bytes
 from tests.harness.runs import ROOT
 
 NUM_IMAGES = 6
@@ -31,12 +32,12 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def keep(root: Path, split: str, view: int | None = None) -> str:
     """Features as a run keeps them; their key."""
     drawn = None if view is None else {"seed": 0, "view": view}
-    facts = {"backbone": "timm/some_net", "split": split, "drawn": drawn}
-    key, layout = key_of(facts), Layout(VALUES, NUM_IMAGES, 1)
+    metadata = {"backbone": "timm/some_net", "split": split, "drawn": drawn}
+    key, layout = key_of(metadata), Layout(VALUES, NUM_IMAGES, 1)
     temporary = root / f".{key}-0123abcd"
     temporary.mkdir(parents=True)
     write_part(temporary, 0, [np.zeros((NUM_IMAGES, layout.record_bytes), dtype=np.uint8)])
-    commit_features(temporary, root, key, facts, layout)
+    commit_features(temporary, root, key, metadata, layout)
     assert open_features(root, key) is not None
     return key
 
@@ -193,5 +194,5 @@ def test_torch_is_not_loaded(tmp_path: Path) -> None:
 
 def test_facts_are_those_that_runs_write(root: Path) -> None:
     """The table reads them: a change of one must change the other."""
-    facts = json.loads((root / keep(root, "train") / "features.json").read_text())
-    assert facts["layout"]["values"] == [{"dtype": v.dtype, "shape": list(v.shape)} for v in VALUES]
+    metadata = json.loads((root / keep(root, "train") / "features.json").read_text())
+    assert metadata["layout"]["values"] == [{"dtype": v.dtype, "shape": list(v.shape)} for v in VALUES]

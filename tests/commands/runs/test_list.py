@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from launcher.cli.main import run as command
-from launcher.commands.runs.list import show_duration
 from launcher.run.folder import claim
+from launcher.text import show_duration
 from tests.commands.runs.compare.made import copy, records, rewrite, summary, train
-from tests.harness.frozen_run import Place
 from tests.harness.runs import ROOT
+from tests.harness.workdir import WorkDir
 
 
 def listed(capsys: pytest.CaptureFixture[str], *folders: str) -> list[dict[str, Any]]:
@@ -31,8 +31,8 @@ def backdate(run: Path, seconds: float) -> None:
     rewrite(run, [{**record, "time_s": record["time_s"] - seconds} for record in records(run)])
 
 
-def test_runs_in_every_state(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    done = train(place, "small/done")
+def test_runs_in_every_state(workdir: WorkDir, capsys: pytest.CaptureFixture[str]) -> None:
+    done = train(workdir, "small/done")
     backdate(done, 3600)
     cut = copy(done, "cut")
     rewrite(cut, [record for record in records(cut) if record["step"] <= 3])
@@ -58,8 +58,8 @@ def test_runs_in_every_state(place: Place, capsys: pytest.CaptureFixture[str]) -
     assert found[1]["age_s"] == pytest.approx(time.time() - records(done)[-1]["time_s"], abs=5)
 
 
-def test_the_table(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    train(place, "one")
+def test_the_table(workdir: WorkDir, capsys: pytest.CaptureFixture[str]) -> None:
+    train(workdir, "one")
     capsys.readouterr()
     assert command(["runs"]) == 0
     [row] = [line for line in capsys.readouterr().out.splitlines() if "runs/one" in line]

@@ -39,9 +39,9 @@ def make_run(folder: Path) -> Path:
     return folder
 
 
-def begin(folder: Path, **facts: str) -> None:
+def begin(folder: Path, **metadata: str) -> None:
     journal = Journal(folder)
-    journal.write("event", 0, 0, name="started", **facts)
+    journal.write("event", 0, 0, name="started", **metadata)
     journal.close()
 
 
@@ -159,13 +159,13 @@ def test_what_cannot_be_sent_is_one_line(
 
     names = ("ready", "empty", "probe", "damaged", "hostile", "unlocked")
     ready, empty, probe, damaged, hostile, unlocked = (make_run(tmp_path / name) for name in names)
-    for folder, facts in (
+    for folder, metadata in (
         (ready, {"wandb_id": "abcd1234"}),
         (probe, {"id": "abcd1234"}),
         (hostile, {"wandb_id": "../../elsewhere"}),
         (unlocked, {"wandb_id": "abcd1234"}),
     ):
-        begin(folder, **facts)
+        begin(folder, **metadata)
     (damaged / "journal.jsonl").write_text('{"step": 1\n')
     (unlocked / "recipe.lock.yaml").write_text("optim: 3\n")
     refused("sync: no credentials for W&B; run 'wandb login'", ready)

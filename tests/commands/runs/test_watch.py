@@ -20,8 +20,8 @@ from launcher.run.folder import claim
 from launcher.run.history import find_status, is_running
 from launcher.run.journal import Journal, Record
 from tests.commands.runs.compare.made import SMALL, records, rewrite, train
-from tests.harness.frozen_run import Place
 from tests.harness.runs import environment, start
+from tests.harness.workdir import WorkDir
 
 PLAN = {"total_steps": 100, "steps_per_epoch": 10}
 
@@ -38,8 +38,8 @@ def write_train(journal: Journal, step: int, loss: float = 0.5) -> None:
 
 
 def write_eval(journal: Journal, step: int) -> None:
-    figures = {"loss": 0.25, "top1_frac": 0.875, "top5_frac": 1.0, "num_images": 8}
-    journal.write("eval", step, 1, split="valid", weights_step=step, **figures)
+    metrics = {"loss": 0.25, "top1_frac": 0.875, "top5_frac": 1.0, "num_images": 8}
+    journal.write("eval", step, 1, split="valid", weights_step=step, **metrics)
 
 
 def live(folder: Path, work: Callable[[], None]) -> threading.Thread:
@@ -175,8 +175,8 @@ def test_once_shows_how_it_stands(tmp_path: Path, journal: Journal, capsys: pyte
         assert words in out
 
 
-def test_a_finished_run(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    run = train(place, "one")
+def test_a_finished_run(workdir: WorkDir, capsys: pytest.CaptureFixture[str]) -> None:
+    run = train(workdir, "one")
     last = [record for record in records(run) if record["kind"] == "train"][-1]
     capsys.readouterr()
     assert command(["watch", "runs/one"]) == 0
@@ -186,10 +186,10 @@ def test_a_finished_run(place: Place, capsys: pytest.CaptureFixture[str]) -> Non
     assert "6/6" in out
 
 
-def test_a_real_training_of_two_processes(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_real_training_of_two_processes(workdir: WorkDir, capsys: pytest.CaptureFixture[str]) -> None:
     """Watched from before its journal is there; what it did on two processes is told from the same on one."""
-    process = start(["small.yaml", *SMALL, "train.epochs=20"], place.path, processes=2)
-    run = place.path / "run"
+    process = start(["small.yaml", *SMALL, "train.epochs=20"], workdir.path, processes=2)
+    run = workdir.path / "run"
     while not (run / ".in-use").exists():
         assert process.poll() is None
         time.sleep(0.05)
@@ -201,7 +201,7 @@ def test_a_real_training_of_two_processes(place: Place, capsys: pytest.CaptureFi
     wanted = [record for record in records(run) if record["kind"] == "train"]
     assert f"step {wanted[-1]['step']}/60  loss {wanted[-1]['loss']:.4f}" in out
     assert out.count("images/s") >= len(wanted) - 1
-    train(place, "alone", "train.epochs=20")
+    train(workdir, "alone", "train.epochs=20")
     capsys.readouterr()
     assert command(["compare", "run", "runs/alone"]) == 0
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]

@@ -78,9 +78,9 @@ def test_a_value_takes_its_dtypes_bytes(dtype: Any, num_bytes: int) -> None:
 
 def test_the_facts_are_written_beside_the_values(tmp_path: Path) -> None:
     made(tmp_path)
-    facts = json.loads((tmp_path / KEY / "features.json").read_text())
-    assert facts["split"] == "train"
-    assert facts["bytes"] == sum(path.stat().st_size for path in (tmp_path / KEY).glob("part-*.bin"))
+    metadata = json.loads((tmp_path / KEY / "features.json").read_text())
+    assert metadata["split"] == "train"
+    assert metadata["bytes"] == sum(path.stat().st_size for path in (tmp_path / KEY).glob("part-*.bin"))
 
 
 def test_what_is_not_there_is_none(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_the_second_of_two_runs_wins_no_race(tmp_path: Path, monkeypatch: pytest
 
 
 def test_the_key_is_of_every_fact_and_of_no_order() -> None:
-    facts: dict[str, Any] = {"split": "train", "drawn": {"seed": 0, "view": 0}, "transform": {"ops": [{"size": 32}]}}
+    metadata: dict[str, Any] = {"split": "train", "drawn": {"seed": 0, "view": 0}, "transform": {"ops": [{"size": 32}]}}
     changed: list[dict[str, Any]] = [
         {"split": "valid"},
         {"drawn": None},
@@ -177,8 +177,8 @@ def test_the_key_is_of_every_fact_and_of_no_order() -> None:
         {"drawn": {"seed": 0, "view": 1}},
         {"transform": {"ops": [{"size": 33}]}},
     ]
-    assert len({key_of(facts), *(key_of({**facts, **change}) for change in changed)}) == 6
-    assert key_of(dict(reversed(facts.items()))) == key_of(facts)
+    assert len({key_of(metadata), *(key_of({**metadata, **change}) for change in changed)}) == 6
+    assert key_of(dict(reversed(metadata.items()))) == key_of(metadata)
 
 
 @given(num=st.integers(1, 200), world=st.integers(1, 12), batch=st.integers(1, 40))

@@ -198,9 +198,9 @@ def test_what_has_failed_is_not_tried_again_by_each_thread(
     with ThreadPoolExecutor(6) as pool:
         waiting = [pool.submit(reader.read, i) for i in range(6)]
         outcomes = [each.exception() for each in waiting]
-    place = f"{served.url}/train-00000.tar"
-    why = f"503, message='Service Unavailable', url='{place}'"
-    line = f"{place}: cannot be had after 3 tries ({why}); when it can, the same command goes on"
+    workdir = f"{served.url}/train-00000.tar"
+    why = f"503, message='Service Unavailable', url='{workdir}'"
+    line = f"{workdir}: cannot be had after 3 tries ({why}); when it can, the same command goes on"
     assert {str(outcome) for outcome in outcomes} == {line}
     assert served.count()["train-00000.tar"] == 3
 

@@ -1,4 +1,4 @@
-"""A process that only beats, with a fault: python beating.py RANK SIZE FOLDER FAULT. Needs no torch."""
+"""A process that only sends heartbeats, with a fault: python beating.py RANK SIZE FOLDER FAULT. Needs no torch."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ import sys
 import time
 from pathlib import Path
 
-from launcher.distributed.watchdog.beacon import Pulse
-from launcher.distributed.watchdog.channel import Post, Postless, open_boss, open_follower
-from launcher.distributed.watchdog.detector import Watch
-from launcher.distributed.watchdog.thread import Heartbeat
+from launcher.distributed.watchdog.beacon import Beacon, Position
+from launcher.distributed.watchdog.channel import NullChannel, UdpChannel, open_coordinator, open_peer
+from launcher.distributed.watchdog.detector import HangDetector
+from launcher.distributed.watchdog.thread import ThreadWatchdog
 from launcher.distributed.world import World
 
 TIMEOUT_S = 1.0
 
 
-def join(rank: int, folder: Path) -> Post:
+def join(rank: int, folder: Path) -> UdpChannel:
     """Rank 0 leaves its address in the folder."""
-    place = folder / "boss.json"
+    workdir = folder / "rank-0-address.json"
     if rank == 0:
-        post, host = open_boss("127.0.0.1", is_one_node=True)
-        (folder / "boss.tmp").write_text(json.dumps([host, post.socket.getsockname()[1], post.token]))
-        (folder / "boss.tmp").rename(place)
-        return post
-    while not place.exists():
+        channel, host = open_coordinator("127.0.0.1", is_one_node=True)
+        (folder / "rank-0-address.tmp").write_text(json.dumps([host, channel.socket.getsockname()[1], channel.token]))
+        (folder / "rank-0-address.tmp").rename(workdir)
+        return channel
+    while not workdir.exists():
         time.sleep(0.01)
-    return open_follower(*json.loads(place.read_text()))
+    return open_peer(*json.loads(workdir.read_text()))
 
 
-def lose_a_peer(pulse: Pulse) -> None:
+def lose_a_peer(beacon: Beacon) -> None:
     """As gloo does, when the test has killed another process."""
     Path("ready").touch()
     while not Path("killed").exists():
@@ -39,47 +39,47 @@ def lose_a_peer(pulse: Pulse) -> None:
     raise RuntimeError("Connection closed by peer [127.0.0.1]:1")
 
 
-def hang_in_data(pulse: Pulse) -> None:
-    pulse.readers.append(lambda: "train-00042.tar: image 17")
-    pulse.at = ("data", 812, False)
+def hang_in_data(beacon: Beacon) -> None:
+    beacon.readers.append(lambda: "train-00042.tar: image 17")
+    beacon.enter("data", 812)
     time.sleep(100)
 
 
-def keep_the_lock(pulse: Pulse) -> None:
-    pulse.at = ("forward", 812, False)
-    time.sleep(0.3)  # a beat says so
+def keep_the_lock(beacon: Beacon) -> None:
+    beacon.enter("forward", 812)
+    time.sleep(0.3)  # a heartbeat says so
     ctypes.PyDLL(None).sleep(100)
 
 
-def fail(pulse: Pulse) -> None:
+def fail(beacon: Beacon) -> None:
     time.sleep(0.5)
     raise ArithmeticError("broken on purpose")
 
 
-def wait(pulse: Pulse) -> None:
-    pulse.at = ("reduce", 812, True)
+def wait(beacon: Beacon) -> None:
+    beacon.position = Position("reduce", 812, True)
     Path("ready").touch()
     time.sleep(100)
 
 
-def turn(pulse: Pulse) -> None:
+def turn(beacon: Beacon) -> None:
     """Comes to the others all the time."""
     Path("ready").touch()
     while True:
-        with pulse.waiting():
+        with beacon.waiting():
             time.sleep(0.05)
 
 
-def move(pulse: Pulse) -> None:
+def move(beacon: Beacon) -> None:
     """Slowly, but it does: and then the end, in order."""
     for step in range(5):
-        pulse.at = ("data", step, False)
+        beacon.enter("data", step)
         time.sleep(TIMEOUT_S / 2)
 
 
-def prepare(pulse: Pulse) -> None:
+def prepare(beacon: Beacon) -> None:
     """Compiles, say."""
-    pulse.enter("prepare")
+    beacon.enter("prepare")
     time.sleep(2.5 * TIMEOUT_S)
 
 
@@ -98,19 +98,19 @@ FAULTS = {
 def main(rank: int, size: int, folder: Path, fault: str) -> int:
     world = World(rank, size, rank, size)
     hosts = [f"node{rank // 2 + 1}" for rank in range(size)]
-    pulse = Pulse()
-    watch = Watch(world, hosts, TIMEOUT_S)
-    watch.grace_s = 1.0
-    post = join(rank, folder) if size > 1 else Postless()
-    heartbeat = Heartbeat(watch, pulse, post, Path(f"rank-{rank}.log"))
-    assert heartbeat.reach(10)
+    beacon = Beacon()
+    detector = HangDetector(world, hosts, TIMEOUT_S)
+    detector.grace_s = 1.0
+    channel = join(rank, folder) if size > 1 else NullChannel()
+    watchdog = ThreadWatchdog(detector, beacon, channel, Path(f"rank-{rank}.log"))
+    assert watchdog.reach(10)
     while len(list(folder.glob("reached-*"))) < size:
         (folder / f"reached-{rank}").touch()
         time.sleep(0.01)
     try:
-        FAULTS[fault](pulse)
+        FAULTS[fault](beacon)
     except Exception as error:
-        lost = heartbeat.fail(error)
+        lost = watchdog.fail(error)
         if lost is None:
             print("own:", type(error).__name__, file=sys.stderr)
         elif lost.speaks:
@@ -118,7 +118,7 @@ def main(rank: int, size: int, folder: Path, fault: str) -> int:
         time.sleep(0.5)
         return 1
     finally:
-        heartbeat.close()
+        watchdog.close()
     return 0
 
 

@@ -57,7 +57,7 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
 def test_who_hangs_and_who_waits(processes: Processes) -> None:
     processes.start("wait", "wait", "wait", "data")
     said = processes.end(0, 1, 2, 3)
-    line = "rank 3 (node2) in data for 1 s at train-00042.tar: image 17; 3 ranks wait in reduce of step 812"
+    line = "rank 3 (node2) has been in data of step 812 for 1 s, reading train-00042.tar: image 17; 3 ranks wait in reduce of step 812"
     assert said == [f"launcher: {line}\n", "", "", ""]
     for rank, stack in enumerate(["in wait", "in wait", "in wait", "in hang_in_data"]):
         assert line in processes.log(rank)
@@ -67,21 +67,25 @@ def test_who_hangs_and_who_waits(processes: Processes) -> None:
 def test_rank_0_tells_of_itself(processes: Processes) -> None:
     processes.start("data", "wait")
     said = processes.end(0, 1)
-    assert said[0].startswith("launcher: rank 0 (node1) in data for 1 s at train-00042.tar: image 17; rank 1 waits")
+    assert said[0].startswith(
+        "launcher: rank 0 (node1) has been in data of step 812 for 1 s, reading train-00042.tar: image 17; rank 1 waits"
+    )
     assert said[1] == ""
     assert "in hang_in_data" in processes.log(0)
 
 
 def test_a_single_process_tells_of_itself(processes: Processes) -> None:
     processes.start("data")
-    assert processes.end(0) == ["launcher: rank 0 (node1) in data for 1 s at train-00042.tar: image 17\n"]
+    assert processes.end(0) == [
+        "launcher: rank 0 (node1) has been in data of step 812 for 1 s, reading train-00042.tar: image 17\n"
+    ]
     assert "in hang_in_data" in processes.log(0)
 
 
 def test_when_all_wait_nobody_is_to_blame(processes: Processes) -> None:
     processes.start("wait", "wait")
     said = processes.end(0, 1)
-    words = "launcher: 2 ranks wait in reduce of step 812; nothing has moved for 1 s, and nobody is elsewhere\n"
+    words = "launcher: 2 ranks wait in reduce of step 812; no rank has made progress for 1 s, and all wait\n"
     assert said == [words, ""]
 
 
@@ -91,7 +95,7 @@ def test_a_stopped_rank(processes: Processes) -> None:
     time.sleep(0.3)
     processes.processes[1].send_signal(signal.SIGSTOP)
     [said] = processes.end(0)
-    words = r"launcher: rank 1 \(node1\) not heard of for [12] s, last in prepare of step 0; rank 0 waits in prepare of"
+    words = r"launcher: rank 1 \(node1\) has not been heard from for [12] s; it was last in prepare of step 0; rank 0 waits in prepare of"
     assert re.match(words, said)
     processes.processes[1].send_signal(signal.SIGCONT)
     assert processes.end(1) == [""]
@@ -105,7 +109,9 @@ def test_rank_0_stopped(processes: Processes) -> None:
     time.sleep(0.3)
     processes.processes[0].send_signal(signal.SIGSTOP)
     said = processes.end(1, 2)
-    assert re.match(r"launcher: rank 0 \(node1\) not heard of for 1 s, last in prepare of step 0", said[0])
+    assert re.match(
+        r"launcher: rank 0 \(node1\) has not been heard from for 1 s; it was last in prepare of step 0", said[0]
+    )
     assert said[1] == ""
     processes.processes[0].send_signal(signal.SIGCONT)
     processes.end(0)
@@ -115,7 +121,9 @@ def test_rank_0_stopped(processes: Processes) -> None:
 def test_python_s_lock_kept_for_good(processes: Processes) -> None:
     processes.start("wait", "lock")
     [said] = processes.end(0)
-    assert said.startswith("launcher: rank 1 (node1) not heard of for 1 s, last in forward of step 812")
+    assert said.startswith(
+        "launcher: rank 1 (node1) has not been heard from for 1 s; it was last in forward of step 812"
+    )
     until_s = time.monotonic() + 5
     while "in keep_the_lock" not in processes.log(1):
         assert time.monotonic() < until_s
@@ -133,9 +141,7 @@ def test_a_killed_rank_is_named_to_those_that_it_failed(
     (processes.folder / "killed").touch()
     said = dict(zip(left, processes.end(*left), strict=True))
     words = said.pop(speaks)
-    assert re.match(
-        rf"lost: rank {killed} \(node[12]\) is gone, last heard of in \w+ of step \d+; see logs/rank-", words
-    )
+    assert re.match(rf"lost: rank {killed} \(node[12]\) is gone; it was last in \w+ of step \d+; see logs/rank-", words)
     assert list(said.values()) == [""]
 
 

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from launcher.models.frozen.engine import Engine
 from launcher.models.frozen.freeze import freeze, frozen_names, set_training
-from launcher.models.frozen.split import Cut, cut
+from launcher.models.frozen.split import FrozenSplit, split_frozen
 from launcher.models.zoo import Network, build_model
 from launcher.recipe.backbone import Backbone, ExceptLast, Parts
 
@@ -90,13 +90,13 @@ def compare(network: Network, name: str, parts: Parts, images_BCHW: Tensor) -> C
     """The network cut where `parts` ends and run by the engine, beside the network itself. Raise CutError."""
     model = network.model
     freeze(network, frozen_names(network, parts))
-    two = cut(model, name, [images_BCHW])
+    two = split_frozen(model, name, [images_BCHW])
     whole = _forward(model, images_BCHW)
     whole_bf16 = _forward(model, images_BCHW, bf16)
     ours = _forward_cut(two, model, images_BCHW)
     ours_bf16 = _forward_cut(two, model, images_BCHW, bf16, torch.bfloat16)
     images_BCHW = images_BCHW.double()
-    two = cut(
+    two = split_frozen(
         model.double(), name, [images_BCHW]
     )  # anew, for constants that tracing finds are in the model's precision
     exact, ours_exact = _forward(model, images_BCHW), _forward_cut(two, model, images_BCHW)
@@ -123,7 +123,7 @@ def _forward(
 
 @torch.no_grad()
 def _forward_cut(
-    two: Cut,
+    two: FrozenSplit,
     model: nn.Module,
     images_BCHW: Tensor,
     autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
@@ -131,11 +131,11 @@ def _forward_cut(
 ) -> Tensor:
     values = Engine(two.prefix, autocast, dtype)(images_BCHW)
     with autocast():
-        outputs: Tensor = two.eval_suffix(model).eval().to(images_BCHW.dtype)(*values)
+        outputs: Tensor = two.eval_trainable(model).eval().to(images_BCHW.dtype)(*values)
     return outputs
 
 
-def _gradient_difference(model: nn.Module, two: Cut, images_BCHW: Tensor) -> float:
+def _gradient_difference(model: nn.Module, two: FrozenSplit, images_BCHW: Tensor) -> float:
     """Of training, with the same random numbers, over the largest gradient."""
     with torch.no_grad():
         values = two.prefix(images_BCHW)

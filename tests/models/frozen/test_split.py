@@ -12,9 +12,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from launcher.data.features.store import prefix_sha256
+from launcher.data.features.store import frozen_part_sha256
 from launcher.models.frozen.freeze import freeze, frozen_names
-from launcher.models.frozen.split import CutError, cut
+from launcher.models.frozen.split import SplitError, split_frozen
 from launcher.models.zoo import Network, build_model, build_shapes
 from launcher.recipe.backbone import Backbone
 from tests.models.frozen.splits import LAST, build_random, compare
@@ -82,28 +82,28 @@ class Unhappy(nn.Module):
 def test_a_network_that_cannot_be_traced_says_why() -> None:
     model = Unhappy()
     freeze(Network(model, "head"), frozenset(("first.weight", "first.bias")))
-    with pytest.raises(CutError, match=r"^torch.fx cannot trace it: symbolically traced variables cannot be used as"):
-        cut(model, "unhappy", [torch.rand(2, 3, 8, 8)])
+    with pytest.raises(SplitError, match=r"^torch.fx cannot trace it: symbolically traced variables cannot be used as"):
+        split_frozen(model, "unhappy", [torch.rand(2, 3, 8, 8)])
 
 
 @pytest.mark.parametrize("frozen", [("fc1",), ("conv2", "fc1")])
 def test_nothing_can_be_cut_off_before_a_first_layer_that_trains(frozen: tuple[str, ...]) -> None:
     network = build_model(Backbone(name="lenet"), 3)
     freeze(network, frozen_names(network, frozen))
-    with pytest.raises(CutError, match=r"^the first layers train$"):
-        cut(network.model, "lenet", [torch.rand(2, 3, 32, 32)])
+    with pytest.raises(SplitError, match=r"^the first layers train$"):
+        split_frozen(network.model, "lenet", [torch.rand(2, 3, 32, 32)])
 
 
 def test_the_second_part_judges_an_average_with_its_own_weights() -> None:
     network, images_BCHW = build_random("resnet18", 64)
     freeze(network, frozen_names(network, LAST))
-    two = cut(network.model, "resnet18", [images_BCHW])
+    two = split_frozen(network.model, "resnet18", [images_BCHW])
     average = copy.deepcopy(network.model)
     with torch.no_grad():
         for name, tensor in average.state_dict().items():
             if name.startswith(("layer4.", "fc.")) and tensor.is_floating_point():
                 tensor.mul_(1.5)
-        outputs = two.eval_suffix(average).eval()(*two.prefix(images_BCHW))
+        outputs = two.eval_trainable(average).eval()(*two.prefix(images_BCHW))
         torch.testing.assert_close(outputs, average.eval()(images_BCHW))
         assert not torch.allclose(outputs, network.model.eval()(images_BCHW))
 
@@ -119,7 +119,7 @@ def sweep(name: str, side: int) -> Iterator[str]:
         label = f"{name:32} {'backbone' if parts == 'backbone' else 'last':8}"
         try:
             found = compare(network, name, parts, images_BCHW)
-        except CutError as error:
+        except SplitError as error:
             yield f"{label} not cut: {error}"
         else:
             numbers = (
@@ -236,8 +236,8 @@ def test_parts_that_give_something_else_in_training_only_are_not_used() -> None:
     model = DoublesInTraining()
     freeze(Network(model, "fc"), frozenset(("first.weight", "first.bias")))
     before, seed = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    with pytest.raises(CutError, match=r"^in training its parts give something else than the whole$"):
-        cut(model, "x", [torch.ones(2, 3, 2, 2) * torch.tensor([1.0, -1.0]).view(2, 1, 1, 1)])
+    with pytest.raises(SplitError, match=r"^in training its parts give something else than the whole$"):
+        split_frozen(model, "x", [torch.ones(2, 3, 2, 2) * torch.tensor([1.0, -1.0]).view(2, 1, 1, 1)])
     torch.testing.assert_close(dict(model.state_dict()), dict(before), rtol=0, atol=0)
     assert torch.equal(torch.get_rng_state(), seed)
 
@@ -258,5 +258,5 @@ class WithConstant(nn.Module):
 def test_what_a_part_computes_has_one_hash_however_often_it_is_cut() -> None:
     model = WithConstant()
     model.conv.requires_grad_(False)
-    hashes = {prefix_sha256(cut(model, "x", [torch.randn(2, 3, 8, 8)])) for _ in range(3)}
+    hashes = {frozen_part_sha256(split_frozen(model, "x", [torch.randn(2, 3, 8, 8)])) for _ in range(3)}
     assert len(hashes) == 1

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from launcher.commands.jobs.tune.attempt import Task
 from launcher.commands.jobs.tune.search import LoadedSearch, Search, Span, Value
+from launcher.commands.jobs.tune.trial import Task
 from launcher.errors import RecipeError, RunError
-from launcher.recipe.lint import Problem
 from launcher.recipe.lock import find_differences, is_allowed
 from launcher.recipe.parse import LoadedRecipe, render_recipe
+from launcher.recipe.problem import Problem
 from launcher.run.folder import FREE, IN_USE, claim
 from shards.manifest import is_leftover, write_atomically
 

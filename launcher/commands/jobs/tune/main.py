@@ -10,15 +10,16 @@ from typing import Any
 
 import torch
 
-from launcher.commands.jobs.tune.attempt import Task
 from launcher.commands.jobs.tune.folder import hold_folder
 from launcher.commands.jobs.tune.loop import run_trials
 from launcher.commands.jobs.tune.optimiser import Optimiser
 from launcher.commands.jobs.tune.report import show_trials, write_pictures
 from launcher.commands.jobs.tune.search import Search, is_plain, load_search, own_values
 from launcher.commands.jobs.tune.slurm import parse_options
+from launcher.commands.jobs.tune.trial import Task
 from launcher.data.prepare import prepare_data
-from launcher.distributed.signals import StopRequest
+from launcher.distributed.comm import ShouldStop
+from launcher.distributed.signals import install_signal_handlers
 from launcher.distributed.strategy import choose_device
 from launcher.distributed.world import World, read_world
 from launcher.errors import EXIT_DONE, UserError
@@ -29,7 +30,7 @@ from launcher.train.prepare import complete_recipe, plan_run
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class Options:
     """As `launcher tune` takes them. `parallel`: trials at a time; None: one, or as many as there are GPUs for."""
 
     search: Path
@@ -39,15 +40,15 @@ class Wishes:
     slurm: str | None = None
 
 
-def tune(recipe_file: Path, overrides: Sequence[str], wishes: Wishes) -> int:
+def tune(recipe_file: Path, overrides: Sequence[str], options: Options) -> int:
     """Run the trials that are not done yet; write the best recipe; show them all. The same command goes on.
 
     Raise LauncherError or ShardsError for what the user can mend.
     """
-    stop, console = StopRequest(), Console(1, 1)
+    stop, console = install_signal_handlers(), Console()
     loaded = load_recipe(recipe_file, overrides)
-    found = load_search(wishes.search, recipe_file, overrides)
-    task = _plan(loaded, wishes, console, stop)
+    found = load_search(options.search, recipe_file, overrides)
+    task = _plan(loaded, options, console, stop)
     search = found.search
     with hold_folder(task, found, loaded, overrides, console.say):
         optimiser = Optimiser(task.folder, search)
@@ -60,20 +61,20 @@ def tune(recipe_file: Path, overrides: Sequence[str], wishes: Wishes) -> int:
     return EXIT_DONE
 
 
-def _plan(loaded: LoadedRecipe, wishes: Wishes, console: Console, stop: StopRequest) -> Task:
+def _plan(loaded: LoadedRecipe, options: Options, console: Console, stop: ShouldStop) -> Task:
     """Look at everything that would let all trials fail, and pack the data once."""
     recipe = complete_recipe(loaded, console.say)
-    name, metric = f"{recipe.run.name}-{wishes.search.stem}", recipe.train.best_metric
+    name, metric = f"{recipe.run.name}-{options.search.stem}", recipe.train.best_metric
     task = Task(
-        folder=wishes.folder or Path("runs") / name,
+        folder=options.folder or Path("runs") / name,
         name=name,
         metric=metric,
         sign=-1 if metric == "loss" else 1,
-        **_share_out(recipe, wishes),
+        **_share_out(recipe, options),
     )
     if task.job is not None and not is_plain(str(task.folder)):
         raise UserError(f"--folder {task.folder}: of jobs, must be letters, digits and _ . - / only")
-    manifest = prepare_data(recipe.data, World(), stop.is_wanted)
+    manifest = prepare_data(recipe.data, World(), stop)
     plan = plan_run(loaded, recipe, task.processes, manifest)
     if "valid" not in plan.num_eval:
         raise UserError(
@@ -82,21 +83,21 @@ def _plan(loaded: LoadedRecipe, wishes: Wishes, console: Console, stop: StopRequ
     return task
 
 
-def _share_out(recipe: Recipe, wishes: Wishes) -> dict[str, Any]:
+def _share_out(recipe: Recipe, options: Options) -> dict[str, Any]:
     """What of the machine, or of the cluster, each trial has."""
-    for name, number in (("parallel", wishes.parallel), ("processes", wishes.processes)):
+    for name, number in (("parallel", options.parallel), ("processes", options.processes)):
         if number is not None and number < 1:
             raise UserError(f"--{name} {number}: must be at least 1")
     if read_world(os.environ).size > 1:
         raise UserError("tune starts its processes itself: launcher tune RECIPE --search FILE --processes N")
-    if wishes.slurm is not None:
-        job = parse_options(wishes.slurm)
-        if wishes.processes != 1:
+    if options.slurm is not None:
+        job = parse_options(options.slurm)
+        if options.processes != 1:
             raise UserError("--processes is for trials on this machine; a job has one for each of --gpus-per-node")
-        return {"processes": max(job.gpus_per_node, 1), "device": "", "parallel": wishes.parallel or 1, "job": job}
-    num_gpus, processes = torch.cuda.device_count(), wishes.processes
+        return {"processes": max(job.gpus_per_node, 1), "device": "", "parallel": options.parallel or 1, "job": job}
+    num_gpus, processes = torch.cuda.device_count(), options.processes
     device = choose_device(recipe.strategy.device, num_gpus, World(), os.environ)
-    parallel = wishes.parallel or (max(1, num_gpus // processes) if device == "cuda" else 1)
+    parallel = options.parallel or (max(1, num_gpus // processes) if device == "cuda" else 1)
     if device == "cuda" and parallel * processes > num_gpus:
         words = f"{parallel} trials of {processes} processes need {parallel * processes} GPUs, here are {num_gpus}"
         raise UserError(f"{words}; choose a smaller --parallel or --processes")

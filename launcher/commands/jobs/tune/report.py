@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from launcher.commands.jobs.tune.attempt import Task
 from launcher.commands.jobs.tune.optimiser import DONE, Optimiser, Trial
 from launcher.commands.jobs.tune.search import Search, Span, as_overrides, show_value, tries_all
+from launcher.commands.jobs.tune.trial import Task
 from launcher.errors import UserError
 from launcher.recipe.parse import render_recipe
 from launcher.run.charts import write_contour, write_trace

@@ -15,10 +15,10 @@ from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError
 
 from launcher.errors import RecipeError, nearest
 from launcher.recipe.fields import Count, Section
-from launcher.recipe.lint import Problem
 from launcher.recipe.lock import flatten
 from launcher.recipe.messages import explain
 from launcher.recipe.parse import load_recipe, locate
+from launcher.recipe.problem import Problem
 from launcher.recipe.schema import Recipe
 from launcher.recipe.yaml_text import Lines, YamlError, read_yaml
 

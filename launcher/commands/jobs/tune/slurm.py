@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from launcher.commands.jobs.submit import SBATCH_TIMEOUT_S, Job, render_job, send_job
-from launcher.errors import AttemptError, UserError
+from launcher.errors import SpawnedRunError, UserError
 
 ASK_S = 5.0
 """Between two questions to SLURM: it has others to answer."""
@@ -66,7 +66,7 @@ class SlurmTrial:
             return False
         code = self._exit_code()
         if code:
-            raise AttemptError(f"job {self.number} ended with exit code {code}; see {self._run}/logs", code)
+            raise SpawnedRunError(f"job {self.number} ended with exit code {code}; see {self._run}/logs", code)
         return True
 
     def ask_to_stop(self) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from launcher.errors import AttemptError
+from launcher.errors import SpawnedRunError
 from launcher.run.journal import Record, read_journal
 
 Steps = dict[int, Record]
@@ -76,7 +76,7 @@ def read_history(folder: Path) -> History:
     records = read_journal(folder)
     starts = [i for i, record in enumerate(records) if record.get("name") in ("started", "resumed")]
     if [records[i]["name"] for i in starts] != ["started", "resumed"]:
-        raise AttemptError(f"its journal has {len(starts)} starts, not 2")
+        raise SpawnedRunError(f"its journal has {len(starts)} starts, not 2")
     resumed = starts[1]
     return History(_steps(records[:resumed]), _steps(records[resumed:]), int(records[resumed]["step"]))
 

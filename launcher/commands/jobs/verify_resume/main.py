@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-from launcher.commands.jobs.verify_resume.attempts import Attempts, checkpoint_interval, watched
 from launcher.commands.jobs.verify_resume.compare import (
     DIFFERS,
     EXACT,
@@ -29,12 +28,13 @@ from launcher.commands.jobs.verify_resume.compare import (
     read_history,
     read_whole,
 )
-from launcher.commands.jobs.verify_resume.habits import observe, rounding_of, why_not_comparable
+from launcher.commands.jobs.verify_resume.trainings import Trainings, checkpoint_interval, instrumented
+from launcher.commands.jobs.verify_resume.traits import probe_traits, rounding_of, why_not_comparable
 from launcher.data.prepare import prepare_data
-from launcher.distributed.signals import StopRequest
+from launcher.distributed.signals import install_signal_handlers
 from launcher.distributed.strategy import choose_device
 from launcher.distributed.world import World, read_world
-from launcher.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, AttemptError, RecipeError, UserError
+from launcher.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, RecipeError, SpawnedRunError, UserError
 from launcher.recipe.parse import LoadedRecipe, load_recipe
 from launcher.recipe.plan import Plan
 from launcher.recipe.schema import Recipe
@@ -51,7 +51,7 @@ WHOLE, KILLED, RESIZED = "whole", "killed", "resized"
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class Options:
     """What the command line says beside recipe and overrides; None: chosen here."""
 
     steps: int
@@ -69,7 +69,7 @@ class Verification:
     recipe: Recipe
     plan: Plan
     other: Plan | None
-    attempts: Attempts
+    attempts: Trainings
     console: Console
 
     @property
@@ -77,43 +77,43 @@ class Verification:
         return self.attempts.device == "cuda"
 
 
-def verify(recipe_file: Path, overrides: Sequence[str], wishes: Wishes) -> int:
+def verify(recipe_file: Path, overrides: Sequence[str], options: Options) -> int:
     """Train a few steps whole, killed, and killed and resumed on other processes; print what differs.
 
     Raise LauncherError or ShardsError for what stands in the way.
     """
-    _check_wishes(wishes)
-    stop = StopRequest()
-    console = Console(1, 1)
-    all_overrides = (*overrides, *watched(wishes.steps))
+    _check_options(options)
+    stop = install_signal_handlers()
+    console = Console()
+    all_overrides = (*overrides, *instrumented(options.steps))
     loaded = load_recipe(recipe_file, all_overrides)
     recipe = complete_recipe(loaded, console.say)
     num_gpus = torch.cuda.device_count()
     device = choose_device(recipe.strategy.device, num_gpus, World(), os.environ)
-    size = wishes.processes or (num_gpus if device == "cuda" else 1)
-    _check_device(recipe, num_gpus, {size, wishes.other_processes or 1})
-    manifest = prepare_data(recipe.data, World(), stop.is_wanted)
+    size = options.processes or (num_gpus if device == "cuda" else 1)
+    _check_device(recipe, num_gpus, {size, options.other_processes or 1})
+    manifest = prepare_data(recipe.data, World(), stop)
     plan = plan_run(loaded, recipe, size, manifest)
-    other = _plan_other(loaded, recipe, manifest, plan, wishes.other_processes, num_gpus if device == "cuda" else None)
-    folder = _make_folder(wishes.keep)
-    attempts = Attempts(recipe_file, all_overrides, device, folder, wishes.hang_s, stop)
+    other = _plan_other(loaded, recipe, manifest, plan, options.other_processes, num_gpus if device == "cuda" else None)
+    folder = _make_folder(options.keep)
+    attempts = Trainings(recipe_file, all_overrides, device, folder, options.hang_s, stop)
     v = Verification(recipe, plan, other, attempts, console)
     try:
-        rows = _run_all(v, _draw_steps(v, wishes.seed))
+        rows = _run_all(v, _draw_steps(v, options.seed))
     except BaseException:
         console.say(f"what the runs left is in {folder}")
         raise
-    return _show(v, rows, is_kept=wishes.keep is not None)
+    return _show(v, rows, is_kept=options.keep is not None)
 
 
-def _check_wishes(wishes: Wishes) -> None:
-    if wishes.steps < FEWEST_STEPS:
-        raise UserError(f"--steps {wishes.steps}: must be at least {FEWEST_STEPS}: a checkpoint, a kill, and some more")
-    for name, number in (("processes", wishes.processes), ("other-processes", wishes.other_processes)):
+def _check_options(options: Options) -> None:
+    if options.steps < FEWEST_STEPS:
+        raise UserError(f"--steps {options.steps}: must be {FEWEST_STEPS} or more: a checkpoint, a kill, and some more")
+    for name, number in (("processes", options.processes), ("other-processes", options.other_processes)):
         if number is not None and number < 1:
             raise UserError(f"--{name} {number}: must be at least 1")
-    if not wishes.hang_s > 0:
-        raise UserError(f"--hang-s {wishes.hang_s:g}: must be more than 0")
+    if not options.hang_s > 0:
+        raise UserError(f"--hang-s {options.hang_s:g}: must be more than 0")
     if read_world(os.environ).size > 1:
         raise UserError("verify-resume starts its processes itself: launcher verify-resume RECIPE --processes N")
 
@@ -181,8 +181,8 @@ def _run_all(v: Verification, kills: tuple[int, int]) -> list[Row]:
     v.console.say(f"{WHOLE} run: {v.plan.total_steps} steps on {_processes(size)} ({v.attempts.device})")
     try:
         v.attempts.run_to_end(WHOLE, size)
-    except AttemptError as error:
-        kind = UserError if error.code == EXIT_USER_ERROR else AttemptError
+    except SpawnedRunError as error:
+        kind = UserError if error.code == EXIT_USER_ERROR else SpawnedRunError
         raise kind(f"{WHOLE} run: {error}") from None
     whole = read_whole(folder / WHOLE)
     rows = _kill_and_compare(v, KILLED, v.plan, kills[0], whole)
@@ -201,7 +201,7 @@ def _kill_and_compare(v: Verification, name: str, plan: Plan, kill: int, whole: 
         v.attempts.kill_at(name, size, kill)
         v.attempts.run_to_end(name, other_size)
         history = read_history(folder / name)
-    except AttemptError as error:
+    except SpawnedRunError as error:
         newest = max(read_whole(folder / name), default=0)
         return [Row(title, "goes on", f"{DIFFERS} after step {newest} ({error})")]
     before, after, no_weights = _expectations(v, plan)
@@ -218,7 +218,7 @@ def _kill_and_compare(v: Verification, name: str, plan: Plan, kill: int, whole: 
 def _expectations(v: Verification, plan: Plan) -> tuple[Tolerance, Tolerance | str, str | None]:
     """For a run that goes on by `plan`: how equal its losses must be before the kill and after it, or why they cannot
     be compared; and why its weights cannot."""
-    habits = observe(v.recipe, plan)
+    habits = probe_traits(v.recipe, plan)
     rounding = rounding_of(habits, v.recipe)
     before = rounding if v.is_cuda else EXACT
     if plan.world_size != v.plan.world_size:

@@ -9,13 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launcher.checkpoint.network_spec import CARD_NAME
+from launcher.checkpoint.network_spec import SPEC_NAME
 from launcher.commands.model.evaluate.predictions import Collector
 from launcher.commands.model.evaluate.report import Evaluation, evaluation_rows, write_evaluation
-from launcher.commands.model.evaluate.source import DEFAULT_SPLIT, Source, open_source
-from launcher.commands.model.infer import Device, Turn, Turned, build_eval_strategy, build_feed, choose_turn
-from launcher.commands.model.load import Trained, choose_folder, open_trained, read_run_card
-from launcher.data.bad_samples import HeldBack, build_damage
+from launcher.commands.model.evaluate.source import DEFAULT_SPLIT, EvalData, open_eval_data
+from launcher.commands.model.infer import (
+    Device,
+    TestTransform,
+    TransformedModel,
+    build_eval_strategy,
+    build_feed,
+    choose_test_transform,
+)
+from launcher.commands.model.load import TrainedModel, choose_folder, load_trained, read_run_spec
+from launcher.data.bad_samples import DeferBadSample, build_bad_sample_policy
 from launcher.data.feed import ImageFeed
 from launcher.distributed.signals import follow_launcher
 from launcher.distributed.strategy import Strategy
@@ -25,7 +32,7 @@ from launcher.models.loss import build_loss
 from launcher.recipe.schema import Train
 from launcher.recipe.url import is_url
 from launcher.run.console import Console
-from launcher.train.evaluate import Portions, evaluate
+from launcher.train.evaluate import EvalSplit, evaluate
 from shards.console import ConsoleProgress
 from shards.progress import SILENT
 
@@ -35,7 +42,7 @@ MOST_IN_A_BATCH = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class Options:
     """As `launcher evaluate` takes them. `data`: None: the run's own. `output`: None: in the run's folder."""
 
     split: str = DEFAULT_SPLIT
@@ -46,82 +53,81 @@ class Wishes:
     device: Device = "auto"
 
 
-def evaluate_run(run: Path, wishes: Wishes) -> int:
+def evaluate_run(run: Path, options: Options) -> int:
     """Judge, write down, show, and return the exit code. Every rank runs this.
 
     Raise LauncherError or ShardsError for what the user can mend.
     """
     follow_launcher()
-    world, turn = read_world(os.environ), choose_turn(wishes.transform)
-    recipe = read_run_card(run, wishes.checkpoint).recipe
-    strategy = build_eval_strategy(recipe.strategy, wishes.device, world, recipe.run.seed, recipe.run.deterministic)
-    trained = open_trained(run, wishes.checkpoint, strategy)
-    source = open_source(wishes.data, wishes.split, trained.card, strategy)
-    folder = wishes.output or choose_folder(run, _name_folder(run, wishes))
-    strategy.on_first(lambda: _check_folder(folder))
-    damage = HeldBack(build_damage(recipe.data))
-    feed = build_feed(source.reader, trained.augment, strategy, damage)
+    world, transform = read_world(os.environ), choose_test_transform(options.transform)
+    recipe = read_run_spec(run, options.checkpoint).recipe
+    strategy = build_eval_strategy(recipe.strategy, options.device, world, recipe.run.seed, recipe.run.deterministic)
+    trained = load_trained(run, options.checkpoint, strategy)
+    data = open_eval_data(options.data, options.split, trained.spec, strategy)
+    folder = options.output or choose_folder(run, _name_folder(run, options))
+    strategy.comm.run_on_rank0(lambda: _check_folder(folder))
+    bad_samples = DeferBadSample(build_bad_sample_policy(recipe.data))
+    feed = build_feed(data.reader, trained.augment, strategy, bad_samples)
     with closing(feed.loader):
-        evaluation = _evaluate(trained, source, wishes, turn, feed, damage, strategy)
-        notes = strategy.on_first(lambda: write_evaluation(evaluation, feed, turn, folder))
+        evaluation = _evaluate(trained, data, options, transform, feed, bad_samples, strategy)
+        notes = strategy.comm.run_on_rank0(lambda: write_evaluation(evaluation, feed, transform, folder))
     if world.is_first:
-        console = Console(1, 1)
+        console = Console()
         for note in notes:
             console.say(f"note: {note}")
         console.table(str(recipe.run.name), evaluation_rows(evaluation, folder))
-    strategy.close()
+    strategy.comm.close()
     return EXIT_DONE
 
 
 def _evaluate(
-    trained: Trained,
-    source: Source,
-    wishes: Wishes,
-    turn: Turn,
+    trained: TrainedModel,
+    data: EvalData,
+    options: Options,
+    transform: TestTransform,
     feed: ImageFeed,
-    damage: HeldBack,
+    bad_samples: DeferBadSample,
     strategy: Strategy,
 ) -> Evaluation:
-    """Every image of the split once, by all processes together. Raise UserError on all of them for what one cannot
-    read."""
-    card, split, num_images = trained.card, wishes.split, source.reader.num_images
-    sizes = Portions(len(card.classes), {split: num_images}, _count_batch(card.recipe.train), strategy.world.size)
-    model = Turned(trained.network.model, turn)
-    loss = build_loss(card.recipe.loss, training=False)
-    can_leave_out = card.recipe.data.on_error == "skip"
-    with ConsoleProgress() if strategy.world.is_first else nullcontext(SILENT) as progress:
+    """Every image of the split once, by all ranks together. Raise UserError on all of them for what one cannot read."""
+    spec, comm, num_images = trained.spec, strategy.comm, data.reader.num_images
+    may_skip = spec.recipe.data.on_error == "skip"
+    batch = _count_batch(spec.recipe.train)
+    split = EvalSplit(options.split, num_images, len(spec.classes), batch, may_skip)
+    model = TransformedModel(trained.network.model, transform)
+    loss = build_loss(spec.recipe.loss, training=False)
+    with ConsoleProgress() if comm.world.is_first else nullcontext(SILENT) as progress:
 
-        def tell(num_mine: int) -> None:
-            """The others are as far."""
-            progress.update(f"evaluate {split}", min(num_mine * strategy.world.size, num_images), num_images)
+        def show(num_mine: int) -> None:
+            """The other ranks are as far."""
+            progress.update(f"evaluate {split.name}", min(num_mine * comm.world.size, num_images), num_images)
 
-        collector = Collector(tell)
-        with suppress(Stopped):  # of all processes together, for what is raised next
+        collector = Collector(show)
+        with suppress(Stopped):  # of all ranks together, for the error that is raised next
             counts = evaluate(
-                *(model, split, feed, loss, sizes, strategy),
-                should_stop=lambda: damage.error is not None,
-                can_leave_out=can_leave_out,
-                note=collector.note,
+                *(model, feed, loss, split, strategy),
+                should_stop=lambda: bad_samples.error is not None,
+                on_batch=collector.add,
             )
-        strategy.fail_together(damage.error)
-    predictions, names = collector.gather(strategy, source.reader.name_of)
-    left_out = [message for each in strategy.gather(feed.loader.damage.take_new()) for message in each.values()]
-    figures = counts.figures(card.classes)
-    figures |= {"loss": predictions.mean_loss, "calibration_error_frac": predictions.calibration_error}
-    facts = {**_describe(trained, source, wishes, strategy), "left_out": left_out}
-    return Evaluation(facts, figures, counts.confusion_KK.cpu().numpy(), predictions, names, card.classes)
+        comm.raise_on_all(bad_samples.error)
+    predictions, names = collector.gather(comm, data.reader.name_of)
+    skipped = [message for each in comm.all_gather_object(bad_samples.take_new()) for message in each.values()]
+    metrics = counts.metrics(spec.classes)
+    metrics |= {"loss": predictions.mean_loss, "ece": predictions.calibration_error}
+    metadata = {**_describe(trained, data, options, strategy), "skipped_samples": skipped}
+    return Evaluation(metadata, metrics, counts.confusion_KK.cpu().numpy(), predictions, names, spec.classes)
 
 
-def _describe(trained: Trained, source: Source, wishes: Wishes, strategy: Strategy) -> dict[str, Any]:
+def _describe(trained: TrainedModel, data: EvalData, options: Options, strategy: Strategy) -> dict[str, Any]:
     """Of what, on what and how the figures are: `launcher compare` pairs evaluations by it."""
     return {
         "checkpoint": str(trained.checkpoint),
-        "split": wishes.split,
-        "data": source.place,
-        "data_sha256": source.sha256,
-        "transform": wishes.transform,
+        "split": options.split,
+        "data": data.place,
+        "data_sha256": data.sha256,
+        "transform": options.transform,
         "device": strategy.device.type,
-        "precision": strategy.accelerator.mixed_precision,
+        "precision": strategy.precision,
         "world_size": strategy.world.size,
     }
 
@@ -131,12 +137,12 @@ def _count_batch(train: Train) -> int:
     return train.eval_batch or train.micro_batch or min(train.global_batch, MOST_IN_A_BATCH)
 
 
-def _name_folder(run: Path, wishes: Wishes) -> str:
+def _name_folder(run: Path, options: Options) -> str:
     """`evaluations/test-best`, with what else was wished in its name; data of one name at two places are two."""
-    which = run.resolve().name if (run / CARD_NAME).exists() else wishes.checkpoint
-    data = [] if wishes.data is None else [_name_data(wishes.data)]
-    transform = [] if wishes.transform == "none" else [wishes.transform]
-    return f"{FOLDER}/{'-'.join([wishes.split, which, *data, *transform])}"
+    which = run.resolve().name if (run / SPEC_NAME).exists() else options.checkpoint
+    data = [] if options.data is None else [_name_data(options.data)]
+    transform = [] if options.transform == "none" else [options.transform]
+    return f"{FOLDER}/{'-'.join([options.split, which, *data, *transform])}"
 
 
 def _name_data(data: str) -> str:

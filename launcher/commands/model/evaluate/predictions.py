@@ -16,7 +16,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from launcher.data.feed import Examples
-from launcher.distributed.strategy import Strategy
+from launcher.distributed.comm import Comm
 from shards.manifest import write_atomically
 
 TOP = 5
@@ -72,15 +72,15 @@ def calibration_error(confidences_N: Floats, is_right_N: npt.NDArray[np.bool_], 
 
 
 class Collector:
-    """Remembers what this process's part of an evaluation comes to. `note` is a `Note` of `evaluate`."""
+    """Remembers what this process's part of an evaluation comes to. `add` is an `OnBatch` of `evaluate`."""
 
-    def __init__(self, tell: Callable[[int], None]) -> None:
-        """`tell` hears how many images of this process are done."""
-        self._tell = tell
+    def __init__(self, show: Callable[[int], None]) -> None:
+        """`show` is given how many images of this rank are done."""
+        self._show = show
         self._parts: list[Predictions] = []
         self._num_done = 0
 
-    def note(self, examples: Examples, scores_BK: Tensor, losses_B: Tensor) -> None:
+    def add(self, examples: Examples, scores_BK: Tensor, losses_B: Tensor) -> None:
         counted_B = examples.weights_B > 0
         probs_BK = scores_BK.float().softmax(dim=1)
         probs_BT, top_BT = probs_BK.topk(min(TOP, probs_BK.shape[1]), dim=1)
@@ -89,13 +89,13 @@ class Collector:
         ids_B = examples.ids_B[counted_B.cpu().numpy()]
         self._parts.append(Predictions(ids_B, *(tensor[counted_B].cpu().numpy() for tensor in tensors)))
         self._num_done += int((examples.ids_B >= 0).sum())
-        self._tell(self._num_done)
+        self._show(self._num_done)
 
-    def gather(self, strategy: Strategy, name_of: Callable[[int], str]) -> tuple[Predictions, list[str]]:
+    def gather(self, comm: Comm, name_of: Callable[[int], str]) -> tuple[Predictions, list[str]]:
         """Those of all processes and the images' names, on every process."""
         mine = [_join(self._parts)] if self._parts else []
         names = [name_of(i) for part in mine for i in part.ids_N.tolist()]
-        parts = strategy.gather((mine, names))
+        parts = comm.all_gather_object((mine, names))
         everything = _join([part for each, _ in parts for part in each])
         assert (np.diff(everything.ids_N) > 0).all(), "portions of a split are in order, and disjoint"
         return everything, [name for _, each in parts for name in each]

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 
 from launcher.commands.model.evaluate.predictions import BINS, Predictions, write_predictions
-from launcher.commands.model.infer import Turn
+from launcher.commands.model.infer import TestTransform
 from launcher.data.feed import ImageFeed
 from launcher.errors import UserError
-from launcher.metrics.counts import Figures
+from launcher.metrics.names import Metrics
 from launcher.run.charts import Matrix, title_of, write_confusion, write_per_class
 from launcher.run.console import Row
 from launcher.run.journal import render_json
 from launcher.run.pictures import find_cell, to_pixels, write_sheet
-from launcher.train.summary import figures_rows
+from launcher.train.summary import metrics_rows
 from shards.manifest import write_atomically
 
 FIGURES_NAME = "figures.json"
@@ -32,20 +32,20 @@ CONFUSED = 3
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`facts`: of what, on what. `confusion_KK`: [true, predicted]; without rows where the classes are too many."""
+    """`metadata`: of what, on what. `confusion_KK`: [true, predicted]; without rows where the classes are too many."""
 
-    facts: dict[str, Any]
-    figures: Figures
+    metadata: dict[str, Any]
+    metrics: Metrics
     confusion_KK: Matrix
     predictions: Predictions
     names: Sequence[str]
     classes: Sequence[str]
 
 
-def write_evaluation(evaluation: Evaluation, feed: ImageFeed, turn: Turn, folder: Path) -> list[str]:
+def write_evaluation(evaluation: Evaluation, feed: ImageFeed, transform: TestTransform, folder: Path) -> list[str]:
     """All files; what is to be said about them. Raise OSError when one cannot be written."""
     e, notes = evaluation, []
-    content = {**e.facts, "figures": e.figures}
+    content = {**e.metadata, "figures": e.metrics}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FIGURES_NAME).unlink(missing_ok=True)  # comes last: without it, the rest counts as cut off
     write_predictions(e.predictions, e.names, e.classes, folder / "predictions.npz")
@@ -57,7 +57,7 @@ def write_evaluation(evaluation: Evaluation, feed: ImageFeed, turn: Turn, folder
         _write_charts(e, folder)
     except UserError as error:
         notes.append(str(error))
-    _write_mistakes(e, feed, turn, folder / "mistakes.png")
+    _write_mistakes(e, feed, transform, folder / "mistakes.png")
     write_atomically(folder / FIGURES_NAME, f"{render_json(content, indent=1)}\n".encode())
     return notes
 
@@ -65,14 +65,14 @@ def write_evaluation(evaluation: Evaluation, feed: ImageFeed, turn: Turn, folder
 def evaluation_rows(evaluation: Evaluation, folder: Path) -> list[Row]:
     """What a person wants to know first."""
     e = evaluation
-    left_out = e.figures.get("num_left_out")
+    skipped = e.metrics.get("num_skipped")
     return [
-        ("checkpoint", str(e.facts["checkpoint"])),
-        ("data", f"{e.facts['data']}{'' if e.facts['transform'] == 'none' else ', ' + e.facts['transform']}"),
-        *figures_rows(e.facts["split"], e.figures),
-        ("calibration error", f"{e.figures['calibration_error_frac']:.2%}  ({BINS} bins)"),
+        ("checkpoint", str(e.metadata["checkpoint"])),
+        ("data", f"{e.metadata['data']}{'' if e.metadata['transform'] == 'none' else ', ' + e.metadata['transform']}"),
+        *metrics_rows(e.metadata["split"], e.metrics),
+        ("calibration error", f"{e.metrics['ece']:.2%}  ({BINS} bins)"),
         *([("confused most", confused)] if (confused := _name_confused(e)) else []),
-        *([("left out", f"{left_out:,} images that cannot be read")] if left_out else []),
+        *([("skipped", f"{skipped:,} images that cannot be read")] if skipped else []),
         ("folder", str(folder)),
     ]
 
@@ -89,10 +89,10 @@ def _name_confused(e: Evaluation) -> str:
 
 def _write_charts(e: Evaluation, folder: Path) -> None:
     """Raise UserError where matplotlib is not installed, OSError when one cannot be written."""
-    title = title_of(e.facts["split"], e.figures)
+    title = title_of(e.metadata["split"], e.metrics)
     if len(e.confusion_KK):
         write_confusion(e.confusion_KK, e.classes, title, folder / "confusion.png")
-    write_per_class(e.figures["per_class"], title, folder / "per_class.png")
+    write_per_class(e.metrics["per_class"], title, folder / "per_class.png")
 
 
 def _render_matrix(confusion_KK: Matrix, classes: Sequence[str]) -> str:
@@ -103,7 +103,7 @@ def _render_matrix(confusion_KK: Matrix, classes: Sequence[str]) -> str:
     return stream.getvalue()
 
 
-def _write_mistakes(e: Evaluation, feed: ImageFeed, turn: Turn, path: Path) -> None:
+def _write_mistakes(e: Evaluation, feed: ImageFeed, transform: TestTransform, path: Path) -> None:
     """The most certain mistakes as the network saw them, each under what it said, how surely, and what is true."""
     rows_M = e.predictions.worst(MISTAKES)
     if not len(rows_M):
@@ -111,7 +111,7 @@ def _write_mistakes(e: Evaluation, feed: ImageFeed, turn: Turn, path: Path) -> N
         return
     [examples] = feed.batches([(0, e.predictions.ids_N[rows_M])])
     assert examples.images_BCHW is not None
-    pixels = to_pixels(turn(examples.images_BCHW), feed.augment.mean, feed.augment.std)
+    pixels = to_pixels(transform(examples.images_BCHW), feed.augment.mean, feed.augment.std)
     said = zip(rows_M, e.predictions.top_NT[rows_M, 0], e.predictions.probs_NT[rows_M, 0], strict=True)
     captions = [f"{e.classes[top]}: {prob:.0%} ({e.classes[e.predictions.labels_N[row]]})" for row, top, prob in said]
     cells = list(zip(captions, pixels, strict=True))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from launcher.checkpoint.network_spec import Card
-from launcher.data.pictures import FilePart, PictureReader, ShardPart
+from launcher.checkpoint.network_spec import NetworkSpec
+from launcher.data.pictures import FilePart, ImageReader, ShardPart
 from launcher.data.prepare import open_folder, prepare_data
-from launcher.data.reader import ShardReader
+from launcher.data.reader import SampleReader, ShardReader
 from launcher.distributed.strategy import Strategy
 from launcher.errors import DataError, UserError, nearest, nearest_path
+from launcher.recipe.fields import with_values
 from launcher.recipe.schema import Data
 from launcher.recipe.url import is_url
 from shards.manifest import MANIFEST_NAME, ShardsError
@@ -27,55 +29,55 @@ DEFAULT_SPLIT = "test"
 
 
 @dataclass(frozen=True)
-class Source:
+class EvalData:
     """`place`: folder or URL. `sha256`: of its manifest; None where there is none."""
 
-    reader: ShardReader
+    reader: SampleReader
     place: str
     sha256: str | None
 
 
-def open_source(data: str | None, split: str, card: Card, strategy: Strategy) -> Source:
+def open_eval_data(data: str | None, split: str, spec: NetworkSpec, strategy: Strategy) -> EvalData:
     """The images of a split, with the class numbers of the run. Every process calls this.
 
     `data`: a folder of shards or its URL, or a folder with a folder for each class, with or without splits above;
     None: the data that the run was trained on. Raise UserError when split or classes are not there, and ShardsError,
     DataError as `prepare_data`.
     """
-    section = card.recipe.data
+    section = spec.recipe.data
     if data is None:
-        return _open_own(section, split, card, strategy)
+        return _open_own(section, split, spec, strategy)
     if is_url(data) or (Path(data) / MANIFEST_NAME).exists():
-        section = section.model_copy(update={"dir": data, "source": None, "split": None, "classes": None})
-        return _open_shards(section, split, card, strategy)
+        section = with_values(section, {"dir": data, "source": None, "split": None, "classes": None})
+        return _open_shards(section, split, spec, strategy)
     if not Path(data).is_dir():
         what = "is no" if Path(data).exists() else "no such"
         advice = f"name one of shards, or one with a folder for each class{nearest_path(Path(data))}"
         raise UserError(f"--data {data}: {what} folder; {advice}")
-    return _open_images(data, split, card)
+    return _open_images(data, split, spec)
 
 
-def _open_own(section: Data, split: str, card: Card, strategy: Strategy) -> Source:
+def _open_own(section: Data, split: str, spec: NetworkSpec, strategy: Strategy) -> EvalData:
     """Raise UserError when they are no more, or others."""
     try:
-        return _open_shards(section, split, card, strategy)
+        return _open_shards(section, split, spec, strategy)
     except (ShardsError, DataError) as error:
         raise UserError(f"{error}; or name pictures of the same classes with --data") from None
 
 
-def _open_shards(section: Data, split: str, card: Card, strategy: Strategy) -> Source:
-    with strategy.first_ahead(lambda: False) as should_stop:
-        manifest = prepare_data(section, strategy.world, should_stop)
+def _open_shards(section: Data, split: str, spec: NetworkSpec, strategy: Strategy) -> EvalData:
+    manifest = strategy.comm.rank0_first(partial(prepare_data, section, strategy.world))
     place = str(section.dir)
-    strategy.check_same("shards", [manifest.sha256])
+    strategy.comm.check_same("shards", [manifest.sha256])
     _check_split(place, split, manifest.splits)
-    reader = ShardReader(open_folder(section, manifest, strategy.world), manifest, split)
-    if manifest.classes != card.classes:
-        reader = PictureReader([ShardPart(reader, _match(place, manifest.classes, card.classes))])
-    return Source(reader, place, manifest.sha256)
+    shards = ShardReader(open_folder(section, manifest, strategy.world), manifest, split)
+    reader: SampleReader = shards
+    if manifest.classes != spec.classes:
+        reader = ImageReader([ShardPart(shards, _match(place, manifest.classes, spec.classes))])
+    return EvalData(reader, place, manifest.sha256)
 
 
-def _open_images(folder: str, split: str, card: Card) -> Source:
+def _open_images(folder: str, split: str, spec: NetworkSpec) -> EvalData:
     listing = list_images(folder, PackOptions())
     if UNDIVIDED in listing.splits:
         if split != DEFAULT_SPLIT:
@@ -85,10 +87,10 @@ def _open_images(folder: str, split: str, card: Card) -> Source:
         split = canonical_split(split)
         _check_split(folder, split, list(listing.splits))
         items = listing.splits[split]
-    labels = _match(folder, listing.classes, card.classes)
+    labels = _match(folder, listing.classes, spec.classes)
     paths = [item.path for item in items if item.path is not None]
     assert len(paths) == len(items), "images of folders are files"
-    return Source(PictureReader([FilePart(paths, [labels[item.label] for item in items])]), folder, None)
+    return EvalData(ImageReader([FilePart(paths, [labels[item.label] for item in items])]), folder, None)
 
 
 def _check_split(place: str, split: str, splits: Sequence[str]) -> None:

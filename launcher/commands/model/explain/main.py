@@ -17,11 +17,11 @@ from torch import Tensor
 
 from launcher.augment.pipeline import Augment
 from launcher.commands.model.explain.heat import blend
-from launcher.commands.model.explain.methods import Explainer, Options, Scores, import_captum
+from launcher.commands.model.explain.methods import Explainer, MethodOptions, Scores, import_captum
 from launcher.commands.model.infer import Device, build_eval_strategy, to_input
-from launcher.commands.model.load import Trained, choose_folder, open_trained, read_run_card
-from launcher.commands.model.unreadable import Unreadable
-from launcher.data.pictures import PictureReader, find_pictures
+from launcher.commands.model.load import TrainedModel, choose_folder, load_trained, read_run_spec
+from launcher.commands.model.unreadable import NameBadSamples
+from launcher.data.pictures import ImageReader, find_images
 from launcher.distributed.strategy import Strategy
 from launcher.distributed.world import read_world
 from launcher.errors import DataError, UserError, nearest
@@ -37,51 +37,53 @@ READABLE_PIXELS = 192
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class Options:
     """As `launcher explain` takes them. `classes`: names; none: the class that the network names for each picture."""
 
-    options: Options
+    method_options: MethodOptions
     classes: tuple[str, ...] = ()
     checkpoint: str = "best"
     output: Path | None = None
     device: Device = "auto"
 
 
-def explain(run: Path, paths: Sequence[str], wishes: Wishes) -> int:
+def explain(run: Path, paths: Sequence[str], options: Options) -> int:
     """Write a PNG for each picture and class, and return the exit code: 1 when a picture could not be read.
 
     Of P processes, process r takes every P-th picture from the r-th on. Raise UserError or RunError when run, class or
     something that was named is not to be had; UserError when no picture could be read, and write nothing.
     """
     import_captum()
-    run_classes = read_run_card(run, wishes.checkpoint).classes
-    labels = [_find_class(name, run_classes) for name in dict.fromkeys(wishes.classes)]
-    reader = find_pictures(paths, run_classes, None)
-    strategy = build_eval_strategy(StrategySection(), wishes.device, read_world(os.environ))
-    trained = open_trained(run, wishes.checkpoint, strategy)
-    output = wishes.output or choose_folder(run, "explanations")
-    explainer, unreadable = build_explainer(trained, wishes.options, strategy), Unreadable()
+    run_classes = read_run_spec(run, options.checkpoint).classes
+    labels = [_find_class(name, run_classes) for name in dict.fromkeys(options.classes)]
+    reader = find_images(paths, run_classes, None)
+    strategy = build_eval_strategy(StrategySection(), options.device, read_world(os.environ))
+    trained = load_trained(run, options.checkpoint, strategy)
+    output = options.output or choose_folder(run, "explanations")
+    explainer, unreadable = build_explainer(trained, options.method_options, strategy), NameBadSamples()
     with ConsoleProgress() if strategy.world.is_first else nullcontext(SILENT) as progress:
         try:
             for start in range(0, reader.num_images, strategy.world.size):
                 number = start + strategy.world.rank
                 if number < reader.num_images:
                     _explain_or_note(reader, number, labels, trained, explainer, output, unreadable)
-                unreadable.tell(strategy, progress.note)
+                unreadable.report(strategy.comm, progress.note)
             unreadable.check_some_can(reader.num_images)
         except OSError as error:
             raise UserError(f"--output {output}: cannot be written ({error.strerror}); name another folder") from None
-    strategy.close()  # which waits until every process has written its own
+    strategy.comm.close()  # which waits until every process has written its own
     if strategy.world.is_first:
         what = f"{len(labels)} classes each" if labels else "the predicted class of each"
-        explained = f"{reader.num_images - unreadable.num_told} pictures explained by {wishes.options.method}, {what}"
-        Console(1, 1).say(f"{output}: {explained}{unreadable.describe()}")
+        explained = (
+            f"{reader.num_images - unreadable.num_told} pictures explained by {options.method_options.method}, {what}"
+        )
+        Console().say(f"{output}: {explained}{unreadable.describe()}")
     return unreadable.exit_code
 
 
-def build_explainer(trained: Trained, options: Options, strategy: Strategy) -> Explainer:
+def build_explainer(trained: TrainedModel, method_options: MethodOptions, strategy: Strategy) -> Explainer:
     extremes_NC11 = to_extremes(trained.augment).to(strategy.device)
-    return Explainer(Scores(trained.network.model).eval(), options, extremes_NC11)
+    return Explainer(Scores(trained.network.model).eval(), method_options, extremes_NC11)
 
 
 def to_extremes(augment: Augment) -> Tensor:
@@ -91,13 +93,13 @@ def to_extremes(augment: Augment) -> Tensor:
 
 
 def _explain_or_note(
-    reader: PictureReader,
+    reader: ImageReader,
     number: int,
     labels: Sequence[int],
-    trained: Trained,
+    trained: TrainedModel,
     explainer: Explainer,
     output: Path,
-    unreadable: Unreadable,
+    unreadable: NameBadSamples,
 ) -> None:
     try:
         image_1CHW = to_input(reader.read(number), trained.augment)
@@ -114,7 +116,7 @@ def _explain_picture(
     path: Path,
     number: int,
     labels: Sequence[int],
-    trained: Trained,
+    trained: TrainedModel,
     explainer: Explainer,
     output: Path,
 ) -> None:
@@ -124,7 +126,7 @@ def _explain_picture(
     cell = find_cell(pixels_HWC.shape[:2], READABLE_PIXELS)
     for label in labels or [int(probs_K.argmax())]:
         heat_HW = explainer(image_1CHW, label, number)
-        name = trained.card.classes[label]
+        name = trained.spec.classes[label]
         blended_HWC = blend(pixels_HWC, heat_HW.cpu().numpy())
         row = [(path.name, pixels_HWC), (f"{name}: {probs_K[label]:.0%}", blended_HWC)]
         write_sheet([row], cell, output / name_file(path, number, name, label))

@@ -31,7 +31,7 @@ NOISE = 0.15
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class MethodOptions:
     """`window`, `stride`: pixels, of occlusion. `samples`: of gradient-shap, and steps of integrated-gradients."""
 
     method: Method
@@ -48,7 +48,7 @@ APPLY: Mapping[str, tuple[Method, ...]] = {
 """Methods that an option is for."""
 
 
-def choose_options(method: Method, **given: int | None) -> Options:
+def choose_method_options(method: Method, **given: int | None) -> MethodOptions:
     """`given`: what is None has its default. Raise UserError for what has no effect with the method, or cannot be."""
     wanted = {name: number for name, number in given.items() if number is not None}
     for name, number in wanted.items():
@@ -57,10 +57,12 @@ def choose_options(method: Method, **given: int | None) -> Options:
             raise UserError(f"--{name} {number}: has no effect with --method {method}, only with {meant}; leave it out")
         if number < 1:
             raise UserError(f"--{name} {number}: must be at least 1")
-    options = Options(method, **wanted)
-    if options.stride > options.window:
-        raise UserError(f"--stride {options.stride}: pixels between windows of {options.window} would be left out")
-    return options
+    method_options = MethodOptions(method, **wanted)
+    if method_options.stride > method_options.window:
+        raise UserError(
+            f"--stride {method_options.stride}: pixels between windows of {method_options.window} would be left out"
+        )
+    return method_options
 
 
 class Scores(nn.Module):
@@ -81,7 +83,7 @@ class Explainer:
     """`extremes_NC11`: black and white, normalised: gradient-shap begins now from this, now from that."""
 
     scores: Scores
-    options: Options
+    method_options: MethodOptions
     extremes_NC11: Tensor
 
     def __call__(self, image_1CHW: Tensor, target: int, seed: int) -> Tensor:
@@ -94,13 +96,13 @@ class Explainer:
             "gradient-shap": self._gradient_shap,
             "integrated-gradients": self._integrated_gradients,
             "gradcam": self._gradcam,
-        }[self.options.method]
+        }[self.method_options.method]
         with _keyed(seed, image_1CHW.device):
             attribution_1CHW = compute(image_1CHW, target)
         return attribution_1CHW.detach().float().sum(1)[0]
 
     def _occlusion(self, image_1CHW: Tensor, target: int) -> Tensor:
-        window, stride = self.options.window, self.options.stride
+        window, stride = self.method_options.window, self.method_options.stride
         height, width = image_1CHW.shape[2:]
         if window > min(height, width):
             raise UserError(f"--window {window}: the network sees {height} x {width} pixels; take less")
@@ -118,7 +120,7 @@ class Explainer:
 
     def _gradient_shap(self, image_1CHW: Tensor, target: int) -> Tensor:
         shap = import_captum().GradientShap(self.scores)
-        samples, at_once = self.options.samples, count_at_once(image_1CHW)
+        samples, at_once = self.method_options.samples, count_at_once(image_1CHW)
         extremes_NCHW = self.extremes_NC11.expand(-1, -1, *image_1CHW.shape[2:])
         total_1CHW = torch.zeros_like(image_1CHW)
         for start in range(0, samples, at_once):
@@ -134,7 +136,7 @@ class Explainer:
             .attribute(
                 image_1CHW,
                 target=target,
-                n_steps=self.options.samples,
+                n_steps=self.method_options.samples,
                 internal_batch_size=count_at_once(image_1CHW),
             )
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from launcher.augment.pipeline import output_size
-from launcher.checkpoint.network_spec import Card
+from launcher.checkpoint.network_spec import NetworkSpec
 from launcher.errors import UserError
 from launcher.models.timm import PREFIX
 from launcher.models.zoo import OWN
@@ -19,69 +19,69 @@ _RESAMPLE = {"bilinear": 2, "bicubic": 3}
 """Pillow's numbers, which preprocessor_config.json has."""
 
 
-def find_size(card: Card) -> tuple[int, int]:
+def find_size(spec: NetworkSpec) -> tuple[int, int]:
     """Height and width of what the network takes."""
-    size = output_size(card.recipe.augment.eval_ops)
+    size = output_size(spec.recipe.augment.eval_ops)
     assert size is not None, "a recipe whose images have different sizes is refused"
     return size
 
 
-def describe(card: Card, checkpoint: str) -> Facts:
+def describe(spec: NetworkSpec, checkpoint: str) -> Facts:
     """JSON: classes, sizes in pixels, operations in order; mean and std on the scale [0, 1]."""
-    height, width = find_size(card)
-    ops = [op.model_dump(mode="json") for op in card.recipe.augment.eval_ops]
+    height, width = find_size(spec)
+    ops = [op.model_dump(mode="json") for op in spec.recipe.augment.eval_ops]
     return {
-        "classes": list(card.classes),
+        "classes": list(spec.classes),
         "preprocessing": {
             "decode": "RGB, turned as EXIF says",
             "ops": [op | {"antialias": True} if op["op"] == "resize" else op for op in ops],
             "size": [height, width],
             "rescale": 1 / 255,
-            "mean": list(card.mean),
-            "std": list(card.std),
+            "mean": list(spec.mean),
+            "std": list(spec.std),
         },
         "input": {"name": INPUT_NAME, "shape": ["batch", 3, height, width], "dtype": "float32"},
-        "output": {"name": OUTPUT_NAME, "shape": ["batch", len(card.classes)], "dtype": "float32"},
-        "backbone": card.recipe.backbone.name,
+        "output": {"name": OUTPUT_NAME, "shape": ["batch", len(spec.classes)], "dtype": "float32"},
+        "backbone": spec.recipe.backbone.name,
         "checkpoint": checkpoint,
     }
 
 
-def describe_architecture(card: Card, num_outputs: int) -> Facts:
+def describe_architecture(spec: NetworkSpec, num_outputs: int) -> Facts:
     """`config.json` of a folder as Hugging Face's hub has them; of timm's networks one that timm reads."""
-    name = card.recipe.backbone.name
+    name = spec.recipe.backbone.name
     is_timm = name.startswith(PREFIX)
-    height, width = find_size(card)
-    head = card.recipe.backbone.head
-    facts: Facts = {
+    height, width = find_size(spec)
+    head = spec.recipe.backbone.head
+    metadata: Facts = {
         "architecture": name.removeprefix(PREFIX).partition(".")[0],
         "library": "timm" if is_timm else "launcher" if name in OWN else "torchvision",
         "head": head if isinstance(head, str) else head.model_dump(mode="json"),
         "input_size": [3, height, width],
         "num_outputs": num_outputs,
-        "id2label": {str(number): label for number, label in enumerate(card.classes)},
-        "label2id": {label: number for number, label in enumerate(card.classes)},
+        "id2label": {str(number): label for number, label in enumerate(spec.classes)},
+        "label2id": {label: number for number, label in enumerate(spec.classes)},
     }
     if num_outputs == 1:
-        facts["outputs"] = "one logit; its sigmoid is the probability of class 1"
+        metadata["outputs"] = "one logit; its sigmoid is the probability of class 1"
     if is_timm:
-        facts |= {"num_classes": num_outputs, "label_names": list(card.classes)}
-        facts["pretrained_cfg"] = {
+        metadata |= {"num_classes": num_outputs, "label_names": list(spec.classes)}
+        metadata["pretrained_cfg"] = {
             "input_size": [3, height, width],
-            "mean": list(card.mean),
-            "std": list(card.std),
+            "mean": list(spec.mean),
+            "std": list(spec.std),
             "num_classes": num_outputs,
-            **_describe_timm_ops(card),
+            **_describe_timm_ops(spec),
         }
-    return facts
+    return metadata
 
 
-def _describe_timm_ops(card: Card) -> Facts:
+def _describe_timm_ops(spec: NetworkSpec) -> Facts:
     """`crop_mode`, `crop_pct` and `interpolation` in timm's words, as far as it has them."""
-    ops = {op["op"]: op for op in (each.model_dump(mode="json") for each in card.recipe.augment.eval_ops)}
+    ops = {op["op"]: op for op in (each.model_dump(mode="json") for each in spec.recipe.augment.eval_ops)}
     if "resize" not in ops:
         return {"crop_pct": 1.0}
-    size, height = ops["resize"]["size"], find_size(card)[0]
+    size, height = ops["resize"]["size"], find_size(spec)[0]
     return {
         "interpolation": ops["resize"]["interpolation"],
         "crop_mode": "center" if isinstance(size, int) else "squash",
@@ -89,16 +89,16 @@ def _describe_timm_ops(card: Card) -> Facts:
     }
 
 
-def describe_processor(card: Card) -> Facts:
+def describe_processor(spec: NetworkSpec) -> Facts:
     """`preprocessor_config.json`. Raise UserError when it cannot say what the recipe does."""
-    ops = [op.model_dump(mode="json") for op in card.recipe.augment.eval_ops]
+    ops = [op.model_dump(mode="json") for op in spec.recipe.augment.eval_ops]
     kinds = [op["op"] for op in ops]
     if kinds not in (["resize"], ["center_crop"], ["resize", "center_crop"]):
         raise UserError(
             f"--format hf: its preprocessor can resize and then crop, not {', '.join(kinds)}; take another format"
         )
     by_kind = {op["op"]: op for op in ops}
-    facts: Facts = {
+    metadata: Facts = {
         "image_processor_type": "BitImageProcessor",
         "do_convert_rgb": True,
         "do_resize": "resize" in by_kind,
@@ -106,17 +106,17 @@ def describe_processor(card: Card) -> Facts:
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": list(card.mean),
-        "image_std": list(card.std),
+        "image_mean": list(spec.mean),
+        "image_std": list(spec.std),
     }
     if resize := by_kind.get("resize"):
         size = resize["size"]
-        facts["size"] = {"shortest_edge": size} if isinstance(size, int) else _sides(size)
-        facts["resample"] = _RESAMPLE[resize["interpolation"]]
+        metadata["size"] = {"shortest_edge": size} if isinstance(size, int) else _sides(size)
+        metadata["resample"] = _RESAMPLE[resize["interpolation"]]
     if crop := by_kind.get("center_crop"):
         size = crop["size"]
-        facts["crop_size"] = _sides([size, size] if isinstance(size, int) else size)
-    return facts
+        metadata["crop_size"] = _sides([size, size] if isinstance(size, int) else size)
+    return metadata
 
 
 def _sides(size: list[int]) -> dict[str, int]:

@@ -18,11 +18,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from launcher.checkpoint.network_spec import Card
+from launcher.checkpoint.network_spec import NetworkSpec
 from launcher.checkpoint.tensor_file import write_tensors
 from launcher.commands.model.export.describe import Facts, describe_architecture, describe_processor
 from launcher.commands.model.export.onnx import check_installed, open_onnx, read_onnx_facts, write_onnx
-from launcher.commands.model.load import Trained
+from launcher.commands.model.load import TrainedModel
 from launcher.models.loss import class_scores, count_outputs
 from launcher.models.zoo import build_trained
 
@@ -52,9 +52,9 @@ class Form:
     `open` and `read_facts` know nothing but what was written, and the architecture where it holds weights alone."""
 
     suffix: str
-    check: Callable[[Card], object]
-    write: Callable[[Path, Trained, Facts, Tensor], None]
-    open: Callable[[Path, Card], Predict]
+    check: Callable[[NetworkSpec], object]
+    write: Callable[[Path, TrainedModel, Facts, Tensor], None]
+    open: Callable[[Path, NetworkSpec], Predict]
     read_facts: Callable[[Path], Facts]
 
 
@@ -66,14 +66,14 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _write_torchscript(path: Path, trained: Trained, facts: Facts, example_BCHW: Tensor) -> None:
+def _write_torchscript(path: Path, trained: TrainedModel, metadata: Facts, example_BCHW: Tensor) -> None:
     with _quiet():
         traced = torch.jit.trace(Probabilities(trained.network.model).eval(), example_BCHW, check_trace=False)  # type: ignore[no-untyped-call]
         frozen = torch.jit.freeze(traced)
-        torch.jit.save(frozen, str(path), _extra_files={FACTS_NAME: json.dumps(facts)})
+        torch.jit.save(frozen, str(path), _extra_files={FACTS_NAME: json.dumps(metadata)})
 
 
-def _open_torchscript(path: Path, card: Card) -> Predict:
+def _open_torchscript(path: Path, spec: NetworkSpec) -> Predict:
     with _quiet():
         loaded: Predict = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     return loaded
@@ -83,20 +83,22 @@ def _read_torchscript_facts(path: Path) -> Facts:
     extra = {FACTS_NAME: ""}
     with _quiet():
         torch.jit.load(str(path), map_location="cpu", _extra_files=extra)  # type: ignore[no-untyped-call]
-    facts: Facts = json.loads(extra[FACTS_NAME])
-    return facts
+    metadata: Facts = json.loads(extra[FACTS_NAME])
+    return metadata
 
 
-def _write_onnx(path: Path, trained: Trained, facts: Facts, example_BCHW: Tensor) -> None:
-    write_onnx(path, Probabilities(trained.network.model).eval(), facts, example_BCHW)
+def _write_onnx(path: Path, trained: TrainedModel, metadata: Facts, example_BCHW: Tensor) -> None:
+    write_onnx(path, Probabilities(trained.network.model).eval(), metadata, example_BCHW)
 
 
-def _write_weights(path: Path, trained: Trained, facts: Facts, _: Tensor) -> None:
-    write_tensors(path, trained.network.model.state_dict(), {name: json.dumps(value) for name, value in facts.items()})
+def _write_weights(path: Path, trained: TrainedModel, metadata: Facts, _: Tensor) -> None:
+    write_tensors(
+        path, trained.network.model.state_dict(), {name: json.dumps(value) for name, value in metadata.items()}
+    )
 
 
-def _open_weights(path: Path, card: Card) -> Predict:
-    network = build_trained(card.recipe.backbone, count_outputs(card.recipe.loss, len(card.classes)))
+def _open_weights(path: Path, spec: NetworkSpec) -> Predict:
+    network = build_trained(spec.recipe.backbone, count_outputs(spec.recipe.loss, len(spec.classes)))
     network.model.load_state_dict(load_file(path))
     return Probabilities(network.model).eval()
 
@@ -106,27 +108,27 @@ def _read_weights_facts(path: Path) -> Facts:
         return {name: json.loads(text) for name, text in file.metadata().items() if name != "format"}
 
 
-def _write_hf(path: Path, trained: Trained, facts: Facts, example_BCHW: Tensor) -> None:
-    card = trained.card
+def _write_hf(path: Path, trained: TrainedModel, metadata: Facts, example_BCHW: Tensor) -> None:
+    spec = trained.spec
     path.mkdir()
-    config = describe_architecture(card, count_outputs(card.recipe.loss, len(card.classes)))
-    texts = {"config.json": config, "preprocessor_config.json": describe_processor(card), FACTS_NAME: facts}
+    config = describe_architecture(spec, count_outputs(spec.recipe.loss, len(spec.classes)))
+    texts = {"config.json": config, "preprocessor_config.json": describe_processor(spec), FACTS_NAME: metadata}
     for name, content in texts.items():
         (path / name).write_text(json.dumps(content, indent=2) + "\n")
     _write_weights(path / WEIGHTS_NAME, trained, {}, example_BCHW)
 
 
 FORMS: dict[Format, Form] = {
-    "torchscript": Form(".pt", lambda card: None, _write_torchscript, _open_torchscript, _read_torchscript_facts),
+    "torchscript": Form(".pt", lambda spec: None, _write_torchscript, _open_torchscript, _read_torchscript_facts),
     "onnx": Form(
-        ".onnx", lambda card: check_installed(), _write_onnx, lambda path, card: open_onnx(path), read_onnx_facts
+        ".onnx", lambda spec: check_installed(), _write_onnx, lambda path, spec: open_onnx(path), read_onnx_facts
     ),
-    "safetensors": Form(".safetensors", lambda card: None, _write_weights, _open_weights, _read_weights_facts),
+    "safetensors": Form(".safetensors", lambda spec: None, _write_weights, _open_weights, _read_weights_facts),
     "hf": Form(
         "-hf",
         describe_processor,
         _write_hf,
-        lambda path, card: _open_weights(path / WEIGHTS_NAME, card),
+        lambda path, spec: _open_weights(path / WEIGHTS_NAME, spec),
         lambda path: json.loads((path / FACTS_NAME).read_text()),
     ),
 }

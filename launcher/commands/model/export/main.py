@@ -19,16 +19,17 @@ from launcher.checkpoint.atomic import HASHES
 from launcher.commands.model.export.describe import describe
 from launcher.commands.model.export.formats import FORMS, Form, Format, Predict, Probabilities
 from launcher.commands.model.infer import check_alone, to_input
-from launcher.commands.model.load import Trained, choose_folder, open_trained
-from launcher.data.pictures import PictureReader, find_pictures
+from launcher.commands.model.load import TrainedModel, choose_folder, load_trained
+from launcher.data.pictures import ImageReader, find_images
 from launcher.data.prepare import open_folder, prepare_data
-from launcher.data.reader import ShardReader
+from launcher.data.reader import SampleReader, ShardReader
 from launcher.distributed.strategy import build_strategy
 from launcher.distributed.world import World
 from launcher.errors import EXIT_DONE, UserError
 from launcher.recipe.schema import Strategy as StrategySection
 from launcher.recipe.url import is_url
 from launcher.run.console import Console
+from launcher.text import first_line
 from shards.manifest import Manifest, ShardsError, fsync_folder, read_manifest
 
 MAX_ERROR = 1e-3
@@ -42,7 +43,7 @@ _SPLITS = ("test", "valid", "train")
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class Options:
     """As `launcher export` takes them. `data`: pictures to check on; None: the run's. `output`: None: by the run."""
 
     format: Format
@@ -51,17 +52,17 @@ class Wishes:
     data: Path | None = None
 
 
-def export(run: Path, wishes: Wishes) -> int:
+def export(run: Path, options: Options) -> int:
     """Raise UserError, and leave nothing, when it cannot be made or does not compute what the network computes."""
     check_alone("export")
-    form = FORMS[wishes.format]
+    form = FORMS[options.format]
     section = StrategySection(device="cpu", channels_last=False)
-    trained = open_trained(run, wishes.checkpoint, build_strategy(section, World(), 0, False))
-    form.check(trained.card)
-    output = wishes.output or choose_folder(run, "exports") / f"{trained.checkpoint.name}{form.suffix}"
-    _check_output(output, wishes.format)
-    reader, origin = _open_pictures(trained, wishes.data)
-    if isinstance(reader, PictureReader) and reader.holds(output):
+    trained = load_trained(run, options.checkpoint, build_strategy(section, World(), 0, False))
+    form.check(trained.spec)
+    output = options.output or choose_folder(run, "exports") / f"{trained.checkpoint.name}{form.suffix}"
+    _check_output(output, options.format)
+    reader, origin = _open_pictures(trained, options.data)
+    if isinstance(reader, ImageReader) and reader.holds(output):
         raise UserError(f"--output {output}: is one of the pictures; name another")
     samples = [reader.read(number) for number in _spread(reader.num_images)]
     images_BCHW = torch.cat([to_input(sample, trained.augment) for sample in samples])
@@ -70,8 +71,8 @@ def export(run: Path, wishes: Wishes) -> int:
         error = _write_checked(output, form, trained, images_BCHW)
     except OSError as problem:
         raise UserError(f"--output {output}: cannot be written ({problem.strerror}); name another") from None
-    Console(1, 1).say(
-        f"{output}: {wishes.format} of {trained.checkpoint.name}; probabilities of {len(images_BCHW)} pictures of "
+    Console().say(
+        f"{output}: {options.format} of {trained.checkpoint.name}; probabilities of {len(images_BCHW)} pictures of "
         f"{origin} differ by at most {error:.1e}"
     )
     return EXIT_DONE
@@ -91,23 +92,23 @@ def _check_output(output: Path, name: Format) -> None:
         raise UserError(f"--output {output}: is there already; remove it, or name another")
 
 
-def _open_pictures(trained: Trained, data: Path | None) -> tuple[ShardReader, str]:
+def _open_pictures(trained: TrainedModel, data: Path | None) -> tuple[SampleReader, str]:
     """Those to check on, and where they come from. Raise UserError when there are none."""
     if data is not None:
-        return find_pictures([str(data)], trained.card.classes, None), str(data)
+        return find_images([str(data)], trained.spec.classes, None), str(data)
     manifest = _find_manifest(trained)
     split = next(each for each in _SPLITS if manifest.num_images(each))
-    reader = ShardReader(open_folder(trained.card.recipe.data, manifest, World()), manifest, split)
-    return reader, f"{split} of {trained.card.recipe.data.dir}"
+    reader = ShardReader(open_folder(trained.spec.recipe.data, manifest, World()), manifest, split)
+    return reader, f"{split} of {trained.spec.recipe.data.dir}"
 
 
-def _find_manifest(trained: Trained) -> Manifest:
+def _find_manifest(trained: TrainedModel) -> Manifest:
     """Of shards as they are: nothing is packed for a check."""
-    data = trained.card.recipe.data
+    data = trained.spec.recipe.data
     if is_url(str(data.dir)):
         return prepare_data(data, World())
     try:
-        return read_manifest(Path(str(data.dir)))
+        return read_manifest(data.folder)
     except ShardsError as error:
         raise UserError(f"{error}; or name a folder of pictures to check on with --data") from None
 
@@ -117,20 +118,20 @@ def _spread(num_images: int) -> list[int]:
     return numbers
 
 
-def _write_checked(output: Path, form: Form, trained: Trained, images_BCHW: Tensor) -> float:
+def _write_checked(output: Path, form: Form, trained: TrainedModel, images_BCHW: Tensor) -> float:
     """The largest error. Whatever happens, nothing else than `output` is left."""
     scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:
         written = scratch / output.name
         example_BCHW = torch.cat([images_BCHW[:1]] * _EXAMPLES)
-        facts = describe(trained.card, trained.checkpoint.name)
+        metadata = describe(trained.spec, trained.checkpoint.name)
         with torch.no_grad():
             try:
-                form.write(written, trained, facts, example_BCHW)
+                form.write(written, trained, metadata, example_BCHW)
             except (RuntimeError, ValueError) as problem:
                 raise _impossible(problem) from None
-            error = find_error(form.open(written, trained.card), trained, images_BCHW)
-        if form.read_facts(written) != facts:
+            error = find_error(form.open(written, trained.spec), trained, images_BCHW)
+        if form.read_facts(written) != metadata:
             raise UserError(f"{output}: classes or preprocessing are not read back as written; take another --format")
         if not error <= MAX_ERROR:  # nor where it is no number
             raise UserError(
@@ -146,12 +147,12 @@ def _write_checked(output: Path, form: Form, trained: Trained, images_BCHW: Tens
 
 
 def _impossible(problem: Exception) -> UserError:
-    reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+    reason = first_line(problem)
     return UserError(f"this network cannot be exported so ({reason}); take another --format")
 
 
 @torch.no_grad()
-def find_error(predict: Predict, trained: Trained, images_BCHW: Tensor) -> float:
+def find_error(predict: Predict, trained: TrainedModel, images_BCHW: Tensor) -> float:
     """Largest difference of a probability, of the pictures as one batch and of the first alone. NaN where one is."""
     wanted_BK = Probabilities(trained.network.model).eval()(images_BCHW)
     errors = []

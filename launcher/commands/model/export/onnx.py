@@ -20,7 +20,7 @@ def check_installed() -> None:
     _import_libraries()
 
 
-def write_onnx(path: Path, model: nn.Module, facts: Facts, example_BCHW: Tensor) -> None:
+def write_onnx(path: Path, model: nn.Module, metadata: Facts, example_BCHW: Tensor) -> None:
     """Any batch; weights and facts inside: each of the facts is JSON in the file's metadata."""
     onnx, _ = _import_libraries()
     with warnings.catch_warnings():
@@ -35,7 +35,7 @@ def write_onnx(path: Path, model: nn.Module, facts: Facts, example_BCHW: Tensor)
             verbose=False,
         )
     assert program is not None
-    program.model.metadata_props.update({name: json.dumps(value) for name, value in facts.items()})
+    program.model.metadata_props.update({name: json.dumps(value) for name, value in metadata.items()})
     program.save(path, external_data=False)
     onnx.checker.check_model(str(path))
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from launcher.augment.pipeline import Augment, build_augment
 from launcher.commands.model.infer import Device, build_eval_strategy
-from launcher.commands.model.load import open_trained, read_run_card
+from launcher.commands.model.load import load_trained, read_run_spec
 from launcher.distributed.strategy import Strategy
 from launcher.distributed.world import read_world
 from launcher.errors import UserError, nearest
@@ -57,16 +57,16 @@ def find_classifier(run: str, which: str | None, device: Device) -> Found:
         if which is not None:
             raise UserError(f"--checkpoint {which}: {run} has none; leave it out")
         return _find_torchvision(run.removeprefix(TORCHVISION), device)
-    card = read_run_card(Path(run), which or "best")
-    return Found(card.classes, lambda: _open_run(Path(run), which or "best", card.recipe, device))
+    spec = read_run_spec(Path(run), which or "best")
+    return Found(spec.classes, lambda: _open_run(Path(run), which or "best", spec.recipe, device))
 
 
 def _open_run(run: Path, which: str, recipe: Recipe, device: Device) -> Classifier:
     strategy = build_eval_strategy(
         recipe.strategy, device, read_world(os.environ), recipe.run.seed, recipe.run.deterministic
     )
-    trained = open_trained(run, which, strategy)
-    return Classifier(trained.network.model, trained.card.classes, trained.augment, strategy)
+    trained = load_trained(run, which, strategy)
+    return Classifier(trained.network.model, trained.spec.classes, trained.augment, strategy)
 
 
 def _find_torchvision(name: str, device: Device) -> Found:

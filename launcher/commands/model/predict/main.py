@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from launcher.commands.model.infer import TURNS, Device, build_feed
+from launcher.commands.model.infer import TEST_TRANSFORMS, Device, build_feed
 from launcher.commands.model.predict.classifier import Classifier, find_classifier
 from launcher.commands.model.predict.output import FORMATS, Prediction, Write, choose_format, find_width, open_output
-from launcher.commands.model.unreadable import Unreadable
+from launcher.commands.model.unreadable import NameBadSamples
 from launcher.data.feed import Examples, ImageFeed
-from launcher.data.pictures import UNKNOWN, find_pictures
-from launcher.data.reader import ShardReader
+from launcher.data.pictures import UNKNOWN, find_images
+from launcher.data.reader import SampleReader
 from launcher.distributed.signals import follow_launcher
 from launcher.errors import UserError
 from launcher.models.loss import class_scores
@@ -36,7 +36,7 @@ GRID_COLUMNS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class Options:
     """As `launcher predict` takes them. `split`: of folders of shards; None: all of them."""
 
     top: int = 5
@@ -78,43 +78,43 @@ class _Tally:
         self.num_right += prediction.is_right
 
     def describe(self) -> str:
-        share = f", top-1 {self.num_right / self.num_known:.2%} of the {self.num_known:,}" if self.num_known else ""
+        share = f", accuracy {self.num_right / self.num_known:.2%} of the {self.num_known:,}" if self.num_known else ""
         known = f"{share} whose class is known" if share else ""
         return f"{self.num_images:,} pictures{known}"
 
 
-def predict(run: str, paths: Sequence[str], wishes: Wishes) -> int:
+def predict(run: str, paths: Sequence[str], options: Options) -> int:
     """Predict, write, and return the exit code: 1 when a picture could not be read. Every rank runs this.
 
     Raise UserError, RunError or ShardsError before anything is computed when something that was named is not there;
     UserError when no picture could be read, and write nothing.
     """
     follow_launcher()
-    _check_wishes(wishes)
-    found = find_classifier(run, wishes.checkpoint, wishes.device)
-    reader = find_pictures(paths, found.classes, wishes.split)
-    for name, file in wishes.files():
+    _check_options(options)
+    found = find_classifier(run, options.checkpoint, options.device)
+    reader = find_images(paths, found.classes, options.split)
+    for name, file in options.files():
         if reader.holds(file):
             raise UserError(f"--{name} {file}: is one of the pictures; name another")
     c = found.open()
-    is_first, tally, unreadable = c.strategy.world.is_first, _Tally(), Unreadable()
+    is_first, tally, unreadable = c.strategy.world.is_first, _Tally(), NameBadSamples()
     with ConsoleProgress() if is_first else nullcontext(SILENT) as progress:
         for note in c.notes:
             progress.note(note)
         with ExitStack() as stack:
-            write = _open_on_first(wishes.output, c, stack)
+            write = _open_on_first(options.output, c, stack)
             feed = build_feed(reader, c.augment, c.strategy, unreadable)
             stack.enter_context(closing(feed.loader))
-            num_best = min(wishes.top, len(c.classes))
-            predictions = _predict_all(c, feed, reader, num_best, wishes, progress, tally, unreadable)
-            render = FORMATS[choose_format(wishes.format, wishes.output)]
-            for text in render(predictions, num_best, find_width(wishes.output)):
+            num_best = min(options.top, len(c.classes))
+            predictions = _predict_all(c, feed, reader, num_best, options, progress, tally, unreadable)
+            render = FORMATS[choose_format(options.format, options.output)]
+            for text in render(predictions, num_best, find_width(options.output)):
                 write(text)
             unreadable.check_some_can(reader.num_images)
-        if wishes.grid is not None and is_first and tally.cells:
-            _write_grid(tally.cells, wishes.grid)
+        if options.grid is not None and is_first and tally.cells:
+            _write_grid(tally.cells, options.grid)
         progress.note(tally.describe() + unreadable.describe())
-    c.strategy.close()
+    c.strategy.comm.close()
     return unreadable.exit_code
 
 
@@ -125,17 +125,17 @@ def _open_on_first(output: Path | None, c: Classifier, stack: ExitStack) -> Writ
     def open_it() -> None:
         writes.append(stack.enter_context(open_output(output)))
 
-    c.strategy.on_first(open_it)
+    c.strategy.comm.run_on_rank0(open_it)
     return writes[-1]
 
 
-def _check_wishes(wishes: Wishes) -> None:
-    if wishes.top < 1:
-        raise UserError(f"--top {wishes.top}: must be at least 1")
-    if wishes.grid is not None and wishes.grid.suffix.lower() != ".png":
-        raise UserError(f"--grid {wishes.grid}: must end in .png")
-    choose_format(wishes.format, wishes.output)
-    for name, file in wishes.files():
+def _check_options(options: Options) -> None:
+    if options.top < 1:
+        raise UserError(f"--top {options.top}: must be at least 1")
+    if options.grid is not None and options.grid.suffix.lower() != ".png":
+        raise UserError(f"--grid {options.grid}: must end in .png")
+    choose_format(options.format, options.output)
+    for name, file in options.files():
         if file.exists() and not file.is_file():
             raise UserError(f"--{name} {file}: is no file; name another")
         if not file.absolute().parent.is_dir():
@@ -147,12 +147,12 @@ def _check_wishes(wishes: Wishes) -> None:
 def _predict_all(
     c: Classifier,
     feed: ImageFeed,
-    reader: ShardReader,
+    reader: SampleReader,
     num_best: int,
-    wishes: Wishes,
+    options: Options,
     progress: Progress,
     tally: _Tally,
-    unreadable: Unreadable,
+    unreadable: NameBadSamples,
 ) -> Iterator[Prediction]:
     """Those of all pictures that can be read, in order, on every process; `tally` is kept on the way.
 
@@ -163,10 +163,10 @@ def _predict_all(
     batches = iter(feed.batches(mine))
     num_done = 0
     for _ in range(0, len(starts), world.size):
-        with_cells = wishes.grid is not None and len(tally.cells) < GRID_IMAGES
-        share = _predict_share(c, next(batches, None), reader, num_best, wishes.flips, with_cells)
-        unreadable.tell(c.strategy, progress.note)
-        for each in c.strategy.gather(share):
+        with_cells = options.grid is not None and len(tally.cells) < GRID_IMAGES
+        share = _predict_share(c, next(batches, None), reader, num_best, options.flips, with_cells)
+        unreadable.report(c.strategy.comm, progress.note)
+        for each in c.strategy.comm.all_gather_object(share):
             tally.cells += each.cells
             for prediction in each.predictions:
                 tally.add(prediction)
@@ -178,7 +178,7 @@ def _predict_all(
 def _predict_share(
     c: Classifier,
     examples: Examples | None,
-    reader: ShardReader,
+    reader: SampleReader,
     num_best: int,
     flips: bool,
     with_cells: bool,
@@ -196,12 +196,12 @@ def predict_batch(c: Classifier, images_BCHW: Tensor, flips: bool) -> Tensor:
     """probs_BK on the CPU; with `flips` the mean of those of the images and of their mirror images."""
     turns = ("none", "hflip") if flips else ("none",)
     with c.strategy.autocast():
-        outputs = [c.model(TURNS[turn](images_BCHW)) for turn in turns]
+        outputs = [c.model(TEST_TRANSFORMS[turn](images_BCHW)) for turn in turns]
     return torch.stack([class_scores(each_BO).float().softmax(1) for each_BO in outputs]).mean(0).cpu()
 
 
 def _name_best(
-    probs_BK: Tensor, examples: Examples, classes: Sequence[str], reader: ShardReader, num_best: int
+    probs_BK: Tensor, examples: Examples, classes: Sequence[str], reader: SampleReader, num_best: int
 ) -> list[Prediction]:
     probs_BT, top_BT = probs_BK.topk(num_best, dim=1)
     rows = torch.nonzero(examples.weights_B)[:, 0].tolist()

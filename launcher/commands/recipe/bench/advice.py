@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from launcher.data.features.format import show_bytes
 from launcher.recipe.schema import Data
-from launcher.train.bottleneck import Setting, find_remedies
+from launcher.text import show_bytes
+from launcher.train.bottleneck import Tunables, find_remedies
 
 GROWTH = 1.1
 """More threads must do so much more to be worth having; an input this much faster than the network keeps up."""
@@ -41,7 +41,7 @@ def choose_workers(by_workers: dict[int, float], network: float) -> int:
     return min(workers for workers, speed in by_workers.items() if speed >= wanted)
 
 
-def describe_limit(speeds: Speeds, long_side: float, setting: Setting) -> str:
+def describe_limit(speeds: Speeds, long_side: float, setting: Tunables) -> str:
     """What training waits for, and what to try. `long_side`: of an image on average, in pixels."""
     if speeds.both * GROWTH >= speeds.network:
         return "the network limits"

@@ -13,14 +13,15 @@ import torch
 
 from launcher.commands.recipe.bench.advice import GROWTH, Speeds, choose_workers
 from launcher.data.decode import decode_image
-from launcher.data.encoded import Times, read_files
-from launcher.data.features.format import show_bytes
+from launcher.data.encoded import InputTimes, read_files
 from launcher.data.feed import Examples, ImageFeed
 from launcher.data.loader import Loader
 from launcher.data.order import Ids
-from launcher.train.context import Training
-from launcher.train.nonfinite import Guard
-from launcher.train.stage import Learner
+from launcher.run.run_log import NullLog
+from launcher.text import show_bytes
+from launcher.train.job import Job
+from launcher.train.nonfinite import FailOnNonfinite
+from launcher.train.stage import Stage
 from launcher.train.step import train_step, train_work
 
 NUM_SAMPLES = 256
@@ -43,146 +44,150 @@ class Samples:
     long_side: float
 
 
-def take_samples(t: Training) -> Samples:
+def take_samples(job: Job, stage: Stage) -> Samples:
     """Raise DataError when one of them is no image."""
-    loader = t.loaders["train"]
-    ids = np.fromiter(itertools.islice(_ids(t), min(NUM_SAMPLES, t.plan.num_train)), dtype=np.int64)
-    files, _ = read_files(loader.reader, ids, loader.needed_side, Times(), loader.damage)
+    loader = stage.inputs.feeds["train"].loader
+    ids = np.fromiter(itertools.islice(_ids(job), min(NUM_SAMPLES, job.plan.num_train)), dtype=np.int64)
+    files, _ = read_files(loader.reader, ids, loader.min_side, InputTimes(), loader.bad_samples)
     areas_N = files.sizes_B2.prod(axis=1)
     num_fitting = max(1, int(np.searchsorted(areas_N.cumsum(), SAMPLE_PIXELS, side="right")))
-    num = min(num_fitting, t.plan.micro_batch)
+    num = min(num_fitting, job.plan.micro_batch)
     return Samples(ids[:num], float(areas_N.mean()), float(files.sizes_B2.max(axis=1).mean()))
 
 
-def _ids(t: Training) -> Iterator[int]:
+def _ids(job: Job) -> Iterator[int]:
     """What the first process reads, epoch after epoch."""
     for step in itertools.count(1):
-        yield from t.order.micro_batch_ids(step, 0).reshape(-1).tolist()
+        yield from job.order.micro_batch_ids(step, 0).reshape(-1).tolist()
 
 
-def measure(t: Training, learner: Learner, samples: Samples, num_cores: int, seconds: float) -> tuple[Speeds, Rows]:
+def measure(job: Job, stage: Stage, samples: Samples, num_cores: int, seconds: float) -> tuple[Speeds, Rows]:
     """`seconds`: for all together, about. `num_cores`: the most threads to try."""
     counts = [*itertools.takewhile(lambda count: count < num_cores, (2**i for i in itertools.count())), num_cores]
-    each_s, device, rows = seconds / (5 + len(counts)), t.strategy.device.type, Rows()
+    each_s, device, rows = seconds / (5 + len(counts)), job.strategy.device.type, Rows()
 
     def add(stage: str, speed: float, how: str) -> float:
         rows.append((stage, f"{speed:,.0f}", how))
         return speed
 
     with _one_thread():
-        read, rate_bytes = _measure_reading(t, each_s)
+        read, rate_bytes = _measure_reading(job, stage, each_s)
         add("read", read, f"1 thread, {show_bytes(rate_bytes)}/s; what was read before comes from memory")
-        decode = add("decode", _measure_decoding(t, samples, each_s), "1 thread")
+        decode = add("decode", _measure_decoding(job, stage, samples, each_s), "1 thread")
         where = "1 thread" if device == "cpu" else device
-        augment = add("augment", _measure_augmenting(t, samples, each_s), where)
+        augment = add("augment", _measure_augmenting(job, stage, samples, each_s), where)
     by_workers: dict[int, float] = {}
     for workers in counts:
         before = max(by_workers.values(), default=0.0)
-        by_workers[workers] = add("input", _measure_input(t, learner, workers, each_s), f"data.workers={workers}")
+        by_workers[workers] = add("input", _measure_input(job, stage, workers, each_s), f"data.workers={workers}")
         if by_workers[workers] < GROWTH * before:
             break
-    network = add("network", _measure_steps(t, learner, _resident(t, learner), each_s), _describe_steps(t, learner))
+    network = add("network", _measure_steps(job, stage, _resident(job, stage), each_s), _describe_steps(job, stage))
     workers = choose_workers(by_workers, network)
-    with _input(t, learner, workers) as batches:
-        both = add("both", _measure_steps(t, learner, batches, each_s), f"training, data.workers={workers}")
+    with _input(job, stage, workers) as batches:
+        both = add("both", _measure_steps(job, stage, batches, each_s), f"training, data.workers={workers}")
     stages = {"read": read, "decode": decode} | ({"augment": augment} if device == "cpu" else {})
     return Speeds(stages, by_workers, network, both), rows
 
 
-def _measure_reading(t: Training, seconds: float) -> tuple[float, int]:
+def _measure_reading(job: Job, stage: Stage, seconds: float) -> tuple[float, int]:
     """Images and bytes per second."""
-    reader, ids = t.loaders["train"].reader, _ids(t)
+    reader, ids = stage.inputs.feeds["train"].loader.reader, _ids(job)
     sizes: list[int] = []
 
     def read() -> int:
         sizes.append(len(reader.read(next(ids)).content))
         return 1
 
-    rate = _rate(t, read, seconds)
+    rate = _rate(job, read, seconds)
     return rate, int(rate * float(np.mean(sizes)))
 
 
-def _measure_decoding(t: Training, samples: Samples, seconds: float) -> float:
-    loader = t.loaders["train"]
+def _measure_decoding(job: Job, stage: Stage, samples: Samples, seconds: float) -> float:
+    loader = stage.inputs.feeds["train"].loader
     files = itertools.cycle([loader.reader.read(i) for i in samples.ids_B.tolist()])
 
     def decode() -> int:
         file = next(files)
-        decode_image(file.content, file.place, loader.needed_side)
+        decode_image(file.content, file.place, loader.min_side)
         return 1
 
-    return _rate(t, decode, seconds)
+    return _rate(job, decode, seconds)
 
 
-def _measure_augmenting(t: Training, samples: Samples, seconds: float) -> float:
-    loader = t.loaders["train"]
-    files, _ = read_files(loader.reader, samples.ids_B, loader.needed_side, Times(), loader.damage)
-    images, views = files.decode().to(t.strategy.device), itertools.count()
+def _measure_augmenting(job: Job, stage: Stage, samples: Samples, seconds: float) -> float:
+    loader = stage.inputs.feeds["train"].loader
+    files, _ = read_files(loader.reader, samples.ids_B, loader.min_side, InputTimes(), loader.bad_samples)
+    images, views = files.decode().to(job.strategy.device), itertools.count()
 
     def augment() -> int:
-        t.strategy.layout(t.augment_train(images, samples.ids_B, t.recipe.run.seed, next(views)))
+        job.strategy.layout(
+            stage.inputs.feeds["train"].augment(images, samples.ids_B, job.recipe.run.seed, next(views))
+        )
         return len(samples.ids_B)
 
-    return _rate(t, augment, seconds)
+    return _rate(job, augment, seconds)
 
 
-def _measure_input(t: Training, learner: Learner, workers: int, seconds: float) -> float:
-    with _input(t, learner, workers) as batches:
+def _measure_input(job: Job, stage: Stage, workers: int, seconds: float) -> float:
+    with _input(job, stage, workers) as batches:
         # The threads start together, and their first batches come together.
-        return _rate(t, lambda: len(next(batches).labels_B), seconds, warm_up=workers)
+        return _rate(job, lambda: len(next(batches).labels_B), seconds, warm_up=workers)
 
 
-def _measure_steps(t: Training, learner: Learner, batches: Iterator[Examples], seconds: float) -> float:
+def _measure_steps(job: Job, stage: Stage, batches: Iterator[Examples], seconds: float) -> float:
     """Training's own step on batches of images, the frozen part of the network first."""
-    engine = feed_of(learner).engine
+    engine = feed_of(stage).engine
     if engine is not None:
         batches = (replace(examples, inputs=engine(*examples.inputs)) for examples in batches)
 
     def step() -> int:
-        train_step(t, learner, batches, t.plan.total_steps, Guard())
-        return t.plan.rank_batch
+        train_step(job, stage, batches, job.plan.total_steps, FailOnNonfinite(), NullLog())
+        return job.plan.rank_batch
 
-    return _rate(t, step, seconds)
+    return _rate(job, step, seconds)
 
 
 @contextmanager
-def _input(t: Training, learner: Learner, workers: int) -> Iterator[Iterator[Examples]]:
+def _input(job: Job, stage: Stage, workers: int) -> Iterator[Iterator[Examples]]:
     """Training's batches from the shards, without end and without the frozen part of the network."""
-    kept = t.loaders["train"]
-    loader = Loader(kept.reader, workers, t.strategy.device, kept.needed_side, kept.decodes_on_device, kept.damage)
-    feed = replace(feed_of(learner), loader=loader, engine=None)
-    epochs = itertools.repeat(range(1, t.plan.total_steps + 1))
+    kept = stage.inputs.feeds["train"].loader
+    loader = Loader(kept.reader, workers, job.strategy.device, kept.min_side, kept.decodes_on_device, kept.bad_samples)
+    feed = replace(feed_of(stage), loader=loader, engine=None)
+    epochs = itertools.repeat(range(1, job.plan.total_steps + 1))
     try:
-        yield feed.batches(itertools.chain.from_iterable(train_work(t, steps) for steps in epochs))
+        yield feed.batches(itertools.chain.from_iterable(train_work(job, steps) for steps in epochs))
     finally:
         loader.close()
 
 
-def _resident(t: Training, learner: Learner) -> Iterator[Examples]:
+def _resident(job: Job, stage: Stage) -> Iterator[Examples]:
     """One batch, which stays on the device."""
-    with _input(t, learner, 0) as batches:
+    with _input(job, stage, 0) as batches:
         return itertools.repeat(next(batches))
 
 
-def _describe_steps(t: Training, learner: Learner) -> str:
-    frozen = "" if feed_of(learner).engine is None else ", frozen part as inference"
-    passes = f"{t.plan.accumulation} x {t.plan.micro_batch}" if t.plan.accumulation > 1 else str(t.plan.rank_batch)
-    return f"{t.strategy.device.type}, {passes} images a step, precision {t.recipe.strategy.precision}{frozen}"
+def _describe_steps(job: Job, stage: Stage) -> str:
+    frozen = "" if feed_of(stage).engine is None else ", frozen part as inference"
+    passes = (
+        f"{job.plan.accumulation} x {job.plan.micro_batch}" if job.plan.accumulation > 1 else str(job.plan.rank_batch)
+    )
+    return f"{job.strategy.device.type}, {passes} images a step, precision {job.recipe.strategy.precision}{frozen}"
 
 
-def feed_of(learner: Learner) -> ImageFeed:
+def feed_of(stage: Stage) -> ImageFeed:
     """The training images of a learner that keeps no features."""
-    feed = learner.feeds["train"]
+    feed = stage.feeds["train"]
     assert isinstance(feed, ImageFeed), "features are not kept here"
     return feed
 
 
-def _rate(t: Training, work: Callable[[], int], seconds: float, warm_up: int = 1) -> float:
+def _rate(job: Job, work: Callable[[], int], seconds: float, warm_up: int = 1) -> float:
     """Images per second: `work` says how many it did. Its first calls, which set things up, do not count."""
 
     def finish() -> float:
-        if t.strategy.device.type == "cuda":
-            torch.cuda.synchronize(t.strategy.device)
+        if job.strategy.device.type == "cuda":
+            torch.cuda.synchronize(job.strategy.device)
         return time.perf_counter()
 
     for _ in range(warm_up):

@@ -42,18 +42,18 @@ class Layer:
 
 @dataclass(frozen=True)
 class Fit:
-    """A regression. `valid_top1_frac`: None without a valid split; `is_converged`: within MAX_ITERATIONS."""
+    """A regression. `valid_accuracy`: None without a valid split; `is_converged`: within MAX_ITERATIONS."""
 
     C: float
     layer: Layer
-    valid_top1_frac: float | None
+    valid_accuracy: float | None
     is_converged: bool
     fit_s: float
 
-    def facts(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         return {
             "C": self.C,
-            "valid_top1_frac": self.valid_top1_frac,
+            "valid_accuracy": self.valid_accuracy,
             "is_converged": self.is_converged,
             "fit_s": round(self.fit_s, 3),
         }
@@ -71,12 +71,12 @@ def fit_grid(train: tuple[Array, Labels], valid: tuple[Array, Labels] | None) ->
         start_s = time.perf_counter()
         regression, is_converged = _fit(C, standard_ND, labels_N)
         layer = _as_layer(scaler, regression)
-        yield Fit(C, layer, _top1_frac(layer, valid), is_converged, time.perf_counter() - start_s)
+        yield Fit(C, layer, _accuracy(layer, valid), is_converged, time.perf_counter() - start_s)
 
 
 def choose_best(fits: list[Fit]) -> Fit:
     """The most accurate on valid; of equals the one with the smallest C."""
-    return max(fits, key=lambda fit: (fit.valid_top1_frac or 0.0, -fit.C))
+    return max(fits, key=lambda fit: (fit.valid_accuracy or 0.0, -fit.C))
 
 
 def _fit(C: float, standard_ND: Array, labels_N: Labels) -> tuple[LogisticRegression, bool]:
@@ -98,7 +98,7 @@ def _as_layer(scaler: StandardScaler, regression: LogisticRegression) -> Layer:
     return Layer(coef_KD / scaler.scale_, intercept_K - coef_KD @ (scaler.mean_ / scaler.scale_))
 
 
-def _top1_frac(layer: Layer, valid: tuple[Array, Labels] | None) -> float | None:
+def _accuracy(layer: Layer, valid: tuple[Array, Labels] | None) -> float | None:
     if valid is None:
         return None
     features_ND, labels_N = valid

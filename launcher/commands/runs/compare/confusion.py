@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from launcher.commands.runs.compare.figures import final_evaluation
 from launcher.commands.runs.compare.groups import Group, Run
+from launcher.commands.runs.compare.metrics import final_evaluation
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def build_panels(groups: Sequence[Group]) -> list[Panel]:
     wanted = (
         ("train loss", "train", "loss", None),
         ("valid loss", "eval", "loss", "valid"),
-        ("valid top-1", "eval", "top1_frac", "valid"),
+        ("valid accuracy", "eval", "accuracy", "valid"),
         ("learning rate", "train", "lr", None),
     )
     panels = [Panel(title, tuple(_lines(groups, kind, name, split))) for title, kind, name, split in wanted]

@@ -13,7 +13,8 @@ from launcher.errors import RunError, nearest_path
 from launcher.recipe.lock import LOCK_NAME
 from launcher.run.credentials import has_wandb_credentials
 from launcher.run.journal import JOURNAL_NAME
-from launcher.run.wandb import fetch_runs, first_line, quiet_wandb, stop_service
+from launcher.run.wandb import fetch_runs, quiet_wandb, stop_service
+from launcher.text import first_line
 
 _WANDB = re.compile(r"([\w.-]+/[\w.-]+/)?group:.+|[\w.-]+/[\w.-]+/[\w-]+")
 _WANDB_PAGE = re.compile(r"https?://[^/]+/([\w.-]+/[\w.-]+)/runs/([\w-]+)([/?].*)?")

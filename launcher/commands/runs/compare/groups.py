@@ -118,13 +118,13 @@ def find_differing(groups: Sequence[Group]) -> dict[str, list[Any]]:
     The learning rate at its peak, as it was trained with, comes with them where it differs.
     """
     firsts = [group.runs[0] for group in groups]
-    facts = [
+    metadata = [
         {**run.recipe, **run.environment, "highest lr": _peak(group)} for run, group in zip(firsts, groups, strict=True)
     ]
     if len({run.data_sha256 for run in firsts}) > 1:
-        facts = [{**each, **run.where} for each, run in zip(facts, firsts, strict=True)]
-    keys = dict.fromkeys(key for each in facts for key in each)
-    rows = {key: [each.get(key) for each in facts] for key in keys}
+        metadata = [{**each, **run.where} for each, run in zip(metadata, firsts, strict=True)]
+    keys = dict.fromkeys(key for each in metadata for key in each)
+    rows = {key: [each.get(key) for each in metadata] for key in keys}
     return {key: values for key, values in rows.items() if any(value != values[0] for value in values)}
 
 

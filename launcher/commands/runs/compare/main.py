@@ -23,7 +23,7 @@ MAX_ROWS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class Options:
     """Files to write, and whether W&B is given a report, too."""
 
     curves: Path | None = None
@@ -31,7 +31,7 @@ class Wishes:
     wandb_report: bool = False
 
 
-def compare(names: Sequence[str], wishes: Wishes) -> int:
+def compare(names: Sequence[str], options: Options) -> int:
     """Print the comparison; write its curves and its report where asked to.
 
     Raise RunError when a name leads to no run, a run cannot be read, or there is only one; UserError when a file cannot
@@ -39,16 +39,16 @@ def compare(names: Sequence[str], wishes: Wishes) -> int:
     """
     with TemporaryDirectory(prefix="launcher-compare-") as store:
         groups = group_runs([read_run(found) for found in find_runs(names, Path(store))])
-        _check_outputs(wishes, [run.folder for group in groups for run in group.runs])
-        if wishes.wandb_report:
+        _check_outputs(options, [run.folder for group in groups for run in group.runs])
+        if options.wandb_report:
             find_project(groups)
-        _report(groups, wishes)
+        _report(groups, options)
     return EXIT_DONE
 
 
-def _check_outputs(wishes: Wishes, folders: Sequence[Path]) -> None:
+def _check_outputs(options: Options, folders: Sequence[Path]) -> None:
     """Before anything is shown. Raise UserError for a file that cannot be written, or that belongs to a run."""
-    for path, ending in ((wishes.html, ".html"), (wishes.curves, ".png")):
+    for path, ending in ((options.html, ".html"), (options.curves, ".png")):
         if path is None:
             continue
         if path.suffix.lower() != ending:
@@ -60,21 +60,21 @@ def _check_outputs(wishes: Wishes, folders: Sequence[Path]) -> None:
             raise UserError(f"{path}: cannot be written ({why}); name another file")
 
 
-def _report(groups: Sequence[Group], wishes: Wishes) -> None:
+def _report(groups: Sequence[Group], options: Options) -> None:
     tables, panels = build_tables(groups), build_panels(groups)
-    console = Console(1, 1)
+    console = Console()
     for table in tables:
         _show(console, table)
     for panel in panels:
         for line in draw_panel(panel):
             console.say(line)
-    if wishes.curves is not None:
-        write_curves(wishes.curves, [_plain(panel) for panel in panels])
-        console.say(f"curves: {wishes.curves}")
-    if wishes.html is not None:
-        write_report(wishes.html, render_report(groups, tables, panels))
-        console.say(f"report: {wishes.html}")
-    if wishes.wandb_report:
+    if options.curves is not None:
+        write_curves(options.curves, [_plain(panel) for panel in panels])
+        console.say(f"curves: {options.curves}")
+    if options.html is not None:
+        write_report(options.html, render_report(groups, tables, panels))
+        console.say(f"report: {options.html}")
+    if options.wandb_report:
         console.say(f"report in W&B: {publish_report(groups, tables)}")
 
 

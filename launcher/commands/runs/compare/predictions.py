@@ -19,6 +19,7 @@ from launcher.commands.runs.compare.groups import Run
 from launcher.commands.runs.compare.statistics import Paired, compare_paired
 from launcher.errors import RunError
 from launcher.run.history import find_count
+from launcher.text import one_line
 
 EVALUATIONS = "evaluations"
 FIGURES = "figures.json"
@@ -41,7 +42,7 @@ class Predictions:
 
 
 @dataclass(frozen=True, order=True)
-class Images:
+class PackedImages:
     """What was judged: two runs are compared on the same. `data`: hash of its shards, or the folder's path."""
 
     priority: int
@@ -73,9 +74,11 @@ def match_runs(first: Run, second: Run) -> Match:
     both, of_a, of_b = np.intersect1d(a.names_N, b.names_N, assume_unique=True, return_indices=True)
     if not len(both) or not np.array_equal(a.labels_N[of_a], b.labels_N[of_b]):
         return Match(what, None, "not the same images: names or labels differ")
-    left_out = max(len(a.names_N), len(b.names_N)) - len(both)
+    unpaired = max(len(a.names_N), len(b.names_N)) - len(both)
     right_a, right_b = (p.predicted_N[of] == p.labels_N[of] for p, of in ((a, of_a), (b, of_b)))
-    return Match(what, compare_paired(right_a, right_b), f"{left_out} images of one alone left out" if left_out else "")
+    return Match(
+        what, compare_paired(right_a, right_b), f"{unpaired} images of one alone are left out" if unpaired else ""
+    )
 
 
 def how_to_judge(run: Run) -> str:
@@ -83,17 +86,17 @@ def how_to_judge(run: Run) -> str:
     return f"{how} {run.found.name}"
 
 
-def find_judged(run: Run) -> dict[Images, Path]:
+def find_judged(run: Run) -> dict[PackedImages, Path]:
     """Images -> predictions of them; without those that were made by other weights than the run's best."""
     best, found = _find_best_step(run), {}
     for file in sorted((run.folder / EVALUATIONS).glob(f"*/{PREDICTIONS}")):
-        facts = _read_facts(file.with_name(FIGURES))
-        if facts and best in (_read_step(str(facts.get("checkpoint"))), None):
-            split, transform = str(facts.get("split")), str(facts.get("transform"))
-            data = str(facts.get("data_sha256") or Path(str(facts.get("data"))).absolute())
+        metadata = _read_metadata(file.with_name(FIGURES))
+        if metadata and best in (_read_step(str(metadata.get("checkpoint"))), None):
+            split, transform = str(metadata.get("split")), str(metadata.get("transform"))
+            data = str(metadata.get("data_sha256") or Path(str(metadata.get("data"))).absolute())
             is_own = transform == "none" and data == run.data_sha256
             priority = FIRST_SPLITS.index(split) if is_own and split in FIRST_SPLITS else len(FIRST_SPLITS)
-            found[Images(priority, split, transform, data)] = file
+            found[PackedImages(priority, split, transform, data)] = file
     return found
 
 
@@ -108,13 +111,13 @@ def _read_step(checkpoint: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def _read_facts(file: Path) -> dict[str, Any]:
+def _read_metadata(file: Path) -> dict[str, Any]:
     """{} where an evaluation was cut off."""
     try:
-        facts = json.loads(file.read_text())
+        metadata = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError):
         return {}
-    return facts if isinstance(facts, dict) else {}
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def find_mistakes(run: Run) -> Path | None:
@@ -130,7 +133,7 @@ def read_predictions(file: Path) -> Predictions:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             names, labels, top = (np.asarray(arrays[name]) for name in ("name", "label", "top"))
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise _damaged(file, " ".join(str(error).split())) from None
+        raise _damaged(file, one_line(error)) from None
     if (names.dtype.kind, labels.dtype.kind, top.dtype.kind) != ("U", "i", "i"):
         raise _damaged(file, "names are no text, or classes no numbers")
     if (names.ndim, labels.ndim, top.ndim) != (1, 1, 2) or not len(names) == len(labels) == len(top) or not top.size:

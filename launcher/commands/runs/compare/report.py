@@ -54,7 +54,7 @@ def render_report(groups: Sequence[Group], tables: Sequence[Table], panels: Sequ
 {confusions}
 <h2>mistakes</h2>
 {mistakes}
-<script type="application/json" id="panels">{_script_json([_facts(panel) for panel in thin])}</script>
+<script type="application/json" id="panels">{_script_json([_metadata(panel) for panel in thin])}</script>
 <script>//<![CDATA[
 {SCRIPT}
 //]]></script>
@@ -156,7 +156,7 @@ def _path(points: Points, first: float, last: float, low: float, high: float) ->
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
 
 
-def _facts(panel: Panel) -> dict[str, object]:
+def _metadata(panel: Panel) -> dict[str, object]:
     first, last, _, _ = _limits(panel)
     lines = [
         {"label": printable(line.label), "colour": _colour(line.group), "points": line.points} for line in panel.lines

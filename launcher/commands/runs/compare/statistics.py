@@ -43,7 +43,7 @@ class Difference:
 class Paired:
     """Two classifiers on the same images. `only_first`, `only_second`: images that one of them alone has right.
 
-    `difference`: top-1 of the second less that of the first, a fraction; `p`: McNemar's, exact, two-sided; `low`,
+    `difference`: accuracy of the second less that of the first, a fraction; `p`: McNemar's, exact, two-sided; `low`,
     `high`: 95 % interval of the difference over resampled images.
     """
 
@@ -96,7 +96,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def bootstrap(n: int, only_first: int, only_second: int, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile interval of the difference in top-1 over resampled images (Efron 1979).
+    """95 % percentile interval of the difference in accuracy over resampled images (Efron 1979).
 
     How often each kind of image is drawn is multinomial: the same as drawing n images, without drawing them.
     """

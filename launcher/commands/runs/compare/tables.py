@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from launcher.commands.runs.compare.figures import FIGURES, Figure, per_class
 from launcher.commands.runs.compare.groups import Group, Run, find_differing
+from launcher.commands.runs.compare.metrics import MEASURES, Measure, per_class
 from launcher.commands.runs.compare.predictions import Match, match_runs
 from launcher.commands.runs.compare.statistics import Difference, adjust, describe, welch
-from launcher.commands.runs.list import show_duration
+from launcher.text import show_duration
 
 NONE = "-"
 
@@ -37,12 +37,12 @@ def build_tables(groups: Sequence[Group]) -> list[Table]:
 
 def list_runs(groups: Sequence[Group]) -> Table:
     """Each run, its figures that are tested among them."""
-    tested = [figure for figure in FIGURES if figure.is_tested]
-    columns = ("group", "name", "seed", "status", *(figure.name for figure in tested), "time", "folder")
+    tested = [measure for measure in MEASURES if measure.is_tested]
+    columns = ("group", "name", "seed", "status", *(measure.name for measure in tested), "time", "folder")
     rows = [
         (
             *(group.label, run.name, str(run.seed), run.history.status),
-            *(_show(figure, figure.find(run)) for figure in tested),
+            *(_show(measure, measure.find(run)) for measure in tested),
             show_duration(_time_s(run)),
             run.found.name,
         )
@@ -53,7 +53,7 @@ def list_runs(groups: Sequence[Group]) -> Table:
 
 
 def _time_s(run: Run) -> float:
-    return next(figure.find(run) or 0.0 for figure in FIGURES if figure.name.startswith("time"))
+    return next(measure.find(run) or 0.0 for measure in MEASURES if measure.name.startswith("time"))
 
 
 def _find_doubts(groups: Sequence[Group]) -> list[str]:
@@ -80,50 +80,50 @@ def show_value(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-def values_of(group: Group, figure: Figure) -> list[float]:
-    return [value for run in group.runs if (value := figure.find(run)) is not None and math.isfinite(value)]
+def values_of(group: Group, measure: Measure) -> list[float]:
+    return [value for run in group.runs if (value := measure.find(run)) is not None and math.isfinite(value)]
 
 
 def list_figures(groups: Sequence[Group]) -> Table:
     rows = []
-    for figure in FIGURES:
-        cells = [show_spread(figure, values_of(group, figure)) for group in groups]
+    for measure in MEASURES:
+        cells = [show_spread(measure, values_of(group, measure)) for group in groups]
         if any(cell != NONE for cell in cells):
-            rows.append((figure.name, *cells))
+            rows.append((measure.name, *cells))
     is_spread = any(len(group.runs) > 1 for group in groups)
     notes = ("mean ± standard deviation [95 % confidence interval of the mean, Student's t] of n seeds",)
-    return Table("figures", ("figure", *(g.title for g in groups)), tuple(rows), notes if is_spread else ())
+    return Table("figures", ("measure", *(g.title for g in groups)), tuple(rows), notes if is_spread else ())
 
 
-def show_spread(figure: Figure, values: Sequence[float]) -> str:
+def show_spread(measure: Measure, values: Sequence[float]) -> str:
     """`91.20 %`, or `91.20 % ± 0.31 [90.43, 91.97] n 3`."""
     if not values:
         return NONE
     spread = describe(values)
     if spread.std is None or spread.low is None or spread.high is None:
-        return figure.show(spread.mean)
-    scale, digits = (100.0, 2) if figure.is_frac else (1.0, figure.digits)
+        return measure.show(spread.mean)
+    scale, digits = (100.0, 2) if measure.is_frac else (1.0, measure.digits)
     std, low, high = (f"{value * scale:,.{digits}f}" for value in (spread.std, spread.low, spread.high))
-    return f"{figure.show(spread.mean)} ± {std} [{low}, {high}] n {spread.n}"
+    return f"{measure.show(spread.mean)} ± {std} [{low}, {high}] n {spread.n}"
 
 
 def list_tests(groups: Sequence[Group]) -> Table:
     """Welch's test of every two groups, where both have several seeds."""
-    found: list[tuple[Figure, Group, Group, Difference]] = []
-    for figure in (figure for figure in FIGURES if figure.is_tested):
+    found: list[tuple[Measure, Group, Group, Difference]] = []
+    for measure in (measure for measure in MEASURES if measure.is_tested):
         for first, second in itertools.combinations(groups, 2):
-            if test := welch(values_of(first, figure), values_of(second, figure)):
-                found.append((figure, first, second, test))
+            if test := welch(values_of(first, measure), values_of(second, measure)):
+                found.append((measure, first, second, test))
     corrected = adjust([test.p for *_, test in found])
     rows = [
         (
-            *(figure.name, f"{second.label} - {first.label}", figure.show_difference(test.difference)),
-            f"[{figure.show_difference(test.low)}, {figure.show_difference(test.high)}]",
+            *(measure.name, f"{second.label} - {first.label}", measure.show_difference(test.difference)),
+            f"[{measure.show_difference(test.low)}, {measure.show_difference(test.high)}]",
             *(f"{test.t:.3f}", f"{test.df:.2f}", show_p(test.p), show_p(p)),
         )
-        for (figure, first, second, test), p in zip(found, corrected, strict=True)
+        for (measure, first, second, test), p in zip(found, corrected, strict=True)
     ]
-    columns = ("figure", "groups", "difference", "95 % interval", "t", "df", "p", "p of all together (Holm)")
+    columns = ("measure", "groups", "difference", "95 % interval", "t", "df", "p", "p of all together (Holm)")
     notes = () if rows else ("needs two seeds or more of two groups, and figures that vary",)
     return Table("differences over seeds (Welch's t)", columns, tuple(rows), notes)
 
@@ -141,7 +141,7 @@ def list_paired(groups: Sequence[Group]) -> Table:
                 rows.append((names, *_paired_cells(match)))
     columns = (
         *("runs", "predictions", "images", "only first right", "only second right"),
-        *("difference in top-1", "95 % interval (bootstrap)", "p (McNemar, exact)"),
+        *("difference in accuracy", "95 % interval (bootstrap)", "p (McNemar, exact)"),
     )
     return Table("differences over test images", columns, tuple(rows), tuple(dict.fromkeys(notes)))
 
@@ -161,7 +161,7 @@ def _paired_cells(match: Match) -> tuple[str, ...]:
 
 
 def list_classes(groups: Sequence[Group]) -> Table:
-    """Mean top-1 of each class, and each group's less that of the first; what differs most comes first."""
+    """Mean recall of each class, and each group's less that of the first; what differs most comes first."""
     means = [_class_means(group) for group in groups]
     first, others = means[0], means[1:]
     rows = []
@@ -174,7 +174,7 @@ def list_classes(groups: Sequence[Group]) -> Table:
     rows.sort(key=lambda row: -row[0])
     columns = ("class", *(g.title for g in groups), *(f"{g.label} - {groups[0].label}, points" for g in groups[1:]))
     notes = () if rows else ("no test figures per class",)
-    return Table("test top-1 of each class", columns, tuple(cells for _, cells in rows), notes)
+    return Table("test recall of each class", columns, tuple(cells for _, cells in rows), notes)
 
 
 def _class_means(group: Group) -> dict[str, float]:
@@ -187,5 +187,5 @@ def show_p(p: float) -> str:
     return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
 
 
-def _show(figure: Figure, value: float | None) -> str:
-    return NONE if value is None else figure.show(value)
+def _show(measure: Measure, value: float | None) -> str:
+    return NONE if value is None else measure.show(value)

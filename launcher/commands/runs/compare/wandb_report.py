@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from launcher.commands.runs.compare.groups import Group
 from launcher.commands.runs.compare.tables import Table
 from launcher.errors import RunError, UserError
-from launcher.run.wandb import first_line, quiet_wandb, stop_service
+from launcher.run.wandb import quiet_wandb, stop_service
+from launcher.text import first_line
 from shards.printable import printable
 
-CURVES = ("train/loss", "valid/loss", "valid/top1_frac", "train/lr")
+CURVES = ("train/loss", "valid/loss", "valid/accuracy", "train/lr")
 MAX_ROWS = 100
 MAX_TITLE = 128
 """Letters that W&B allows."""

@@ -25,7 +25,7 @@ from launcher.commands.jobs.verify_resume.compare import (
     read_history,
     read_whole,
 )
-from launcher.errors import AttemptError
+from launcher.errors import SpawnedRunError
 from launcher.run.journal import Journal, Record
 
 
@@ -135,7 +135,7 @@ def test_histories_are_read_from_journals(tmp_path: Path) -> None:
     assert history.resumed_at == 4
     write_journal(tmp_path / "once", ("started", 0, range(1, 7)))
     assert sorted(read_whole(tmp_path / "once")) == [1, 2, 3, 4, 5, 6]
-    with pytest.raises(AttemptError, match="its journal has 1 starts, not 2"):
+    with pytest.raises(SpawnedRunError, match="its journal has 1 starts, not 2"):
         read_history(tmp_path / "once")
 
 

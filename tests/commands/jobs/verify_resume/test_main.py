@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from launcher.cli.main import run
-from launcher.commands.jobs.verify_resume.attempts import checkpoint_interval, watched
+from launcher.commands.jobs.verify_resume.trainings import checkpoint_interval, instrumented
 from launcher.distributed.signals import SIGNALS
 from launcher.recipe.parse import load_recipe
 from tests.harness.runs import DIGITS, events, train_records
@@ -166,7 +166,7 @@ def test_it_is_one_process(cwd: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 
 def test_the_runs_are_recipes_whatever_the_length() -> None:
     for steps in (4, 20, 1000):
-        recipe = load_recipe(DIGITS, watched(steps)).recipe
+        recipe = load_recipe(DIGITS, instrumented(steps)).recipe
         assert recipe.log.wandb.mode == "disabled"
         assert recipe.train.epochs.steps(33, 32) == steps
         assert recipe.checkpoint.every is not None

@@ -21,32 +21,32 @@ from launcher.run.pictures import CAPTION_HEIGHT, GAP
 from shards.sources import PackOptions
 from shards.write import pack
 from tests.data.remote.shard_server import serve
-from tests.harness.judged_run import CLASSES, NUM_TEST, decode, plain_scores, read_split, train_lenet, write_files
+from tests.harness.evaluated_run import CLASSES, NUM_TEST, decode, plain_scores, read_split, train_lenet, write_files
 
 pytestmark = pytest.mark.usefixtures("in_judged")
 
 
 def read_figures(folder: Path) -> dict[str, Any]:
-    figures: dict[str, Any] = json.loads((folder / "figures.json").read_text())["figures"]
-    return figures
+    metrics: dict[str, Any] = json.loads((folder / "figures.json").read_text())["figures"]
+    return metrics
 
 
 @pytest.mark.parametrize(("transform", "turn"), [("none", ()), ("rotate180", (2, 3)), ("hflip", (3,)), ("vflip", (2,))])
 def test_figures_are_those_of_a_plain_loop(
-    in_judged: Path, tmp_path: Path, transform: str, turn: tuple[int, ...], capsys: pytest.CaptureFixture[str]
+    in_evaluated_run: Path, tmp_path: Path, transform: str, turn: tuple[int, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["evaluate", "run", "--transform", transform, "--output", str(tmp_path)]) == 0
-    members = read_split(in_judged / "shards", "test")
-    scores_NK = plain_scores(in_judged / "run", [member.content for member in members], turn)
+    members = read_split(in_evaluated_run / "shards", "test")
+    scores_NK = plain_scores(in_evaluated_run / "run", [member.content for member in members], turn)
     labels_N = torch.tensor([member.label for member in members])
     probs_NK, predicted_N = scores_NK.softmax(1), scores_NK.argmax(1)
-    figures = read_figures(tmp_path)
-    assert figures["num_images"] == NUM_TEST
-    assert figures["top1_frac"] == pytest.approx((predicted_N == labels_N).float().mean().item())
-    assert figures["top5_frac"] == 1.0
-    assert figures["loss"] == pytest.approx(F.cross_entropy(scores_NK, labels_N).item(), rel=1e-5)
+    metrics = read_figures(tmp_path)
+    assert metrics["num_images"] == NUM_TEST
+    assert metrics["top1_frac"] == pytest.approx((predicted_N == labels_N).float().mean().item())
+    assert metrics["top5_frac"] == 1.0
+    assert metrics["loss"] == pytest.approx(F.cross_entropy(scores_NK, labels_N).item(), rel=1e-5)
     expected = MulticlassCalibrationError(3, n_bins=15)(probs_NK, labels_N).item()
-    assert figures["calibration_error_frac"] == pytest.approx(expected, abs=1e-5)
+    assert metrics["calibration_error_frac"] == pytest.approx(expected, abs=1e-5)
     confusion_KK = MulticlassConfusionMatrix(3)(scores_NK, labels_N)
     with (tmp_path / "confusion.csv").open() as file:
         head, *rows = csv.reader(file)
@@ -54,7 +54,7 @@ def test_figures_are_those_of_a_plain_loop(
     assert [[int(number) for number in row[1:]] for row in rows] == confusion_KK.tolist()
     for k, name in enumerate(CLASSES):
         num_images = int(confusion_KK[k].sum())
-        assert figures["per_class"][name] == {
+        assert metrics["per_class"][name] == {
             "top1_frac": pytest.approx(int(confusion_KK[k, k]) / num_images),
             "num_images": num_images,
         }
@@ -68,23 +68,23 @@ def test_figures_are_those_of_a_plain_loop(
         np.testing.assert_allclose(kept["label_prob"], probs_NK[torch.arange(NUM_TEST), labels_N], rtol=1e-4)
         np.testing.assert_allclose(kept["loss"], F.cross_entropy(scores_NK, labels_N, reduction="none"), rtol=1e-4)
     out = capsys.readouterr().out
-    assert f"top-1 {figures['top1_frac']:.2%}" in out
+    assert f"top-1 {metrics['top1_frac']:.2%}" in out
     assert "calibration error" in out
 
 
-def test_it_is_what_training_said_of_the_test_split(in_judged: Path) -> None:
+def test_it_is_what_training_said_of_the_test_split(in_evaluated_run: Path) -> None:
     assert run(["evaluate", "run"]) == 0
-    expected = json.loads((in_judged / "run/summary.json").read_text())["test"]
-    figures = read_figures(in_judged / "run/evaluations/test-best")
-    assert figures["loss"] == pytest.approx(expected["loss"], rel=1e-5)
-    assert {**expected, "loss": None} == {**{key: figures[key] for key in expected}, "loss": None}
+    expected = json.loads((in_evaluated_run / "run/summary.json").read_text())["test"]
+    metrics = read_figures(in_evaluated_run / "run/evaluations/test-best")
+    assert metrics["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    assert {**expected, "loss": None} == {**{key: metrics[key] for key in expected}, "loss": None}
     assert run(["evaluate", "run", "--split", "valid", "--checkpoint", "last"]) == 0
-    assert read_figures(in_judged / "run/evaluations/valid-last")["num_images"] == NUM_TEST
+    assert read_figures(in_evaluated_run / "run/evaluations/valid-last")["num_images"] == NUM_TEST
 
 
-def test_mistakes_are_the_pictures_that_are_wrong(in_judged: Path, tmp_path: Path) -> None:
+def test_mistakes_are_the_pictures_that_are_wrong(in_evaluated_run: Path, tmp_path: Path) -> None:
     assert run(["evaluate", "run", "--transform", "rotate180", "--output", str(tmp_path)]) == 0
-    members = read_split(in_judged / "shards", "test")
+    members = read_split(in_evaluated_run / "shards", "test")
     with np.load(tmp_path / "predictions.npz") as kept:
         wrong = [i for i in range(NUM_TEST) if kept["top"][i, 0] != kept["label"][i]]
         wrong.sort(key=lambda i: -kept["prob"][i, 0])
@@ -99,10 +99,10 @@ def test_mistakes_are_the_pictures_that_are_wrong(in_judged: Path, tmp_path: Pat
         assert np.abs(seen_HWC - decode(members[i].content)[::-1, ::-1].astype(int)).max() <= 1
 
 
-def test_without_mistakes_there_is_no_picture_of_them(in_judged: Path, tmp_path: Path) -> None:
+def test_without_mistakes_there_is_no_picture_of_them(in_evaluated_run: Path, tmp_path: Path) -> None:
     """Pictures under the names of what the network takes them for."""
-    members = read_split(in_judged / "shards", "test")
-    predicted = plain_scores(in_judged / "run", [member.content for member in members]).argmax(1).tolist()
+    members = read_split(in_evaluated_run / "shards", "test")
+    predicted = plain_scores(in_evaluated_run / "run", [member.content for member in members]).argmax(1).tolist()
     for name in CLASSES:
         (tmp_path / "data" / name).mkdir(parents=True)
     for i, (member, k) in enumerate(zip(members, predicted, strict=True)):
@@ -115,17 +115,17 @@ def test_without_mistakes_there_is_no_picture_of_them(in_judged: Path, tmp_path:
     assert not (tmp_path / "out/mistakes.png").exists()
 
 
-def test_folders_and_shards_in_another_order_give_the_same(in_judged: Path, tmp_path: Path) -> None:
+def test_folders_and_shards_in_another_order_give_the_same(in_evaluated_run: Path, tmp_path: Path) -> None:
     assert run(["evaluate", "run"]) == 0
-    expected = read_figures(in_judged / "run/evaluations/test-best")
+    expected = read_figures(in_evaluated_run / "run/evaluations/test-best")
     for split in ("train", "test"):
-        write_files(in_judged / "shards", split, tmp_path / "pictures" / split)
+        write_files(in_evaluated_run / "shards", split, tmp_path / "pictures" / split)
     pack(f"imagefolder:{tmp_path / 'pictures'}", tmp_path / "packed", PackOptions(classes=CLASSES[::-1]))
     for data in (tmp_path / "pictures", tmp_path / "packed", tmp_path / "pictures/test"):
         assert run(["evaluate", "run", "--data", str(data)]) == 0
-        [folder] = (in_judged / "run/evaluations").glob(f"test-best-{data.name}-??????")
-        figures = read_figures(folder)
-        assert figures == {**expected, "loss": pytest.approx(expected["loss"]), "calibration_error_frac": pytest.approx(
+        [folder] = (in_evaluated_run / "run/evaluations").glob(f"test-best-{data.name}-??????")
+        metrics = read_figures(folder)
+        assert metrics == {**expected, "loss": pytest.approx(expected["loss"]), "calibration_error_frac": pytest.approx(
             expected["calibration_error_frac"])}  # fmt: skip
 
 
@@ -134,10 +134,10 @@ def test_one_logit_is_two_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     train_lenet(tmp_path / "bce", tmp_path / "packed", "loss.name=bce")
     monkeypatch.chdir(tmp_path / "bce")
     assert run(["evaluate", "run"]) == 0
-    figures = read_figures(tmp_path / "bce/run/evaluations/test-best")
+    metrics = read_figures(tmp_path / "bce/run/evaluations/test-best")
     expected = json.loads((tmp_path / "bce/run/summary.json").read_text())["test"]
-    assert figures["loss"] == pytest.approx(expected["loss"], rel=1e-5)
-    assert figures["per_class"] == expected["per_class"]
+    assert metrics["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    assert metrics["per_class"] == expected["per_class"]
     with np.load(tmp_path / "bce/run/evaluations/test-best/predictions.npz") as kept:
         np.testing.assert_allclose(-np.log(kept["label_prob"]), kept["loss"], rtol=1e-4)
         np.testing.assert_allclose(kept["prob"].sum(axis=1), 1, rtol=1e-5)
@@ -147,12 +147,12 @@ def test_one_logit_is_two_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert sum(is_right) / len(is_right) == expected["top1_frac"]
 
 
-def test_shards_at_a_url_give_the_same(in_judged: Path, tmp_path: Path) -> None:
+def test_shards_at_a_url_give_the_same(in_evaluated_run: Path, tmp_path: Path) -> None:
     assert run(["evaluate", "run"]) == 0
-    with serve(in_judged / "shards") as served:
+    with serve(in_evaluated_run / "shards") as served:
         words = ["evaluate", "run", "--data", served.url, "--output", str(tmp_path)]
         assert run(words) == 0
-    found, expected = (folder / "figures.json" for folder in (tmp_path, in_judged / "run/evaluations/test-best"))
+    found, expected = (folder / "figures.json" for folder in (tmp_path, in_evaluated_run / "run/evaluations/test-best"))
     contents = [json.loads(path.read_text()) for path in (found, expected)]
     assert contents[0].pop("data") == served.url
     assert contents[1].pop("data") == "shards"
@@ -160,9 +160,9 @@ def test_shards_at_a_url_give_the_same(in_judged: Path, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_read_is_left_out_and_said(
-    in_judged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    in_evaluated_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    paths = write_files(in_judged / "shards", "test", tmp_path / "data")
+    paths = write_files(in_evaluated_run / "shards", "test", tmp_path / "data")
     paths[4].write_bytes(paths[4].read_bytes()[:300])
     assert run(["evaluate", "run", "--data", str(tmp_path / "data"), "--output", str(tmp_path / "out")]) == 0
     content = json.loads((tmp_path / "out/figures.json").read_text())
@@ -196,42 +196,48 @@ def test_without_matplotlib_all_but_the_chart_is_there(
     ],
 )
 def test_what_is_wrong_is_one_line(
-    in_judged: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    in_evaluated_run: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("class_0", "wasps"):
-        (in_judged / "others" / name).mkdir(parents=True, exist_ok=True)
-        shutil.copy(write_files(in_judged / "shards", "test", in_judged / "files")[0], in_judged / "others" / name)
+        (in_evaluated_run / "others" / name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(
+            write_files(in_evaluated_run / "shards", "test", in_evaluated_run / "files")[0],
+            in_evaluated_run / "others" / name,
+        )
     assert run(["evaluate", "run", *words]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert message in line
 
 
-def test_a_checkpoints_folder_stays_as_it_is(in_judged: Path, tmp_path: Path) -> None:
-    of_run = (in_judged / "run/checkpoints/best").resolve()
+def test_a_checkpoints_folder_stays_as_it_is(in_evaluated_run: Path, tmp_path: Path) -> None:
+    of_run = (in_evaluated_run / "run/checkpoints/best").resolve()
     alone = Path(shutil.copytree(of_run, tmp_path / of_run.name))
     before = sorted(alone.iterdir())
-    for checkpoint, folder in ((of_run, in_judged / "run/evaluations"), (alone, in_judged / "evaluations")):
+    for checkpoint, folder in (
+        (of_run, in_evaluated_run / "run/evaluations"),
+        (alone, in_evaluated_run / "evaluations"),
+    ):
         assert run(["evaluate", str(checkpoint)]) == 0
         assert read_figures(folder / f"test-{of_run.name}")["num_images"] == NUM_TEST
     assert sorted(alone.iterdir()) == sorted(before)
 
 
-def test_a_checkpoint_has_no_other(in_judged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_has_no_other(in_evaluated_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["evaluate", "run/checkpoints/best", "--checkpoint", "last"]) == 2
     assert "--checkpoint last: run/checkpoints/best is one itself; leave it out" in capsys.readouterr().err
 
 
-def test_data_of_one_name_at_two_places_are_kept_apart(in_judged: Path, tmp_path: Path) -> None:
-    for place in ("a", "b"):
-        write_files(in_judged / "shards", "test" if place == "a" else "valid", tmp_path / place / "photos")
-        assert run(["evaluate", "run", "--data", str(tmp_path / place / "photos")]) == 0
-    folders = [*(in_judged / "run/evaluations").glob("test-best-photos-??????")]
+def test_data_of_one_name_at_two_places_are_kept_apart(in_evaluated_run: Path, tmp_path: Path) -> None:
+    for workdir in ("a", "b"):
+        write_files(in_evaluated_run / "shards", "test" if workdir == "a" else "valid", tmp_path / workdir / "photos")
+        assert run(["evaluate", "run", "--data", str(tmp_path / workdir / "photos")]) == 0
+    folders = [*(in_evaluated_run / "run/evaluations").glob("test-best-photos-??????")]
     said = {json.loads((folder / "figures.json").read_text())["data"] for folder in folders}
-    assert said == {str(tmp_path / place / "photos") for place in ("a", "b")}
+    assert said == {str(tmp_path / workdir / "photos") for workdir in ("a", "b")}
 
 
 def test_an_evaluation_that_is_cut_off_keeps_no_old_figures(
-    in_judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    in_evaluated_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing then says that the new predictions belong to them."""
     assert run(["evaluate", "run", "--output", str(tmp_path)]) == 0
@@ -244,8 +250,12 @@ def test_an_evaluation_that_is_cut_off_keeps_no_old_figures(
     assert not (tmp_path / "figures.json").exists()
 
 
-def test_nothing_is_written_through_a_link(in_judged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shutil.copytree(in_judged / "run", tmp_path / "copy", symlinks=True, ignore=shutil.ignore_patterns("evaluations"))
+def test_nothing_is_written_through_a_link(
+    in_evaluated_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(
+        in_evaluated_run / "run", tmp_path / "copy", symlinks=True, ignore=shutil.ignore_patterns("evaluations")
+    )
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "copy/evaluations").symlink_to(tmp_path / "elsewhere")
     assert run(["evaluate", str(tmp_path / "copy")]) == 2

@@ -15,25 +15,25 @@ from launcher.errors import EXIT_USER_ERROR
 from launcher.run.pictures import CAPTION_HEIGHT, GAP
 from shards.manifest import read_manifest
 from tests.harness import runs
-from tests.harness.frozen_run import LENET, Place
+from tests.harness.workdir import LENET, WorkDir
 
 
 @pytest.fixture
-def run(place: Place) -> Path:
-    assert place.train(LENET, "backbone.freeze=none", "train.epochs=2st") == 0
-    return place.path / "run"
+def run(workdir: WorkDir) -> Path:
+    assert workdir.train(LENET, "backbone.freeze=none", "train.epochs=2st") == 0
+    return workdir.path / "run"
 
 
 @pytest.fixture
-def pictures(place: Place) -> Path:
+def pictures(workdir: WorkDir) -> Path:
     """Five files, two of one name in different folders."""
-    manifest = read_manifest(place.path / "shards")
-    reader = ShardReader(place.path / "shards", manifest, "test")
+    manifest = read_manifest(workdir.path / "shards")
+    reader = ShardReader(workdir.path / "shards", manifest, "test")
     for number, name in enumerate(("a/1.jpg", "a/2.jpg", "b/1.jpg", "b/two words.jpg", "c.jpg")):
-        path = place.path / "pictures" / name
+        path = workdir.path / "pictures" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(reader.read(number).content)
-    return place.path / "pictures"
+    return workdir.path / "pictures"
 
 
 def test_a_picture_for_each_file_beside_its_heat(run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,9 +60,9 @@ def test_a_picture_for_each_file_beside_its_heat(run: Path, pictures: Path, caps
 @pytest.mark.parametrize("method", ["gradient-shap", "integrated-gradients", "gradcam"])
 def test_every_class_that_is_asked(run: Path, pictures: Path, method: str) -> None:
     classes = read_manifest(run.parent / "shards").classes[:2]
-    options = [word for name in classes for word in ("--class", name)]
+    method_options = [word for name in classes for word in ("--class", name)]
     samples = [] if method == "gradcam" else ["--samples", "4"]
-    arguments = ["--method", method, *samples, "--output", "out", "--device", "cpu", *options]
+    arguments = ["--method", method, *samples, "--output", "out", "--device", "cpu", *method_options]
     assert launch(["explain", str(run), str(pictures / "c.jpg"), *arguments]) == 0
     found = sorted(file.name for file in Path("out").iterdir())
     assert found == [name_file(Path("c.jpg"), 0, name, label) for label, name in enumerate(classes)]

@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 from launcher.commands.model.explain.layer import find_map_layer
-from launcher.commands.model.explain.methods import MAX_FORWARD, Explainer, Method, Options, Scores, count_at_once
+from launcher.commands.model.explain.methods import MAX_FORWARD, Explainer, Method, MethodOptions, Scores, count_at_once
 from launcher.errors import UserError
 from launcher.models.avatar_cnn import AvatarCnn
 from launcher.models.lenet import LeNet
@@ -24,8 +24,8 @@ def image(side: int) -> Tensor:
     return torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(1))
 
 
-def build(model: nn.Module, method: Method, **options: int) -> Explainer:
-    return Explainer(Scores(model).eval(), Options(method, **options), EXTREMES_NC11)
+def build(model: nn.Module, method: Method, **method_options: int) -> Explainer:
+    return Explainer(Scores(model).eval(), MethodOptions(method, **method_options), EXTREMES_NC11)
 
 
 def lenet(num_outputs: int = 4) -> LeNet:

@@ -26,25 +26,25 @@ from launcher.cli.main import run as launch
 from launcher.commands.model.export.formats import FORMS, Form, Format, Predict
 from launcher.commands.model.export.onnx import read_onnx_facts
 from launcher.commands.model.infer import to_input
-from launcher.commands.model.load import Trained, open_trained
+from launcher.commands.model.load import TrainedModel, load_trained
 from launcher.data.reader import Sample, ShardReader
 from launcher.errors import EXIT_USER_ERROR
 from launcher.models.zoo import build_trained
 from shards.manifest import read_manifest
 from shards.sources.listing import PackOptions
 from shards.write import pack
-from tests.harness.frozen_run import LENET, Place, plain_images
 from tests.harness.small_run import alone
 from tests.harness.two_runs import list_files
+from tests.harness.workdir import LENET, WorkDir, plain_images
 
 PLAIN = ("backbone.freeze=none", "train.epochs=2st", "optim.ema_decay=0.5")
 FORMATS: tuple[Format, ...] = ("torchscript", "onnx", "safetensors", "hf")
 
 
 @pytest.fixture
-def run(place: Place) -> Path:
-    assert place.train(LENET, *PLAIN) == 0
-    return place.path / "run"
+def run(workdir: WorkDir) -> Path:
+    assert workdir.train(LENET, *PLAIN) == 0
+    return workdir.path / "run"
 
 
 def export(*arguments: str | Path) -> int:
@@ -52,7 +52,7 @@ def export(*arguments: str | Path) -> int:
 
 
 @torch.no_grad()
-def probabilities(trained: Trained, images_BCHW: Tensor) -> Tensor:
+def probabilities(trained: TrainedModel, images_BCHW: Tensor) -> Tensor:
     return trained.network.model(images_BCHW).softmax(1)  # type: ignore[no-any-return]
 
 
@@ -68,12 +68,12 @@ def run_torchscript(path: Path, images_BCHW: Tensor) -> Tensor:
     return found
 
 
-def test_onnx_names_the_same_class_for_every_digit(place: Place, digits: Path) -> None:
+def test_onnx_names_the_same_class_for_every_digit(workdir: WorkDir, digits: Path) -> None:
     data = f"data.dir={digits}"
-    assert place.train(LENET, *PLAIN[:1], data, "train.epochs=40st", "train.global_batch=50", "optim.lr=0.05") == 0
+    assert workdir.train(LENET, *PLAIN[:1], data, "train.epochs=40st", "train.global_batch=50", "optim.lr=0.05") == 0
     assert export("run", "--format", "onnx", "--output", "digits.onnx") == 0
-    images_BCHW, labels_B = plain_images(place.load(data), "test")
-    wanted_BK = probabilities(open_trained(Path("run"), "best", alone()), images_BCHW)
+    images_BCHW, labels_B = plain_images(workdir.load(data), "test")
+    wanted_BK = probabilities(load_trained(Path("run"), "best", alone()), images_BCHW)
     found_BK = run_onnx(Path("digits.onnx"), images_BCHW)
     assert len(labels_B) > 300
     assert torch.equal(found_BK.argmax(1), wanted_BK.argmax(1))
@@ -85,25 +85,25 @@ def test_onnx_names_the_same_class_for_every_digit(place: Place, digits: Path) -
         )
 
 
-def test_resnet_of_larger_pictures(place: Place) -> None:
+def test_resnet_of_larger_pictures(workdir: WorkDir) -> None:
     size = "[{op: resize, size: 72}, {op: center_crop, size: 64}]"
-    assert place.train("backbone.name=resnet18", *PLAIN, f"augment.train={size}", f"augment.eval={size}") == 0
+    assert workdir.train("backbone.name=resnet18", *PLAIN, f"augment.train={size}", f"augment.eval={size}") == 0
     assert export("run", "--format", "onnx", "--output", "resnet.onnx") == 0
     assert export("run", "--format", "torchscript", "--output", "resnet.pt") == 0
-    images_BCHW, _ = plain_images(place.load(f"augment.eval={size}"), "test")
-    wanted_BK = probabilities(open_trained(Path("run"), "best", alone()), images_BCHW)
+    images_BCHW, _ = plain_images(workdir.load(f"augment.eval={size}"), "test")
+    wanted_BK = probabilities(load_trained(Path("run"), "best", alone()), images_BCHW)
     assert images_BCHW.shape == (9, 3, 64, 64)
     for batch in (1, 5, 9):
         onnx_BK = run_onnx(Path("resnet.onnx"), images_BCHW[:batch])
         script_BK = run_torchscript(Path("resnet.pt"), images_BCHW[:batch])
         torch.testing.assert_close(onnx_BK, wanted_BK[:batch], rtol=0, atol=1e-4)
         torch.testing.assert_close(script_BK, wanted_BK[:batch], rtol=0, atol=1e-4)
-    facts = read_onnx_facts(Path("resnet.onnx"))["preprocessing"]
-    assert facts["ops"] == [
+    metadata = read_onnx_facts(Path("resnet.onnx"))["preprocessing"]
+    assert metadata["ops"] == [
         {"op": "resize", "size": 72, "interpolation": "bilinear", "antialias": True},
         {"op": "center_crop", "size": 64},
     ]
-    assert facts["size"] == [64, 64]
+    assert metadata["size"] == [64, 64]
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -116,9 +116,9 @@ def test_classes_and_preprocessing_are_inside(run: Path, name: Format, capsys: p
     assert f"{name} of {step}; probabilities of 9 pictures of test of shards differ by at most" in (
         capsys.readouterr().out
     )
-    facts = form.read_facts(path)
-    assert tuple(facts["classes"]) == read_manifest(Path("shards")).classes
-    assert facts["preprocessing"] == {
+    metadata = form.read_facts(path)
+    assert tuple(metadata["classes"]) == read_manifest(Path("shards")).classes
+    assert metadata["preprocessing"] == {
         "decode": "RGB, turned as EXIF says",
         "ops": [{"op": "resize", "size": [32, 32], "interpolation": "bilinear", "antialias": True}],
         "size": [32, 32],
@@ -127,23 +127,23 @@ def test_classes_and_preprocessing_are_inside(run: Path, name: Format, capsys: p
         "std": [0.25, 0.25, 0.25],
     }
     images_BCHW = torch.randn(3, 3, 32, 32)
-    trained = open_trained(run, "best", alone())
+    trained = load_trained(run, "best", alone())
     with torch.no_grad():
-        found_BK = form.open(path, trained.card)(images_BCHW)
+        found_BK = form.open(path, trained.spec)(images_BCHW)
     torch.testing.assert_close(found_BK, probabilities(trained, images_BCHW), rtol=0, atol=1e-6)
 
 
 def test_safetensors_and_hub_folder_are_of_plain_names(run: Path) -> None:
     for name in ("safetensors", "hf"):
         assert export(run, "--format", name, "--output", name) == 0
-    trained = open_trained(run, "best", alone())
+    trained = load_trained(run, "best", alone())
     for path in (Path("safetensors"), Path("hf/model.safetensors")):
         with safe_open(path, framework="pt") as file:
             assert set(file.keys()) == set(trained.network.model.state_dict())
             for key, tensor in trained.network.model.state_dict().items():
                 assert torch.equal(file.get_tensor(key), tensor)
     config = json.loads(Path("hf/config.json").read_text())
-    classes = trained.card.classes
+    classes = trained.spec.classes
     assert (config["architecture"], config["library"]) == ("lenet", "launcher")
     assert config["id2label"] == {str(i): name for i, name in enumerate(classes)}
     assert config["label2id"] == {name: i for i, name in enumerate(classes)}
@@ -159,14 +159,14 @@ EXACTLY = "[{op: resize, size: [32, 32]}]"
 
 
 @pytest.mark.parametrize("ops", [SHORTER, EXACTLY])
-def test_timm_reads_the_folder_of_its_own_network(place: Place, ops: str) -> None:
-    assert place.train("backbone.name=timm/test_resnet", *PLAIN, f"augment.eval={ops}") == 0
+def test_timm_reads_the_folder_of_its_own_network(workdir: WorkDir, ops: str) -> None:
+    assert workdir.train("backbone.name=timm/test_resnet", *PLAIN, f"augment.eval={ops}") == 0
     assert export("run", "--format", "hf", "--output", "hub") == 0
-    model = timm.create_model(f"local-dir:{place.path / 'hub'}", pretrained=True).eval()
+    model = timm.create_model(f"local-dir:{workdir.path / 'hub'}", pretrained=True).eval()
     images_BCHW = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
         found_BK = model(images_BCHW).softmax(1)
-    trained = open_trained(Path("run"), "best", alone())
+    trained = load_trained(Path("run"), "best", alone())
     torch.testing.assert_close(found_BK, probabilities(trained, images_BCHW))
     config = resolve_data_config({}, model=model)  # type: ignore[no-untyped-call]
     assert tuple(config["std"]) == (0.25, 0.25, 0.25)
@@ -178,9 +178,9 @@ def test_timm_reads_the_folder_of_its_own_network(place: Place, ops: str) -> Non
     torch.testing.assert_close(theirs_CHW[None], ours_1CHW, rtol=0, atol=0.05)  # levels of bytes are 0.016 apart
 
 
-def test_a_single_logit_becomes_two_probabilities(place: Place, two_classes: Path) -> None:
-    assert place.train(LENET, *PLAIN, f"data.dir={two_classes}", "loss.name=bce") == 0
-    trained = open_trained(Path("run"), "best", alone())
+def test_a_single_logit_becomes_two_probabilities(workdir: WorkDir, two_classes: Path) -> None:
+    assert workdir.train(LENET, *PLAIN, f"data.dir={two_classes}", "loss.name=bce") == 0
+    trained = load_trained(Path("run"), "best", alone())
     images_BCHW = torch.randn(4, 3, 32, 32)
     with torch.no_grad():
         wanted_B = trained.network.model(images_BCHW).sigmoid()[:, 0]
@@ -198,13 +198,13 @@ def two_classes(tmp_path: Path) -> Path:
 def spoiled(form: Form, by: float) -> Form:
     """As it is, but for a weight that is not written as it should be."""
 
-    def write(path: Path, trained: Trained, facts: dict[str, object], example_BCHW: Tensor) -> None:
-        card = trained.card
-        other = build_trained(card.recipe.backbone, len(card.classes))
+    def write(path: Path, trained: TrainedModel, metadata: dict[str, object], example_BCHW: Tensor) -> None:
+        spec = trained.spec
+        other = build_trained(spec.recipe.backbone, len(spec.classes))
         other.model.load_state_dict(trained.network.model.state_dict())
         with torch.no_grad():
             next(reversed(list(other.model.parameters())))[0] += by
-        form.write(path, replace(trained, network=other), facts, example_BCHW)
+        form.write(path, replace(trained, network=other), metadata, example_BCHW)
 
     return replace(form, write=write)
 
@@ -234,7 +234,7 @@ def test_a_difference_below_the_limit_is_told(
 def test_a_reader_that_fails_is_one_line(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def open_fixed(path: Path, card: object) -> Predict:
+    def open_fixed(path: Path, spec: object) -> Predict:
         def predict(images_BCHW: Tensor) -> Tensor:
             raise TypeError(f"batch {len(images_BCHW)} is not 2\nand more")
 
@@ -248,7 +248,9 @@ def test_a_reader_that_fails_is_one_line(
     assert list((run / "exports").iterdir()) == []
 
 
-def test_other_pictures_where_the_data_are_gone(place: Place, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_pictures_where_the_data_are_gone(
+    workdir: WorkDir, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     sample = ShardReader(Path("shards"), read_manifest(Path("shards")), "test").read(0)
     Path("pictures").mkdir()
     Path("pictures/a.jpg").write_bytes(sample.content)
@@ -323,8 +325,8 @@ def test_nothing_that_is_read_is_written_over(
     assert list_files(Path()) == before
 
 
-def test_the_hub_cannot_say_everything(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_hub_cannot_say_everything(workdir: WorkDir, capsys: pytest.CaptureFixture[str]) -> None:
     size = "[{op: center_crop, size: 20}, {op: resize, size: [32, 32]}]"
-    assert place.train(LENET, *PLAIN, f"augment.eval={size}") == 0
+    assert workdir.train(LENET, *PLAIN, f"augment.eval={size}") == 0
     assert "can resize and then crop, not center_crop, resize" in refused(capsys, ["run", "--format", "hf"])
     assert export("run", "--format", "safetensors") == 0

@@ -98,15 +98,15 @@ def check_against_sklearn(probed: Probed, name: str, side: int = 32) -> None:
     pipeline = fit_pipeline(summary["C"], entered["train"][0], images["train"][1].numpy())
     for split in splits:
         (features_ND, probabilities_NK), labels_N = entered[split], images[split][1].numpy()
-        figures, expected_NK = summary[split], pipeline.predict_proba(features_ND)
-        assert figures["num_images"] == len(labels_N)
-        assert figures["top1_frac"] == pytest.approx(
+        metrics, expected_NK = summary[split], pipeline.predict_proba(features_ND)
+        assert metrics["num_images"] == len(labels_N)
+        assert metrics["top1_frac"] == pytest.approx(
             (expected_NK.argmax(1) == labels_N).mean(), abs=1.01 / len(labels_N)
         )
-        assert figures["loss"] == pytest.approx(log_loss(labels_N, expected_NK), rel=5e-3)
+        assert metrics["loss"] == pytest.approx(log_loss(labels_N, expected_NK), rel=5e-3)
         assert np.abs(probabilities_NK - expected_NK).max() < 0.01
         saved_frac = (probabilities_NK.argmax(1) == labels_N).mean()
-        assert figures["top1_frac"] == pytest.approx(saved_frac, abs=1.01 / len(labels_N))
+        assert metrics["top1_frac"] == pytest.approx(saved_frac, abs=1.01 / len(labels_N))
 
 
 class Untraceable(nn.Module):

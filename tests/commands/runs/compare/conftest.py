@@ -10,7 +10,7 @@ import pytest
 
 from launcher.distributed.signals import SIGNALS
 from tests.commands.runs.compare.made import train
-from tests.harness.frozen_run import make_place
+from tests.harness.workdir import make_workdir
 
 
 @pytest.fixture(scope="session")
@@ -18,10 +18,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory, few_shards: Path) -> Path:
     before = {number: signal.getsignal(number) for number in SIGNALS}
     folder = tmp_path_factory.mktemp("compared")
     with pytest.MonkeyPatch.context() as patch:
-        place = make_place(folder, few_shards, patch)
+        workdir = make_workdir(folder, few_shards, patch)
         for seed in (0, 1):
-            train(place, f"slow-{seed}", f"run.seed={seed}")
-            train(place, f"fast-{seed}", f"run.seed={seed}", "optim.lr=0.02")
+            train(workdir, f"slow-{seed}", f"run.seed={seed}")
+            train(workdir, f"fast-{seed}", f"run.seed={seed}", "optim.lr=0.02")
     for number, handler in before.items():
         signal.signal(number, handler)
     return folder

@@ -16,14 +16,14 @@ from launcher.commands.runs.compare.find import Found
 from launcher.commands.runs.compare.groups import Run, read_run
 from launcher.run.folder import SUMMARY_NAME
 from launcher.run.journal import read_journal
-from tests.harness.frozen_run import LENET, Place
+from tests.harness.workdir import LENET, WorkDir
 
-SMALL = (LENET, "backbone.freeze=none", "train.epochs=2", "log.every=1")
+SMALL = (LENET, "backbone.freeze=none", "train.epochs=2", "log.every=1st")
 
 
-def train(place: Place, name: str, *overrides: str) -> Path:
-    assert place.train(*SMALL, f"run.dir=runs/{name}", *overrides) == 0
-    return place.path / "runs" / name
+def train(workdir: WorkDir, name: str, *overrides: str) -> Path:
+    assert workdir.train(*SMALL, f"run.dir=runs/{name}", *overrides) == 0
+    return workdir.path / "runs" / name
 
 
 def read(folder: Path) -> Run:
@@ -64,6 +64,6 @@ def predict(run: Path, predicted: Sequence[int], labels: Sequence[int], name: st
     write_predictions(predictions, [f"{i}.jpg" for i in range(len(labels))], ["a", "b", "c"], file)
     data = {"data": "shards", "data_sha256": records(run)[0]["data_sha256"]}
     checkpoint = str((run / "checkpoints/best").resolve())
-    facts = {"checkpoint": checkpoint, "split": name.partition("-")[0], "transform": "none", **data, **more}
-    (folder / FIGURES_NAME).write_text(json.dumps(facts))
+    metadata = {"checkpoint": checkpoint, "split": name.partition("-")[0], "transform": "none", **data, **more}
+    (folder / FIGURES_NAME).write_text(json.dumps(metadata))
     return file

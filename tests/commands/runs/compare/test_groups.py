@@ -19,10 +19,10 @@ def change_lock(run: Path, change: Callable[[dict[str, Any]], object]) -> Path:
     return run
 
 
-def change_start(run: Path, **facts: Any) -> Path:
+def change_start(run: Path, **metadata: Any) -> Path:
     first, *others = records(run)
-    plan = {**first["plan"], **facts.pop("plan", {})}
-    rewrite(run, [{**first, **facts, "plan": plan}, *others])
+    plan = {**first["plan"], **metadata.pop("plan", {})}
+    rewrite(run, [{**first, **metadata, "plan": plan}, *others])
     return run
 
 

@@ -84,10 +84,10 @@ def test_curves_lie_where_their_values_are(runs: Path) -> None:
     page = parse(report(groups_of(runs)))
     svg = next(each for each in page.iter() if each.tag.endswith("svg"))
     places = [
-        tuple(map(float, place.split(",")))
+        tuple(map(float, workdir.split(",")))
         for line in svg.iter()
         if line.tag.endswith("polyline")
-        for place in line.attrib["points"].split()
+        for workdir in line.attrib["points"].split()
     ]
     assert (min(x for x, _ in places), max(x for x, _ in places)) == (70.0, 940.0)
     assert (min(y for _, y in places), max(y for _, y in places)) == (12.0, 228.0)

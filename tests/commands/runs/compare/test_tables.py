@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from launcher.commands.runs.compare.metrics import FIGURES
 from scipy import stats
 
-from launcher.commands.runs.compare.figures import FIGURES
 from launcher.commands.runs.compare.groups import Group, group_runs
 from launcher.commands.runs.compare.tables import (
     build_tables,
@@ -126,6 +126,6 @@ def test_a_summary_from_somebody_else_fails_nothing(runs: Path) -> None:
     strange = {"test": {"per_class": [1]}, "best": 3, "valid": "x", "train": {"images_per_s": "fast"}, "wall_s": None}
     (runs / "slow-0/summary.json").write_text(json.dumps(strange))
     tables = build_tables(groups_of(runs, "slow-0", "fast-0"))
-    figures = {row[0]: row[1] for row in tables[2].rows}
+    metrics = {row[0]: row[1] for row in tables[2].rows}
     evaluation = next(r for r in records(runs / "slow-0") if r.get("split") == "test")
-    assert figures["test top-1"] == f"{100 * evaluation['top1_frac']:.2f} %"
+    assert metrics["test top-1"] == f"{100 * evaluation['top1_frac']:.2f} %"

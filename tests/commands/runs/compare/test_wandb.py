@@ -39,8 +39,8 @@ def test_what_is_kept_of_a_run(sent: tuple[WandbServer, Path]) -> None:
     server, path = sent
     for name, run in zip(NAMES, server.runs.values(), strict=True):
         kept = {file: content for file, content in run.stored.items() if not file.startswith(("media/", "artifacts/"))}
-        judged = {"evaluations/test-best/figures.json", "evaluations/test-best/predictions.npz"}
-        more = judged if name.endswith("-0") else set()
+        evaluated_run = {"evaluations/test-best/figures.json", "evaluations/test-best/predictions.npz"}
+        more = evaluated_run if name.endswith("-0") else set()
         assert {*kept} - {"config.yaml", "wandb-metadata.json", "wandb-summary.json", "requirements.txt"} == {
             *("recipe.lock.yaml", "journal.jsonl", "summary.json"),
             *more,

@@ -19,7 +19,7 @@ from torch import Tensor
 from launcher.distributed.signals import SIGNALS
 from launcher.models.lenet import LeNet
 from shards.manifest import read_manifest
-from tests.harness.frozen_run import LENET, make_place
+from tests.harness.workdir import LENET, make_workdir
 
 NUM_TEST = 9
 CLASSES = ("class_0", "class_1", "class_2")
@@ -30,7 +30,7 @@ def train_lenet(path: Path, shards: Path, *overrides: str) -> None:
     before = {number: signal.getsignal(number) for number in SIGNALS}
     with pytest.MonkeyPatch.context() as patch:
         words = (LENET, "optim.lr=0.01", "train.epochs=2", "data.on_error=skip", *overrides)
-        assert make_place(path, shards, patch).train(*words) == 0
+        assert make_workdir(path, shards, patch).train(*words) == 0
     for number, handler in before.items():
         signal.signal(number, handler)
 

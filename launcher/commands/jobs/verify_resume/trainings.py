@@ -7,8 +7,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.commands.jobs.spawn import Ranks, environment_for, train_command, watch
-from launcher.distributed.signals import StopRequest
+from launcher.commands.jobs.spawn import SpawnedRanks, environment_for, follow, train_command
+from launcher.distributed.comm import ShouldStop
 from launcher.errors import UserError
 from launcher.run.folder import FINISHED, read_summary
 
@@ -19,7 +19,7 @@ TRIES = 3
 
 
 @dataclass(frozen=True)
-class Attempts:
+class Trainings:
     """Trainings of one recipe, each in a folder of its name in `folder`. `hang_s`: as `watch` has it."""
 
     recipe_file: Path
@@ -27,17 +27,17 @@ class Attempts:
     device: str
     folder: Path
     hang_s: float
-    stop: StopRequest
+    stop: ShouldStop
 
-    def start(self, name: str, size: int) -> Ranks:
+    def start(self, name: str, size: int) -> SpawnedRanks:
         run_dir = f"run.dir={json.dumps(str(self.folder / name))}"
         command = train_command(self.recipe_file, [*self.overrides, run_dir])
-        return Ranks(command, size, environment_for(size, self.device), self.folder / name)
+        return SpawnedRanks(command, size, environment_for(size, self.device), self.folder / name)
 
     def run_to_end(self, name: str, size: int) -> None:
         """Raise AttemptError when the run fails or hangs."""
         with self.start(name, size) as ranks:
-            for _ in watch(ranks, self.folder / name, self.hang_s, self.stop):
+            for _ in follow(ranks, self.folder / name, self.hang_s, self.stop):
                 pass
 
     def kill_at(self, name: str, size: int, step: int) -> None:
@@ -45,7 +45,7 @@ class Attempts:
         folder = self.folder / name
         for _ in range(TRIES):
             with self.start(name, size) as ranks:
-                for done in watch(ranks, folder, self.hang_s, self.stop):
+                for done in follow(ranks, folder, self.hang_s, self.stop):
                     if done >= step and (folder / "checkpoints" / "last").exists():
                         ranks.kill()
                         break
@@ -55,7 +55,7 @@ class Attempts:
         raise UserError(f"{name} run: ends before it can be killed at step {step}; give more --steps")
 
 
-def watched(steps: int) -> tuple[str, ...]:
+def instrumented(steps: int) -> tuple[str, ...]:
     """Overrides that make of a recipe a few steps that tell all they do, and that nobody else hears of.
 
     Deterministic algorithms, so that what differs is the resume's doing; features are computed anew, so that each

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from launcher.augment.pipeline import build_augment
+from launcher.checkpoint.state import TrainState
 from launcher.data.loader import Loader
 from launcher.data.order import build_order
-from launcher.data.prepare import prepare_data
 from launcher.data.reader import ShardReader
 from launcher.distributed.strategy import build_strategy
 from launcher.distributed.world import World
@@ -23,9 +23,12 @@ from launcher.models.frozen.freeze import freeze, frozen_names, set_training
 from launcher.models.zoo import build_model
 from launcher.recipe.parse import LoadedRecipe, load_recipe
 from launcher.run.folder import open_run
+from launcher.run.run_log import RunLog
 from launcher.train import main as train
-from launcher.train.context import Training, build_training
+from launcher.train.inputs import Inputs, build_inputs
+from launcher.train.job import Job, build_state, open_job, open_run_log
 from launcher.train.prepare import plan_run
+from launcher.train.stage import Stage, enter_stage
 from shards.manifest import read_manifest
 from tests.harness.runs import Record, events, train_records
 
@@ -43,7 +46,7 @@ strategy: {device: cpu, compile: "off"}
 train: {epochs: 2, global_batch: 12, eval_batch: 5}
 checkpoint: {every: null}
 run: {dir: run}
-log: {every: 1, wandb: {mode: disabled}}
+log: {every: 1st, wandb: {mode: disabled}}
 """
 
 LENET = "backbone.name=lenet"
@@ -54,7 +57,25 @@ FLIPS = "augment.train=[{op: random_crop, size: 32, padding: 4}, {op: horizontal
 
 
 @dataclass(frozen=True)
-class Place:
+class Parts:
+    """What a training is made of."""
+
+    job: Job
+    state: TrainState
+    inputs: Inputs
+    log: RunLog
+
+    def enter(self, number: int, step: int = 0) -> Stage:
+        return enter_stage(self.job, self.state, self.inputs, number, step, self.log)
+
+    def close(self) -> None:
+        self.inputs.close()
+        self.log.close()
+        self.job.run.release()
+
+
+@dataclass(frozen=True)
+class WorkDir:
     """A folder to train in. The working directory: `data/features` and run folders are in it."""
 
     path: Path
@@ -69,14 +90,14 @@ class Place:
             patch.setattr(train, "log_warnings", lambda: None)
             return train.main(self.load(*overrides), train.Options())
 
-    def build(self, *overrides: str) -> Training:
+    def build(self, *overrides: str) -> Parts:
         """All that `train` builds before it enters a stage."""
         loaded = self.load(*overrides)
         recipe = loaded.recipe
-        manifest = prepare_data(recipe.data, World())
-        plan = plan_run(loaded, recipe, 1, manifest)
         strategy = build_strategy(recipe.strategy, World(), recipe.run.seed, False)
-        return build_training(recipe, plan, manifest, strategy, open_run(recipe))
+        job = open_job(loaded, recipe, strategy, open_run)
+        log = open_run_log(job)
+        return Parts(job, build_state(job), build_inputs(job, log.say), log)
 
     def losses(self, run: str = "run") -> list[float]:
         return [record["loss"] for record in train_records(self.path / run).values()]
@@ -101,19 +122,19 @@ class Place:
         return ids
 
 
-def make_place(path: Path, shards: Path, patch: pytest.MonkeyPatch) -> Place:
+def make_workdir(path: Path, shards: Path, patch: pytest.MonkeyPatch) -> WorkDir:
     path.mkdir(parents=True, exist_ok=True)
     (path / "small.yaml").write_text(TEXT)
     (path / "shards").symlink_to(shards)
     patch.chdir(path)
     torch.set_num_threads(1)
-    return Place(path, patch)
+    return WorkDir(path, patch)
 
 
 def plain_images(loaded: LoadedRecipe, split: str) -> tuple[Tensor, Tensor]:
     """All images of a split as the network sees them, and their labels."""
     augment = loaded.recipe.augment
-    folder = Path(str(loaded.recipe.data.dir))
+    folder = loaded.recipe.data.folder
     reader = ShardReader(folder, read_manifest(folder), split)
     num = read_manifest(folder).num_images(split)
     ops = augment.train if split == "train" else augment.eval_ops
@@ -127,7 +148,7 @@ def plain_images(loaded: LoadedRecipe, split: str) -> tuple[Tensor, Tensor]:
 def plain_training(loaded: LoadedRecipe) -> tuple[list[float], dict[str, float], nn.Module]:
     """Losses of all steps, then the loss on valid and on test: the whole network, step by step, with plain SGD."""
     recipe = loaded.recipe
-    manifest = read_manifest(Path(str(recipe.data.dir)))
+    manifest = read_manifest(recipe.data.folder)
     plan = plan_run(loaded, recipe, 1, manifest)
     torch.manual_seed(recipe.run.seed)
     network = build_model(recipe.backbone, 3)
@@ -147,9 +168,9 @@ def plain_training(loaded: LoadedRecipe) -> tuple[list[float], dict[str, float],
         optimizer.step()
         losses.append(loss.item())
     model.eval()
-    figures = {}
+    metrics = {}
     for split in ("valid", "test"):
         images_BCHW, labels_B = plain_images(loaded, split)
         with torch.no_grad():
-            figures[split] = F.cross_entropy(model(images_BCHW), labels_B).item()
-    return losses, figures, model
+            metrics[split] = F.cross_entropy(model(images_BCHW), labels_B).item()
+    return losses, metrics, model

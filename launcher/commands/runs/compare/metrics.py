@@ -1,4 +1,4 @@
-"""The figures of a run that runs are compared by."""
+"""The numbers that runs are compared by."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from launcher.commands.runs.compare.groups import Run
+from launcher.metrics.names import higher_is_better, shows_top5
 from launcher.run.history import count_worked_s, find_count, find_number, read_curve
 from launcher.run.journal import Record
-from launcher.run.rows import shows_top5
 
 
 @dataclass(frozen=True)
-class Figure:
+class Measure:
     """`is_frac`: shown in per cent. `is_tested`: whether groups are tested for a difference in it."""
 
     name: str
@@ -36,12 +36,12 @@ def final_evaluation(run: Run, split: str = "test") -> Record:
 
 
 def per_class(run: Run, split: str = "test") -> dict[str, float]:
-    """Class -> top-1; without those that have no images."""
+    """Class -> recall; without those that have no images."""
     summary = run.history.summary.get(split)
     classes: Any = (summary if isinstance(summary, dict) else final_evaluation(run, split)).get("per_class")
     if not isinstance(classes, dict):
         return {}
-    values = {str(name): find_number(figures, "top1_frac") for name, figures in classes.items()}
+    values = {str(name): find_number(metrics, "recall") for name, metrics in classes.items()}
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -56,7 +56,7 @@ def _test(name: str) -> Callable[[Run], float | None]:
 def _test_top5(run: Run) -> float | None:
     test = run.history.summary.get("test")
     evaluation = test if isinstance(test, dict) else final_evaluation(run)
-    return _test("top5_frac")(run) if shows_top5(evaluation) else None
+    return _test("top5_accuracy")(run) if shows_top5(evaluation) else None
 
 
 def _best_valid(name: str) -> Callable[[Run], float | None]:
@@ -75,9 +75,9 @@ def _valid(run: Run, name: str) -> dict[int, float]:
 
 
 def _best_step(run: Run) -> int | None:
-    metric = str(run.recipe.get("train.best_metric", "top1_frac"))
+    metric = str(run.recipe.get("train.best_metric", "accuracy"))
     values = {step: value for step, value in _valid(run, metric).items() if value == value}
-    return (min if metric == "loss" else max)(values, key=lambda step: values[step]) if values else None
+    return (max if higher_is_better(metric) else min)(values, key=lambda step: values[step]) if values else None
 
 
 def _best_epoch(run: Run) -> float | None:
@@ -108,16 +108,16 @@ def _images_per_s(run: Run) -> float | None:
     return value if value is not None else sum(rates) / len(rates) if rates else None
 
 
-FIGURES = (
-    Figure("test top-1", _test("top1_frac"), is_frac=True, is_tested=True),
-    Figure("test top-5", _test_top5, is_frac=True),
-    Figure("test loss", _test("loss"), is_tested=True),
-    Figure("best valid top-1", _best_valid("top1_frac"), is_frac=True, is_tested=True),
-    Figure("best valid loss", _best_valid("loss"), is_tested=True),
-    Figure("best epoch", _best_epoch, digits=1),
-    Figure("last valid top-1", _last_valid("top1_frac"), is_frac=True),
-    Figure("last valid loss", _last_valid("loss")),
-    Figure("last train loss", _last_train_loss),
-    Figure("time, s", _wall_s, digits=1),
-    Figure("images/s", _images_per_s, digits=1),
+MEASURES = (
+    Measure("test accuracy", _test("accuracy"), is_frac=True, is_tested=True),
+    Measure("test top-5 accuracy", _test_top5, is_frac=True),
+    Measure("test loss", _test("loss"), is_tested=True),
+    Measure("best valid accuracy", _best_valid("accuracy"), is_frac=True, is_tested=True),
+    Measure("best valid loss", _best_valid("loss"), is_tested=True),
+    Measure("best epoch", _best_epoch, digits=1),
+    Measure("last valid accuracy", _last_valid("accuracy"), is_frac=True),
+    Measure("last valid loss", _last_valid("loss")),
+    Measure("last train loss", _last_train_loss),
+    Measure("time, s", _wall_s, digits=1),
+    Measure("images/s", _images_per_s, digits=1),
 )

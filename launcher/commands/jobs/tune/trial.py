@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from launcher.commands.jobs.spawn import Ranks, environment_for, train_command
+from launcher.commands.jobs.spawn import SpawnedRanks, environment_for, train_command
 from launcher.commands.jobs.submit import Job
 from launcher.commands.jobs.tune.search import Values, as_overrides
 from launcher.commands.jobs.tune.slurm import SlurmTrial
-from launcher.errors import EXIT_RESUMABLE, AttemptError
+from launcher.errors import EXIT_RESUMABLE, SpawnedRunError
 from launcher.run.folder import FINISHED, read_summary
-from launcher.run.history import find_number, parse_records, read_curve, read_lines
+from launcher.run.history import as_number, find_number
+from launcher.run.journal import JournalTail
 
 LOGS = "logs"
 """Folder, in the search's, of what the trials' processes say."""
@@ -48,28 +50,33 @@ class Task:
 
 
 @dataclass
-class Attempt:
+class RunningTrial:
     """A trial that runs. `slot`: which share of the machine it has."""
 
     task: Task
     number: int
     slot: int
-    ranks: Ranks | SlurmTrial
-    is_asked: bool = False
+    ranks: SpawnedRanks | SlurmTrial
+    stop_requested: bool = False
     """Whether it was asked to end early."""
     why: str = ""
     """Its last words, once it has failed."""
-    told: set[int] = field(default_factory=set)
-    """Steps whose validation the optimiser has been told of."""
+    reported: set[int] = field(default_factory=set)
+    """Steps whose validation the optimiser has been given."""
+    best_score: float = -math.inf
+    """Of those validations."""
+
+    def __post_init__(self) -> None:
+        self.journal = JournalTail(self.task.folder_of(self.number))
 
     def look(self) -> State:
         try:
             if not self.ranks.have_ended():
                 return "runs"
-        except AttemptError as error:
+        except SpawnedRunError as error:
             self.why = str(error)
             self.ranks.kill()
-            return "stopped" if error.code == EXIT_RESUMABLE or self.is_asked else "failed"
+            return "stopped" if error.code == EXIT_RESUMABLE or self.stop_requested else "failed"
         summary = read_summary(self.task.folder_of(self.number))
         if summary.get("status") not in FINISHED or self.score is None:
             self.why = "ended without a validation"
@@ -87,19 +94,19 @@ class Attempt:
         return int(read_summary(self.task.folder_of(self.number)).get("steps_done", 0))
 
     def read_new(self) -> dict[int, float]:
-        """Step -> best score up to there, of validations that the optimiser has not been told of."""
-        folder = self.task.folder_of(self.number)
-        curve = read_curve(parse_records(read_lines(folder), folder), "eval", self.task.metric, "valid")
-        best, new = -float("inf"), {}
-        for step, value in curve.items():
-            best = max(best, self.task.sign * value)
-            if step not in self.told:
-                new[step] = best
-        self.told |= new.keys()
+        """Step -> best score up to there, of validations that the optimiser has not been given."""
+        new = {}
+        for record in self.journal.read():
+            value = as_number(record.get(self.task.metric)) if record["kind"] == "eval" else None
+            is_validation = record.get("split") == "valid" and record.get("weights_step") == record["step"]
+            if value is not None and is_validation and record["step"] not in self.reported:
+                self.best_score = max(self.best_score, self.task.sign * value)
+                new[record["step"]] = self.best_score
+        self.reported |= new.keys()
         return new
 
 
-def start_attempt(task: Task, number: int, values: Values, slot: int) -> Attempt:
+def start_trial(task: Task, number: int, values: Values, slot: int) -> RunningTrial:
     """Begin the trial, or go on with what there is of it."""
     folder = task.folder_of(number)
     output = task.folder / LOGS / folder.name
@@ -108,10 +115,10 @@ def start_attempt(task: Task, number: int, values: Values, slot: int) -> Attempt
     overrides = as_overrides({**values, **mine})
     if task.job is not None:
         words = (str(task.recipe_file), *overrides)
-        return Attempt(task, number, slot, SlurmTrial(task.job, words, folder, output.with_suffix(".job")))
+        return RunningTrial(task, number, slot, SlurmTrial(task.job, words, folder, output.with_suffix(".job")))
     command = train_command(task.recipe_file, overrides)
     environment = _share(environment_for(task.processes, task.device), task, slot)
-    return Attempt(task, number, slot, Ranks(command, task.processes, environment, output))
+    return RunningTrial(task, number, slot, SpawnedRanks(command, task.processes, environment, output))
 
 
 def _share(environment: Mapping[str, str], task: Task, slot: int) -> dict[str, str]:

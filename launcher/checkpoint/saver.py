@@ -1,7 +1,7 @@
 """Saves that do not stop training: a copy between two steps, then one thread that writes, one save at a time.
 
-A save that fails is said loudly and the checkpoint before stands: training goes on until `checkpoint.patience` saves in
-a row have failed. What counts as the best is only ever a step whose checkpoint is on the disk.
+A failed save is reported and the previous checkpoint stays valid: training continues until `checkpoint.patience` saves
+in a row have failed. The best is only ever a step whose checkpoint is on the disk.
 """
 
 from __future__ import annotations
@@ -10,38 +10,17 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from launcher.checkpoint.restore import Best, Progress, TrainState, step_name
-from launcher.checkpoint.snapshot import HostMemory, Snapshot, one_line, take_snapshot, write_snapshot
+from launcher.checkpoint.snapshot import HostMemory, Snapshot, take_snapshot, write_snapshot
+from launcher.checkpoint.state import Best, Progress, TrainState, step_name
 from launcher.distributed.strategy import read_rng
 from launcher.errors import RunError
-from launcher.recipe.plan import Plan
 from launcher.recipe.schema import Checkpoint
-from launcher.run.console import Console
-from launcher.run.journal import Journal
+from launcher.run.run_log import RunLog
+from launcher.text import one_line
 
 LONG_WAIT_S = 1.0
 """A wait of the training for the save before that is worth a word."""
-
-
-@dataclass(frozen=True, slots=True)
-class SaveReport:
-    """Where it is said what became of a save. Silent on every rank but the first."""
-
-    plan: Plan
-    journal: Journal
-    console: Console
-
-    def succeed(self, step: int, **figures: Any) -> None:
-        self.journal.write("checkpoint", step, self.plan.epoch(step) + 1, **figures)
-
-    def fail(self, step: int, message: str, in_a_row: int) -> None:
-        self.note(step, "checkpoint_failed", message, failed_in_a_row=in_a_row)
-
-    def note(self, step: int, name: str, message: str, **figures: int) -> None:
-        self.journal.write("event", step, self.plan.epoch(step) + 1, name=name, message=message, **figures)
-        self.console.say(message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +35,16 @@ class Writing:
 
 
 class Saver:
-    """Saves one training into `folder`. `save` and `settle` are called by every rank; rank 0 writes."""
+    """Saves one training into `folder`. `save` and `wait` are called by every rank; rank 0 writes."""
 
-    def __init__(self, folder: Path, section: Checkpoint, state: TrainState, report: SaveReport) -> None:
+    def __init__(self, folder: Path, section: Checkpoint, state: TrainState, log: RunLog) -> None:
         self._folder = folder
         self._section = section
         self._state = state
-        self._report = report
+        self._log = log
         self._memory = HostMemory()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="saver")
-        self._asked: Progress | None = None
+        self._pending: Progress | None = None
         """What was to be saved, until every rank knows whether it was. The same on every rank, as the next."""
         self._best: Best | None = None
         """The best whose checkpoint stands."""
@@ -76,37 +55,41 @@ class Saver:
         self._failed_in_a_row = 0
 
     def save(self, progress: Progress) -> None:
-        """Copy the training as it is now and begin to write it. To be called after `settle`."""
-        assert self._asked is None, "the save before is not settled"
-        self._asked = progress
+        """Copy the training as it is now and begin to write it. Call `wait` first."""
+        assert self._pending is None, "call wait before the next save"
+        self._pending = progress
         start_s = time.monotonic()
         strategy = self._state.strategy
-        rngs = strategy.gather(read_rng(strategy.device))
+        strategy.comm.beacon.enter("save")
+        rngs = strategy.comm.all_gather_object(read_rng(strategy.device))
         if strategy.world.is_first:
             snapshot = take_snapshot(self._state, progress, rngs, self._memory)
             outcome = self._thread.submit(self._write, snapshot)
             self._writing = Writing(progress, time.monotonic() - start_s, outcome)
 
-    def settle(self, progress: Progress, is_last: bool = False) -> Progress:
-        """Wait for the save in flight: `progress`, with the best before when the best could not be saved.
+    def wait(self, progress: Progress, is_last: bool = False) -> Progress:
+        """Wait for the save in flight. Return `progress`, with the previous best when the new one could not be saved.
 
         Raise RunError when too many saves in a row have failed; `is_last`: one is too many, since none will follow.
         """
-        asked, self._asked = self._asked, None
-        if asked is not None:
-            is_saved = self._state.strategy.on_first(lambda: self._wait(asked, progress.step, is_last))
-            if not is_saved and progress.best == asked.best:
+        self._state.strategy.comm.beacon.enter("save")
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            is_saved = self._state.strategy.comm.run_on_rank0(
+                lambda: self._await_writing(pending, progress.step, is_last)
+            )
+            if not is_saved and progress.best == pending.best:
                 progress = replace(progress, best=self._best)
         self._best = progress.best
         return progress
 
-    def poll(self, step: int) -> None:
-        """Write down what became of the save in flight, if it has ended. `step`: steps done."""
+    def log_finished(self, step: int) -> None:
+        """Log the save in flight if it has ended. `step`: steps done."""
         if self._writing is not None and self._writing.outcome.done():
             self._end(self._writing, step)
 
     def close(self) -> None:
-        """Let a save in flight come to its end, and write down which."""
+        """Let a save in flight come to its end, and log it."""
         self._thread.shutdown()
         if self._writing is not None:
             self._end(self._writing, self._writing.progress.step)
@@ -120,19 +103,20 @@ class Saver:
             reason = one_line(error)
         return time.monotonic() - start_s, reason
 
-    def _wait(self, asked: Progress, step: int, is_last: bool) -> bool:
-        """Rank 0's part of `settle`: whether it was saved."""
-        start_s, name = time.monotonic(), step_name(asked.step)
+    def _await_writing(self, pending: Progress, step: int, is_last: bool) -> bool:
+        """Rank 0's part of `wait`: whether it was saved."""
+        start_s, name = time.monotonic(), step_name(pending.step)
         if self._writing is not None:
             self._end(self._writing, step)
         waited_s = time.monotonic() - start_s
         if waited_s >= LONG_WAIT_S and not is_last:
-            self._report.note(step, "save_waited", f"training waited {waited_s:.1f} s for {name} to be written")
+            message = f"training waited {waited_s:.1f} s for {name} to be written"
+            self._log.event(step, "save_waited", message, show=True)
         if self._reason is not None and (is_last or self._failed_in_a_row >= self._section.patience):
             which = "the last save of all" if is_last else f"save {self._failed_in_a_row} in a row that fails"
             raise RunError(
                 f"{self._folder / name}: cannot be written ({self._reason}), {which}; mend that, "
-                f"and the same command goes on from {self._standing()}"
+                f"and the same command resumes from {self._standing()}"
             )
         return self._reason is None
 
@@ -145,14 +129,14 @@ class Saver:
             self._failed_in_a_row = 0
             is_best = saved.best is not None and saved.best.step == saved.step
             times = {"blocked_s": round(writing.blocked_s, 4), "write_s": round(write_s, 3)}
-            self._report.succeed(step, name=name, is_best=is_best, **times)
+            self._log.checkpoint(step, name=name, is_best=is_best, **times)
         else:
             self._failed_in_a_row += 1
             message = (
                 f"{name} could not be saved ({self._reason}): {self._failed_in_a_row} in a row, "
                 f"{self._section.patience} end the run; {self._standing()} stands"
             )
-            self._report.fail(step, message, self._failed_in_a_row)
+            self._log.event(step, "checkpoint_failed", message, show=True, failed_in_a_row=self._failed_in_a_row)
 
     def _standing(self) -> str:
         """What a resume begins from."""

@@ -7,12 +7,19 @@ from typing import Any
 
 import pytest
 
-from launcher.commands.jobs.verify_resume.habits import FINE, ROUGH, Habits, observe, rounding_of, why_not_comparable
+from launcher.commands.jobs.verify_resume.traits import (
+    FINE,
+    ROUGH,
+    NetworkTraits,
+    probe_traits,
+    rounding_of,
+    why_not_comparable,
+)
 from launcher.recipe.plan import Plan, make_plan
 from launcher.recipe.schema import Recipe
 from tests.data.made import recipe_of
 
-QUIET = Habits(draws=False, counts=False)
+QUIET = NetworkTraits(draws=False, counts=False)
 
 
 def plan(recipe: Recipe, world_size: int) -> Plan:
@@ -27,39 +34,39 @@ def stages(at: int) -> dict[str, Any]:
     ("backbone", "habits"),
     [
         ({"name": "lenet"}, QUIET),
-        ({"name": "resnet18"}, Habits(draws=False, counts=True)),
+        ({"name": "resnet18"}, NetworkTraits(draws=False, counts=True)),
         ({"name": "resnet18", "freeze": "backbone"}, QUIET),
-        ({"name": "resnet18", "freeze": stages(15)}, Habits(draws=False, counts=True)),
+        ({"name": "resnet18", "freeze": stages(15)}, NetworkTraits(draws=False, counts=True)),
         ({"name": "resnet18", "freeze": stages(16)}, QUIET),  # of 16 steps: never reached
-        ({"name": "squeezenet1_1"}, Habits(draws=True, counts=False)),
-        ({"name": "mobilenet_v3_small"}, Habits(draws=True, counts=True)),
-        ({"name": "lenet", "head": {"hidden": [8], "dropout": 0.5}}, Habits(draws=True, counts=False)),
+        ({"name": "squeezenet1_1"}, NetworkTraits(draws=True, counts=False)),
+        ({"name": "mobilenet_v3_small"}, NetworkTraits(draws=True, counts=True)),
+        ({"name": "lenet", "head": {"hidden": [8], "dropout": 0.5}}, NetworkTraits(draws=True, counts=False)),
     ],
 )
-def test_networks_are_asked(backbone: Mapping[str, Any], habits: Habits) -> None:
+def test_networks_are_asked(backbone: Mapping[str, Any], habits: NetworkTraits) -> None:
     recipe = recipe_of(backbone=backbone, train={"epochs": "16st", "global_batch": 8})
-    assert observe(recipe, plan(recipe, 1)) == habits
+    assert probe_traits(recipe, plan(recipe, 1)) == habits
 
 
 def test_weights_are_not_looked_for() -> None:
     recipe = recipe_of(backbone={"name": "squeezenet1_1", "weights": "nowhere/weights.pt", "head": "keep"})
-    assert observe(recipe, plan(recipe, 1)).draws
+    assert probe_traits(recipe, plan(recipe, 1)).draws
 
 
-def why(habits: Habits, other: int, **train: Any) -> str | None:
+def why(habits: NetworkTraits, other: int, **train: Any) -> str | None:
     recipe = recipe_of(train={"epochs": 1, "global_batch": 24, **train})
     return why_not_comparable(habits, recipe, plan(recipe, 2), plan(recipe, other))
 
 
 def test_dropout_cannot_be_compared() -> None:
     assert why(QUIET, 1) is None
-    assert why(Habits(draws=True, counts=False), 1) == (
+    assert why(NetworkTraits(draws=True, counts=False), 1) == (
         "the network draws random numbers, as for dropout, and on other processes others"
     )
 
 
 def test_batchnorm_can_be_compared_where_it_sees_the_same_images() -> None:
-    counts = Habits(draws=False, counts=True)
+    counts = NetworkTraits(draws=False, counts=True)
     assert why(counts, 1) == (
         "BatchNorm sees 12 images together with world size 2, 24 with 1; train.micro_batch=12 would make that the same"
     )
@@ -68,7 +75,7 @@ def test_batchnorm_can_be_compared_where_it_sees_the_same_images() -> None:
 
 
 def test_rounding_is_rougher_in_amp_and_under_batchnorm() -> None:
-    counts, plain, amp = Habits(draws=False, counts=True), recipe_of(), recipe_of(strategy={"precision": "bf16"})
+    counts, plain, amp = NetworkTraits(draws=False, counts=True), recipe_of(), recipe_of(strategy={"precision": "bf16"})
     assert [rounding_of(*of).share for of in ((QUIET, plain), (counts, plain), (QUIET, amp))] == [FINE, ROUGH, ROUGH]
 
 
@@ -77,5 +84,5 @@ def test_a_batchnorm_over_all_processes_sees_what_they_see_together() -> None:
         recipe = recipe_of(
             train={"epochs": 1, "global_batch": 24, "micro_batch": micro_batch}, strategy={"sync_batchnorm": True}
         )
-        found = why_not_comparable(Habits(draws=False, counts=True), recipe, plan(recipe, 2), plan(recipe, 1))
+        found = why_not_comparable(NetworkTraits(draws=False, counts=True), recipe, plan(recipe, 2), plan(recipe, 1))
         assert found == (reason and reason + "train.micro_batch=null would make that the same")

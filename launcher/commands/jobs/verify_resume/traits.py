@@ -13,7 +13,7 @@ from launcher.models.frozen.freeze import freeze, frozen_names, set_training
 from launcher.models.loss import count_outputs
 from launcher.models.zoo import build_model
 from launcher.recipe.backbone import Head
-from launcher.recipe.lint import final_size
+from launcher.recipe.facts import output_size
 from launcher.recipe.plan import Plan
 from launcher.recipe.schema import Recipe
 
@@ -25,20 +25,20 @@ ROUGH = 2e-2
 
 
 @dataclass(frozen=True, slots=True)
-class Habits:
+class NetworkTraits:
     """`draws`: a training pass takes random numbers, as dropout does. `counts`: a BatchNorm is in training."""
 
     draws: bool
     counts: bool
 
 
-def observe(recipe: Recipe, plan: Plan) -> Habits:
+def probe_traits(recipe: Recipe, plan: Plan) -> NetworkTraits:
     """Send two images through the network, with random weights and in the last stage of freezing that is reached."""
     backbone = recipe.backbone
     alike = backbone.model_copy(
         update={"weights": "none", "head": Head() if backbone.head == "keep" else backbone.head}
     )
-    size = final_size(recipe.augment.train)
+    size = output_size(recipe.augment.train)
     assert size is not None, "a recipe whose images have different sizes is refused"
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         network = build_model(alike, count_outputs(recipe.loss, plan.num_classes))
@@ -48,16 +48,16 @@ def observe(recipe: Recipe, plan: Plan) -> Habits:
         network.model(torch.linspace(-1, 1, 2 * 3 * size[0] * size[1]).view(2, 3, *size))
         draws = not torch.equal(before, torch.get_rng_state())
     norms = [module for module in network.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    return Habits(draws, any(norm.training for norm in norms))
+    return NetworkTraits(draws, any(norm.training for norm in norms))
 
 
-def rounding_of(habits: Habits, recipe: Recipe) -> Tolerance:
+def rounding_of(habits: NetworkTraits, recipe: Recipe) -> Tolerance:
     """How far sums in another order may take the losses of some dozens of steps apart."""
     is_rough = habits.counts or recipe.strategy.precision != "no"
     return Tolerance(ROUGH if is_rough else FINE, "sums are rounded in another order")
 
 
-def why_not_comparable(habits: Habits, recipe: Recipe, plan: Plan, other: Plan) -> str | None:
+def why_not_comparable(habits: NetworkTraits, recipe: Recipe, plan: Plan, other: Plan) -> str | None:
     """Why losses on the processes of `other` are legitimately not those of `plan`; None where they should be."""
     if habits.draws:
         return "the network draws random numbers, as for dropout, and on other processes others"

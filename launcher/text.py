@@ -1,0 +1,40 @@
+"""Numbers and errors as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Say = Callable[[str], None]
+"""Shows a line to the user."""
+
+
+def one_line(error: object) -> str:
+    """An error's message, or any text, with every run of white space as one blank."""
+    return " ".join(str(error).split())
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; the name of its class where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def show_bytes(num_bytes: int) -> str:
+    """`897 bytes`, `3.4 MiB`."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:,.1f} {unit}"
+    return f"{num_bytes} bytes"
+
+
+def show_duration(seconds: float) -> str:
+    """`12 s`, `3 min`, `2.5 h`, `4.0 d`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} d"
+
+
+def show_percent(fraction: float) -> str:
+    """`12 %`."""
+    return f"{100 * fraction:.0f} %"

@@ -1,0 +1,88 @@
+"""What each split of a stage is read from: its images, or what the frozen part has made of them. Pure; needs no torch.
+
+The frozen part of a network gives the same for an image whenever nothing random comes before its end. It then runs once
+for an image and view, not once an epoch: what it gives, the features, is kept on disk where there is room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from launcher.recipe.augment import Augment
+from launcher.recipe.facts import is_random
+from launcher.recipe.plan import Plan
+from launcher.text import show_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SplitInput:
+    """`num_images`: images of the split that pass through the network in the stage, repetitions included.
+
+    `views`: augmented views whose features are kept; None: the split is read from its images. `note`: why it is.
+    """
+
+    num_images: int
+    views: tuple[int, ...] | None = None
+    note: str | None = None
+
+
+def choose_inputs(
+    plan: Plan,
+    augment: Augment,
+    stage: int,
+    record_bytes: Mapping[str, int],
+    room_bytes: float,
+) -> dict[str, SplitInput]:
+    """For each split of a stage of freezing with a frozen part: the same at its beginning and when it resumes.
+
+    `record_bytes`: of one image's features in each split. `room_bytes`: for all features of the stage;
+    the smallest split has them first.
+    """
+    splits = ["train", *plan.num_eval]
+    passes = {split: count_images(plan, stage, split) for split in splits}
+    chosen = {split: SplitInput(passes[split]) for split in splits}
+    views = {split: each for split in splits if (each := _useful_views(plan, augment, stage, split)) is not None}
+    for split in sorted(views, key=lambda split: plan.num_images(split) * len(views[split])):
+        num_records = plan.num_images(split) * len(views[split])
+        num_bytes = num_records * record_bytes[split]
+        if passes[split] < num_records - plan.dropped_per_epoch * len(views[split]):
+            note = "not kept, training is too short to use them all"
+        elif num_bytes > room_bytes:
+            note = f"not kept, {show_bytes(num_bytes)} are more than strategy.feature_cache_gib has left"
+        else:
+            room_bytes -= num_bytes
+            chosen[split] = SplitInput(passes[split], views[split])
+            continue
+        chosen[split] = SplitInput(passes[split], note=note)
+    return chosen
+
+
+def _useful_views(plan: Plan, augment: Augment, stage: int, split: str) -> tuple[int, ...] | None:
+    """Views of the split that the stage reads; None where each epoch has a new one, or the split is not used yet."""
+    first, last = steps_of(plan, stage)
+    if split == "test":
+        return (0,) if last == plan.total_steps else None  # evaluated at the end only
+    if split != "train" or not (augment.is_mixed or is_random(augment.train)):
+        return (0,)
+    if augment.views is None or augment.is_mixed:
+        return None
+    epochs = range(plan.epoch(first), plan.epoch(last) + 1)
+    return tuple(sorted({epoch % augment.views for epoch in epochs}))
+
+
+def steps_of(plan: Plan, stage: int) -> tuple[int, int]:
+    """The first and the last step of a stage."""
+    starts = (*plan.stage_starts, plan.total_steps)
+    return starts[stage] + 1, max(starts[stage] + 1, min(starts[stage + 1], plan.total_steps))
+
+
+def count_images(plan: Plan, stage: int, split: str, steps_done: int = 0) -> int:
+    """Images of `split` that pass through the network in a stage, repetitions included, once `steps_done` are done."""
+    first, last = steps_of(plan, stage)
+    first = max(first, steps_done + 1)
+    if split == "train":
+        return (last - first + 1) * plan.global_batch
+    if split == "valid":
+        return plan.num_eval[split] * sum(plan.should_validate(step) for step in range(first, last + 1))
+    return plan.num_eval[split]

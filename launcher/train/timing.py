@@ -1,0 +1,55 @@
+"""What the training steps of this process have cost since it started: its time, and what its input took of it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from launcher.data.encoded import InputTimes
+from launcher.metrics.names import Metrics
+
+
+class StepTimer:
+    """Runs while steps run: not while the network is evaluated or saved."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        """Images trained on, over all ranks."""
+        self.train_s = 0.0
+        self.input = InputTimes()
+        self._started_s = time.perf_counter()
+        self._feed_times = InputTimes()
+        self._before = InputTimes()
+        self._lap = 0, 0.0, 0.0
+
+    def resume(self, feed_times: InputTimes | None = None) -> None:
+        """`feed_times`: those of the training's feed, which it keeps counting; None: the feed of before."""
+        if feed_times is not None:
+            self._feed_times = feed_times
+        self._before = replace(self._feed_times)
+        self._started_s = time.perf_counter()
+
+    def pause(self) -> None:
+        now_s = time.perf_counter()
+        self.train_s += now_s - self._started_s
+        self.input.add(self._feed_times.since(self._before))
+        self._before = replace(self._feed_times)
+        self._started_s = now_s
+
+    def lap(self) -> Metrics:
+        """`images_per_s` and `data_wait_frac` since the last lap."""
+        self.pause()
+        images, train_s, wait_s = self._lap
+        self._lap = self.images, self.train_s, self.input.wait_s
+        return _rates(self.images - images, self.train_s - train_s, self.input.wait_s - wait_s)
+
+    def totals(self) -> Metrics:
+        """`images_per_s` and `data_wait_frac` since the process started."""
+        return _rates(self.images, self.train_s, self.input.wait_s)
+
+
+def _rates(images: int, train_s: float, wait_s: float) -> Metrics:
+    return {
+        "images_per_s": round(images / train_s, 1) if train_s else 0.0,
+        "data_wait_frac": round(min(wait_s / train_s, 1.0), 4) if train_s else 0.0,
+    }
