@@ -2,10 +2,10 @@
 
     python benchmarks/frozen.py            # 3 rounds, 2 minutes on 2 cores
 
-Pictures of about 375 x 500 in memory, batches of 32, 224 px, augmentation as in the recipe, random weights. In turn:
+Images of about 375 x 500 in memory, batches of 32, 224 px, augmentation as in the recipe, random weights. In turn:
 a  the loop of tutorials: float32, contiguous, `model.train()`, Pillow transforms
 b  a careful loop: bfloat16 autocast, channels last, backbone in eval mode and without gradient, uint8 transforms
-c  ours, pictures augmented anew
+c  ours, images augmented anew
 d  ours, features kept: what epochs after the first cost with `augment.views`
 The last line is one JSON object: images/s (median over rounds), ratios, and how near c is to this CPU's limit: the
 speed of large matrix products in bfloat16, which no loop of them exceeds. A CPU with AMX multiplies in bfloat16 many
@@ -36,44 +36,49 @@ from torchvision.transforms import v2
 from launcher.augment.images import PackedImages
 from launcher.data.bad_samples import FailOnBadSample
 from launcher.data.encoded import InputTimes
+from launcher.data.ids import Work
 from launcher.data.loader import Batch, Loader, Prepare
-from launcher.data.reader import Work
+from launcher.data.order import build_order
 from launcher.distributed.strategy import build_strategy
 from launcher.distributed.world import World
 from launcher.models.frozen.freeze import set_training
 from launcher.recipe.parse import load_recipe
 from launcher.recipe.plan import make_plan
-from launcher.recipe.schema import Recipe
 from launcher.run.folder import open_run
-from launcher.train.context import Training, build_training
-from launcher.train.nonfinite import Guard
-from launcher.train.stage import enter_stage
+from launcher.run.run_log import NullLog
+from launcher.train.inputs import build_inputs
+from launcher.train.job import Job, build_state
+from launcher.train.nonfinite import FailOnNonfinite
+from launcher.train.stage import Stage, enter_stage
 from launcher.train.step import train_step, train_work
 from shards.manifest import Manifest
 
 RECIPE = Path(__file__).parent.parent / "recipes/resnet50_caltech.yaml"
 BATCH = 32
 FLOP = 8.2e9
-"""Of a ResNet-50 at 224 px, for one image, without its last layer."""
+"""Floating point operations of a ResNet-50 without its last layer, for one image of 224 px."""
 NUM_IMAGES = 320
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
 STEPS = {"a": 2, "b": 4, "c": 10, "d": 200}
-"""Timed in each round, after one that is not."""
+"""Steps timed in each round, after one that is not."""
+
+Arrays = list[np.ndarray[Any, np.dtype[np.uint8]]]
+"""Pixels of images, [height, width, 3] each."""
 
 Loop = Callable[[int], None]
-"""Train so many steps."""
+"""Trains for a number of steps."""
 
 
-def make_pictures() -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
+def make_images() -> Arrays:
     """Windows of about 375 x 500 pixels of scikit-learn's two photographs, enlarged."""
     photographs = [Image.fromarray(image).resize((960, 640)) for image in load_sample_images().images]
-    pictures = []
+    images = []
     for i in range(NUM_IMAGES):
         left, top, tall = i * 37 % 440, i * 53 % 240, i % 5 * 10
         window = photographs[i % 2].crop((left, top, left + 480 + tall, top + 355 + tall))
-        pictures.append(np.asarray(window))
-    return pictures
+        images.append(np.asarray(window))
+    return images
 
 
 def train_transform(kind: Any, *last: Any) -> Any:
@@ -100,8 +105,8 @@ def batches_of(items: list[Any], transform: Any, steps: int) -> Iterator[tuple[T
         yield torch.stack([transform(items[n]) for n in numbers]), torch.tensor([n % 10 for n in numbers])
 
 
-def tutorial_loop(pictures: list[np.ndarray[Any, np.dtype[np.uint8]]]) -> Loop:
-    images = [Image.fromarray(picture) for picture in pictures]
+def tutorial_loop(arrays: Arrays) -> Loop:
+    images = [Image.fromarray(array) for array in arrays]
     transform = train_transform(torchvision.transforms, torchvision.transforms.ToTensor())
     model = torchvision.models.resnet50()
     model.requires_grad_(False)
@@ -120,8 +125,8 @@ def tutorial_loop(pictures: list[np.ndarray[Any, np.dtype[np.uint8]]]) -> Loop:
     return loop
 
 
-def careful_loop(pictures: list[np.ndarray[Any, np.dtype[np.uint8]]]) -> Loop:
-    images = [torch.from_numpy(picture.copy()).permute(2, 0, 1) for picture in pictures]
+def careful_loop(arrays: Arrays) -> Loop:
+    images = [torch.from_numpy(array.copy()).permute(2, 0, 1) for array in arrays]
     transform = train_transform(v2, v2.ToDtype(torch.float32, scale=True))
     backbone = torchvision.models.resnet50().to(memory_format=torch.channels_last).eval()
     backbone.fc = nn.Identity()
@@ -142,12 +147,12 @@ def careful_loop(pictures: list[np.ndarray[Any, np.dtype[np.uint8]]]) -> Loop:
 
 
 class MemoryLoader(Loader):
-    """Pictures that are decoded already, in place of shards."""
+    """Decoded images in memory, in place of shards."""
 
-    def __init__(self, pictures: list[np.ndarray[Any, np.dtype[np.uint8]]]) -> None:
+    def __init__(self, arrays: Arrays) -> None:
         self.times, self.bad_samples = InputTimes(), FailOnBadSample()
-        sizes = np.array([picture.shape[:2] for picture in pictures])
-        flat = [torch.from_numpy(picture).reshape(-1, 3) for picture in pictures]
+        sizes = np.array([array.shape[:2] for array in arrays])
+        flat = [torch.from_numpy(array).reshape(-1, 3) for array in arrays]
         self._images = PackedImages(torch.cat(flat), np.cumsum(sizes.prod(axis=1)) - sizes.prod(axis=1), sizes)
 
     def batches(self, work: Work, prepare: Prepare) -> Iterator[Batch]:
@@ -161,8 +166,8 @@ class MemoryLoader(Loader):
         pass
 
 
-def our_training(folder: Path, name: str, pictures: list[np.ndarray[Any, np.dtype[np.uint8]]], *keys: str) -> Training:
-    """The shipped recipe's training, with pictures from memory and random weights."""
+def our_training(folder: Path, name: str, arrays: Arrays, *keys: str) -> Loop:
+    """The shipped recipe's training, with images from memory and random weights."""
     overrides = [
         "backbone.weights=none",
         "train.epochs=1000",
@@ -171,26 +176,27 @@ def our_training(folder: Path, name: str, pictures: list[np.ndarray[Any, np.dtyp
         f"run.dir={folder / name}",
         "log.wandb.mode=disabled",
     ]
-    recipe: Recipe = load_recipe(RECIPE, [*overrides, *keys]).recipe
+    recipe = load_recipe(RECIPE, [*overrides, *keys]).recipe
     plan = make_plan(recipe, 1, {"train": NUM_IMAGES}, 10)
     strategy = build_strategy(recipe.strategy, World(), 0, False)
     classes = recipe.data.classes or ()
     manifest = Manifest("memory", classes, (), {"train": (NUM_IMAGES // 10,) * 10}, MEAN, STD)
-    t = build_training(recipe, plan, manifest, strategy, open_run(recipe))
-    return replace(t, loaders={"train": MemoryLoader(pictures)})
+    job = Job(recipe, plan, build_order(plan, manifest, 0), manifest, strategy, open_run(recipe))
+    state, inputs = build_state(job), build_inputs(job, print)
+    inputs = replace(inputs, feeds={"train": replace(inputs.feeds["train"], loader=MemoryLoader(arrays))})
+    return our_loop(job, enter_stage(job, state, inputs, 0, 0, NullLog()))
 
 
-def our_loop(t: Training) -> Loop:
-    learner = enter_stage(t, 0, 0, lambda: False)
+def our_loop(job: Job, stage: Stage) -> Loop:
     done = 0
 
     def loop(steps: int) -> None:
         nonlocal done
         span = range(done + 1, done + steps + 1)
-        set_training(t.network.model)
-        batches = learner.feeds["train"].batches(train_work(t, span))
+        set_training(stage.state.model)
+        batches = stage.feeds["train"].batches(train_work(job, span))
         for step in span:
-            train_step(t, learner, batches, step, Guard())
+            train_step(job, stage, batches, step, FailOnNonfinite(), NullLog())
         done += steps
 
     return loop
@@ -224,17 +230,17 @@ def product_speed(dtype: torch.dtype) -> float:
 
 
 def main() -> None:
-    pictures = make_pictures()
+    arrays = make_images()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.chdir(folder)
-        fresh = our_training(folder, "fresh", pictures, "strategy.feature_cache_gib=0")
-        kept = our_training(folder, "kept", pictures, "augment.views=1")
+        fresh = our_training(folder, "fresh", arrays, "strategy.feature_cache_gib=0")
+        kept = our_training(folder, "kept", arrays, "augment.views=1")
         loops = {
-            "a": tutorial_loop(pictures),
-            "b": careful_loop(pictures),
-            "c": our_loop(fresh),
-            "d": our_loop(kept),
+            "a": tutorial_loop(arrays),
+            "b": careful_loop(arrays),
+            "c": fresh,
+            "d": kept,
         }
         speeds = measure(loops)
     median = {name: statistics.median(each) for name, each in speeds.items()}

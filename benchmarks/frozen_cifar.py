@@ -1,9 +1,9 @@
-"""recipes/resnet18_cifar10_frozen_sgd.yaml end to end on CIFAR-shaped pictures, against the loop of tutorials.
+"""recipes/resnet18_cifar10_frozen_sgd.yaml end to end on CIFAR-shaped images, against the loop of tutorials.
 
     python benchmarks/frozen_cifar.py
 
-22,000 pictures of 32 x 32 px, packed beforehand; batch 100, 5 epochs, a test at the end, random weights. Ours is the
-whole program: start of Python, features, training, checkpoints, test. The tutorial's loop has its pictures decoded in
+22,000 images of 32 x 32 px, packed beforehand; batch 100, 5 epochs, a test at the end, random weights. Ours is the
+whole program: start of Python, features, training, checkpoints, test. The tutorial's loop has its images decoded in
 memory; float32, `model.train()`, a DataLoader of two workers. In turn; the last line is one JSON object of wall seconds
 (median over rounds) and their ratio.
 """
@@ -34,7 +34,7 @@ NUM_TRAIN, NUM_TEST = 20_000, 2_000
 ROUNDS = int(os.environ.get("ROUNDS", "2"))
 
 
-def make_pictures(folder: Path) -> None:
+def make_images(folder: Path) -> None:
     """`folder/train/<class>` and `folder/test/<class>`: windows of scikit-learn's two photographs."""
     photographs = [Image.fromarray(image) for image in load_sample_images().images]
     for split, number in (("train", NUM_TRAIN), ("test", NUM_TEST)):
@@ -46,7 +46,7 @@ def make_pictures(folder: Path) -> None:
 
 
 class InMemory(Dataset[tuple[Tensor, int]]):
-    """Decoded pictures, transformed one by one as they are asked for."""
+    """Decoded images, transformed one by one when they are read."""
 
     def __init__(self, folder: Path) -> None:
         self.images = [(Image.open(path).copy(), int(path.parent.name[5:])) for path in sorted(folder.glob("*/*.png"))]
@@ -95,10 +95,10 @@ def ours(cwd: Path) -> float:
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         cwd = Path(name)
-        make_pictures(cwd / "pictures")
-        pack = [sys.executable, "-m", "shards", "pack", f"imagefolder:{cwd / 'pictures'}", str(cwd / "shards")]
+        make_images(cwd / "images")
+        pack = [sys.executable, "-m", "shards", "pack", f"imagefolder:{cwd / 'images'}", str(cwd / "shards")]
         subprocess.run(pack, check=True, stdout=subprocess.DEVNULL)
-        train, test = InMemory(cwd / "pictures/train"), InMemory(cwd / "pictures/test")
+        train, test = InMemory(cwd / "images/train"), InMemory(cwd / "images/test")
         seconds: list[tuple[float, float]] = []
         for number in range(ROUNDS):
             seconds.append((tutorial(train, test), ours(cwd)))

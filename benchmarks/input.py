@@ -43,18 +43,21 @@ from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from launcher.augment.images import PackedImages, Source
-from launcher.augment.pipeline import build_augment, find_min_side
+from launcher.augment.execute import build_augment
+from launcher.augment.images import ImageBatch, PackedImages
+from launcher.augment.sizes import find_min_side
 from launcher.data.decode import decode_image
 from launcher.data.decode_cache import cache_decoded
-from launcher.data.encoded import Files
+from launcher.data.encoded import EncodedBatch
 from launcher.data.feed import ImageFeed
+from launcher.data.ids import Ids
 from launcher.data.loader import Loader
-from launcher.data.order import Ids, epoch_order
+from launcher.data.order import epoch_order
 from launcher.data.reader import ShardReader
 from launcher.distributed.strategy import build_strategy
 from launcher.distributed.world import World
 from launcher.malloc import keep_freed_memory
+from launcher.recipe.fields import with_values
 from launcher.recipe.parse import load_recipe
 from shards.manifest import read_manifest
 
@@ -90,7 +93,7 @@ def ours(folder: Path, workers: int, augmented: bool = True, decoded: bool = Fal
     loader = Loader(ShardReader(folder, manifest, "train"), workers, strategy.device, side)
     work = _work(manifest.num_images("train"))
     if decoded:
-        cache_decoded(strategy, "train", loader, recipe.data.model_copy(update={"cache_gib": 16.0}), "bench", print)
+        cache_decoded(strategy, "train", loader, with_values(recipe.data, {"cache_gib": 16.0}), "bench", print)
     if not augmented:
         images = loader.batches(work, lambda images, ids_B, view: _touched(images))
         return (batch.images_BChw for batch in images)
@@ -100,11 +103,11 @@ def ours(folder: Path, workers: int, augmented: bool = True, decoded: bool = Fal
     return (examples.inputs[0] for examples in feed.batches(work))
 
 
-def _touched(images: Source) -> Tensor:
-    """labels_B in length: the images are there, and one pixel of each has been looked at."""
-    block = images.decode() if isinstance(images, Files) else images
-    assert isinstance(block, PackedImages)
-    return block.pixels_PC[torch.from_numpy(block.starts_B), 0]
+def _touched(images: ImageBatch) -> Tensor:
+    """The first channel of one pixel of each image, which is decoded whole."""
+    packed = images.decode() if isinstance(images, EncodedBatch) else images
+    assert isinstance(packed, PackedImages)
+    return packed.pixels_PC[torch.from_numpy(packed.starts_B), 0]
 
 
 def _work(num_images: int) -> Iterator[tuple[int, Ids]]:

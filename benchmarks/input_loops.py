@@ -67,7 +67,7 @@ optim: {{name: adam, lr: 1.0e-4}}
 train: {{epochs: {steps}st, evaluate_every: {steps}st, global_batch: {job.batch}}}
 strategy: {{precision: {precision}}}
 checkpoint: {{every: null}}
-log: {{every: {job.lap}, wandb: {{mode: disabled}}}}
+log: {{every: {job.lap}st, wandb: {{mode: disabled}}}}
 run: {{dir: {run}}}
 """
 

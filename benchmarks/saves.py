@@ -1,12 +1,12 @@
-"""How long a save keeps the training waiting: ResNet-50 with Adam, written in line and by a thread.
+"""Time that a training waits for a save of ResNet-50 with Adam, written in line and by a thread.
 
     python benchmarks/saves.py [FOLDER]        # a minute, and 1 GB there; default: the folder for temporary files
 
-In line, training waits for everything: the files, their hashes, the disk. In the background it waits for one copy to
-memory, and for whatever in the writing holds Python's lock: a loop that only reads the clock stands for the training,
-and `held_s` is the time in which it did not run though it had a core. The two ways save in turn; of all times is taken
-away what this thread waited for a core that other programs had (Linux tells). The last line is one JSON object: medians
-in seconds; `first_copy_s` is the first copy, whose memory is new; `blocked_frac` is copy and held over in line.
+In line, training waits for everything: the files, their hashes, the disk. With the thread it waits for one copy to host
+memory, and while the thread holds Python's lock: a loop that only reads the clock stands for the training, and `held_s`
+is the time in which it did not run although it had a core. Both save in turn. Time in which this thread waited for a
+core that other programs used is subtracted everywhere (Linux counts it). The last line is one JSON object with medians
+in seconds; `first_copy_s`: the first copy, into new memory; `blocked_frac`: copy and held over in line.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from launcher.checkpoint.snapshot import HostMemory, take_snapshot, write_snapsh
 from launcher.checkpoint.state import Progress, TrainState
 from launcher.distributed.strategy import build_strategy, read_rng
 from launcher.distributed.world import World
+from launcher.models.zoo import Network
 from launcher.recipe.parse import load_recipe
 from launcher.recipe.schema import Strategy as StrategySection
 
@@ -37,18 +38,17 @@ def build_state() -> TrainState:
     """ResNet-50 after one step of Adam."""
     strategy = build_strategy(StrategySection(device="cpu"), World(), 0, False)
     recipe = load_recipe(Path(__file__).parent.parent / "recipes/resnet50_caltech.yaml").recipe
-    model = strategy.place(torchvision.models.resnet50())
-    optimizer = torch.optim.Adam(model.parameters())
-    for parameter in model.parameters():
+    network = Network(strategy.place(torchvision.models.resnet50()), "fc")
+    optimizer = torch.optim.Adam(network.model.parameters())
+    for parameter in network.model.parameters():
         parameter.grad = torch.randn_like(parameter)
     optimizer.step()
-    return TrainState(
-        model, None, optimizer, strategy, 0, "bench", "none", NetworkSpec(recipe, (), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    )
+    spec = NetworkSpec(recipe, (), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    return TrainState(network, None, optimizer, strategy, 0, "bench", "none", spec)
 
 
 class Clock:
-    """Seconds of this thread since it was made: all, and those that it ran; without those that it waited for a core."""
+    """Seconds of this thread since the clock was made: wall time without waits for a core, and time on a core."""
 
     def __init__(self) -> None:
         self._start_s, self._scheduled_s = time.perf_counter(), _read_scheduled_s()
@@ -64,7 +64,7 @@ def _read_scheduled_s() -> tuple[float, float]:
 
 
 def measure(folder: Path) -> dict[str, float]:
-    torch.set_num_threads(1)  # or part of the work is other threads'
+    torch.set_num_threads(1)  # or other threads do part of the work
     state, memory = build_state(), HostMemory()
     in_line, copy, held = [], [], []
     with ThreadPoolExecutor(1) as thread:

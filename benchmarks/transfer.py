@@ -2,9 +2,9 @@
 
     python benchmarks/transfer.py          # six minutes a seed on one core; SEEDS=0 ONLY=head,probe for less
 
-Fetches pictures and weights (see pictures.py), then runs the program as a user would: a new head on the frozen network,
+Fetches images and weights (see pictures.py), then runs the program as a user would: a new head on the frozen network,
 the last two blocks with it, every layer, logistic regression on the features, and every layer from random weights, for
-as many epochs. The last line is one JSON object: test top-1 of each, mean over the seeds, and wall seconds.
+as many epochs. The last line is one JSON object: test accuracy of each, mean over the seeds, and wall seconds.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ WAYS: dict[str, list[str]] = {
 
 
 def run(way: str, seed: int, cwd: Path) -> tuple[float, float]:
-    """Test top-1 and wall seconds of the whole program, features and all."""
-    verb = ["probe"] if way == "probe" else []
+    """Test accuracy and wall seconds of the whole program, features included."""
+    name = ["probe"] if way == "probe" else []
     before = set(cwd.glob("runs/*/*"))
-    command = [sys.executable, "-m", "launcher", *verb, str(RECIPE), f"run.seed={seed}", *WAYS[way]]
+    command = [sys.executable, "-m", "launcher", *name, str(RECIPE), f"run.seed={seed}", *WAYS[way]]
     start = time.perf_counter()
     subprocess.run([*command, "log.wandb.mode=disabled"], cwd=cwd, check=True, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - start
     [folder] = set(cwd.glob("runs/*/*")) - before
-    return json.loads((folder / "summary.json").read_text())["test"]["top1_frac"], seconds
+    return json.loads((folder / "summary.json").read_text())["test"]["accuracy"], seconds
 
 
 def main() -> None:
@@ -55,10 +55,10 @@ def main() -> None:
         (cwd / "data/lite0.safetensors").symlink_to(fetch_lite0(HOME / "lite0.safetensors").absolute())
         for way in os.environ.get("ONLY", ",".join(WAYS)).split(","):
             results = [run(way, seed, cwd) for seed in SEEDS]
-            metrics[f"{way}_top1_frac"] = round(statistics.mean(top1 for top1, _ in results), 4)
+            metrics[f"{way}_accuracy"] = round(statistics.mean(accuracy for accuracy, _ in results), 4)
             metrics[f"{way}_s"] = round(statistics.mean(seconds for _, seconds in results), 1)
-            shown = "  ".join(f"{top1:.1%} in {seconds:.0f} s" for top1, seconds in results)
-            print(f"{way}: test top-1 {shown}", flush=True)
+            shown = "  ".join(f"{accuracy:.1%} in {seconds:.0f} s" for accuracy, seconds in results)
+            print(f"{way}: test accuracy {shown}", flush=True)
     print(json.dumps({**metrics, "seeds": len(SEEDS)}))
 
 

@@ -12,8 +12,8 @@ from launcher.malloc import keep_freed_memory
 def main() -> None:
     """Run the command line and end the process.
 
-    By `os._exit`: after a group of gloo processes has been left, the interpreter's own way out aborts now and then
-    (torch 2.14), and a W&B thread that hangs would keep a finished run from ending.
+    By `os._exit`: the interpreter's own exit aborts now and then after a gloo process group was left (torch 2.14), and
+    would wait for a W&B thread that hangs.
     """
     keep_freed_memory()
     code = run()

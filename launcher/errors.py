@@ -1,17 +1,17 @@
 """The error tree and the exit codes.
 
     LauncherError
-    ├── UserError          the user can mend it: one line, what to do next      exit 2
-    │   ├── RecipeError    every problem of a recipe at once, a line each       exit 2
-    │   ├── RunError       the run folder cannot be used as asked               exit 2
-    │   ├── DataError      an image cannot be read: names shard and image       exit 2
-    │   └── FetchError     a remote shard cannot be had, or not kept here       exit 2
-    ├── AttemptError       a run that verify-resume started fails or hangs      exit 1
-    ├── Stopped            asked to stop before training; the same command goes on     exit 75
-    ├── RankLost           another process has failed, and this one because of it       exit 1
-    └── CheckpointError    a checkpoint is incomplete or damaged: it is skipped, the next older one is tried
+    ├── UserError          the user can fix it: one line, what to do next                    exit 2
+    │   ├── RecipeError    all problems of a recipe, a line each                             exit 2
+    │   ├── RunError       the run folder cannot be used as wanted                           exit 2
+    │   ├── DataError      an image cannot be read; names shard and image                    exit 2
+    │   └── FetchError     a remote shard cannot be downloaded or stored                     exit 2
+    ├── SpawnedRunError    a training that another command started has failed or hangs       exit 1
+    ├── Stopped            stop requested before there is a checkpoint of it                 exit 75
+    ├── RankLost           another rank has failed, and this one because of it               exit 1
+    └── CheckpointError    a checkpoint is incomplete or damaged: the one before it is tried
 
-Anything else is our own mistake: its traceback is shown, exit 1. Shards raise `shards.manifest.ShardsError` (exit 2).
+Anything else is a bug: its traceback is shown, exit 1. The package `shards` raises ShardsError, exit 2.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_RESUMABLE = 75
 EXIT_INTERRUPTED = 130
-"""Ctrl-C, where there is nothing to save."""
+"""Ctrl-C in a command that has nothing to save."""
 
 PEER_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "ncclRemoteError")
-"""What gloo and NCCL say on a rank when it is another that has failed."""
+"""Messages of gloo and NCCL on a rank when another one has failed."""
 
 
 class LauncherError(Exception):
@@ -39,15 +39,18 @@ class LauncherError(Exception):
 
 
 class UserError(LauncherError):
-    """The user can mend it. The message is one line and says what to do next."""
+    """The user can fix it. The message is one line, with what to do next."""
 
 
 class RecipeError(UserError):
-    """Every problem of a recipe. `lines`: one `file:line: path: what, nearest valid name` each."""
+    """All problems of a recipe. `lines`: one `file:line: path: what, nearest valid name` each."""
 
     def __init__(self, lines: list[str]) -> None:
         self.lines = [printable(line) for line in lines]
         super().__init__("\n".join(self.lines))
+
+    def __reduce__(self) -> tuple[type[RecipeError], tuple[list[str]]]:
+        return RecipeError, (self.lines,)  # rank 0 sends its errors to the other ranks
 
 
 class RunError(UserError):
@@ -55,19 +58,19 @@ class RunError(UserError):
 
 
 class DataError(UserError):
-    """An image is not there whole, cannot be decoded, or has a label that is no class."""
+    """An image is cut short, cannot be decoded, or has a label that is no class."""
 
 
 class FetchError(UserError):
-    """A remote shard cannot be had after all tries, or not be kept. Its images are not damaged: none is left out."""
+    """A remote shard cannot be downloaded after all tries, or not stored. Its images are fine: none is skipped."""
 
 
-class Stopped(LauncherError):  # noqa: N818  # nobody's mistake
-    """Asked to stop while there was nothing to save yet; the same command begins again."""
+class Stopped(LauncherError):  # noqa: N818  # no error of anyone
+    """Stop requested while there was nothing to save; the same command starts again."""
 
 
 class SpawnedRunError(LauncherError):
-    """A run that was started to be watched has failed or hangs. `code`: its exit code, where it ended."""
+    """A training that this command started has failed or hangs. `code`: its exit code, if it has ended."""
 
     def __init__(self, message: str, code: int | None = None) -> None:
         super().__init__(message)
@@ -75,14 +78,17 @@ class SpawnedRunError(LauncherError):
 
 
 class RankLost(LauncherError):  # noqa: N818  # it is the other rank's error
-    """Another process has failed, and this one because of it. The message: which, and of what.
+    """Another rank has failed, and this one because of it. The message: which, and why.
 
-    `speaks`: whether nobody else tells the user on this console.
+    `should_print`: whether this rank prints it: no other does on this console.
     """
 
-    def __init__(self, words: str, speaks: bool) -> None:
-        super().__init__(words)
-        self.speaks = speaks
+    def __init__(self, message: str, should_print: bool) -> None:
+        super().__init__(message)
+        self.should_print = should_print
+
+    def __reduce__(self) -> tuple[type[RankLost], tuple[str, bool]]:
+        return RankLost, (str(self), self.should_print)
 
 
 class CheckpointError(LauncherError):
@@ -90,13 +96,13 @@ class CheckpointError(LauncherError):
 
 
 def is_peer_lost(error: BaseException) -> bool:
-    """Whether it is because of another process."""
+    """Whether the error, or one of its causes, is that another rank was lost."""
     text = "".join(traceback.format_exception(error))
     return any(words in text for words in PEER_LOST)
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the closest valid name, else `; valid: a, b, c`, for the end of an error line."""
+    """End of an error line: `; did you mean 'x'?` for the closest valid name, else `; valid: a, b, c`."""
     names = sorted(valid)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if close:
@@ -106,7 +112,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def nearest_path(path: Path) -> str:
-    """`; did you mean 'runs/pets'?` for what is there by nearly the name of `path`, else nothing, for an error line."""
+    """End of an error line: `; did you mean 'runs/pets'?` for the existing path closest to `path`, else nothing."""
     if path.exists():
         return ""
     missing = path
@@ -122,3 +128,10 @@ def nearest_path(path: Path) -> str:
     found = missing.parent / close[0]
     rest = found / path.relative_to(missing)
     return f"; did you mean '{rest if rest.exists() else found}'?"
+
+
+def check_at_least_1(**options: int | None) -> None:
+    """Raise UserError naming the option of the command line that was given and is less than 1."""
+    for name, number in options.items():
+        if number is not None and number < 1:
+            raise UserError(f"--{name.replace('_', '-')} {number}: must be at least 1")

@@ -1,7 +1,7 @@
-"""Random numbers that are a function of their key: (seed, epoch, sample id, stream) in, the same number out, for ever.
+"""Random numbers that are a function of their key: (seed, epoch, sample id, stream) -> always the same number.
 
-No generator state exists, so nothing has to be saved, and any number can be made again on any machine in any order.
-The mixing step is SplitMix64's finaliser (Steele, Lea, Flood 2014), applied once per part of the key. Needs no torch.
+There is no generator state to save, and any number can be computed again on any machine, in any order.
+The mixing step is SplitMix64's finaliser (Steele, Lea, Flood 2014), applied to each part of the key. Needs no torch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def mix(x: UINT64) -> UINT64:
 def bits(seed: int, *parts: int | npt.NDArray[np.int64]) -> UINT64:
     """64 random bits for each key; integer parts and arrays of them broadcast against each other.
 
-    The seed is mixed twice: mixed once, it could trade places with the first part, and any two equal ones would cancel.
+    The seed is mixed twice: mixed once, seed and first part could be exchanged, and equal ones would cancel.
     """
     with np.errstate(over="ignore"):
         state = mix(mix(np.atleast_1d(np.asarray(seed, dtype=np.int64)).astype(np.uint64)))

@@ -1,4 +1,4 @@
-"""How this process's allocator treats large blocks. Needs no torch."""
+"""Settings of this process's allocator for large blocks. Needs no torch."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import ctypes
 import platform
 
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
-"""Names of `mallopt` in glibc's malloc.h."""
+"""Parameters of `mallopt`, from glibc's malloc.h."""
 
 
 def keep_freed_memory() -> bool:
-    """Let malloc keep what is freed for the next batch. False where the C library is not glibc.
+    """Have malloc keep freed memory for the next batch. False when the C library is not glibc.
 
-    By itself glibc maps a block of megabytes anew each time, and the kernel clears every page of it at its first use:
-    photographs read and decoded by one thread were 1.2 times as many a second without that. What a process has once
-    taken it keeps to its end.
+    By default glibc maps each block of megabytes anew, and the kernel clears every page of it at its first use: without
+    that, one thread reads and decodes 1.2 times as many photographs/s. The process then keeps its memory until it ends.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

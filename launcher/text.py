@@ -1,4 +1,4 @@
-"""Numbers and errors as text for people."""
+"""Numbers and errors as text for the user."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Say = Callable[[str], None]
 
 
 def one_line(error: object) -> str:
-    """An error's message, or any text, with every run of white space as one blank."""
+    """An error's message, or any text, on one line: each run of white space becomes one blank."""
     return " ".join(str(error).split())
 
 

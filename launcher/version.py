@@ -1,4 +1,4 @@
-"""Which code it is: what tells two runs apart whose recipes are the same."""
+"""Version of the code and its libraries: tells runs of the same recipe apart."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 TIMEOUT_S = 10
-"""Of git, which may wait for a disk."""
+"""Longest wait for git, which may wait for a disk."""
 
 PACKAGES = ("torch", "torchvision", "accelerate", "wandb")
 
@@ -18,17 +18,17 @@ def read_versions() -> dict[str, str]:
 
 
 def find_commit(package: Path) -> str:
-    """`+3f9a1c2` where the package's files are in git, `+3f9a1c2.dirty` where they have changed since; else nothing."""
-    if _ask_git(package, "ls-files", "--error-unmatch", "__init__.py") is None:  # a venv inside another's repository
+    """`+3f9a1c2` when the package's files are in git, `+3f9a1c2.dirty` when they have changed since; else nothing."""
+    if _run_git(package, "ls-files", "--error-unmatch", "__init__.py") is None:  # a venv inside a repository
         return ""
-    commit = _ask_git(package, "rev-parse", "--short", "HEAD")
-    changes = _ask_git(package, "status", "--porcelain", "--untracked-files=no", ".")
+    commit = _run_git(package, "rev-parse", "--short", "HEAD")
+    changes = _run_git(package, "status", "--porcelain", "--untracked-files=no", ".")
     return f"+{commit}{'.dirty' if changes else ''}" if commit else ""
 
 
-def _ask_git(folder: Path, *words: str) -> str | None:
-    """None where git is not there, or says no."""
-    command = ["git", "--no-optional-locks", "-C", str(folder), *words]
+def _run_git(folder: Path, *arguments: str) -> str | None:
+    """What git prints; None when it fails or is missing."""
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     try:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired):

@@ -1,1 +1,1 @@
-"""Image folders and torchvision datasets to WebDataset tar shards, and back: pack, index, check, info."""
+"""Image folders and torchvision datasets as WebDataset tar shards: pack, index, check, info."""

@@ -9,5 +9,5 @@ if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    # Not sys.exit: after an interrupt inside text that a library executed, Python ends by the signal all the same.
+    # Not sys.exit: after an interrupt inside code that a library executes from text, Python dies of the signal anyway.
     os._exit(code)

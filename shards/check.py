@@ -1,4 +1,4 @@
-"""Read a folder of shards again, all of it, and name what is wrong."""
+"""Read a whole folder of shards again and report problems."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from shards.samples import Record, hash_file, label_number, read_records
 
 
 def check(folder: Path, progress: Progress = SILENT) -> list[str]:
-    """One line a problem, `SHARD: KEY: what`; empty when all is well. Raise ShardsError when there is no manifest.
+    """A line per problem, `SHARD: KEY: message`. Raise ShardsError when there is no manifest.
 
-    Hashes every tar, decodes every image (in threads) and compares both with manifest and indexes.
+    Hashes every tar, decodes every image (in threads), and compares both with manifest and indexes.
     """
     manifest = read_manifest(folder)
     problems: list[str] = []
@@ -35,7 +35,7 @@ def check(folder: Path, progress: Progress = SILENT) -> list[str]:
             progress.update("check", done, len(manifest.shards))
     for split, per_class in counts.items():
         if tuple(per_class) != tuple(manifest.class_counts[split]):
-            problems.append(f"{MANIFEST_NAME}: {split}: its class counts are not those of the tars")
+            problems.append(f"{MANIFEST_NAME}: {split}: class counts differ from the tars")
     extra = {path.name for path in folder.glob("*.tar")} - {shard.name for shard in manifest.shards}
     return problems + [f"{name}: extra shard, not in {MANIFEST_NAME}" for name in sorted(extra)]
 
@@ -45,16 +45,16 @@ def _check_shard(tar: Path, shard: Shard, manifest: Manifest) -> tuple[list[str]
         return ["missing shard"], []
     problems = []
     if tar.stat().st_size != shard.num_bytes:
-        problems.append(f"{tar.stat().st_size} bytes, {MANIFEST_NAME} says {shard.num_bytes}")
+        problems.append(f"{tar.stat().st_size} bytes, but {shard.num_bytes} in {MANIFEST_NAME}")
     if hash_file(tar) != shard.sha256:
-        problems.append(f"hash mismatch, its content is not what {MANIFEST_NAME} says")
+        problems.append(f"hash mismatch: the content differs from {MANIFEST_NAME}")
     try:
         records, unusable = read_records(tar, manifest.label_field)
     except ShardsError as error:
         return [*problems, str(error).removeprefix(f"{tar.name}: ")], []
     problems += unusable
-    twice = Counter(record.key for record in records)
-    problems += [f"{key}: duplicate key, {times} times in this shard" for key, times in twice.items() if times > 1]
+    keys = Counter(record.key for record in records)
+    problems += [f"{key}: duplicate key, {count} times in this shard" for key, count in keys.items() if count > 1]
     problems += _check_index(tar, shard, records, manifest)
     with tar.open("rb") as file:
         for record in records:
@@ -74,11 +74,11 @@ def _check_index(tar: Path, shard: Shard, records: list[Record], manifest: Manif
     except ShardsError as error:
         return [f"index: {error}"]
     if not len(rows) == len(records) == shard.num_images:
-        return [f"{len(records)} images, its index has {len(rows)}, {MANIFEST_NAME} says {shard.num_images}"]
+        return [f"{len(records)} images, but {len(rows)} in the index and {shard.num_images} in {MANIFEST_NAME}"]
     expected = [(record.offset, record.size, label_number(record.label, manifest.classes)) for record in records]
-    pairs = zip(records, expected, rows.tolist(), strict=True)
+    triples = zip(records, expected, rows.tolist(), strict=True)
     return [
-        f"{record.key}: offset, size, label are {here}, its index says {there}"
-        for record, here, there in pairs
-        if here != there
+        f"{record.key}: offset, size, label are {in_tar}, but {in_index} in the index"
+        for record, in_tar, in_index in triples
+        if in_tar != in_index
     ]

@@ -20,14 +20,14 @@ from shards.splits import Share
 
 app = App(
     name="shards",
-    help="Image folders and torchvision datasets to WebDataset tar shards.",
+    help="Pack images into WebDataset tar shards, and check them.",
     version_flags=[],
     suppress_keyboard_interrupt=False,
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. 0: done, 1: `check` found problems, 2: a user's mistake (one line), 130: interrupted."""
+    """Run one command. Exit code 0: done; 1: `check` found problems; 2: user error, in one line; 130: interrupted."""
     try:
         code = app(
             sys.argv[1:] if arguments is None else arguments,
@@ -64,14 +64,14 @@ def pack(
     Parameters
     ----------
     source: digits, imagefolder:PATH, torchvision:NAME, synthetic:CLASSESxIMAGES or synthetic:CLASSESxIMAGESxSIDE.
-    dest: Folder to write; it appears when it is whole.
-    root: Where a torchvision dataset is, or is downloaded to.
-    classes: Names to keep, with commas, or a file with one a line; their order numbers them.
+    dest: Folder to write; it appears only when it is complete.
+    root: Folder of the torchvision dataset, read or downloaded.
+    classes: Classes to use, separated by commas, or a file with one per line; their order numbers them.
     split: Images per class (train=60,valid=10,test=rest) or fractions (train=rest,valid=0.1).
-    seed: Of the split and the order of train images.
-    max_side: Longest side in pixels; larger images are re-encoded.
-    images_per_shard: Images in every shard but a split's last.
-    download: Whether a torchvision dataset may be downloaded.
+    seed: Seed of the split and of the order of train images.
+    max_side: Longest side in pixels; larger images are shrunk.
+    images_per_shard: Images per shard; the last shard of a split may have fewer.
+    download: Download a torchvision dataset that is not in root.
     """
     chosen = None if classes is None else tuple(parse_classes(classes))
     options = PackOptions(
@@ -84,13 +84,13 @@ def pack(
 
 @app.command
 def index(folder: Path, /, *, label_field: str | None = None, classes: str | None = None) -> None:
-    """Index tars made by any other tool, so that they can be trained on.
+    """Index tars made by another tool, for training on them.
 
     Parameters
     ----------
-    folder: Where the tars are; train-*, val-*, test-* are splits.
-    label_field: Field of the .json members that holds the label.
-    classes: Names in order, with commas, or a file with one a line.
+    folder: Folder of the tars; the names train-*, val-* and test-* are their splits.
+    label_field: Field of the .json members that contains the label.
+    classes: Classes in order, separated by commas, or a file with one per line.
     """
     with ConsoleProgress() as progress:
         names = None if classes is None else parse_classes(classes)
@@ -100,7 +100,7 @@ def index(folder: Path, /, *, label_field: str | None = None, classes: str | Non
 
 @app.command
 def check(folder: Path, /) -> int:
-    """Read everything again and name what is wrong; exit code 1 when something is."""
+    """Read all shards again and report problems; exit code 1 if there are any."""
     with ConsoleProgress() as progress:
         problems = shards.check.check(folder, progress)
     for line in problems:
@@ -120,7 +120,7 @@ def parse_split(text: str) -> dict[str, Share]:
     for part in text.split(","):
         name, _, value = (each.strip() for each in part.partition("="))
         if name in shares:
-            raise ShardsError(f"split: {name} is there twice")
+            raise ShardsError(f"split: {name} is given twice")
         try:
             shares[name] = "rest" if value == "rest" else int(value) if value.isdigit() else float(value)
         except ValueError:
@@ -129,7 +129,7 @@ def parse_split(text: str) -> dict[str, Share]:
 
 
 def parse_classes(text: str) -> list[str]:
-    """Names with commas, or a file with one a line."""
+    """Names separated by commas, or a file with one per line."""
     if Path(text).is_file():
         return [line.strip() for line in Path(text).read_text().splitlines() if line.strip()]
     return text.split(",")

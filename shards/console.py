@@ -1,4 +1,4 @@
-"""What the user sees; the only importer of rich here. Progress goes to stderr, tables to stdout."""
+"""Progress on stderr, tables on stdout. The only importer of rich in this package."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from shards.printable import printable
 from shards.progress import Progress
 
 PLAIN_EVERY_S = 10.0
+"""Seconds between two plain lines of progress."""
 
 
 class ConsoleProgress(Progress):
-    """A bar a task on a terminal; elsewhere a plain line every PLAIN_EVERY_S and at the end of a task."""
+    """A bar per task on a terminal; elsewhere plain lines, the last one at the end of the task."""
 
     def __init__(self) -> None:
         console = Console(stderr=True)
@@ -57,7 +58,7 @@ class ConsoleProgress(Progress):
 
 
 def print_manifest(manifest: Manifest) -> None:
-    """A row a split, then where it came from and the channel statistics."""
+    """Print a row per split, then source, classes and channel statistics."""
     table = Table("split")
     for heading in ("shards", "images", "bytes", "classes"):
         table.add_column(heading, justify="right")

@@ -1,4 +1,4 @@
-"""Images as bytes and arrays: decode, encode, shrink, and the channel statistics of many.
+"""Images as bytes and arrays: decode, encode, shrink, and channel statistics.
 
 Legend: H height, W width, C = 3 channels (red, green, blue).
 """
@@ -19,12 +19,12 @@ Uint8Array = npt.NDArray[np.uint8]
 RGB = tuple[float, float, float]
 
 FORMATS = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
-"""File extension in lower case -> Pillow's name of the format. What is not here is not an image to us."""
+"""File extension in lower case -> Pillow's name of the format. Other files are not packed."""
 
 RESIZABLE_MODES = {"JPEG": ("L", "RGB", "CMYK"), "PNG": ("L", "LA", "RGB", "RGBA"), "WEBP": ("RGB", "RGBA")}
 
 READABLE = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-"""What training can decode. Pillow knows many more, one of which runs a program."""
+"""Formats that training decodes. Pillow reads many more, one of which runs a program."""
 
 
 def decode_rgb(content: bytes) -> Uint8Array:
@@ -33,24 +33,25 @@ def decode_rgb(content: bytes) -> Uint8Array:
         with Image.open(io.BytesIO(content), formats=READABLE) as image:
             return np.asarray(_to_mode(image, "RGB"))
     except Exception as error:  # Pillow raises a dozen kinds on damaged bytes
-        what = "it is no JPEG, PNG, WebP, GIF or BMP" if isinstance(error, UnidentifiedImageError) else error
+        what = "not a JPEG, PNG, WebP, GIF or BMP" if isinstance(error, UnidentifiedImageError) else error
         raise ShardsError(f"cannot be decoded ({what})") from None
 
 
 def encode_png(image: Image.Image | Uint8Array) -> bytes:
-    """Lossless file of an image that had none. Arrays are uint8, HW or HWC."""
-    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    if picture.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
-        picture = picture.convert("RGB")
+    """The image as a PNG file, without loss. Arrays are uint8, HW or HWC."""
+    if not isinstance(image, Image.Image):
+        image = Image.fromarray(image)
+    if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
+        image = image.convert("RGB")
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
+    image.save(buffer, format="PNG")
     return buffer.getvalue()
 
 
 def shrink(content: bytes, extension: str, max_side: int) -> bytes:
-    """Bring the longer side down to `max_side` pixels (Lanczos), turned upright by its EXIF orientation.
+    """Shrink the longer side to `max_side` pixels (Lanczos), and apply the EXIF orientation.
 
-    An image that is small enough keeps its bytes. Raise ShardsError on damage.
+    A smaller image keeps its bytes. Raise ShardsError on damage.
     """
     file_format = FORMATS[extension]
     try:
@@ -75,14 +76,14 @@ def shrink(content: bytes, extension: str, max_side: int) -> bytes:
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith("I;16"):  # convert() would clip 16-bit grey to 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:  # Pillow warns about the direct way
+    if image.mode == "P" and "transparency" in image.info:  # Pillow warns about a direct conversion
         image = image.convert("RGBA")
     return image.convert(mode)
 
 
 @dataclass
 class ChannelSums:
-    """Exact integer sums over pixels, so that the order of the images changes nothing."""
+    """Exact integer sums over pixels: independent of the order of the images."""
 
     num_pixels: int = 0
     sums: tuple[int, ...] = (0, 0, 0)
@@ -97,7 +98,7 @@ class ChannelSums:
         self.squares = tuple(old + int(count @ values**2) for old, count in zip(self.squares, counts, strict=True))
 
     def mean_std(self) -> tuple[RGB, RGB]:
-        """Per channel, of values in [0, 1]; the population's standard deviation."""
+        """Mean and population standard deviation per channel, of values in [0, 1]."""
         n = self.num_pixels
         means = [total / n / 255 for total in self.sums]
         stds = [

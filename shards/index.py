@@ -1,4 +1,4 @@
-"""Index tars that someone else made: webdataset's ShardWriter, img2dataset, GNU tar."""
+"""Index tars made by other tools: webdataset's ShardWriter, img2dataset, GNU tar."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from shards.samples import Label, Record, hash_file, label_number, read_records
 from shards.splits import SPLITS, canonical_split, seeded_order
 
 MAX_MEASURED = 1_000
-"""Train images that mean and std are measured on, when there are more."""
+"""Largest number of train images that mean and std are measured on."""
 
 MAX_CLASSES = 100_000
-"""A higher class number is an identifier taken for a label."""
+"""Largest number of classes. A higher class number is an identifier, not a label."""
 
 
 def index(
@@ -40,16 +40,16 @@ def index(
     classes: Sequence[str] | None = None,
     progress: Progress = SILENT,
 ) -> Manifest:
-    """Write the manifest of all tars in `folder`, and an index beside each; the tars are only read.
+    """Write the manifest of all tars in `folder`, and an index beside each; the tars stay as they are.
 
-    Labels come from `.cls` or a JSON member's `label_field`: a class number when all digits, else a class name.
-    Classes are those given, else the names found, sorted, else the numbers 0 to the highest found. The split comes from
+    Labels come from `.cls` or a JSON member's `label_field`: a class number if all digits, else a class name.
+    Classes are `classes`, else the names found, sorted, else the numbers 0 to the highest found. The split follows from
     the tar's name, see `split_of`. Mean and std are over MAX_MEASURED train images. Raise ShardsError on a damaged tar,
-    a sample without image or label, or a class that is not there.
+    a sample without image or label, or an unknown class.
     """
     tars = sorted(folder.glob("*.tar"))
     if not tars:
-        raise ShardsError(f"{folder}: no .tar files here (compressed ones must be unpacked to .tar first)")
+        raise ShardsError(f"{folder}: no .tar files here; decompress compressed ones first")
     records = _read_all(tars, label_field, progress)
     known = _read_known(folder, tars)
     if known is not None and label_field is None and classes is None:
@@ -62,23 +62,19 @@ def index(
     measured = [tar for tar in tars if split_of(tar) == "train"] or tars
     mean, std = _measure({tar: records[tar] for tar in measured}, progress)
     (folder / MANIFEST_NAME).unlink(missing_ok=True)  # it must not outlive the indexes it describes
-    counts: dict[str, Counter[int]] = {}
     shards: list[Shard] = []
     for tar in in_order:
-        rows = indexes[tar]
-        write_index(tar, rows)
-        split = split_of(tar)
-        shards.append(Shard(tar.name, split, len(rows), tar.stat().st_size, hash_file(tar)))
-        counts.setdefault(split, Counter()).update(rows["label"].tolist())
+        write_index(tar, indexes[tar])
+        shards.append(Shard(tar.name, split_of(tar), len(indexes[tar]), tar.stat().st_size, hash_file(tar)))
         progress.update("hash", len(shards), len(tars))
-    class_counts = {split: tuple(each[k] for k in range(len(names))) for split, each in counts.items()}
-    manifest = Manifest("index", names, tuple(shards), class_counts, mean, std, label_field=label_field)
+    counts = _count_classes({tar: indexes[tar] for tar in in_order}, len(names))
+    manifest = Manifest("index", names, tuple(shards), counts, mean, std, label_field=label_field)
     write_manifest(folder, manifest)
     return manifest
 
 
 def _read_known(folder: Path, tars: Sequence[Path]) -> Manifest | None:
-    """The folder's manifest where its tars are still those it lists: it stays as it is, and runs on it can go on."""
+    """The folder's manifest if its tars have not changed: it is kept, so that runs on it can resume."""
     try:
         manifest = read_manifest(folder)
     except ShardsError:
@@ -88,13 +84,20 @@ def _read_known(folder: Path, tars: Sequence[Path]) -> Manifest | None:
     return manifest if is_same else None
 
 
+def _count_classes(indexes: Mapping[Path, IndexArray], num_classes: int) -> dict[str, tuple[int, ...]]:
+    counts: dict[str, Counter[int]] = {}
+    for tar, rows in indexes.items():
+        counts.setdefault(split_of(tar), Counter()).update(rows["label"].tolist())
+    return {split: tuple(each[k] for k in range(num_classes)) for split, each in counts.items()}
+
+
 def _index_rows(tar: Path, records: Sequence[Record], classes: Sequence[str]) -> IndexArray:
     rows = [(record.offset, record.size, _number(tar, record, classes)) for record in records]
     return np.array(rows, INDEX_DTYPE)
 
 
 def split_of(tar: Path) -> str:
-    """By a word of its name, as in `val-0001.tar` or `imagenet-validation-0001.tar`; else train."""
+    """The split named in the tar's name, as in `val-0001.tar` or `imagenet-validation-0001.tar`; else train."""
     found = re.search(r"(?:^|[-_.])(train|valid|val|validation|test)(?=[-_.])", tar.name)
     return canonical_split(found[1]) if found else "train"
 
@@ -126,7 +129,7 @@ def _class_names(labels: Iterable[Label], classes: Sequence[str] | None) -> tupl
         return tuple(sorted(names))
     if max(numbers) >= MAX_CLASSES or min(numbers) < 0:
         raise ShardsError(
-            f"labels go from {min(numbers)} to {max(numbers)}: no class numbers; name another label field"
+            f"labels from {min(numbers)} to {max(numbers)} are not class numbers; choose another label field"
         )
     return tuple(str(number) for number in range(max(numbers) + 1))
 

@@ -1,10 +1,10 @@
-"""What a folder of shards holds: `manifest.json` for the whole, one `.index.npy` beside each tar.
+"""The files of a folder of shards: `manifest.json` for the whole, and an `.index.npy` beside each tar.
 
     data/digits/manifest.json          classes, shards, counts, hashes, channel statistics
     data/digits/train-00000.tar        members KEY.png + KEY.cls, readable by any WebDataset reader
     data/digits/train-00000.index.npy  offset, size and label of every image in that tar
 
-A reader finds image `i` of a split with the manifest and one index; it never scans a tar. Needs no torch.
+A reader finds image `i` of a split with the manifest and one index, and never scans a tar. Needs no torch.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ MANIFEST_NAME = "manifest.json"
 FORMAT = 1
 
 INDEX_DTYPE = np.dtype([("offset", "<i8"), ("size", "<i8"), ("label", "<i4")])
-"""One row an image: byte offset of its data in the tar, its size in bytes, its class number."""
+"""A row per image: byte offset of its data in the tar, size in bytes, class number."""
 
 IndexArray = npt.NDArray[np.void]
 
 HALF = ".half"
-"""Ends the name of a file that is being written."""
-LEFT_S = 86_400.0
-"""What has not grown for so long is being written no more."""
+"""Suffix of a file while it is written."""
+ABANDONED_S = 86_400.0
+"""Seconds without growth after which nobody writes such a file any more."""
 
 _HEADERS = threading.Lock()
-"""NumPy reads the head of a file by Python's parser, which in 3.11 counts its depth for all threads together. Seen
-once where threads opened shards: `SystemError: AST constructor recursion depth mismatch`."""
+"""NumPy reads the header of a file with Python's parser, which in 3.11 counts its depth for all threads together. Seen
+once when threads opened shards: `SystemError: AST constructor recursion depth mismatch`."""
 
 
 class ShardsError(Exception):
-    """A user's mistake about shards: one line that says what is wrong and what to do next."""
+    """A user error about shards. The message is one line: what is wrong and what to do next."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One tar file of one split. `sha256` is the tar's."""
+    """One tar file of one split. `sha256`: hash of the tar."""
 
     name: str
     split: str
@@ -62,7 +62,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything known about a folder of shards.
+    """The metadata of a folder of shards.
 
     `class_counts[split][k]` is the number of images of class `k`; `mean` and `std` are per RGB channel over the train
     split, of values in [0, 1]; `max_side` is the longest side in pixels that packing allowed (None: original bytes);
@@ -87,12 +87,12 @@ class Manifest:
         return sum(self.class_counts.get(split, ()))
 
     def shards_of(self, split: str) -> tuple[Shard, ...]:
-        """The split's shards in the order that numbers its images: image 0 is the first of the first shard."""
+        """The split's shards in the order of its image numbers: image 0 is the first one of the first shard."""
         return tuple(shard for shard in self.shards if shard.split == split)
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the whole content: two folders with the same one train the same."""
+        """Hash of the whole manifest: folders with the same hash train the same."""
         return hashlib.sha256(render_manifest(self).encode()).hexdigest()
 
 
@@ -106,7 +106,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raise ShardsError when there is no manifest in `folder` or it is not one of ours."""
+    """Raise ShardsError when `folder` has no manifest, or a damaged or foreign one."""
     path = folder / MANIFEST_NAME
     try:
         raw: dict[str, Any] = json.loads(path.read_text())
@@ -119,7 +119,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         shards = tuple(Shard(**shard) for shard in raw["shards"])
         if outside := [shard.name for shard in shards if "/" in shard.name or shard.name in ("", ".", "..")]:
-            raise ShardsError(f"{path}: {outside[0]!r} is no name of a file; run 'python -m shards index {folder}'")
+            raise ShardsError(f"{path}: {outside[0]!r} is not a file name; run 'python -m shards index {folder}'")
         return Manifest(
             source=raw["source"],
             classes=tuple(raw["classes"]),
@@ -139,14 +139,14 @@ def index_path(tar: Path) -> Path:
 
 
 def write_index(tar: Path, rows: IndexArray) -> None:
-    """`rows`: INDEX_DTYPE, one an image, in the tar's order."""
+    """`rows`: one per image, in the tar's order."""
     stream = io.BytesIO()
     np.save(stream, rows, allow_pickle=False)
     write_atomically(index_path(tar), stream.getvalue())
 
 
 def read_index(tar: Path) -> IndexArray:
-    """The memory-mapped index beside `tar`. Raise ShardsError when it is missing or not ours."""
+    """The memory-mapped index beside `tar`. Raise ShardsError when it is missing, damaged or foreign."""
     path = index_path(tar)
     try:
         with _HEADERS:
@@ -159,16 +159,17 @@ def read_index(tar: Path) -> IndexArray:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """The file is whole or not there, as of `open_atomically`."""
+    """Write a whole file or none, as `open_atomically`."""
     with open_atomically(path) as write:
         write(content)
 
 
 @contextmanager
 def open_atomically(path: Path) -> Iterator[Callable[[bytes], None]]:
-    """Temporary name, fsync, rename, fsync of the folder: the file is whole or not there. Follows no link.
+    """Yield a function that writes a part: temporary name, fsync, rename, fsync of the folder. Follows no link.
 
-    Of several that write it at once, the last to end wins. Raise OSError with the name of the file, and leave nothing.
+    The file appears whole or not at all; of several concurrent writers the last to finish wins. Raise OSError with the
+    name of the file, and leave nothing behind.
     """
     remove_leftovers(path.parent)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{HALF}")
@@ -187,14 +188,14 @@ def open_atomically(path: Path) -> Iterator[Callable[[bytes], None]]:
             temporary.replace(path)
             fsync_folder(path.parent)
     finally:
-        with suppress(OSError):  # of what could not be written, and is given up
+        with suppress(OSError):  # a failed write has been raised already
             file.close()
-        temporary.unlink(missing_ok=True)  # on a full disk others need the room
+        temporary.unlink(missing_ok=True)  # on a full disk others need the space
 
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """The system names no file where it only has a descriptor, and nobody knows the temporary one."""
+    """Name the file `path` in an OSError, which has the temporary name, or none where the system saw a descriptor."""
     try:
         yield
     except OSError as error:
@@ -205,15 +206,15 @@ def _naming(path: Path) -> Iterator[None]:
 
 @lru_cache
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes have left half written in a folder. Once, since there may be many files in it."""
-    with suppress(OSError):  # others may do the same, and not every folder may be listed
+    """Remove half-written files of killed processes from a folder; only once, as it may have many files."""
+    with suppress(OSError):  # other processes do the same, and some folders cannot be listed
         for path in folder.iterdir():
-            if is_leftover(path.name) and time.time() - path.lstat().st_mtime > LEFT_S:
+            if is_leftover(path.name) and time.time() - path.lstat().st_mtime > ABANDONED_S:
                 path.unlink(missing_ok=True)
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a file of this name is half written, unless it is being written just now."""
+    """Whether this is the name of a half-written file, abandoned or still being written."""
     return re.fullmatch(rf"\..+\.[0-9a-f]{{8}}{re.escape(HALF)}", name) is not None
 
 

@@ -1,16 +1,24 @@
-"""How long work reports: `Progress` is silent, `shards.console.ConsoleProgress` shows it."""
+"""Progress of long work: `shards.console.ConsoleProgress` shows it, `SILENT` does not."""
 
 from __future__ import annotations
 
+from typing import Protocol
 
-class Progress:
-    """Hears about long work and shows nothing; subclass it to show something."""
 
+class Progress(Protocol):
     def update(self, task: str, done: int, total: int) -> None:
         """`done` of `total` images or shards of `task` are finished."""
 
     def note(self, line: str) -> None:
-        """Something the user should know: files ignored, images left out."""
+        """Show a message to the user: files ignored, images unassigned."""
 
 
-SILENT = Progress()
+class NullProgress:
+    def update(self, task: str, done: int, total: int) -> None:
+        pass
+
+    def note(self, line: str) -> None:
+        pass
+
+
+SILENT: Progress = NullProgress()

@@ -1,7 +1,7 @@
-"""What is in a tar, from its headers alone: samples by the WebDataset rule, each with one image and one label.
+"""The samples of a tar, from its headers alone: one image and one label each, grouped by the WebDataset rule.
 
-The key of a member is its path up to the first dot of its base name; neighbours with one key are one sample. Nothing
-is ever extracted: links, sparse files and folders are passed over, and a name is only a name, whatever dots it has.
+The key of a member is its path up to the first dot of its base name; neighbors with the same key are one sample.
+Nothing is ever extracted: links, sparse files and folders are ignored, and a name is only a name, whatever its dots.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from shards.images import FORMATS
 from shards.manifest import ShardsError
 
 LABEL_FIELDS = ("label", "cls", "class", "class_id")
-"""Where a JSON member may keep the label, the first that it has."""
+"""Fields of a JSON member that may contain the label; the first one present counts."""
 
 Label = int | str
 """A class number or a class name."""
@@ -31,7 +31,7 @@ _BLOCK = 512
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One file in a tar; `extension` is all after the key's dot, in lower case, `offset` where its data starts."""
+    """A file in a tar. `extension`: everything after the key's dot, in lower case; `offset`: first byte of its data."""
 
     key: str
     extension: str
@@ -41,7 +41,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One sample: where its image lies in the tar, and its label as written."""
+    """A sample: the place of its image in the tar, and its label as written."""
 
     key: str
     offset: int
@@ -50,15 +50,15 @@ class Record:
 
 
 def read_records(tar: Path, label_field: str | None) -> tuple[list[Record], list[str]]:
-    """The tar's samples in order, and a line `KEY: what` for each that lacks an image or a label.
+    """The tar's samples in order, and a line `KEY: message` for each without an image or a label.
 
-    Raise ShardsError when the tar is truncated or damaged. `label_field` names the JSON field to look in, and only it.
+    `label_field`: the only JSON field to read. Raise ShardsError when the tar is truncated or damaged.
     """
     records: list[Record] = []
     problems: list[str] = []
     with tar.open("rb") as file:
-        for key, neighbours in itertools.groupby(read_members(tar), key=lambda member: member.key):
-            members = list(neighbours)
+        for key, neighbors in itertools.groupby(read_members(tar), key=lambda member: member.key):
+            members = list(neighbors)
             try:
                 records.append(_read_record(file, key, members, label_field))
             except ShardsError as error:
@@ -67,7 +67,7 @@ def read_records(tar: Path, label_field: str | None) -> tuple[list[Record], list
 
 
 def read_members(tar: Path) -> Iterator[Member]:
-    """Regular files with an extension, in order. Raise ShardsError when the tar does not end as a tar must."""
+    """Regular files with an extension, in order. Raise ShardsError when the tar lacks its end mark."""
     try:
         with tarfile.open(tar, "r:") as archive:
             while (info := archive.next()) is not None:
@@ -90,7 +90,7 @@ def read_members(tar: Path) -> Iterator[Member]:
 def _read_record(file: BinaryIO, key: str, members: Sequence[Member], label_field: str | None) -> Record:
     repeated = len(members) - len({member.extension for member in members})
     if repeated:
-        raise ShardsError(f"duplicate key, {repeated} of its files are there twice")
+        raise ShardsError(f"duplicate key, with {repeated} repeated files")
     image = _pick(members, FORMATS)
     if image is None:
         raise ShardsError("no image")
@@ -100,7 +100,7 @@ def _read_record(file: BinaryIO, key: str, members: Sequence[Member], label_fiel
 
 
 def _pick(members: Sequence[Member], suffixes: Collection[str]) -> Member | None:
-    """The member of that kind: `.jpg` comes before `.mask.jpg`. Raise ShardsError when two have equal claim."""
+    """The member with one of the suffixes: `.jpg` precedes `.mask.jpg`. Raise ShardsError when two are equally near."""
     found = [member for member in members if member.extension.rpartition(".")[2] in suffixes]
     found.sort(key=lambda member: member.extension.count("."))
     if len(found) > 1 and found[0].extension.count(".") == found[1].extension.count("."):
@@ -142,7 +142,7 @@ def _read(file: BinaryIO, member: Member) -> bytes:
 
 
 def label_number(label: Label, classes: Sequence[str]) -> int | None:
-    """Class number of a label as written; None when there is no such class."""
+    """Class number of a label; None if there is no such class."""
     if isinstance(label, str):
         return classes.index(label) if label in classes else None
     return label if 0 <= label < len(classes) else None

@@ -1,4 +1,4 @@
-"""Which image goes to which split, and in which order: pure functions of names, counts and a seed."""
+"""The split and the order of images, as pure functions of names, counts and a seed."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ Share = int | float | Literal["rest"]
 SplitRule = Mapping[str, Share]
 DEFAULT_RULE: SplitRule = {"train": 0.7, "valid": 0.15, "test": "rest"}
 
-LEFT_OUT = ""
-"""The split of images that no share takes."""
+UNASSIGNED = ""
+"""Key of the images in no split."""
 
 T = TypeVar("T")
 
 
 def canonical_split(name: str) -> str:
-    """`val` and `validation` are called `valid`."""
+    """`valid` for `val` and `validation`; other names as they are."""
     return ALIASES.get(name, name)
 
 
 def seeded_order(keys: Iterable[str], seed: int, purpose: str) -> list[int]:
-    """Positions of `keys` in an order that depends on the seed, the purpose and each key, on no library's generator."""
+    """Positions of `keys` in an order that depends on seed, purpose and each key, but on no library's generator."""
     digests = [hashlib.sha256(f"{seed}/{purpose}/{key}".encode()).digest() for key in keys]
     return sorted(range(len(digests)), key=digests.__getitem__)
 
 
 def canonical_rule(rule: SplitRule) -> dict[str, Share]:
-    """The rule by canonical names, in canonical order. Raise ShardsError when it makes no sense."""
+    """The rule with canonical names in canonical order. Raise ShardsError when it is invalid."""
     shares = {canonical_split(name): share for name, share in rule.items()}
     if len(shares) < len(rule) or not set(shares) <= set(SPLITS):
         raise ShardsError(f"split: names must be {', '.join(SPLITS)}, each once; got {', '.join(rule) or 'none'}")
     if "train" not in shares:
-        raise ShardsError("split: name train too, for instance train=rest")
+        raise ShardsError("split: add train, for example train=rest")
     for name, share in shares.items():
         _check_share(name, share)
     kinds = {type(share) for share in shares.values() if share != "rest"}
@@ -64,13 +64,13 @@ def _check_share(name: str, share: Share) -> None:
 def divide(
     groups: Mapping[str, Sequence[T]], keys: Mapping[str, Sequence[str]], rule: Mapping[str, Share], seed: int
 ) -> dict[str, list[T]]:
-    """Divide each class of `groups` by a canonical `rule`; what no share takes is under LEFT_OUT.
+    """Divide each class of `groups` by a canonical `rule`. Images in no split are under UNASSIGNED.
 
-    Whole numbers take images in file order; fractions take a seeded shuffle of each class, and roundings carry over
-    from class to class, so that each split's total is its fraction of all within one image. `keys[name]` has one key
-    an image, the shuffle's only input. Raise ShardsError when a class has too few images or a split gets none.
+    Whole numbers take images in file order. Fractions take a seeded shuffle of each class; rounding errors carry over
+    from class to class, so that each split's total is its fraction of all within one image. `keys[name]`: one key per
+    image, the shuffle's only input. Raise ShardsError when a class has too few images or a split gets none.
     """
-    parts: dict[str, list[T]] = {name: [] for name in (*rule, LEFT_OUT)}
+    parts: dict[str, list[T]] = {name: [] for name in (*rule, UNASSIGNED)}
     carried = dict.fromkeys(parts, 0.0)
     by_count = any(isinstance(share, int) for share in rule.values())
     for name, members in groups.items():
@@ -85,7 +85,7 @@ def divide(
             start += size
     for split in rule:
         if not parts[split]:
-            raise ShardsError(f"split: {split} would be empty; give it more, or name it not at all")
+            raise ShardsError(f"split: {split} would be empty; give it more images, or omit it")
     return parts
 
 
@@ -94,13 +94,13 @@ def _count_sizes(name: str, available: int, rule: Mapping[str, Share]) -> dict[s
     if available < needed:
         raise ShardsError(f"class {name}: the split needs {needed} images, found {available}")
     sizes = {split: share if isinstance(share, int) else available - needed for split, share in rule.items()}
-    return {**sizes, LEFT_OUT: available - sum(sizes.values())}
+    return {**sizes, UNASSIGNED: available - sum(sizes.values())}
 
 
 def _fraction_sizes(available: int, rule: Mapping[str, Share], carried: dict[str, float]) -> dict[str, int]:
-    """Largest remainder on this class's quotas plus what earlier classes were rounded off by, kept in `carried`."""
+    """Sizes by largest remainder, of this class's quotas plus the rounding errors of earlier classes in `carried`."""
     fractions = {split: share for split, share in rule.items() if isinstance(share, float)}
-    remainder = next((split for split, share in rule.items() if share == "rest"), LEFT_OUT)
+    remainder = next((split for split, share in rule.items() if share == "rest"), UNASSIGNED)
     quotas = {split: fraction * available + carried[split] for split, fraction in fractions.items()}
     quotas[remainder] = available - sum(quotas.values())
     sizes = {split: max(0, int(quota + 1e-9)) for split, quota in quotas.items()}
@@ -110,4 +110,4 @@ def _fraction_sizes(available: int, rule: Mapping[str, Share], carried: dict[str
         sizes[max(candidates, key=lambda split: step * (quotas[split] - sizes[split]))] += step
     for split, quota in quotas.items():
         carried[split] = quota - sizes[split]
-    return {split: sizes[split] for split in (*rule, LEFT_OUT) if split in sizes}
+    return {split: sizes[split] for split in (*rule, UNASSIGNED) if split in sizes}

@@ -1,8 +1,8 @@
-"""Pack a source into tars, or wait for whoever is packing it.
+"""Pack a source into tars, or wait for the process that packs it.
 
 DEST.lock       held while packing: one process packs, the others wait
 DEST.partial/   everything is written here and fsynced, then renamed
-DEST/           whole, or not there
+DEST/           complete, or missing
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from shards.sources import Item, PackOptions, Source, check_source_name, describ
 from shards.splits import seeded_order
 
 MAX_MEASURED = 10_000
-"""Train images that mean and std are measured on, when there are more."""
+"""Largest number of train images that mean and std are measured on."""
 
 
 def pack(source_name: str, dest: Path, options: PackOptions, progress: Progress = SILENT) -> Manifest:
-    """Write `source_name` into DEST as tar shards; a DEST with the same source and options is returned as it is.
+    """Pack `source_name` into DEST as tar shards. A DEST of the same source and options is kept.
 
     The same source, options and library versions give the same bytes. Channel mean and std are over the train
-    images as packed, or over MAX_MEASURED of them chosen by the seed. Raise ShardsError when DEST holds anything else.
+    images as packed, or over MAX_MEASURED of them chosen by the seed. Raise ShardsError when DEST has other content.
     """
     description = _check_options(source_name, options)
     dest = dest.resolve()
@@ -52,15 +52,15 @@ def pack(source_name: str, dest: Path, options: PackOptions, progress: Progress 
         if manifest is None:
             return _pack(source_name, dest, options, progress)
     if manifest.source != description:
-        raise ShardsError(f"{dest}: holds '{manifest.source}', not '{description}'; delete it or choose another folder")
+        raise ShardsError(f"{dest}: has '{manifest.source}', not '{description}'; delete it or choose another folder")
     progress.note(f"{dest}: already packed")
     return manifest
 
 
 def prepare(source_name: str, dest: Path, options: PackOptions, progress: Progress = SILENT) -> Manifest:
-    """The manifest of DEST, whatever it was made from; packed first when there is none. Safe to call in every process.
+    """The manifest of DEST, which is packed if it has none. Any number of processes may call this at once.
 
-    Compare its `source` with `describe(source_name, options)` to know whether it is what would be packed now.
+    An existing DEST may be of another source or options: compare its `source` with `describe(source_name, options)`.
     """
     _check_options(source_name, options)
     dest = dest.resolve()
@@ -87,11 +87,11 @@ def _locked(dest: Path) -> Iterator[None]:
 
 
 def _read_finished(dest: Path) -> Manifest | None:
-    """Ask under the lock: between two looks of an outsider the folder may appear."""
+    """The manifest of DEST, if there is one. Call it under the lock: without, the folder may appear meanwhile."""
     if (dest / MANIFEST_NAME).exists():
         return read_manifest(dest)
     if dest.exists() and not (dest.is_dir() and not any(dest.iterdir())):
-        raise ShardsError(f"{dest}: holds something else; choose another folder, or 'python -m shards index' its tars")
+        raise ShardsError(f"{dest}: has other content; choose another folder, or 'python -m shards index' its tars")
     return None
 
 
@@ -108,7 +108,7 @@ def _pack(source_name: str, dest: Path, options: PackOptions, progress: Progress
 
 @contextmanager
 def _partial_of(dest: Path) -> Iterator[Path]:
-    """A folder beside it to write in: what fails leaves nothing, what is killed is begun anew."""
+    """A folder beside DEST to write to. A failure removes it; the next pack removes that of a killed one."""
     partial = dest.with_name(f"{dest.name}.partial")
     if partial.exists():
         shutil.rmtree(partial)
@@ -126,7 +126,7 @@ def _write_shards(source: Source, folder: Path, description: str, options: PackO
     counts: dict[str, tuple[int, ...]] = {}
     for split, listed in source.splits.items():
         items: Sequence[Item] = listed
-        if split == "train":  # neighbours in a shard must not all be of one class
+        if split == "train":  # neighbors in a shard must not all be of one class
             items = [listed[i] for i in seeded_order((item.key for item in listed), options.seed, "shuffle")]
         shards += _write_split(folder, split, items, options, sums, progress)
         per_class = Counter(item.label for item in items)
@@ -159,7 +159,7 @@ def _write_split(
 def _read_samples(
     split: str, items: Sequence[Item], options: PackOptions, sums: ChannelSums, progress: Progress
 ) -> Iterator[dict[str, str | bytes]]:
-    """What webdataset writes of each image; train images are added to `sums` on the way."""
+    """The samples that webdataset writes; `sums` collects the measured train images."""
     measured: set[int] = set()
     if split == "train":
         measured.update(seeded_order((item.key for item in items), options.seed, "measure")[:MAX_MEASURED])
@@ -171,7 +171,7 @@ def _read_samples(
             if number in measured:
                 sums.add(decode_rgb(content))
         except (ShardsError, OSError) as error:
-            advice = f"; mend {item.path}, or take it away" if item.path is not None else ""
+            advice = f"; repair {item.path}, or remove it" if item.path is not None else ""
             raise ShardsError(f"{split}: {item.key}: {error}{advice}") from None
         yield {"__key__": item.key, item.extension: content, "cls": str(item.label).encode()}
         progress.update(f"pack {split}", number + 1, len(items))

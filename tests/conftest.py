@@ -25,7 +25,7 @@ SLOW = (
     "tests/commands/jobs/verify_resume",
     "tests/commands/jobs/tune",
     "tests/train/test_main.py",
-    "tests/data/features/test_store.py",
+    "tests/data/features",
     "tests/models",
 )
 """What takes longest begins first, so that no worker is left alone with it at the end."""
@@ -35,7 +35,7 @@ LONG = (
     "tests/commands/jobs/tune/test_main.py",
     "tests/commands/jobs/tune/test_optimiser.py",
     "tests/commands/jobs/verify_resume",
-    "tests/docs/test_guide.py",
+    "tests/docs/test_pages.py",
     "tests/train/test_remote_run.py",
     "tests/multi/test_lanes.py",
     "tests/multi/test_accuracy.py",
@@ -51,7 +51,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    items.sort(key=place_in_line)
+    items.sort(key=turn)
     if not config.getoption("--long"):
         for item in items:
             if path_of(item).startswith(LONG):
@@ -62,8 +62,8 @@ def path_of(item: pytest.Item) -> str:
     return item.path.relative_to(ROOT).as_posix()
 
 
-def place_in_line(item: pytest.Item) -> int:
-    return next((workdir for workdir, slow in enumerate(SLOW) if path_of(item).startswith(slow)), len(SLOW))
+def turn(item: pytest.Item) -> int:
+    return next((i for i, slow in enumerate(SLOW) if path_of(item).startswith(slow)), len(SLOW))
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -106,8 +106,8 @@ def two_runs(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def evaluated_run(tmp_path_factory: pytest.TempPathFactory, few_shards: Path) -> Path:
-    """A folder with a run to be judged in `run`."""
-    path = tmp_path_factory.mktemp("judged")
+    """A folder with a run to be evaluated in `run`."""
+    path = tmp_path_factory.mktemp("evaluated")
     train_lenet(path, few_shards)
     return path
 

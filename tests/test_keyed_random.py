@@ -1,4 +1,4 @@
-"""Keyed random numbers: published and golden values, uniformity, and a key that is the whole of the state."""
+"""Keyed random numbers: published and golden values, uniformity, and no state beside the key."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def test_numbers_never_change() -> None:
     assert keyed_random.permutation(10, 1, 2).tolist() == [0, 6, 2, 7, 1, 9, 5, 3, 4, 8]
 
 
-def test_parts_broadcast_and_mean_the_same_alone_and_together() -> None:
+def test_keys_in_arrays_give_the_numbers_of_single_keys() -> None:
     table = keyed_random.bits(5, np.arange(3)[:, None], np.arange(4))
     assert table.shape == (3, 4)
     assert all(table[i, j] == keyed_random.bits(5, i, j)[0] for i in range(3) for j in range(4))
 
 
-def test_parts_do_not_trade_places_or_cancel() -> None:
+def test_exchanged_or_equal_parts_give_other_numbers() -> None:
     """Small keys, in every order and all equal, are what runs really use."""
     small = np.arange(24)
     cube = keyed_random.bits(0, small[:, None, None], small[:, None], small)
@@ -51,7 +51,7 @@ def test_parts_do_not_trade_places_or_cancel() -> None:
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_uniform_in_each_part_of_the_key(place: int) -> None:
+def test_numbers_are_uniform_in_each_part_of_the_key(place: int) -> None:
     key: list[int | np.ndarray[tuple[int], np.dtype[np.int64]]] = [7, 7, 7]
     key[place] = RANGE
     numbers = keyed_random.uniform(0, *key)
@@ -62,7 +62,7 @@ def test_uniform_in_each_part_of_the_key(place: int) -> None:
     assert abs(np.corrcoef(numbers[:-1], numbers[1:])[0, 1]) < 0.012
 
 
-def test_one_bit_of_a_part_moves_half_of_the_result() -> None:
+def test_one_bit_of_a_part_changes_half_of_the_result() -> None:
     words = keyed_random.bits(1, 2, RANGE[:1000, None])
     flipped = keyed_random.bits(1, 2, RANGE[:1000, None] ^ (1 << np.arange(62)))
     assert abs(fraction_of_ones(words ^ flipped) - 0.5) < 0.002

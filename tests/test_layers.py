@@ -21,7 +21,10 @@ ROOMS: dict[str, tuple[str, set[str]]] = {
     "models": ("networks, what of them is frozen, their losses and optimizers", {"recipe"}),
     "run": ("the run folder: journal, console, W&B, charts, and reading them back", {"recipe", "metrics"}),
     "data": ("shards, here or far away, -> examples on the device", {"recipe", "augment", "models", "distributed"}),
-    "checkpoint": ("the state of a training on disk, whole or not there", {"recipe", "metrics", "distributed", "run"}),
+    "checkpoint": (
+        "the state of a training on disk, complete or not there",
+        {"recipe", "metrics", "distributed", "models", "run"},
+    ),
     "train": (
         "one training, from recipe to summary",
         {"recipe", "metrics", "distributed", "augment", "models", "run", "data", "checkpoint"},
@@ -34,6 +37,16 @@ ROOMS: dict[str, tuple[str, set[str]]] = {
 }
 """Packages of `launcher`, lowest first: what is in each, and which others it imports. All import the ground, which is
 the modules beside them, and `shards`."""
+
+GROUND = "launcher/*.py", "what every room may use: errors and exit codes, keyed random numbers, text, versions"
+
+
+def render_rooms() -> str:
+    """The table in CONTRIBUTING, the highest room first."""
+    rows = [f"| `{room}/` | {sentence} | {', '.join(sorted(imports))} |" for room, (sentence, imports) in ROOMS.items()]
+    ground = f"| `{GROUND[0]}` | {GROUND[1]} | |"
+    return "\n".join(["| room | what is in it | imports |", "|---|---|---|", *reversed(rows), ground, ""])
+
 
 LAZY = (
     {
@@ -58,7 +71,6 @@ LAZY = (
             "predict.main",
             "export.main",
             "explain.main",
-            "explain.methods",
         )
     }
     | {("launcher/cli/runs.py", "launcher.commands.runs.compare.main")}
@@ -68,13 +80,13 @@ LAZY = (
 
 OWNERS: dict[str, set[str]] = {
     "accelerate": {"launcher/distributed/strategy.py"},
-    "torch.distributed": {"launcher/distributed/strategy.py", "launcher/distributed/comm.py"},
+    "torch.distributed": {"launcher/distributed/comm.py"},
     "wandb": {"launcher/run/wandb.py"},
     "wandb_workspaces": {"launcher/commands/runs/compare/wandb_report.py"},
     "rich": {"launcher/run/console.py", "shards/console.py"},
     "yaml": {"launcher/recipe/yaml_text.py"},
     "cyclopts": {
-        *(f"launcher/cli/{name}.py" for name in ("main", "outcome", "recipe", "model", "runs", "jobs")),
+        *(f"launcher/cli/{name}.py" for name in ("main", "outcome", "arguments", "runs", "jobs")),
         "shards/cli.py",
     },
     "webdataset": {"shards/write.py"},
@@ -89,9 +101,9 @@ OWNERS: dict[str, set[str]] = {
     "timm": {"launcher/models/timm.py"},
     "numba": {"launcher/augment/kernels.py"},
     "huggingface_hub": {"launcher/models/timm.py"},
-    "fsspec": {"launcher/data/remote/origin.py"},
+    "fsspec": {"launcher/data/remote/store.py"},
     "simplejpeg": {"launcher/data/decode.py"},
-    "PIL": {"launcher/data/decode.py", "launcher/run/pictures.py", "shards/images.py", "shards/sources/synthetic.py"},
+    "PIL": {"launcher/data/decode.py", "launcher/run/image_grid.py", "shards/images.py", "shards/sources/synthetic.py"},
     "pydantic": {
         f"launcher/recipe/{name}.py"
         for name in ("augment", "augment_pixels", "backbone", "messages", "fields", "lock", "optim", "parse", "schema")
@@ -129,6 +141,7 @@ WITHOUT_TORCH = (
         "launcher.augment.draw",
     ),
     *("launcher.augment.draw_color", "launcher.augment.draw_policy", "launcher.augment.draw_warp"),
+    "launcher.augment.sizes",
 )
 
 FILES = [str(path.relative_to(ROOT)) for name in ("launcher", "shards") for path in sorted((ROOT / name).rglob("*.py"))]
@@ -280,3 +293,7 @@ def test_recipe_package_is_free_of_torch_whole() -> None:
     program = f"import sys, {', '.join(sorted(recipe))}; print('torch' in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert ended.stdout == "False\n"
+
+
+if __name__ == "__main__":
+    print(render_rooms(), end="")

@@ -1,4 +1,4 @@
-"""The allocator, by the pages that the kernel had to bring."""
+"""The allocator, measured by page faults."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def faults(how: str) -> int:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
-def test_blocks_that_were_freed_are_used_again() -> None:
+def test_freed_blocks_are_used_again() -> None:
     assert faults("keep") * 20 < faults("leave")
 
 
-def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_c_libraries_are_left_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
     assert not keep_freed_memory()

@@ -1,4 +1,4 @@
-"""The version of the code, told by a real git."""
+"""The version of the code, with a real git."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def package(tmp_path: Path) -> Path:
     return folder
 
 
-def test_commit_and_changes(package: Path) -> None:
+def test_commit_and_changes_are_found(package: Path) -> None:
     git(package, "add", ".")
     git(package, "commit", "-q", "-m", "first")
     commit = git(package, "rev-parse", "--short", "HEAD")
@@ -36,7 +36,7 @@ def test_commit_and_changes(package: Path) -> None:
     assert find_commit(package) == f"+{commit}.dirty"
 
 
-def test_what_is_in_no_repository_or_not_in_this_one(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_outside_of_the_repository_has_no_commit(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (package.parent / "own.txt").write_text("somebody's repository, with a virtual environment in it")
     git(package.parent, "add", "own.txt")
     git(package.parent, "commit", "-q", "-m", "first")
@@ -45,7 +45,7 @@ def test_what_is_in_no_repository_or_not_in_this_one(package: Path, monkeypatch:
     assert find_commit(package) == ""
 
 
-def test_every_package_that_changes_results() -> None:
+def test_versions_are_of_every_package_that_changes_results() -> None:
     versions = read_versions()
     assert versions["launcher"].startswith(version("launcher"))
     assert versions["torch"] == version("torch")

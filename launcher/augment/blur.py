@@ -15,10 +15,10 @@ from torch.nn.functional import conv2d, pad
 
 
 def gaussian_blur(images_BCHW: Tensor, kernels_BK: Tensor) -> Tensor:
-    """Rows, then columns, weighed with each image's own kernel; edges are mirrored: torchvision's `gaussian_blur`.
+    """Rows, then columns, convolved with each image's own kernel; edges are mirrored: torchvision's `gaussian_blur`.
 
-    Every channel of every image is a group of one convolution. For groups of one channel and float32 in that layout,
-    torch has a CUDA kernel of its own, which does not round to TF32.
+    Every channel of every image is a group of one convolution. For groups of one channel in this layout torch has a
+    CUDA kernel of its own for float32, which does not round to TF32.
     """
     batch, channels, height, width = images_BCHW.shape
     num = kernels_BK.shape[1]
@@ -32,7 +32,7 @@ def gaussian_blur(images_BCHW: Tensor, kernels_BK: Tensor) -> Tensor:
 
 
 def add_noise(images_BCHW: Tensor, keys_B: Tensor, sigmas_B: Tensor) -> Tensor:
-    """Plus Gaussian noise of this standard deviation on the scale [0, 1], cut to [0, 255]; keys_B are int64."""
+    """Plus Gaussian noise of this standard deviation on the scale [0, 1], clamped to [0, 255]; keys_B are int64."""
     noise_Bn = normal_numbers(keys_B, images_BCHW[0].numel()) * (255 * sigmas_B)[:, None]
     return (images_BCHW + noise_Bn.view(images_BCHW.shape)).clamp_(0, 255)
 
@@ -40,9 +40,9 @@ def add_noise(images_BCHW: Tensor, keys_B: Tensor, sigmas_B: Tensor) -> Tensor:
 def normal_numbers(keys_B: Tensor, num: int) -> Tensor:
     """Normally distributed numbers_Bn, float32, n = `num`: a function of the key and the place in the row.
 
-    Nothing but integers and one look-up, so the numbers are the same bits on every device and in every batch: 64 bits
-    of a hash (see `keyed_random`) for each four, and 16 of them say which of 2**16 equally likely quantiles a number
-    is. The largest is 4.3 standard deviations.
+    Only integers and one lookup, so the numbers are the same bits on every device and in every batch: a hash of 64 bits
+    (see `keyed_random`) gives four numbers, 16 bits each choose one of 2**16 equally likely quantiles.
+    The largest is 4.3 standard deviations.
     """
     quarters_n = torch.arange(-(-num // 4), device=keys_B.device)
     words_Bn = mix(keys_B[:, None] ^ mix(quarters_n))
@@ -54,9 +54,9 @@ def normal_numbers(keys_B: Tensor, num: int) -> Tensor:
 def mix(words: Tensor) -> Tensor:
     """`keyed_random.mix` for int64 tensors, which wrap around as uint64 do."""
     words = words + _GAMMA
-    words = (words ^ _shifted(words, 30)) * _MULTIPLY_1
-    words = (words ^ _shifted(words, 27)) * _MULTIPLY_2
-    return words ^ _shifted(words, 31)
+    words = (words ^ _shift_right(words, 30)) * _MULTIPLY_1
+    words = (words ^ _shift_right(words, 27)) * _MULTIPLY_2
+    return words ^ _shift_right(words, 31)
 
 
 _GAMMA = 0x9E3779B97F4A7C15 - 2**64
@@ -64,22 +64,22 @@ _MULTIPLY_1 = 0xBF58476D1CE4E5B9 - 2**64
 _MULTIPLY_2 = 0x94D049BB133111EB - 2**64
 
 
-def _shifted(words: Tensor, num_bits: int) -> Tensor:
-    """To the right, zeros coming in: torch brings in copies of the sign."""
+def _shift_right(words: Tensor, num_bits: int) -> Tensor:
+    """A logical shift, which fills with zeros: torch's fills with the sign."""
     shifted: Tensor = (words >> num_bits) & (2 ** (64 - num_bits) - 1)
     return shifted
 
 
 @cache
 def _quantiles(device: torch.device) -> Tensor:
-    """Made on the CPU, so that every device has the same ones."""
+    """Computed on the CPU, so that every device has the same ones."""
     middles = (torch.arange(2**16, dtype=torch.float64) + 0.5) / 2**16
     quantiles: Tensor = torch.special.ndtri(middles)
     return quantiles.float().to(device)
 
 
 def erase(images_BCHW: Tensor, boxes_B4: Tensor, colors_BC: Tensor) -> Tensor:
-    """Each box (top, left, height, width) in its colour, on the scale [0, 255]."""
+    """Each box (top, left, height, width) filled with its color, on the scale [0, 255]."""
     top_B1, left_B1, height_B1, width_B1 = boxes_B4.T[:, :, None]
     rows_H, cols_W = (torch.arange(length, device=images_BCHW.device) for length in images_BCHW.shape[2:])
     rows_BH = (rows_H >= top_B1) & (rows_H < top_B1 + height_B1)

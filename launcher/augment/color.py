@@ -1,7 +1,7 @@
-"""Colours of whole batches, on whichever device the images are on: torchvision's numbers, one parameter per image.
+"""Colors of whole batches, on whichever device the images are on: torchvision's numbers, one parameter per image.
 
 Images are float32 on the scale [0, 255], all of one size, red, green and blue; results are new ones on the same scale.
-What works on whole levels (`posterize`, `equalize`) rounds to them first and then gives torchvision's uint8 numbers.
+`posterize` and `equalize` need whole levels: they round first and then give torchvision's uint8 numbers.
 
 Shapes: B images, C = 3 channels, H x W pixels; n values of a batch in a row.
 """
@@ -21,24 +21,24 @@ def adjust_brightness(images_BCHW: Tensor, factors_B: Tensor) -> Tensor:
 
 
 def adjust_contrast(images_BCHW: Tensor, factors_B: Tensor) -> Tensor:
-    """Away from the image's mean grey, or towards it: 0 is nothing but that."""
-    return _blend(images_BCHW, _grey(images_BCHW).mean(dim=(2, 3), keepdim=True), factors_B)
+    """Blended with the image's mean gray: 0 is that gray, above 1 moves away from it."""
+    return _blend(images_BCHW, _gray(images_BCHW).mean(dim=(2, 3), keepdim=True), factors_B)
 
 
 def adjust_saturation(images_BCHW: Tensor, factors_B: Tensor) -> Tensor:
-    """Away from the pixel's own grey, or towards it: 0 is a grey image."""
-    return _blend(images_BCHW, _grey(images_BCHW), factors_B)
+    """Blended with each pixel's own gray: 0 is a gray image, above 1 moves away from it."""
+    return _blend(images_BCHW, _gray(images_BCHW), factors_B)
 
 
-def adjust_hue(images_BCHW: Tensor, turns_B: Tensor) -> Tensor:
-    """Along the colour circle, 1 is once around; brightest and darkest channel of a pixel keep their values.
+def adjust_hue(images_BCHW: Tensor, shifts_B: Tensor) -> Tensor:
+    """Hue shifted along the color circle, 1 is once around; brightest and darkest channel of a pixel keep their values.
 
-    Each channel is a trapezium over the hue, shifted by a third of the circle from the others: no case is told apart.
+    Each channel is a trapezoid over the hue, a third of the circle from the others, so one formula fits all hues.
     """
     low_BHW, high_BHW = images_BCHW.aminmax(dim=1)
     spread_BHW = high_BHW - low_BHW
     red_BHW, green_BHW, blue_BHW = images_BCHW.unbind(dim=1)
-    # Six per turn. A grey pixel has no hue; any will do.
+    # Six units around the circle. A gray pixel has no hue; any will do.
     divisor_BHW = torch.where(spread_BHW == 0, 1, spread_BHW)
     hue_BHW = torch.where(
         red_BHW == high_BHW,
@@ -47,18 +47,18 @@ def adjust_hue(images_BCHW: Tensor, turns_B: Tensor) -> Tensor:
             green_BHW == high_BHW, (blue_BHW - red_BHW) / divisor_BHW + 2, (red_BHW - green_BHW) / divisor_BHW + 4
         ),
     )
-    hue_BHW += 6 * turns_B[:, None, None]
+    hue_BHW += 6 * shifts_B[:, None, None]
     from_high_BCHW = torch.stack([(hue_BHW + shift).remainder_(6) for shift in (5, 3, 1)], dim=1)
     from_high_BCHW = torch.minimum(from_high_BCHW, 4 - from_high_BCHW).clamp_(0, 1)
     return high_BHW[:, None] - spread_BHW[:, None] * from_high_BCHW
 
 
 def adjust_sharpness(images_BCHW: Tensor, factors_B: Tensor) -> Tensor:
-    """Away from the image blurred over 3 x 3 pixels, or towards it: 0 is that. Pixels at the edge stay as they are."""
+    """Blended with the image blurred over 3 x 3 pixels: 0 is that, above 1 sharpens. Edge pixels stay as they are."""
     if min(images_BCHW.shape[2:]) <= 2:
         return images_BCHW.clone()
     inner_BCHW = images_BCHW[:, :, 1:-1, 1:-1]
-    # The middle weighs five times what its neighbours do. No convolution, which a GPU may round to TF32.
+    # The center weighs five times as much as its neighbors. No convolution, which a GPU may round to TF32.
     blurred_BCHW = avg_pool2d(images_BCHW, 3, stride=1).mul_(9 / 13).add_(inner_BCHW, alpha=4 / 13)
     sharpened_BCHW = images_BCHW.clone()
     sharpened_BCHW[:, :, 1:-1, 1:-1] = _blend(inner_BCHW, blurred_BCHW, factors_B)
@@ -71,23 +71,23 @@ def adjust_gamma(images_BCHW: Tensor, gammas_B: Tensor) -> Tensor:
 
 
 def grayscale(images_BCHW: Tensor) -> Tensor:
-    """The pixel's grey in all three channels."""
-    return _grey(images_BCHW).repeat(1, 3, 1, 1)
+    """The pixel's gray in all three channels."""
+    return _gray(images_BCHW).repeat(1, 3, 1, 1)
 
 
 def solarize(images_BCHW: Tensor, thresholds_B: Tensor) -> Tensor:
-    """Negative from the threshold on, which is on the scale [0, 255]."""
+    """Levels from the threshold on inverted; it is on the scale [0, 255]."""
     return torch.where(images_BCHW >= _over_pixels(thresholds_B), WHITE - images_BCHW, images_BCHW)
 
 
 def posterize(images_BCHW: Tensor, bits_B: Tensor) -> Tensor:
-    """Levels rounded down to those that so many of the 8 bits can tell apart."""
+    """Levels rounded down to their highest `bits` of 8 bits."""
     steps_B111 = torch.exp2(8 - _over_pixels(bits_B)).round_()  # a device's exp2 may be a little off
     return images_BCHW.round().div_(steps_B111).floor_().mul_(steps_B111)
 
 
 def autocontrast(images_BCHW: Tensor) -> Tensor:
-    """Each channel stretched to reach from 0 to 255; one of a single level stays as it is."""
+    """Each channel stretched to [0, 255]; one of a single level stays as it is."""
     low_BC11, high_BC11 = (limit(images_BCHW, dim=(2, 3), keepdim=True) for limit in (torch.amin, torch.amax))
     is_flat_BC11 = low_BC11 == high_BC11
     low_BC11 = torch.where(is_flat_BC11, 0, low_BC11)
@@ -107,19 +107,19 @@ def equalize(images_BCHW: Tensor) -> Tensor:
     flat_n = (levels_BCn + starts_BC1).flatten()
     counts_n = torch.zeros(batch * channels * 256, dtype=torch.int64, device=images_BCHW.device)
     counts_BC256 = counts_n.scatter_add_(0, flat_n, torch.ones_like(flat_n)).view(batch, channels, 256)
-    upto_BC256 = counts_BC256.cumsum(dim=2)
+    up_to_BC256 = counts_BC256.cumsum(dim=2)
     # The brightest level that occurs does not count.
     brightest_BC1 = levels_BCn.amax(dim=2, keepdim=True)
     step_BC1 = (num_pixels - counts_BC256.gather(2, brightest_BC1)) // 255
-    below_BC256 = upto_BC256 - counts_BC256
+    below_BC256 = up_to_BC256 - counts_BC256
     mapped_BC256 = ((below_BC256 + step_BC1 // 2) // step_BC1.clamp(min=1)).clamp_(0, 255)
     every_256 = torch.arange(256, device=images_BCHW.device)
     mapped_BC256 = torch.where(step_BC1 == 0, every_256, mapped_BC256)
     return mapped_BC256.flatten().gather(0, flat_n).view_as(images_BCHW).to(images_BCHW.dtype)
 
 
-def _grey(images_BCHW: Tensor) -> Tensor:
-    """grey_B1HW, by the weights of ITU-R BT.601 as torchvision rounds them."""
+def _gray(images_BCHW: Tensor) -> Tensor:
+    """gray_B1HW, by the weights of ITU-R BT.601 as torchvision rounds them."""
     red_BHW, green_BHW, blue_BHW = images_BCHW.unbind(dim=1)
     return red_BHW.mul(0.2989).add_(green_BHW, alpha=0.587).add_(blue_BHW, alpha=0.114)[:, None]
 

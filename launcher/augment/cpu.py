@@ -1,7 +1,7 @@
-"""The batch on a CPU, as bytes: scaled image by image, cut, flipped and turned by moving whole pixels.
+"""Bytes on a CPU: scaled image by image; cropped, flipped and rotated by moving whole pixels.
 
 ATen's integer kernels scale a photograph of 375x500 to 256x256 in 0.2 ms on one thread (8-bit channels last, AVX2);
-the dense products of `ops.resample`, good for a GPU, in several ms.
+the dense products of `ops.resample`, good for a GPU, take several ms.
 
 Shapes: as in `ops`.
 """
@@ -9,7 +9,7 @@ Shapes: as in `ops`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,33 +17,42 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from launcher.augment import kernels, ops
-from launcher.augment.draw import INT64
-from launcher.augment.fuse import BLACK, FusedOp, Step, Window
-from launcher.augment.images import ImageBatch
-from launcher.augment.kernels import FLOAT32, UINT8
+from launcher.augment import kernels
+from launcher.augment.arrays import FLOAT32, INT64, UINT8
+from launcher.augment.fuse import BLACK, DrawnOp, FusedOp, Window
+from launcher.augment.images import ImageBatch, packed_images_of
+from launcher.augment.ops import normalize
 
 _Run = tuple[slice, slice, bool]
-"""Pixels of the result, the pixels that they are, and whether these are to be mirrored."""
+"""Pixels of the result, the pixels of the image that they are, and whether these are mirrored."""
 
 _FAR = 1e6
 """A coordinate outside of every image."""
-PIECE_PIXELS = 2**19
-"""Pixels of images that are worked on together, so that they stay in the caches: eight of 256x256."""
+
+
+def apply_to_bytes(images_BCHW: Tensor, fused: FusedOp) -> Tensor | None:
+    """uint8 images_BChw after a scaling or a move; None where bytes cannot hold the result."""
+    if fused.is_scaling:
+        return scale_each(packed_images_of(images_BCHW), fused)
+    if not fused.is_move:
+        return None
+    out_BhwC = images_BCHW.new_empty(len(images_BCHW), *fused.window.shape, 3)
+    move_bytes(images_BCHW, fused, IDENTITY_LUT_CV, out_BhwC.permute(0, 3, 1, 2))
+    return out_BhwC.permute(0, 3, 1, 2)
 
 
 def scale_each(images: ImageBatch, fused: FusedOp) -> Tensor:
-    """`ops.resample` image by image, seen through the pass's window: uint8 images_BChw, channels last.
+    """`ops.resample` image by image, then the window: uint8 images_BChw, channels last.
 
     The numbers of torchvision's uint8 `resized_crop(..., antialias=True)`. Each axis is rounded to whole levels, so
     results are off those of `ops.resample` by at most 1 level of 255 (bicubic: 1.2), on average by less than 0.3.
     """
-    step, window = fused.step, fused.window
-    assert step is not None
-    fresh = np.zeros if window.has_black else np.empty
-    results_BhwC = fresh((len(images.sizes_B2), *window.shape, 3), np.uint8)
+    drawn, window = fused.drawn, fused.window
+    assert drawn is not None
+    new_array = np.zeros if window.has_black else np.empty
+    results_BhwC = new_array((len(images.sizes_B2), *window.shape, 3), np.uint8)
     runs = zip(_runs(window.rows_Bh), _runs(window.cols_Bw), strict=True)
-    for number, (image_HWC, (rows, cols)) in enumerate(zip(_scaled(images, step), runs, strict=True)):
+    for number, (image_HWC, (rows, cols)) in enumerate(zip(_scaled(images, drawn), runs, strict=True)):
         (to_rows, from_rows, flip_rows), (to_cols, from_cols, flip_cols) = rows, cols
         part_hwC = image_HWC[from_rows, from_cols]
         axes = tuple(axis for axis, flip in enumerate((flip_rows, flip_cols)) if flip)
@@ -51,26 +60,38 @@ def scale_each(images: ImageBatch, fused: FusedOp) -> Tensor:
     return torch.from_numpy(results_BhwC).permute(0, 3, 1, 2)
 
 
-def scale_and_move(images: ImageBatch, step: Step, move: FusedOp, lut_CV: Tensor, out_BChw: Tensor) -> None:
-    """`move_bytes` of what a step scales, one image after the other, while its pixels are in the caches."""
-    kernel, places = _kernel_of(move)
-    out_BhwC, table = out_BChw.permute(0, 2, 3, 1).numpy(), lut_CV.numpy()
-    for number, image_HWC in enumerate(_scaled(images, step)):
+def as_scale_and_move(fused_ops: Sequence[FusedOp], last: FusedOp) -> tuple[DrawnOp, FusedOp] | None:
+    """The arguments of `scale_and_move` where `fused_ops` and the move `last` are a scaling and one move, else None."""
+    if len(fused_ops) != 1 or not fused_ops[0].is_scaling:
+        return None
+    drawn, window = fused_ops[0].drawn, fused_ops[0].window
+    assert drawn is not None
+    if window.is_whole(drawn.sizes_B2):
+        return drawn, last
+    # Then the scaling's own window is the move, unless `last` rotates.
+    return (drawn, FusedOp(None, window)) if last.drawn is None else None
+
+
+def scale_and_move(images: ImageBatch, scaling: DrawnOp, move: FusedOp, lut_CV: Tensor, out_BChw: Tensor) -> None:
+    """`move_bytes` of each scaled image in turn, while its pixels are in the caches."""
+    kernel, sources = _kernel_of(move)
+    out_BhwC, lut = out_BChw.permute(0, 2, 3, 1).numpy(), lut_CV.numpy()
+    for number, image_HWC in enumerate(_scaled(images, scaling)):
         row = slice(number, number + 1)
-        kernel(image_HWC[None], *(values[row] for values in places), table, out_BhwC[row])
+        kernel(image_HWC[None], *(values[row] for values in sources), lut, out_BhwC[row])
 
 
-def _scaled(images: ImageBatch, step: Step) -> Iterator[UINT8]:
-    """Each image's box in its new size, to be used before the next one is asked for.
+def _scaled(images: ImageBatch, scaling: DrawnOp) -> Iterator[UINT8]:
+    """Each image's box in its new size; valid until the next one is taken.
 
-    Cut by numpy, as each operation of torch gives Python's lock away and waits for it again; and one over the other, as
+    Cropped by numpy, as each operation of torch releases Python's lock and waits for it again; into the same memory, as
     blocks that threads take from the allocator in turn wander between cores. Two threads: 1.05 times as many a second.
     """
-    boxes_B4 = step.parameters.astype(np.int64)
-    cut_N, scaled_N = _empty_for(boxes_B4[:, 2:]), _empty_for(step.sizes)
-    scale = _SCALE[step.interpolation]
+    boxes_B4 = scaling.parameters.astype(np.int64)
+    cut_N, scaled_N = _empty_for(boxes_B4[:, 2:]), _empty_for(scaling.sizes_B2)
+    scale = _SCALE[scaling.interpolation]
     for number, ((top, left, height, width), size) in enumerate(
-        zip(boxes_B4.tolist(), step.sizes.tolist(), strict=True)
+        zip(boxes_B4.tolist(), scaling.sizes_B2.tolist(), strict=True)
     ):
         box_HWC = images.image(number).numpy()[top : top + height, left : left + width]
         if not box_HWC.flags.c_contiguous:
@@ -90,7 +111,7 @@ _SCALE = {
 
 
 def _empty_for(sizes_B2: INT64) -> UINT8:
-    """Room for the bytes of the largest image."""
+    """Memory for the bytes of the largest image."""
     return np.empty(3 * int(sizes_B2.prod(axis=1).max()), np.uint8)
 
 
@@ -103,9 +124,9 @@ def _as_batch(image_HWC: UINT8) -> Tensor:
 
 
 def _runs(lines_BI: INT64) -> list[_Run]:
-    """Each line of a window as one run of neighbours; an empty one where all is black."""
-    seen_BI = lines_BI != BLACK
-    starts_B, lengths_B = seen_BI.argmax(axis=1), seen_BI.sum(axis=1)
+    """Each line of a window as one run of neighbors; an empty one where all is black."""
+    is_image_BI = lines_BI != BLACK
+    starts_B, lengths_B = is_image_BI.argmax(axis=1), is_image_BI.sum(axis=1)
     stops_B = starts_B + lengths_B
     every = np.arange(len(lines_BI))
     firsts_B, lasts_B = lines_BI[every, starts_B], lines_BI[every, np.maximum(stops_B - 1, 0)]
@@ -118,35 +139,28 @@ def _runs(lines_BI: INT64) -> list[_Run]:
     ]
 
 
-def is_move(fused: FusedOp) -> bool:
-    """Whether it takes each pixel of the result from one pixel, as it is."""
-    step = fused.step
-    return step is None or (step.op == "rotation" and step.interpolation == "nearest")
+def move_bytes(images_BCHW: Tensor, move: FusedOp, lut_CV: Tensor, out_BChw: Tensor) -> None:
+    """`ops.take`, or `ops.rotate` to the nearest pixel, followed by the window; black where it has no source.
 
-
-def move_bytes(images_BCHW: Tensor, fused: FusedOp, lut_CV: Tensor, out_BChw: Tensor) -> None:
-    """`ops.take`, or `ops.rotate` to the nearest pixel, seen through the pass's window, black where it sees nothing.
-
-    `out`, in any layout, gets what the table has for each byte.
+    Writes the lookup table's number of each byte to `out`, which may have any layout.
     """
-    kernel, places = _kernel_of(fused)
+    kernel, sources = _kernel_of(move)
     images_BHWC = images_BCHW.permute(0, 2, 3, 1).contiguous().numpy()
-    kernel(images_BHWC, *places, lut_CV.numpy(), out_BChw.permute(0, 2, 3, 1).numpy())
+    kernel(images_BHWC, *sources, lut_CV.numpy(), out_BChw.permute(0, 2, 3, 1).numpy())
 
 
-def _kernel_of(fused: FusedOp) -> tuple[Callable[..., None], tuple[npt.NDArray[Any], ...]]:
-    """What moves pixels so, and where they come from, a row for each image."""
-    step, window = fused.step, fused.window
-    if step is None:
-        return kernels.take, (window.rows_Bh, window.cols_Bw)
-    return kernels.turn, _turned_places(step, window)
+def _kernel_of(move: FusedOp) -> tuple[Callable[..., None], tuple[npt.NDArray[Any], ...]]:
+    """The kernel that moves pixels so, and where they come from, a row for each image."""
+    if move.drawn is None:
+        return kernels.take, (move.window.rows_Bh, move.window.cols_Bw)
+    return kernels.rotate_nearest, _rotated_sources(move.drawn, move.window)
 
 
-def _turned_places(step: Step, window: Window) -> tuple[FLOAT32, FLOAT32, FLOAT32, FLOAT32]:
-    """Where each pixel of the window comes from, as `kernels.turn` takes it."""
-    radians_B1 = np.deg2rad(step.parameters.astype(np.float64))[:, None]
+def _rotated_sources(rotation: DrawnOp, window: Window) -> tuple[FLOAT32, FLOAT32, FLOAT32, FLOAT32]:
+    """Source of each pixel of the window, as `kernels.rotate_nearest` takes it."""
+    radians_B1 = np.deg2rad(rotation.parameters.astype(np.float64))[:, None]
     cos_B1, sin_B1 = np.cos(radians_B1), np.sin(radians_B1)
-    middle_y_B1, middle_x_B1 = step.sizes[:, :1] / 2, step.sizes[:, 1:] / 2
+    middle_y_B1, middle_x_B1 = rotation.sizes_B2[:, :1] / 2, rotation.sizes_B2[:, 1:] / 2
     y_Bh, x_Bw = window.rows_Bh + 0.5 - middle_y_B1, window.cols_Bw + 0.5 - middle_x_B1
     y_Bh[window.rows_Bh == BLACK] = x_Bw[window.cols_Bw == BLACK] = _FAR
     return (
@@ -158,10 +172,10 @@ def _turned_places(step: Step, window: Window) -> tuple[FLOAT32, FLOAT32, FLOAT3
 
 
 def normalizing_lut(mean_C: Tensor, std_C: Tensor) -> Tensor:
-    """What `ops.normalize` makes of each level of a byte: table_CV."""
+    """lut_CV: `ops.normalize` of each value of a byte."""
     levels_1C1V = torch.arange(256.0).repeat(1, 3, 1, 1)
-    return ops.normalize(levels_1C1V, mean_C, std_C)[0, :, 0]
+    return normalize(levels_1C1V, mean_C, std_C)[0, :, 0]
 
 
 IDENTITY_LUT_CV = torch.arange(256, dtype=torch.uint8).repeat(3, 1)
-"""A table that leaves bytes as they are."""
+"""A lookup table that leaves bytes as they are."""

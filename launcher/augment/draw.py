@@ -1,6 +1,6 @@
-"""Where each image is cut, turned and flipped: parameters of a batch as functions of uniform numbers and image sizes.
+"""Crops, angles and flips: parameters of a batch as functions of uniform numbers and image sizes.
 
-All of it is NumPy on the CPU, so that a run on a GPU and its check on a CPU use the same parameters bit for bit, and
+Pure NumPy on the CPU, so that a run on a GPU and its check on a CPU use the same parameters bit for bit, and
 dozens of kernels on a few hundred numbers stay off the device. A uniform number depends on (seed, epoch, sample id,
 position of the operation in its list, index) and on nothing else: not on the batch, its order, or the other operations.
 
@@ -11,15 +11,10 @@ B4 (top, left, height, width) in pixels. All integers are int64.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from launcher import keyed_random
+from launcher.augment.arrays import BOOL, FLOAT64, INT64
 from launcher.errors import DataError
-
-BOOL = npt.NDArray[np.bool_]
-FLOAT64 = npt.NDArray[np.float64]
-INT64 = npt.NDArray[np.int64]
-Size = int | tuple[int, int]
 
 _TRIES = 10
 RANDOM_RESIZED_CROP_NUMBERS = 2 * _TRIES + 2
@@ -30,31 +25,13 @@ def draw_uniforms(seed: int, epoch: int, ids_B: INT64, position: int, num: int) 
     return keyed_random.uniform(seed, epoch, ids_B[:, None], position, np.arange(num))
 
 
-def exact_size(size: Size) -> tuple[int, int]:
-    """(height, width) in pixels; one number is a square."""
-    return (size, size) if isinstance(size, int) else size
-
-
-def exact_sizes(sizes_B2: INT64, size: Size) -> INT64:
-    """The same size for every image of the batch."""
-    return np.tile(np.array(exact_size(size), dtype=np.int64), (len(sizes_B2), 1))
-
-
-def resized_sizes(sizes_B2: INT64, size: Size) -> INT64:
-    """Sizes after `resize`: one number is the shorter side, the longer one is rounded down as torchvision does."""
-    if not isinstance(size, int):
-        return exact_sizes(sizes_B2, size)
-    shorter_B1: INT64 = sizes_B2.min(axis=1, keepdims=True)
-    return size * sizes_B2 // shorter_B1
-
-
 def whole_boxes(sizes_B2: INT64) -> INT64:
     """The box around each whole image: boxes_B4."""
     return np.concatenate([np.zeros_like(sizes_B2), sizes_B2], axis=1)
 
 
 def center_offsets(sizes_B2: INT64, size: tuple[int, int]) -> INT64:
-    """Corners of the middle crop, offsets_B2, negative where the image is smaller; odd pixels as in torchvision."""
+    """Corners of the center crop, offsets_B2, negative where the image is smaller; odd pixels as in torchvision."""
     room_B2: INT64 = sizes_B2 - np.array(size, dtype=np.int64)
     return np.where(room_B2 < 0, -(-room_B2 // 2), np.round(room_B2 / 2).astype(np.int64))
 
@@ -66,7 +43,7 @@ def draw_crop_offsets(uniforms_B2: FLOAT64, sizes_B2: INT64, size: tuple[int, in
         height, width = sizes_B2[room_B2.min(axis=1).argmin()]
         raise DataError(
             f"random_crop: {size[0]}x{size[1]} pixels do not fit in an image of {height}x{width} with padding "
-            f"{padding}; put a resize before it or give more padding"
+            f"{padding}; put a resize before it or increase the padding"
         )
     return np.floor(uniforms_B2 * (room_B2 + 1)).astype(np.int64) - padding
 
@@ -77,9 +54,8 @@ def draw_random_resized_crop(
     """Boxes, boxes_B4, of random area and shape, each inside its image.
 
     The distribution of torchvision's `RandomResizedCrop.get_params`: up to 10 tries of an area uniform in `scale`
-    (shares of the image's) and a width / height log-uniform in `ratio`; when none fits, the largest middle box within
-    `ratio`.
-    N is RANDOM_RESIZED_CROP_NUMBERS: two numbers for each try, two for the corner.
+    (fractions of the image's) and a width / height log-uniform in `ratio`; when none fits, the largest centered box
+    within `ratio`. N is RANDOM_RESIZED_CROP_NUMBERS: two numbers for each try, two for the corner.
     """
     areas_BT = np.prod(sizes_B2, axis=1, keepdims=True) * between(uniforms_BN[:, :_TRIES], scale)
     ratios_BT = np.exp(between(uniforms_BN[:, _TRIES:-2], (np.log(ratio[0]), np.log(ratio[1]))))

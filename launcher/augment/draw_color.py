@@ -1,6 +1,6 @@
-"""How the colours of each image change, and what is blurred, added or erased: parameters from uniform numbers.
+"""Colors, blur, noise and erasing: parameters of a batch as functions of uniform numbers.
 
-Pure NumPy, as `draw`. With a share `p`, images that are not chosen get the parameter that changes nothing.
+Pure NumPy, as `draw`. With a probability `p`, images that are not chosen get the parameter that changes nothing.
 
 Shapes: B images; N uniform numbers in [0, 1) per image; K numbers of a blur; everything is float64.
 """
@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from launcher.augment.draw import FLOAT64, INT64, between
+from launcher.augment.arrays import FLOAT64, INT64
+from launcher.augment.draw import between
 
 JITTER_NUMBERS = 8
 JITTERS = ("brightness", "contrast", "saturation", "hue")
-"""What `color_jitter` changes."""
+"""Adjustments of `color_jitter`."""
 UNCHANGED: FLOAT64 = np.array([1.0, 1.0, 1.0, 0.0])
 """The factor of each of JITTERS that changes nothing."""
 _TRIES = 10
@@ -28,9 +29,9 @@ def draw_chosen(uniforms_B: FLOAT64, p: float, value: float, otherwise: float) -
 def draw_jitter(
     uniforms_BN: FLOAT64, brightness: float, contrast: float, saturation: float, hue: float
 ) -> tuple[FLOAT64, INT64]:
-    """Factors_B4 and the order, order_B4, in which each image meets JITTERS: as torchvision's `ColorJitter`, per image.
+    """Factors_B4 and the order of JITTERS for each image, order_B4: torchvision's `ColorJitter`, drawn per image.
 
-    Factors are uniform in [max(0, 1 - x), 1 + x], of hue in [-x, x] turns of the colour circle. N is JITTER_NUMBERS.
+    Factors are uniform in [max(0, 1 - x), 1 + x], hue shifts in [-x, x] of the color circle. N is JITTER_NUMBERS.
     """
     widths_4 = np.array([brightness, contrast, saturation, hue])
     lows_4 = np.append(np.maximum(1 - widths_4[:3], 0), -hue)
@@ -51,7 +52,7 @@ def draw_erasing(
 ) -> FLOAT64:
     """Boxes_B4 (top, left, height, width) in pixels to erase, of no pixels where not chosen; N is ERASING_NUMBERS.
 
-    The distribution of torchvision's `RandomErasing`: up to 10 tries of an area uniform in `scale` (shares of the
+    The distribution of torchvision's `RandomErasing`: up to 10 tries of an area uniform in `scale` (fractions of the
     image's) and a height / width log-uniform in `ratio`; nothing is erased when no box smaller than the image is found.
     """
     areas_BT = np.prod(sizes_B2, axis=1, keepdims=True) * between(uniforms_BN[:, :_TRIES], scale)

@@ -1,4 +1,4 @@
-"""Which operations a policy applies to each image, and how strongly: torchvision's spaces, drawn per image.
+"""The operations that a policy applies to each image, and their magnitudes: torchvision's spaces, drawn per image.
 
 Pure NumPy, as `draw`. Shapes: B images; M operations one after another; M3 numbers for each.
 A choice is a row of OPERATIONS. Magnitudes are torchvision's, with their sign; 0 where the operation has none.
@@ -10,20 +10,20 @@ from collections.abc import Callable
 
 import numpy as np
 
-from launcher.augment.draw import FLOAT64, INT64
+from launcher.augment.arrays import FLOAT64, INT64
 
 NUM_BINS = 31
-"""Magnitudes that there are of an operation: torchvision's default, and that of both papers."""
+"""Magnitudes of each operation: torchvision's default, and that of both papers."""
 POLICY_NUMBERS = 3
-"""Uniform numbers for each operation that an image meets: which, how strong, which sign."""
+"""Uniform numbers for each operation of an image: the choice, the magnitude, the sign."""
 
 OPERATIONS = (
     *("identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness", "color", "contrast"),
     *("sharpness", "posterize", "solarize", "autocontrast", "equalize"),
 )
-"""Of both policies, each as likely as any other; names as torchvision's."""
+"""Operations of both policies, all equally likely; names as torchvision's."""
 SIGNED = OPERATIONS[1:10]
-"""Those whose magnitude is negative for every other image."""
+"""Operations whose magnitude is negative with probability 1/2."""
 
 
 def rand_magnitudes(sizes_B2: INT64) -> FLOAT64:
@@ -62,7 +62,7 @@ def _tables(batch: int, tops_B: dict[str, FLOAT64], posterized_bits: int) -> FLO
 def _evenly(first_B: FLOAT64, last_B: FLOAT64) -> FLOAT64:
     """NUM_BINS numbers from first to last as `torch.linspace` has them: float32, counted from the nearer end.
 
-    A threshold that is off by 1e-7 is another level.
+    A threshold that is off by 1e-7 gives another level.
     """
     first_B1, last_B1 = first_B.astype(np.float32)[:, None], last_B.astype(np.float32)[:, None]
     step_B1 = (last_B1 - first_B1) / np.float32(NUM_BINS - 1)

@@ -1,6 +1,6 @@
-"""Where the pixels of each image come from when it is bent: coefficients of a batch as functions of uniform numbers.
+"""Affine and perspective warps: coefficients of a batch as functions of uniform numbers.
 
-The pixel whose middle is at (x, y) of the result, both from the top left corner of the image, comes from
+The pixel whose center is at (x, y) of the result, both from the top left corner of the image, comes from
 
     ((a x + b y + c) / (g x + h y + 1), (d x + e y + f) / (g x + h y + 1)).
 
@@ -11,25 +11,26 @@ from __future__ import annotations
 
 import numpy as np
 
-from launcher.augment.draw import FLOAT64, INT64, between
+from launcher.augment.arrays import FLOAT64, INT64
+from launcher.augment.draw import between
 
 AFFINE_NUMBERS = 6
 PERSPECTIVE_NUMBERS = 9
-UNBENT: FLOAT64 = np.array([1, 0, 0, 0, 1, 0, 0, 0], dtype=np.float64)
+IDENTITY: FLOAT64 = np.array([1, 0, 0, 0, 1, 0, 0, 0], dtype=np.float64)
 """Coefficients that leave an image as it is."""
 
 
 def affine_coefficients(
     angles_B: FLOAT64, moves_B2: FLOAT64, scales_B: FLOAT64, shears_B2: FLOAT64, centers_B2: FLOAT64
 ) -> FLOAT64:
-    """Coefficients_B8 that turn, scale and shear about the centers, then move: those of torchvision's `affine`.
+    """Coefficients_B8 that rotate, scale and shear about the centers, then move: those of torchvision's `affine`.
 
     Angles and shears are in degrees, positive angles are clockwise (as there); moves and centers in pixels.
     """
-    turn_B, shear_x_B, shear_y_B = np.deg2rad(angles_B), np.deg2rad(shears_B2[:, 0]), np.deg2rad(shears_B2[:, 1])
-    cos_B, sin_B = np.cos(turn_B - shear_y_B) / np.cos(shear_y_B), np.sin(turn_B - shear_y_B) / np.cos(shear_y_B)
-    # Forth is ((cos, x), (sin, y)), of determinant one; back is its inverse.
-    x_B, y_B = -cos_B * np.tan(shear_x_B) - np.sin(turn_B), -sin_B * np.tan(shear_x_B) + np.cos(turn_B)
+    angle_B, shear_x_B, shear_y_B = np.deg2rad(angles_B), np.deg2rad(shears_B2[:, 0]), np.deg2rad(shears_B2[:, 1])
+    cos_B, sin_B = np.cos(angle_B - shear_y_B) / np.cos(shear_y_B), np.sin(angle_B - shear_y_B) / np.cos(shear_y_B)
+    # Forward is ((cos, x), (sin, y)), of determinant one; `back` is its inverse.
+    x_B, y_B = -cos_B * np.tan(shear_x_B) - np.sin(angle_B), -sin_B * np.tan(shear_x_B) + np.cos(angle_B)
     back_B22 = np.array([[y_B, -x_B], [-sin_B, cos_B]]).transpose(2, 0, 1) / scales_B[:, None, None]
     shift_B2 = centers_B2 - (back_B22 @ (centers_B2 + moves_B2)[:, :, None])[:, :, 0]
     coefficients_B8 = np.zeros((len(angles_B), 8))
@@ -45,10 +46,10 @@ def draw_affine(
     scale: tuple[float, float],
     shear: tuple[float, float],
 ) -> FLOAT64:
-    """Coefficients_B8 with the distribution of torchvision's `RandomAffine`, about the middle; N is AFFINE_NUMBERS.
+    """Coefficients_B8 with the distribution of torchvision's `RandomAffine`, about the center; N is AFFINE_NUMBERS.
 
-    `translate`: the farthest move along x and y, as shares of width and height; moves are whole pixels.
-    `shear`: the largest along x and y, in degrees.
+    `translate`: farthest move along x and y, as fractions of width and height; moves are whole pixels.
+    `shear`: largest along x and y, in degrees.
     """
     widths_heights_B2 = sizes_B2[:, ::-1].astype(np.float64)
     moves_B2 = np.round((2 * uniforms_BN[:, 1:3] - 1) * np.array(translate) * widths_heights_B2)
@@ -64,7 +65,7 @@ def draw_affine(
 def draw_perspective(uniforms_BN: FLOAT64, sizes_B2: INT64, distortion_scale: float, p: float) -> FLOAT64:
     """Coefficients_B8 with the distribution of torchvision's `RandomPerspective`; N is PERSPECTIVE_NUMBERS.
 
-    Each corner moves inwards by up to `distortion_scale` of half the side. Images not chosen keep UNBENT.
+    Each corner moves inwards by up to `distortion_scale` of half the side. Images not chosen keep IDENTITY.
     """
     widths_heights_B12 = sizes_B2[:, None, ::-1]
     bounds_B12 = np.floor(distortion_scale * (widths_heights_B12 // 2)) + 1
@@ -72,16 +73,16 @@ def draw_perspective(uniforms_BN: FLOAT64, sizes_B2: INT64, distortion_scale: fl
     inwards_B42 = np.floor(uniforms_BN[:, :8].reshape(-1, 4, 2) * bounds_B12)
     # torchvision draws right and bottom ends from [side - bound, side).
     ends_B42 = np.where(_CORNERS == 0, inwards_B42, widths_heights_B12 - bounds_B12 + inwards_B42)
-    return np.where(uniforms_BN[:, 8:] < p, _through_corners(starts_B42.astype(np.float64), ends_B42), UNBENT)
+    return np.where(uniforms_BN[:, 8:] < p, _through_corners(starts_B42.astype(np.float64), ends_B42), IDENTITY)
 
 
 _CORNERS = np.array([[0, 0], [1, 0], [1, 1], [0, 1]])
 
 
 def _through_corners(starts_B42: FLOAT64, ends_B42: FLOAT64) -> FLOAT64:
-    """Coefficients_B8 that bring each start to its end: eight linear equations per image, four for x and four for y.
+    """Coefficients_B8 that map each start to its end: eight linear equations per image, four for x and four for y.
 
-    By the pseudo-inverse, as corners drawn on one line make them dependent.
+    Solved by the pseudo-inverse, as corners drawn on one line make them dependent.
     """
     ones_B41, zeros_B43 = np.ones_like(ends_B42[..., :1]), np.zeros((len(ends_B42), 4, 3))
     ends_B43 = np.concatenate([ends_B42, ones_B41], axis=2)

@@ -1,11 +1,11 @@
-"""From one step per operation to a shorter list of passes over the pixels.
+"""Fewer passes over the pixels: neighboring operations fused into one.
 
-A flip or a crop only says which pixel goes where. Those that follow one another melt into one `Window`, and the window
-into the resize or rotation before it, which then computes no pixel that is thrown away later. Job A's four operations
-are two passes: scale; turn, flip and cut.
+A flip or a crop only moves pixels. Those that follow one another fuse into one `Window`, and the window into the resize
+or rotation before it, which then computes no pixel that is cropped later. Job A's four operations are two passes:
+scale; rotate, flip and crop.
 
-Shapes: as in `ops`. A window's `rows_Bh` and `cols_Bw` say, for each row and column of the result, the one that it is
-taken from; BLACK where there is none.
+Shapes: as in `ops`. A window's `rows_Bh` and `cols_Bw` hold, for each row and column of the result, the row and column
+that it is taken from; BLACK where there is none.
 """
 
 from __future__ import annotations
@@ -14,47 +14,50 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
-from launcher.augment.draw import BOOL, INT64
+from launcher.augment.arrays import BOOL, INT64, Parameters
 from launcher.augment.ops import Interpolation
 
 BLACK = -1
 
+SCALING = ("resize", "random_resized_crop")
+"""Operations that scale."""
+
 
 @dataclass(frozen=True)
-class Step:
-    """One operation on one batch, its randomness resolved."""
+class DrawnOp:
+    """One operation on one batch, with its parameters drawn."""
 
-    op: str
-    parameters: npt.NDArray[np.generic]
-    """boxes_B4, offsets_B2, angles_B (degrees, float64) or flips_B (bool), as the operation needs; of those in `pixels`
-    what is said there."""
-    sizes: INT64
-    """sizes_B2 of the images after it."""
+    name: str
+    """A key of `ops_table.OPS`."""
+    parameters: Parameters
+    """boxes_B4, offsets_B2, angles_B (degrees, float64) or flips_B (bool), as the operation needs; rows of PIXEL_OPS
+    describe their own."""
+    sizes_B2: INT64
+    """Sizes of the images after it."""
     interpolation: Interpolation = "bilinear"
-    """How an operation that scales, turns or bends weighs pixels."""
+    """Weighting of pixels, for an operation that scales, rotates or warps."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """Which pixels survive and where they go: any sequence of crops and flips."""
+    """The pixels that any sequence of crops and flips keeps, and their new places."""
 
     rows_Bh: INT64
     cols_Bw: INT64
 
     def then(self, later: Window) -> Window:
-        """This window, looked at through a later one."""
+        """This window followed by a later one."""
         return Window(_through(self.rows_Bh, later.rows_Bh), _through(self.cols_Bw, later.cols_Bw))
 
     def is_whole(self, sizes_B2: INT64) -> bool:
-        """Whether it shows images of these sizes as they are."""
+        """Whether it leaves images of these sizes as they are."""
         whole = whole_window(sizes_B2)
         return np.array_equal(self.rows_Bh, whole.rows_Bh) and np.array_equal(self.cols_Bw, whole.cols_Bw)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width of the canvas seen."""
+        """Height and width of the resulting canvas."""
         return self.rows_Bh.shape[1], self.cols_Bw.shape[1]
 
     @property
@@ -64,32 +67,43 @@ class Window:
 
 @dataclass(frozen=True)
 class FusedOp:
-    """Pixels read and written once: a resize, a rotation, one of `pixels`, or none of them, seen through a window."""
+    """One pass over the pixels: a resize, a rotation, a row of PIXEL_OPS, or None of them, followed by a window."""
 
-    step: Step | None
+    drawn: DrawnOp | None
     window: Window
+
+    @property
+    def is_scaling(self) -> bool:
+        return self.drawn is not None and self.drawn.name in SCALING
+
+    @property
+    def is_move(self) -> bool:
+        """Whether each pixel of the result is one pixel of the image, unchanged."""
+        drawn = self.drawn
+        return drawn is None or (drawn.name == "rotation" and drawn.interpolation == "nearest")
 
     def part(self, images: slice) -> FusedOp:
         """The same for some images of the batch, on canvases of the same size."""
-        step, window = self.step, Window(self.window.rows_Bh[images], self.window.cols_Bw[images])
-        if step is not None:
-            step = replace(step, parameters=step.parameters[images], sizes=step.sizes[images])
-        return FusedOp(step, window)
+        drawn, window = self.drawn, Window(self.window.rows_Bh[images], self.window.cols_Bw[images])
+        if drawn is not None:
+            drawn = replace(drawn, parameters=drawn.parameters[images], sizes_B2=drawn.sizes_B2[images])
+        return FusedOp(drawn, window)
 
 
-def fuse_ops(sizes_B2: INT64, steps: Sequence[Step]) -> list[FusedOp]:
-    """The passes that do what the steps do to images of these sizes; none for no steps."""
+def fuse_ops(sizes_B2: INT64, drawn_ops: Sequence[DrawnOp]) -> list[FusedOp]:
+    """The passes that do to images of these sizes what the operations do; none for no operation."""
     fused_ops: list[FusedOp] = []
     first_B2 = sizes_B2
-    for step in steps:
-        if step.op not in _WINDOWS:
-            fused_ops.append(FusedOp(step, whole_window(step.sizes)))
+    for drawn in drawn_ops:
+        if drawn.name not in _WINDOWS:
+            fused_ops.append(FusedOp(drawn, whole_window(drawn.sizes_B2)))
         elif fused_ops:
-            fused_ops[-1] = replace(fused_ops[-1], window=fused_ops[-1].window.then(_WINDOWS[step.op](step, sizes_B2)))
+            last = fused_ops[-1]
+            fused_ops[-1] = replace(last, window=last.window.then(_WINDOWS[drawn.name](drawn, sizes_B2)))
         else:
-            fused_ops.append(FusedOp(None, _WINDOWS[step.op](step, sizes_B2)))
-        sizes_B2 = step.sizes
-    return [fused for fused in fused_ops if fused.step is not None or not fused.window.is_whole(first_B2)]
+            fused_ops.append(FusedOp(None, _WINDOWS[drawn.name](drawn, sizes_B2)))
+        sizes_B2 = drawn.sizes_B2
+    return [fused for fused in fused_ops if fused.drawn is not None or not fused.window.is_whole(first_B2)]
 
 
 def whole_window(sizes_B2: INT64) -> Window:
@@ -116,28 +130,28 @@ def _mirrored(line_BI: INT64, lengths_B: INT64, flips_B: BOOL) -> INT64:
 
 
 def _through(earlier_BI: INT64, later_BO: INT64) -> INT64:
-    seen_BO = np.take_along_axis(earlier_BI, np.maximum(later_BO, 0), axis=1)
-    return np.where(later_BO == BLACK, BLACK, seen_BO)
+    sources_BO = np.take_along_axis(earlier_BI, np.maximum(later_BO, 0), axis=1)
+    return np.where(later_BO == BLACK, BLACK, sources_BO)
 
 
-def _crop(step: Step, sizes_B2: INT64) -> Window:
-    return crop_window(step.parameters.astype(np.int64), sizes_B2, step.sizes)
+def _crop(drawn: DrawnOp, sizes_B2: INT64) -> Window:
+    return crop_window(drawn.parameters.astype(np.int64), sizes_B2, drawn.sizes_B2)
 
 
-def _flip_horizontal(step: Step, sizes_B2: INT64) -> Window:
+def _flip_horizontal(drawn: DrawnOp, sizes_B2: INT64) -> Window:
     whole = whole_window(sizes_B2)
-    return replace(whole, cols_Bw=_mirrored(whole.cols_Bw, sizes_B2[:, 1], step.parameters.astype(np.bool_)))
+    return replace(whole, cols_Bw=_mirrored(whole.cols_Bw, sizes_B2[:, 1], drawn.parameters.astype(np.bool_)))
 
 
-def _flip_vertical(step: Step, sizes_B2: INT64) -> Window:
+def _flip_vertical(drawn: DrawnOp, sizes_B2: INT64) -> Window:
     whole = whole_window(sizes_B2)
-    return replace(whole, rows_Bh=_mirrored(whole.rows_Bh, sizes_B2[:, 0], step.parameters.astype(np.bool_)))
+    return replace(whole, rows_Bh=_mirrored(whole.rows_Bh, sizes_B2[:, 0], drawn.parameters.astype(np.bool_)))
 
 
-_WINDOWS: dict[str, Callable[[Step, INT64], Window]] = {
+_WINDOWS: dict[str, Callable[[DrawnOp, INT64], Window]] = {
     "center_crop": _crop,
     "random_crop": _crop,
     "horizontal_flip": _flip_horizontal,
     "vertical_flip": _flip_vertical,
 }
-"""(step, sizes_B2 before) -> window, for the operations that compute no new pixel."""
+"""(drawn op, sizes_B2 before) -> window, for the operations that compute no new pixel."""

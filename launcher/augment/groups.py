@@ -1,4 +1,4 @@
-"""One batch, different operations: each is given the images that drew it, and only these.
+"""Different operations on the images of one batch: each is applied to those that drew it, and only to them.
 
 Shapes: B images of the batch, G of them in a group. Values of an image are a number or a row, float64.
 """
@@ -8,18 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from launcher.augment.draw import BOOL, FLOAT64, INT64
+from launcher.augment.arrays import BOOL, FLOAT64, INT64, Parameters
 
 Grouped = Callable[[Tensor, FLOAT64], Tensor]
 """(images_GCHW, their values) -> images_GCHW, new ones."""
 
 
-def on_device(values: npt.NDArray[np.generic], images: Tensor) -> Tensor:
-    """Where the images are. No answer is waited for."""
+def on_device(values: Parameters, images: Tensor) -> Tensor:
+    """The values on the images' device, without waiting for it."""
     return torch.tensor(values).to(images.device, non_blocking=True)
 
 
@@ -29,9 +28,9 @@ def per_image(function: Callable[[Tensor, Tensor], Tensor]) -> Grouped:
 
 
 def apply_groups(images_BCHW: Tensor, choices_B: INT64, values_B: FLOAT64, functions: Sequence[Grouped]) -> Tensor:
-    """`functions[choice]` for the images that chose it; those that chose none of them, such as -1, stay as they are.
+    """`functions[choice]` on the images that chose it; images that chose none of them, such as -1, stay as they are.
 
-    Who is in a group is found on the CPU, so that a GPU waits for no answer. The images given are not written to.
+    Groups are found on the CPU, so that no GPU is waited for. The given images are not written to.
     """
     groups = [(function, np.flatnonzero(choices_B == choice)) for choice, function in enumerate(functions)]
     groups = [(function, rows_G) for function, rows_G in groups if len(rows_G)]
@@ -47,5 +46,5 @@ def apply_groups(images_BCHW: Tensor, choices_B: INT64, values_B: FLOAT64, funct
 
 
 def apply_where(images_BCHW: Tensor, chosen_B: BOOL, values_B: FLOAT64, function: Grouped) -> Tensor:
-    """The function for the images that are chosen; the others stay as they are."""
+    """The function on the chosen images; the others stay as they are."""
     return apply_groups(images_BCHW, np.where(chosen_B, 0, -1), values_B, [function])

@@ -1,6 +1,6 @@
-"""Decoded images of different sizes, one after another in one block of bytes: what goes from the disk to the device.
+"""Decoded images of different sizes, packed one after another into one block of bytes, as they are sent to a device.
 
-B images, H x W pixels of one of them, or of the smallest canvas that holds them all, P pixels of the block, C channels.
+B images; H x W pixels of one of them, or of the smallest canvas that holds them all; P pixels of the block; C channels.
 """
 
 from __future__ import annotations
@@ -9,18 +9,17 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-INT64 = npt.NDArray[np.int64]
+from launcher.augment.arrays import INT64
 
 
 class ImageBatch(Protocol):
-    """Images of known sizes: `PackedImages`, or files that are decoded when they are asked for."""
+    """Images of known sizes: `PackedImages`, or files that are decoded when their pixels are needed."""
 
     @property
-    def sizes_B2(self) -> INT64:  # noqa: N802 - as the fields of those that have it
+    def sizes_B2(self) -> INT64:  # noqa: N802 - the shape's suffix
         """Height and width of each."""
 
     @property
@@ -28,13 +27,13 @@ class ImageBatch(Protocol):
 
     @property
     def is_bytes(self) -> bool:
-        """Whether levels are whole numbers, as those of decoded images are."""
+        """Whether pixels are uint8, as those of decoded images are."""
 
     def part(self, numbers: slice) -> ImageBatch:
         """Some of them; no pixel is touched."""
 
     def image(self, number: int) -> Tensor:
-        """image_HWC, to be used before the next one is asked for."""
+        """image_HWC, valid until the next call."""
 
     def canvas(self) -> Tensor:
         """canvas_BCHW: all of them, each in the top left corner of its canvas, zero elsewhere; channels last."""
@@ -42,8 +41,10 @@ class ImageBatch(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PackedImages:
-    """`pixels_PC`: row by row. `starts_B`: each image's first pixel. Starts and sizes stay on the CPU, where
-    augmentation parameters are drawn. A `ImageBatch`."""
+    """An `ImageBatch` in one block. `pixels_PC`: row by row; `starts_B`: first pixel of each image.
+
+    Starts and sizes stay on the CPU, where augmentation parameters are drawn.
+    """
 
     pixels_PC: Tensor
     starts_B: INT64
@@ -64,7 +65,7 @@ class PackedImages:
         return PackedImages(self.pixels_PC.to(device, non_blocking=True), self.starts_B, self.sizes_B2)
 
     def copy_pinned(self) -> PackedImages:
-        """These images alone, in memory that a GPU can fetch from."""
+        """These images alone, in pinned memory."""
         starts_B, num_pixels = pack_side_by_side(self.sizes_B2)
         pixels_PC = self.pixels_PC.new_empty((num_pixels, self.pixels_PC.shape[1]), pin_memory=True)
         torch.cat([self.image(i).flatten(0, 1) for i in range(len(starts_B))], out=pixels_PC)
@@ -76,7 +77,7 @@ class PackedImages:
         return self.pixels_PC[start : start + height * width].view(height, width, -1)
 
     def canvas(self) -> Tensor:
-        """As `ImageBatch` says. Not copied where they have one size and lie side by side."""
+        """Not copied where the images have one size and lie side by side."""
         (height, width), channels = self.sizes_B2.max(axis=0).tolist(), self.pixels_PC.shape[1]
         area = height * width
         if (self.sizes_B2 == self.sizes_B2[0]).all() and not (self.starts_B % area).any():
@@ -96,9 +97,9 @@ class PackedImages:
         return every_NHWC.index_select(0, torch.from_numpy(rows_B).to(self.device, non_blocking=True))
 
     def _gathered(self, height: int, width: int) -> Tensor:
-        """canvas_BHWC by one gather, as a loop over images would be a kernel for each."""
-        facts_3B = torch.from_numpy(np.stack([self.starts_B, *self.sizes_B2.T])).to(self.device, non_blocking=True)
-        starts_B11, heights_B11, widths_B11 = (values_B[:, None, None] for values_B in facts_3B)
+        """canvas_BHWC by one gather; a loop would launch a kernel for each image."""
+        rows_3B = torch.from_numpy(np.stack([self.starts_B, *self.sizes_B2.T])).to(self.device, non_blocking=True)
+        starts_B11, heights_B11, widths_B11 = (values_B[:, None, None] for values_B in rows_3B)
         rows_H1 = torch.arange(height, device=self.device)[:, None]
         cols_W = torch.arange(width, device=self.device)
         inside_BHW = (rows_H1 < heights_B11) & (cols_W < widths_B11)
@@ -114,7 +115,7 @@ def pack_side_by_side(sizes_B2: INT64) -> tuple[INT64, int]:
 
 
 def packed_images_of(images_BCHW: Tensor) -> PackedImages:
-    """A batch of one size."""
+    """A batch of images of one size."""
     batch, channels, height, width = images_BCHW.shape
     pixels_PC = images_BCHW.permute(0, 2, 3, 1).contiguous().view(-1, channels)
     sizes_B2 = np.tile(np.array([height, width], dtype=np.int64), (batch, 1))

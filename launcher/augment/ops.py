@@ -1,13 +1,13 @@
 """Operations on whole batches, on whichever device the images are on, without a loop over samples.
 
-Images of one batch may differ in size. Each lies in the top left corner of its canvas, the rest of the canvas is zero,
-and every operation keeps it so, once `blacken` has been called where the asked rows and columns had none to come from.
-`resample`, `rotate` and `take` compute only the rows and columns asked for: a crop or a flip after them costs nothing.
-Values are on the scale [0, 255]; only `bicubic` minds. What a CPU does faster with bytes is in `cpu`.
+Images of one batch may differ in size. Each lies in the top left corner of its canvas, and the rest of the canvas is
+zero; every operation keeps it so, once `blacken` has cleared the rows and columns that come from no pixel.
+`resample`, `rotate` and `take` compute only the wanted rows and columns: a crop or a flip after them costs nothing.
+Values are on the scale [0, 255], which matters to `bicubic` only. `cpu` has faster versions for bytes.
 
 Shapes: B images, C channels, H x W canvas, h x w canvas of the result, I pixels in and O pixels out along one axis;
 B2 (height, width) or (top, left), B4 (top, left, height, width), int64 pixels.
-rows_Bh, cols_Bw: the row and column of the whole result that each one wanted is, int64.
+rows_Bh, cols_Bw: the wanted rows and columns of the whole result, int64.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ Interpolation = Literal["nearest", "bilinear", "bicubic"]
 def resample(
     images_BCHW: Tensor, boxes_B4: Tensor, sizes_B2: Tensor, rows_Bh: Tensor, cols_Bw: Tensor, mode: Interpolation
 ) -> Tensor:
-    """Cut out each box, scale it to its size with antialiasing, keep the rows and columns wanted: images_BChw.
+    """Each box scaled to its size with antialiasing, of which the wanted rows and columns: images_BChw.
 
     The numbers of torchvision's `resized_crop(..., antialias=True)` and of Pillow. The filter is separable, so each
     axis is a product with one banded matrix per image. Where products are rounded to TF32, results are off by up to
     0.24 of 255 (photographs of 375x500 to 256x256, bilinear, rounding imitated on a CPU).
-    Bicubic overshoots, and is cut to [0, 255] after each axis, columns first, as torchvision does with
-    uint8 (and Pillow, which for some shapes takes rows first).
+    Bicubic overshoots and is clamped to [0, 255] after each axis, columns first, as in torchvision's uint8 (and
+    Pillow, which takes rows first for some shapes).
     """
     rows_BhH = _weights(boxes_B4[:, 0], boxes_B4[:, 2], sizes_B2[:, 0], rows_Bh, images_BCHW.shape[2], mode)
     cols_BwW = _weights(boxes_B4[:, 1], boxes_B4[:, 3], sizes_B2[:, 1], cols_Bw, images_BCHW.shape[3], mode)
@@ -56,10 +56,10 @@ def _scale_cols(images_BCHW: Tensor, cols_BwW: Tensor) -> Tensor:
 def _weights(
     starts_B: Tensor, lengths_B: Tensor, outs_B: Tensor, wanted_BO: Tensor, num_in: int, mode: Interpolation
 ) -> Tensor:
-    """Weights_BOI that scale pixels [start, start + length) to [0, out) along one axis, for the pixels wanted.
+    """Weights_BOI that scale pixels [start, start + length) to [0, out) along one axis, for the wanted pixels.
 
-    The filters of ATen's antialiased `interpolate` and of Pillow: as wide as said in FILTERS, in output pixels when
-    shrinking, in input pixels when growing, cut off at the box and scaled back to sum one.
+    The filters of ATen's antialiased `interpolate` and of Pillow: their width counts output pixels when shrinking,
+    input pixels when enlarging; they end at the box and are normalized to sum one.
     """
     starts_B11, lengths_B11, outs_B11 = (values_B[:, None, None] for values_B in (starts_B, lengths_B, outs_B))
     steps_B11 = lengths_B11 / outs_B11
@@ -67,7 +67,7 @@ def _weights(
     centers_BO1 = (wanted_BO[:, :, None] + 0.5) * steps_B11 - 0.5
     weights_BOI = _FILTERS[mode]((inputs_B1I - centers_BO1).abs_().div_(steps_B11.clamp(min=1)))
     weights_BOI.mul_((inputs_B1I >= 0) & (inputs_B1I < lengths_B11))
-    # Wanted pixels within `out` sum to at least 0.5; those past it may sum to zero.
+    # Pixels within `out` sum to at least 0.5; those past it may sum to zero.
     return weights_BOI.div_(weights_BOI.sum(dim=2, keepdim=True).clamp_(min=0.5))
 
 
@@ -76,7 +76,7 @@ def _triangle(distances: Tensor) -> Tensor:
 
 
 def _cubic(distances: Tensor) -> Tensor:
-    """Keys's cubic with a = -0.5 (Keys 1981), two wide on either side."""
+    """Keys's cubic with a = -0.5 (Keys 1981), two pixels wide on either side."""
     near = (1.5 * distances - 2.5) * distances**2 + 1
     far = ((2.5 - 0.5 * distances) * distances - 4) * distances + 2
     return torch.where(distances < 1, near, far.mul_(distances < 2))
@@ -88,19 +88,19 @@ _FILTERS: dict[Interpolation, Callable[[Tensor], Tensor]] = {"bilinear": _triang
 def rotate(
     images_BCHW: Tensor, angles_B: Tensor, sizes_B2: Tensor, rows_Bh: Tensor, cols_Bw: Tensor, mode: Interpolation
 ) -> Tensor:
-    """Turn each image about its own middle by degrees, positive is counter-clockwise; black corners.
+    """Each image rotated about its own center by degrees, positive is counter-clockwise; corners become black.
 
-    Of the result, as large as the image, the rows and columns wanted: images_BChw.
+    The result is as large as the image; returns its wanted rows and columns: images_BChw.
     The numbers of torchvision's `rotate` with its default fill.
     """
-    sources_Bhw2 = _turned_grid(angles_B, sizes_B2, rows_Bh, cols_Bw, images_BCHW.shape[2], images_BCHW.shape[3])
+    sources_Bhw2 = _rotated_grid(angles_B, sizes_B2, rows_Bh, cols_Bw, images_BCHW.shape[2], images_BCHW.shape[3])
     return grid_sample(images_BCHW, sources_Bhw2, mode=mode, padding_mode="zeros", align_corners=False)
 
 
-def _turned_grid(
+def _rotated_grid(
     angles_B: Tensor, sizes_B2: Tensor, rows_Bh: Tensor, cols_Bw: Tensor, height: int, width: int
 ) -> Tensor:
-    """Where each pixel wanted comes from, (x, y) in `grid_sample`'s [-1, 1]: grid_Bhw2, float32.
+    """Source of each wanted pixel, (x, y) in `grid_sample`'s [-1, 1]: grid_Bhw2, float32.
 
     A sum of a float64 term per row and one per column, rounded last: the product inside `affine_grid` would be off by a
     tenth of a pixel on GPUs where products are rounded to TF32. As complex numbers x + iy, one sum writes x and
@@ -120,7 +120,7 @@ def _to_grid(x_BI: Tensor, y_BI: Tensor, height: int, width: int) -> Tensor:
 
 
 def take(images_BCHW: Tensor, rows_Bh: Tensor, cols_Bw: Tensor) -> Tensor:
-    """The pixel at (row, column) for every row and column wanted, all inside of the canvas: images_BChw.
+    """The pixel at (row, column) for every wanted row and column, all inside the canvas: images_BChw.
 
     One gather over flat positions (n): 8 ms for 32 crops of 224x224 on two CPU threads, against 35 ms by indexing with
     tensors.
@@ -139,7 +139,7 @@ def blacken(images_BCHW: Tensor, rows_BH: Tensor, cols_BW: Tensor) -> Tensor:
 def normalize(images_BCHW: Tensor, mean_C: Tensor, std_C: Tensor) -> Tensor:
     """(image / 255 - mean) / std per channel, in place; mean and std are on the scale [0, 1].
 
-    Channels that lie side by side are done as long rows of numbers (n): 22 us for 224x224 pixels, against 310 us.
+    Channels last are normalized as long rows of numbers (n): 22 us for 224x224 pixels, against 310 us.
     """
     mean_C, std_C = ((values_C * 255).to(images_BCHW.device, non_blocking=True) for values_C in (mean_C, std_C))
     if images_BCHW.stride(1) == 1 and images_BCHW.is_contiguous(memory_format=torch.channels_last):

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from launcher.augment import color
-from launcher.augment.draw import FLOAT64, INT64
+from launcher.augment.arrays import FLOAT64, INT64
 from launcher.augment.draw_policy import OPERATIONS
 from launcher.augment.draw_warp import affine_coefficients
 from launcher.augment.groups import Grouped, apply_groups, per_image
@@ -22,7 +22,7 @@ def apply_policy(images_BCHW: Tensor, choices_BM: INT64, magnitudes_BM: FLOAT64,
     Choices are rows of OPERATIONS, magnitudes as in `draw_policy`.
     """
     assert OPERATIONS[0] == "identity"
-    functions = [_GROUPED[name] if name in _GROUPED else _bent(name, mode) for name in OPERATIONS[1:]]
+    functions = [_GROUPED[name] if name in _GROUPED else _warped(name, mode) for name in OPERATIONS[1:]]
     for choices_B, magnitudes_B in zip(choices_BM.T, magnitudes_BM.T, strict=True):
         images_BCHW = apply_groups(images_BCHW, choices_B - 1, magnitudes_B, functions)
     return images_BCHW
@@ -40,16 +40,16 @@ _GROUPED: dict[str, Grouped] = {
 }
 
 
-def _bent(name: str, mode: WarpMode) -> Grouped:
-    def bend(images_GCHW: Tensor, magnitudes_G: FLOAT64) -> Tensor:
+def _warped(name: str, mode: WarpMode) -> Grouped:
+    def apply(images_GCHW: Tensor, magnitudes_G: FLOAT64) -> Tensor:
         height, width = images_GCHW.shape[2:]
         return warp(images_GCHW, _coefficients(name, magnitudes_G, height, width), mode)
 
-    return bend
+    return apply
 
 
 def _coefficients(name: str, magnitudes_G: FLOAT64, height: int, width: int) -> FLOAT64:
-    """What a magnitude bends, coefficients_G8: shears about the top left corner, whole pixels of translation."""
+    """coefficients_G8 of these magnitudes: shears about the top left corner, translations of whole pixels."""
     zeros_G, ones_G, zeros_G2 = (
         np.zeros_like(magnitudes_G),
         np.ones_like(magnitudes_G),

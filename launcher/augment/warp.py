@@ -1,4 +1,4 @@
-"""Bending whole batches: affine and perspective in one `grid_sample`, with coefficients of each image.
+"""Affine and perspective warps of whole batches in one `grid_sample`, each image with its own coefficients.
 
 Shapes: B images, C channels, H x W pixels, all images of one size; B8 coefficients as in `draw_warp`.
 """
@@ -11,17 +11,17 @@ import numpy as np
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from launcher.augment.draw import FLOAT64
+from launcher.augment.arrays import FLOAT64
 from launcher.augment.groups import on_device
 
 WarpMode = Literal["nearest", "bilinear"]
 
 
 def warp(images_BCHW: Tensor, coefficients_B8: FLOAT64, mode: WarpMode) -> Tensor:
-    """Each pixel from where its coefficients say, black from outside; the numbers of torchvision's `affine` and
-    `perspective` with their default fill.
+    """Each pixel from its source by the coefficients, black from outside the image: images_BCHW.
 
-    As in `ops.rotate`, what is linear is summed of one float64 term per row and one per column, rounded last.
+    The numbers of torchvision's `affine` and `perspective` with their default fill. As in `ops.rotate`, linear parts
+    are a sum of one float64 term per row and one per column, rounded last.
     """
     height, width = images_BCHW.shape[2:]
     a, b, c, d, e, f, g, h = coefficients_B8.T[:, :, None]

@@ -1,4 +1,4 @@
-"""Step folders that are whole or not there: hashed, renamed when complete, found again, pruned. Needs no torch."""
+"""Checkpoint folders, each complete or not there: written, found again, pruned. Needs no torch."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from shards.manifest import fsync_folder, write_atomically
 HASHES = "hashes.json"
 _REPLACED = ".replaced"
 READ_BYTES = 1 << 24
-"""Large: a thread that hashes while another trains asks for Python's lock twice for each."""
+"""Bytes per read. Large, since a thread that hashes takes Python's lock from the training twice for each."""
 
 
 def commit(temporary: Path, final: Path) -> None:
-    """Write the hash of every file, bring all to the disk, and give the folder its name."""
+    """Hash and fsync every file in `temporary`, then rename it to `final`."""
     hashes = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
     for path in temporary.iterdir():
         _fsync(path)
     write_atomically(temporary / HASHES, json.dumps(hashes, indent=1).encode())
     before = final.with_name(f".{final.name}{_REPLACED}")
-    if final.exists():  # found damaged, or saved before its validation was over
+    if final.exists():  # damaged, or saved before its validation was complete
         final.rename(before)
     temporary.rename(final)
     fsync_folder(final.parent)
@@ -34,7 +34,7 @@ def commit(temporary: Path, final: Path) -> None:
 
 
 def find_newest(folder: Path, report: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint whose files all have their hash."""
+    """The newest checkpoint whose files all match their hashes. `report` gets a line for each that is skipped."""
     for before in folder.glob(f".step-*{_REPLACED}"):  # killed between the two renames of `commit`
         final = before.with_name(before.name.removeprefix(".").removesuffix(_REPLACED))
         if not final.exists():
@@ -50,7 +50,7 @@ def find_newest(folder: Path, report: Callable[[str], None]) -> Path | None:
 
 
 def check_folder(path: Path) -> None:
-    """Raise CheckpointError naming the first file that is missing or not what was written."""
+    """Raise CheckpointError naming the first file that is missing or does not match its hash."""
     for name, sha256 in read_hashes(path).items():
         check_file(path / name, sha256)
 
@@ -61,7 +61,7 @@ def check_file(file: Path, sha256: str) -> None:
             return
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from None
-    raise CheckpointError(f"{file}: damaged: its hash is not the one written")
+    raise CheckpointError(f"{file}: damaged: it does not match its hash")
 
 
 def read_hashes(path: Path) -> dict[str, str]:
@@ -75,12 +75,12 @@ def read_hashes(path: Path) -> dict[str, str]:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    """Step folders, complete or not."""
+    """Checkpoint folders, complete or not."""
     return sorted(folder.glob("step-*"), reverse=True)
 
 
 def prune(folder: Path, newest: str, keep: int) -> None:
-    """Leave the `keep` newest and the best. What is newer than `newest` was found damaged when the run came back."""
+    """Delete all but the `keep` newest and the best, and those newer than `newest`: a resume found them damaged."""
     for leftover in folder.glob(".step-*"):
         shutil.rmtree(leftover)
     best = (folder / "best").resolve()
@@ -88,13 +88,14 @@ def prune(folder: Path, newest: str, keep: int) -> None:
     written = [path for path in steps if path.name <= newest]
     for path in {*steps} - {*written[:keep]}:
         if path.resolve() != best:
-            # Renamed first: a deletion that is cut short leaves nothing that looks like a checkpoint.
+            # Renamed first: an interrupted deletion leaves nothing that looks like a checkpoint.
             doomed = path.with_name(f".{path.name}.old")
             path.rename(doomed)
             shutil.rmtree(doomed)
 
 
 def point(folder: Path, name: str, target: str) -> None:
+    """Make the link `name` point to `target`, atomically."""
     temporary = folder / f".{name}.tmp"
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 Groups = list[dict[str, list[str]]]
-"""`names` of the parameters of each group, and of its `options`; lr, weight decay and momentum are the recipe's."""
+"""For each group the `names` of its parameters and of its `options`; the values of options are the recipe's."""
 
 
 def read_groups(model: nn.Module, optimizer: Optimizer) -> Groups:
@@ -26,7 +26,7 @@ def read_groups(model: nn.Module, optimizer: Optimizer) -> Groups:
 
 
 def read_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """The tensors themselves, not copies, by the name of their parameter."""
+    """`parameter/key` -> the tensor itself, not a copy."""
     names = [name for group in read_groups(model, optimizer) for name in group["names"]]
     state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
     return {
@@ -37,10 +37,10 @@ def read_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     }
 
 
-def is_of(groups: Groups, model: nn.Module, optimizer: Optimizer) -> bool:
-    """Whether the optimizer is of the kind that has these groups, and steps the same parameters.
+def matches(groups: Groups, model: nn.Module, optimizer: Optimizer) -> bool:
+    """Whether the optimizer is of the kind of these groups and steps the same parameters.
 
-    It may have more groups behind them: a stage of freezing that begins where the last one was saved has added some.
+    Extra groups at the end are allowed: entering a new stage of freezing appends them.
     """
     now = read_groups(model, optimizer)[: len(groups)]
     is_adam = ["betas" in group["options"] for group in groups]
@@ -50,7 +50,7 @@ def is_of(groups: Groups, model: nn.Module, optimizer: Optimizer) -> bool:
 
 
 def load_tensors(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: Optimizer) -> None:
-    """What `read_tensors` gave, of an optimizer for which `is_of` holds."""
+    """Load what `read_tensors` gave into an optimizer that passes `matches`."""
     names = [name for group in read_groups(model, optimizer) for name in group["names"]]
     numbers = {name: number for number, name in enumerate(names)}
     parameters = dict(model.named_parameters())
@@ -58,7 +58,7 @@ def load_tensors(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: Opt
     for path, tensor in tensors.items():
         name, _, key = path.rpartition("/")
         parameter = parameters[name]
-        if tensor.shape == parameter.shape:  # in its order of memory, or the same sums are rounded otherwise
+        if tensor.shape == parameter.shape:  # with the parameter's strides, or the same sums are rounded otherwise
             tensor = torch.empty_like(parameter, dtype=tensor.dtype, device="cpu", requires_grad=False).copy_(tensor)
         state[numbers[name]][key] = tensor
     groups = optimizer.state_dict()["param_groups"]

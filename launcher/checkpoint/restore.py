@@ -1,4 +1,4 @@
-"""How a run resumes from a checkpoint: read back only when every hash is right. The files: see `state`."""
+"""Resuming from a checkpoint: nothing is read before its hash is checked. The files: see `state`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from launcher.checkpoint.atomic import check_file, check_folder, find_newest, point, read_hashes
-from launcher.checkpoint.optimizer_state import Groups, is_of, load_tensors
+from launcher.checkpoint.optimizer_state import Groups, load_tensors, matches
 from launcher.checkpoint.state import Best, Progress, TrainState, step_name
 from launcher.distributed.strategy import seed_rank, write_rng
 from launcher.errors import CheckpointError, RunError
@@ -21,26 +21,27 @@ from launcher.errors import CheckpointError, RunError
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a run begins, or resumes. `path`: the checkpoint; None at the beginning."""
+    """Start of a run. `path`: the checkpoint that it resumes from; None: it starts at step 0."""
 
     path: Path | None
     progress: Progress
 
 
 class OptimizerMetadata(TypedDict):
-    """What an optimizer's file says beside its tensors. `scaler`: of fp16, or null."""
+    """Metadata of an optimizer's file. `scaler`: state of the fp16 scaler, or null."""
 
     groups: Groups
     scaler: dict[str, Any] | None
 
 
 def find_start(folder: Path, state: TrainState, report: Callable[[str], None]) -> Start:
-    """The newest complete checkpoint, for `restore_weights` and then `restore_optimizer`. Called by every rank.
+    """Find the newest complete checkpoint, for `restore_weights` and then `restore_optimizer`. Called by every rank.
 
-    `report` is told of each checkpoint that is skipped, and why. Raise RunError when it is of other data.
+    `report` gets a line for each checkpoint that is skipped. Raise RunError when the newest is of other data or of
+    another version.
     """
     start = state.strategy.comm.run_on_rank0(lambda: _find_start(folder, report))
-    if start.path is not None and _read_state(start.path)["data_sha256"] != state.data_sha256:
+    if start.path is not None and _read_state(start.path).data_sha256 != state.data_sha256:
         raise RunError(
             f"{start.path}: the shards have changed since this checkpoint; put them back, or start anew with --fresh"
         )
@@ -48,7 +49,7 @@ def find_start(folder: Path, state: TrainState, report: Callable[[str], None]) -
 
 
 def restore_weights(start: Start, state: TrainState) -> None:
-    """Raise RunError when they are of another network."""
+    """Raise RunError when the weights are of another network."""
     if start.path is None:
         return
     _load_into(state.model, start.path / "model.safetensors")
@@ -58,18 +59,18 @@ def restore_weights(start: Start, state: TrainState) -> None:
 
 
 def restore_optimizer(start: Start, state: TrainState) -> None:
-    """Optimizer, fp16 scaler and random generators. Raise RunError when they are of another optimizer."""
+    """Optimizer, fp16 scaler and random generators. Raise RunError when the checkpoint has another optimizer."""
     path = start.path
     if path is None:
         return
     file = path / "optimizer.safetensors"
     metadata = _read_optimizer_metadata(file)
-    if not is_of(metadata["groups"], state.model, state.optimizer):
+    if not matches(metadata["groups"], state.model, state.optimizer):
         raise RunError(f"{path}: its optimizer is not the recipe's, or trained other weights; start anew with --fresh")
     load_tensors(_read_tensors(file), state.model, state.optimizer)
     state.strategy.restore_scaler(metadata["scaler"])
     world = state.strategy.world
-    if _read_state(path)["world_size"] == world.size:
+    if _read_state(path).world_size == world.size:
         rng = _read_tensors(path / "rng.safetensors")
         mine = {key.partition(".")[2]: value for key, value in rng.items() if key.startswith(f"{world.rank}.")}
         write_rng(mine, state.strategy.device)
@@ -78,7 +79,7 @@ def restore_optimizer(start: Start, state: TrainState) -> None:
 
 
 def _find_start(folder: Path, report: Callable[[str], None]) -> Start:
-    """The newest complete checkpoint and its progress; `last` and `best` are made to agree with it."""
+    """The newest complete checkpoint and its progress. Points `last` and `best` to what belongs to it."""
     path = find_newest(folder, report)
     if path is None:
         for name in ("last", "best"):
@@ -91,39 +92,46 @@ def _find_start(folder: Path, report: Callable[[str], None]) -> Start:
             check_folder(folder / step_name(progress.best.step))
             point(folder, "best", step_name(progress.best.step))
     except CheckpointError as error:
-        report(f"{error}; it was the best so far, which is looked for anew")
+        report(f"{error}; it was the best so far: the best is chosen anew from here")
         point(folder, "best", path.name)
         progress = replace(progress, best=None, num_bad_validations=0)
     return Start(path, progress)
 
 
 def read_progress(path: Path) -> Progress:
-    """Where the checkpoint at `path` stands; Progress() when there is none."""
-    if not path.exists():
-        return Progress()
-    found = _read_state(path)
+    """Progress of the checkpoint at `path`; Progress() when there is none."""
+    return _read_state(path).progress if path.exists() else Progress()
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """`state.json`. `world_size`: ranks that trained."""
+
+    progress: Progress
+    data_sha256: str
+    world_size: int
+
+
+def _read_state(path: Path) -> _State:
+    """Raise RunError when another version wrote it."""
     try:
-        values = {field.name: found[field.name] for field in fields(Progress)}
+        found = json.loads((path / "state.json").read_text())
         best = Best(**found["best"]) if found["best"] is not None else None
-    except (KeyError, TypeError):
+        values = {field.name: found[field.name] for field in fields(Progress)}
+        return _State(Progress(**{**values, "best": best}), found["data_sha256"], found["world_size"])
+    except (ValueError, KeyError, TypeError):
         raise _other_version(path) from None
-    return Progress(**{**values, "best": best})
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    metadata: dict[str, Any] = json.loads((path / "state.json").read_text())
-    return metadata
 
 
 def load_eval_weights(path: Path, state: TrainState) -> None:
-    """Load what `load_weights` says into the network that is evaluated."""
+    """Load the weights to evaluate with into the network for evaluation."""
     load_weights(path, state.eval_model, ema=state.ema is not None)
 
 
 def load_weights(path: Path, model: nn.Module, ema: bool) -> None:
-    """Load the weights to evaluate with: the averaged ones where they are kept.
+    """Load the weights to evaluate with: the averaged ones when the checkpoint has them.
 
-    Raise CheckpointError when they are not what was written, RunError when they are of another network.
+    Raise CheckpointError when they are damaged, RunError when they are of another network.
     """
     file = _weights_file(path, ema)
     check_file(file, read_hashes(path).get(file.name, ""))
@@ -131,7 +139,7 @@ def load_weights(path: Path, model: nn.Module, ema: bool) -> None:
 
 
 def _weights_file(path: Path, ema: bool) -> Path:
-    """Where averaging began later than the checkpoint, the plain weights are its beginning."""
+    """The file of averaged weights; before averaging began, that of the plain weights, from which it starts."""
     return path / ("ema.safetensors" if ema and "ema.safetensors" in read_hashes(path) else "model.safetensors")
 
 
@@ -143,7 +151,7 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
 
 
 def _foreign(file: Path, error: SafetensorError) -> RunError:
-    return RunError(f"{file}: has its hash, but is no safetensors file ({error}); start anew with --fresh")
+    return RunError(f"{file}: its hash is right, but it is no safetensors file ({error}); start anew with --fresh")
 
 
 def _other_version(checkpoint: Path) -> RunError:
@@ -162,7 +170,9 @@ def _read_optimizer_metadata(file: Path) -> OptimizerMetadata:
         raise _other_version(file.parent)
     try:
         with safe_open(file, "pt") as opened:
-            metadata: OptimizerMetadata = json.loads(opened.metadata()["optimizer"])
+            found = json.loads(opened.metadata()["optimizer"])
+            return OptimizerMetadata(groups=found["groups"], scaler=found["scaler"])
     except SafetensorError as error:
         raise _foreign(file, error) from None
-    return metadata
+    except (ValueError, KeyError, TypeError):
+        raise _other_version(file.parent) from None

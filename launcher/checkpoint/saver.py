@@ -1,7 +1,9 @@
-"""Saves that do not stop training: a copy between two steps, then one thread that writes, one save at a time.
+"""Saves beside the training: it waits for a copy between two steps; one thread then writes, one save at a time.
 
 A failed save is reported and the previous checkpoint stays valid: training continues until `checkpoint.patience` saves
-in a row have failed. The best is only ever a step whose checkpoint is on the disk.
+in a row have failed. The best is only ever a step whose checkpoint is on disk.
+
+Not by `torch.distributed.checkpoint`: safetensors files with a manifest of hashes are what users and tools read.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from launcher.run.run_log import RunLog
 from launcher.text import one_line
 
 LONG_WAIT_S = 1.0
-"""A wait of the training for the save before that is worth a word."""
+"""Wait of the training for the previous save from which it is reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +31,13 @@ class Writing:
 
     progress: Progress
     blocked_s: float
-    """Seconds that training stood still for it."""
+    """Seconds that the training waited for the copy."""
     outcome: Future[tuple[float, str | None]]
-    """Seconds of writing, and why it failed, if it did."""
+    """Seconds of writing, and the reason of a failure or None."""
 
 
 class Saver:
-    """Saves one training into `folder`. `save` and `wait` are called by every rank; rank 0 writes."""
+    """Saves one training into `folder`. Every rank calls `save` and `wait`; rank 0 writes."""
 
     def __init__(self, folder: Path, section: Checkpoint, state: TrainState, log: RunLog) -> None:
         self._folder = folder
@@ -45,17 +47,17 @@ class Saver:
         self._memory = HostMemory()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="saver")
         self._pending: Progress | None = None
-        """What was to be saved, until every rank knows whether it was. The same on every rank, as the next."""
+        """The save whose outcome `wait` has not shared yet. The same on every rank, as is `_best`."""
         self._best: Best | None = None
-        """The best whose checkpoint stands."""
+        """The newest best whose checkpoint is on disk."""
         self._writing: Writing | None = None
-        """Until it has been written down what became of it. Rank 0's only, as the next two."""
+        """The save whose outcome is not logged yet. On rank 0 only, as are the next two."""
         self._reason: str | None = None
-        """Why the newest save failed; None: it did not."""
+        """Why the newest save failed; None: it succeeded."""
         self._failed_in_a_row = 0
 
     def save(self, progress: Progress) -> None:
-        """Copy the training as it is now and begin to write it. Call `wait` first."""
+        """Copy the state of the training and begin to write it. Call `wait` first."""
         assert self._pending is None, "call wait before the next save"
         self._pending = progress
         start_s = time.monotonic()
@@ -70,7 +72,7 @@ class Saver:
     def wait(self, progress: Progress, is_last: bool = False) -> Progress:
         """Wait for the save in flight. Return `progress`, with the previous best when the new one could not be saved.
 
-        Raise RunError when too many saves in a row have failed; `is_last`: one is too many, since none will follow.
+        Raise RunError when too many saves in a row have failed; with `is_last`, when this one has.
         """
         self._state.strategy.comm.beacon.enter("save")
         pending, self._pending = self._pending, None
@@ -86,13 +88,13 @@ class Saver:
     def log_finished(self, step: int) -> None:
         """Log the save in flight if it has ended. `step`: steps done."""
         if self._writing is not None and self._writing.outcome.done():
-            self._end(self._writing, step)
+            self._log_outcome(self._writing, step)
 
     def close(self) -> None:
-        """Let a save in flight come to its end, and log it."""
+        """Wait for a save in flight, and log it."""
         self._thread.shutdown()
         if self._writing is not None:
-            self._end(self._writing, self._writing.progress.step)
+            self._log_outcome(self._writing, self._writing.progress.step)
 
     def _write(self, snapshot: Snapshot) -> tuple[float, str | None]:
         start_s = time.monotonic()
@@ -104,24 +106,24 @@ class Saver:
         return time.monotonic() - start_s, reason
 
     def _await_writing(self, pending: Progress, step: int, is_last: bool) -> bool:
-        """Rank 0's part of `wait`: whether it was saved."""
+        """Rank 0's part of `wait`: whether `pending` was saved."""
         start_s, name = time.monotonic(), step_name(pending.step)
         if self._writing is not None:
-            self._end(self._writing, step)
+            self._log_outcome(self._writing, step)
         waited_s = time.monotonic() - start_s
         if waited_s >= LONG_WAIT_S and not is_last:
             message = f"training waited {waited_s:.1f} s for {name} to be written"
             self._log.event(step, "save_waited", message, show=True)
         if self._reason is not None and (is_last or self._failed_in_a_row >= self._section.patience):
-            which = "the last save of all" if is_last else f"save {self._failed_in_a_row} in a row that fails"
+            which = "the last save" if is_last else f"failure {self._failed_in_a_row} in a row"
             raise RunError(
-                f"{self._folder / name}: cannot be written ({self._reason}), {which}; mend that, "
-                f"and the same command resumes from {self._standing()}"
+                f"{self._folder / name}: cannot be written ({self._reason}), {which}; fix that, "
+                f"and the same command resumes from {self._resume_point()}"
             )
         return self._reason is None
 
-    def _end(self, writing: Writing, step: int) -> None:
-        """Wait for the thread, and write down what became of the save."""
+    def _log_outcome(self, writing: Writing, step: int) -> None:
+        """Wait for the thread, and log whether the save succeeded."""
         write_s, self._reason = writing.outcome.result()
         self._writing = None
         saved, name = writing.progress, step_name(writing.progress.step)
@@ -133,12 +135,11 @@ class Saver:
         else:
             self._failed_in_a_row += 1
             message = (
-                f"{name} could not be saved ({self._reason}): {self._failed_in_a_row} in a row, "
-                f"{self._section.patience} end the run; {self._standing()} stands"
+                f"{name} could not be saved ({self._reason}): failure {self._failed_in_a_row} in a row, "
+                f"{self._section.patience} end the run; a resume starts from {self._resume_point()}"
             )
             self._log.event(step, "checkpoint_failed", message, show=True, failed_in_a_row=self._failed_in_a_row)
 
-    def _standing(self) -> str:
-        """What a resume begins from."""
+    def _resume_point(self) -> str:
         last = self._folder / "last"
         return last.readlink().name if last.is_symlink() else "the beginning"

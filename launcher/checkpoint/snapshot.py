@@ -1,6 +1,6 @@
-"""What a checkpoint holds, copied to memory of the host in one pass, and written from there whole or not at all.
+"""Copies of the training's state in host memory, written from there completely or not at all.
 
-Training waits for the copy alone. The files are described in `state`.
+Training waits for the copy only. The files: see `state`.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from launcher.run.journal import render_json
 from launcher.text import one_line
 
 Files = dict[str, TensorFile]
-"""By the file's name without its end."""
+"""File name without suffix -> file."""
 
 
 class HostMemory:
-    """Holds one snapshot at a time, in the same memory from save to save: new pages cost more than the copy."""
+    """Memory of one snapshot at a time, used again from save to save: new pages cost more than the copy."""
 
     def __init__(self) -> None:
         self._files: Files = {}
 
     def copy(self, tensors: dict[str, dict[str, Tensor]]) -> Files:
-        """`tensors`: of each file."""
+        """`tensors`: file -> name -> tensor."""
         for name, each in tensors.items():
             if name not in self._files or not self._files[name].fits(each):
                 self._files[name] = TensorFile(each)
@@ -45,7 +45,7 @@ class HostMemory:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A training at the end of a step, in memory of the host."""
+    """The state of a training at the end of a step, in host memory."""
 
     progress: Progress
     files: Files
@@ -53,11 +53,11 @@ class Snapshot:
     metadata: dict[str, Any]
     spec: dict[str, Any]
     copied: torch.cuda.Event | None
-    """When the copies from the GPU are complete; None on a CPU, where they are."""
+    """Event after the copies from the GPU; None on a CPU, where they are complete."""
 
 
 def take_snapshot(state: TrainState, progress: Progress, rngs: list[dict[str, Tensor]], memory: HostMemory) -> Snapshot:
-    """`rngs`: states of the random generators of every rank. Valid until `memory` takes the next."""
+    """`rngs`: states of the random generators of each rank. Valid until `memory` takes the next snapshot."""
     tensors = {
         "model": state.model.state_dict(),
         "optimizer": read_tensors(state.model, state.optimizer),
@@ -77,9 +77,9 @@ def take_snapshot(state: TrainState, progress: Progress, rngs: list[dict[str, Te
 
 
 def write_snapshot(folder: Path, snapshot: Snapshot, keep: int) -> None:
-    """Write `folder/step-...`, point `last` (and `best`, when it is that) to it, prune.
+    """Write `folder/step-...`, point `last` (and `best`, if it is the best) to it, prune.
 
-    Raise OSError when that fails: what was written of it is removed, and the checkpoint before stands.
+    Raise OSError when that fails: the partial files are removed, and the previous checkpoint stays valid.
     """
     progress = snapshot.progress
     name = step_name(progress.step)
@@ -92,7 +92,7 @@ def write_snapshot(folder: Path, snapshot: Snapshot, keep: int) -> None:
             point(folder, "best", name)
         prune(folder, name, keep)
     except OSError:
-        shutil.rmtree(temporary, ignore_errors=True)  # on a full disk others need the room
+        shutil.rmtree(temporary, ignore_errors=True)  # others need the space on a full disk
         raise
 
 
@@ -109,7 +109,7 @@ def _write_files(folder: Path, snapshot: Snapshot) -> None:
 
 
 def save_weights(folder: Path, state: TrainState) -> None:
-    """Write the network alone, as step 0, `last` and `best`: of what was fitted in no steps. Called by rank 0 alone."""
+    """Write the network alone, as step 0, `last` and `best`, for a training without steps. Called by rank 0 only."""
     name = step_name(0)
     temporary = folder / f".{name}.tmp"
     try:

@@ -1,12 +1,12 @@
-"""What a checkpoint holds.
+"""The state that a checkpoint holds.
 
-checkpoints/step-00001234/model.safetensors   weights under plain names
-                          ema.safetensors     averaged weights, when the recipe keeps them
-                          optimizer.safetensors   optimizer; its groups and the fp16 scaler beside the tensors
-                          rng.safetensors     random generator of every rank
-                          state.json          progress, W&B id, data hash
-                          network.json        recipe, class names and normalisation: all that the weights need
-                          hashes.json         sha256 of each of these; written last
+checkpoints/step-00001234/model.safetensors       weights under the network's plain names
+                          ema.safetensors         averaged weights, when the recipe keeps them
+                          optimizer.safetensors   optimizer; its groups and the fp16 scaler are metadata of the file
+                          rng.safetensors         random generators of all ranks
+                          state.json              progress, W&B id, hash of the data, number of ranks
+                          network.json            recipe, class names, normalisation: all that the weights need
+                          hashes.json             sha256 of each of these files; written last
 checkpoints/last -> step-00001234,  checkpoints/best -> step-00000987
 """
 
@@ -26,7 +26,7 @@ from launcher.models.zoo import Network
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The validation that `train.best_metric` ranks highest. `epoch` is from 1; `metrics`: all of it."""
+    """The best validation by `train.best_metric`. `epoch`: from 1. `metric`, `value`: that metric. `metrics`: all."""
 
     step: int
     epoch: int
@@ -37,7 +37,7 @@ class Best:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run stands. `step` is the whole data state: order and augmentation are functions of it."""
+    """Progress of a run. `step`, the steps done, is the whole data state: order and augmentation follow from it."""
 
     step: int = 0
     best: Best | None = None
@@ -46,16 +46,16 @@ class Progress:
     last_valid: Metrics | None = None
     """Metrics of the newest validation."""
     validated_step: int = 0
-    """Step of the newest validation. Less than the last one due: it was interrupted, and is the first thing to do."""
+    """Step of the newest validation. When a later one was due, it was interrupted and comes first after a resume."""
 
 
 @dataclass(frozen=True)
 class TrainState:
-    """Everything of a run that changes while it trains, but for its Progress."""
+    """Everything that changes while a run trains, but for its Progress; and what names it in a checkpoint."""
 
     network: Network
     ema: AveragedModel | None
-    """Moving average of the network's weights, where the recipe keeps one."""
+    """Moving average of the network's weights, when the recipe keeps one."""
     optimizer: Optimizer
     strategy: Strategy
     seed: int
@@ -69,7 +69,7 @@ class TrainState:
 
     @property
     def eval_model(self) -> nn.Module:
-        """The network that is evaluated: with averaged weights, where the recipe keeps them."""
+        """The network for evaluation: with averaged weights when the recipe keeps them."""
         model: nn.Module = self.network.model if self.ema is None else self.ema.module
         return model
 

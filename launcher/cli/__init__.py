@@ -1,1 +1,1 @@
-"""The command line: verbs, their table, and what becomes of a command."""
+"""The command line: its commands, and how a command ends."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 import launcher
 from launcher.cli import jobs, model, recipe, runs
 from launcher.cli.outcome import run_app
 
-VERBS = (
+COMMANDS = (
     *(recipe.check, recipe.fetch, recipe.show, recipe.probe, recipe.bench),
     *(jobs.tune, jobs.verify_resume, jobs.submit),
     recipe.schema,
@@ -18,21 +18,22 @@ VERBS = (
 
 app = App(
     name="launcher",
-    help="Train image classifiers on every device there is: `launcher RECIPE [key.path=value ...]`.",
+    help="Train image classifiers on all available devices: `launcher RECIPE [key.path=value ...]`.",
     version=launcher.__version__,
+    default_parameter=Parameter(negative=()),  # no --no-debug, no --empty-class
     suppress_keyboard_interrupt=False,
 )
-cache = App(name="cache", help="What frozen backbones have made of images, kept in data/features.")
+cache = App(name="cache", help="List and remove the features of frozen backbones, kept in data/features.")
 
 
 app.default(recipe.train)
-for verb in VERBS:
-    app.command(verb)
-for verb in (runs.ls, runs.rm):
-    cache.command(verb)
+for command in COMMANDS:
+    app.command(command)
+for command in (runs.ls, runs.rm):
+    cache.command(command)
 app.command(cache)
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run one command, that of the process if none is given; the exit code."""
+    """Run the command of these arguments, by default the process's own; return the exit code."""
     return run_app(app, arguments)

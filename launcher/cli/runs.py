@@ -1,4 +1,5 @@
-"""Verbs that look after runs and what they have left: list, follow, compare, send. None of them needs torch."""
+"""Commands that take run folders: list, watch, compare, sync; and the feature cache. None of them needs torch."""
+# ruff: noqa: B008 - the options are frozen
 
 from __future__ import annotations
 
@@ -7,90 +8,55 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from launcher.cli.arguments import Flat
 from launcher.commands.runs.feature_cache import list_features, remove_features
 from launcher.commands.runs.list import list_runs
+from launcher.commands.runs.options import CompareOptions
 from launcher.commands.runs.sync import sync as sync_runs
 from launcher.commands.runs.watch import watch as watch_run
 
+RunFolder = Annotated[Path, Parameter(help="A run folder, `runs/NAME/DATE-...`.")]
+MoreRuns = Annotated[Path, Parameter(help="More run folders.")]
+Folder = Annotated[Path, Parameter(help="Run folders, or folders that hold some. Default: runs/.")]
+RunName = Annotated[
+    str,
+    Parameter(help="Run folders, globs, and runs in W&B: entity/project/run, the address of a run's page, group:NAME."),
+]
+AsJson = Annotated[bool, Parameter(name="--json", help="Print a JSON list, for programs.")]
+Once = Annotated[bool, Parameter(help="Show the state of the run once and exit.")]
+Key = Annotated[str | None, Parameter(help="A key of `launcher cache ls`, or the beginning of one.")]
+RemoveAll = Annotated[bool, Parameter(name="--all", help="Remove all features.")]
 
-def sync(run: Path, /, *runs: Path) -> int:
-    """Send runs to Weights & Biases from their journals: what was offline, dropped or refused. What is there stays.
 
-    Parameters
-    ----------
-    run
-        A run's folder: `runs/NAME/DATE-...`.
-    runs
-        More of them.
-    """
+def sync(run: RunFolder, /, *runs: MoreRuns) -> int:
+    """Send what Weights & Biases lacks of runs, from their journals: records that were offline, dropped or refused."""
     return sync_runs([run, *runs])
 
 
-def runs(*folders: Path, as_json: Annotated[bool, Parameter(name="--json", negative=())] = False) -> int:
-    """List runs, the youngest first: status, progress, best figure, speed, age.
-
-    Parameters
-    ----------
-    folders
-        Where to look for them, or runs themselves. Left out: runs/.
-    as_json
-        Print a JSON list, for programs.
-    """
+def runs(*folders: Folder, as_json: AsJson = False) -> int:
+    """List runs with status, progress, best validation and speed, the one with the newest record first."""
     return list_runs(folders, as_json)
 
 
-def watch(run: Path, /, *, once: Annotated[bool, Parameter(negative=())] = False) -> int:
-    """Follow a run from another terminal until it ends.
-
-    Parameters
-    ----------
-    run
-        A run's folder: `runs/NAME/DATE-...`.
-    once
-        Show how it stands and leave.
-    """
+def watch(run: RunFolder, /, *, once: Once = False) -> int:
+    """Follow a run from another terminal until it ends."""
     return watch_run(run, once)
 
 
-def compare(
-    *runs: str,
-    curves: Path | None = None,
-    html: Path | None = None,
-    wandb_report: Annotated[bool, Parameter(negative=())] = False,
-) -> int:
-    """Show what differs in the recipes of runs beside what differs in their results. Runs that differ in nothing but
-    their seed count together.
-
-    Parameters
-    ----------
-    runs
-        Run folders, globs, and of W&B: entity/project/run, the address of a run's page, group:NAME.
-    curves
-        Write a picture of losses, accuracy and learning rates to this PNG file.
-    html
-        Write a report that needs nothing else to this file.
-    wandb_report
-        Make a report in W&B, too, when all runs are of one project there.
+def compare(*runs: RunName, options: Flat[CompareOptions] = CompareOptions()) -> int:
+    """Show what differs in the recipes of runs beside what differs in their results. Runs that differ only in their
+    seed are one group.
     """
-    from launcher.commands.runs.compare.main import Options
     from launcher.commands.runs.compare.main import compare as compare_runs
 
-    return compare_runs(runs, Options(curves, html, wandb_report))
+    return compare_runs(runs, options)
 
 
 def ls() -> int:
-    """List them: what each was made of, its size and its age."""
+    """List the features: backbone, split, view, size and age of each entry."""
     return list_features()
 
 
-def rm(key: str | None = None, /, *, everything: Annotated[bool, Parameter(name="--all", negative=())] = False) -> int:
-    """Remove features, and what computations that did not end have left. A run that needs them computes them anew.
-
-    Parameters
-    ----------
-    key
-        Which: the beginning of a key of `launcher cache ls`.
-    everything
-        All of them.
-    """
+def rm(key: Key = None, /, *, everything: RemoveAll = False) -> int:
+    """Remove features, and what killed runs left unfinished. A run that needs them computes them again."""
     return remove_features(key, everything)

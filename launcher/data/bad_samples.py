@@ -1,7 +1,4 @@
-"""What happens to images that cannot be read or decoded: the run fails, or they are skipped, named and counted.
-
-B batch.
-"""
+"""Policies for images that cannot be read or decoded: the run fails, or they are skipped, named and counted."""
 
 from __future__ import annotations
 
@@ -10,30 +7,28 @@ import threading
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from launcher.data.order import Ids
+from launcher.augment.arrays import BOOL
+from launcher.data.ids import Ids
 from launcher.errors import DataError
 from launcher.recipe.schema import Data
 
-Mask = npt.NDArray[np.bool_]
-
 _LOGGER = logging.getLogger("launcher")
 _NAMED = 3
-"""Images that a message names."""
+"""Number of images that a message names."""
 
 
 class BadSamples(Protocol):
-    """The policy of one split. Several threads may call it."""
+    """The policy of one split. Thread-safe."""
 
     def note(self, sample_id: int, error: DataError) -> None:
-        """Called with an image that cannot be read. Raise DataError when that ends the work."""
+        """Handle an image that cannot be read. Raise DataError when the run must end."""
 
-    def among(self, ids_B: Ids) -> Mask:
-        """Which of these have been skipped."""
+    def among(self, ids_B: Ids) -> BOOL:
+        """mask_B of those that have been skipped."""
 
     def take_new(self) -> dict[int, str]:
-        """The images skipped since the last call: id -> reason."""
+        """Images skipped since the last call: id -> reason."""
 
 
 class FailOnBadSample:
@@ -42,7 +37,7 @@ class FailOnBadSample:
     def note(self, sample_id: int, error: DataError) -> None:
         raise error
 
-    def among(self, ids_B: Ids) -> Mask:
+    def among(self, ids_B: Ids) -> BOOL:
         return np.zeros(len(ids_B), dtype=np.bool_)
 
     def take_new(self) -> dict[int, str]:
@@ -69,7 +64,7 @@ class SkipBadSamples:
             what = f"{len(self._messages)} images cannot be read, data.max_skipped allows {self._limit}"
             raise DataError(f"{what}: {first}") from None
 
-    def among(self, ids_B: Ids) -> Mask:
+    def among(self, ids_B: Ids) -> BOOL:
         if not self._messages:
             return np.zeros(len(ids_B), dtype=np.bool_)
         return np.isin(ids_B, list(self._messages))
@@ -81,7 +76,7 @@ class SkipBadSamples:
 
 
 class DeferBadSample:
-    """The policy `inner`, but an error that ends the work is kept in `error`, so that all ranks can end together."""
+    """The policy `inner`, but an error that must end the run is kept in `error`, so that all ranks can end together."""
 
     def __init__(self, inner: BadSamples) -> None:
         self._inner = inner
@@ -94,7 +89,7 @@ class DeferBadSample:
         except DataError as final:
             self.error = self.error or final
 
-    def among(self, ids_B: Ids) -> Mask:
+    def among(self, ids_B: Ids) -> BOOL:
         return self._inner.among(ids_B)
 
     def take_new(self) -> dict[int, str]:

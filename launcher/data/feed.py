@@ -1,4 +1,4 @@
-"""Ids -> what the trained part of the network takes: from the pictures, or from features computed before.
+"""Ids -> the inputs of the part of the network that trains: from images, or from features computed before.
 
 B batch, C channels, H x W pixels.
 """
@@ -14,16 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from launcher.augment.execute import Augment
 from launcher.augment.images import ImageBatch
 from launcher.augment.mix import Mix
-from launcher.augment.parameter_hash import NullParameterHashes, ParameterHashes, ParamHashes
-from launcher.augment.pipeline import Augment
+from launcher.augment.parameter_hash import HashRecorder, NullParameterHashes, ParamHashes
 from launcher.data.bad_samples import BadSamples, FailOnBadSample
 from launcher.data.encoded import InputTimes
 from launcher.data.features.format import SKIPPED, Features
+from launcher.data.ids import Ids, Work
 from launcher.data.loader import Loader
-from launcher.data.order import Ids
-from launcher.data.reader import Work
 from launcher.distributed.strategy import Strategy
 from launcher.errors import DataError
 from launcher.models.frozen.engine import Engine
@@ -31,21 +30,20 @@ from launcher.models.frozen.engine import Engine
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """A batch on the device. `inputs`: images_BCHW, or the values at the boundary of a frozen part.
-
-    `targets`: what the loss compares the outputs with: labels_B, or where images are mixed the share of every class,
-    targets_BK. `weights_B`: 1 counts, 0 is padding. `images_BCHW`: as augmented; None where features were read.
-    `param_hashes_BD`: a hash of what augmentation and mixing did to each; no bytes where nobody asks, or features were
-    read.
-    """
+    """A batch on the device, for the part of the network that trains."""
 
     inputs: tuple[Tensor, ...]
+    """images_BCHW, or the values at the boundary of the frozen part."""
     labels_B: Tensor
     targets: Tensor
+    """Targets of the loss: labels_B, or where images are mixed the share of every class, targets_BK."""
     weights_B: Tensor
+    """1 counts, 0 is padding or skipped."""
     ids_B: Ids
     images_BCHW: Tensor | None
+    """As augmented and mixed; None where features were read."""
     param_hashes_BD: ParamHashes
+    """Hashes of the augmentation and mixing of each image; no bytes where none are recorded, or features were read."""
 
 
 class Feed(Protocol):
@@ -53,14 +51,14 @@ class Feed(Protocol):
 
     @property
     def times(self) -> InputTimes:
-        """What its examples cost so far; it goes on counting."""
+        """Time spent on its examples so far."""
 
     def batches(self, work: Work) -> Iterator[Examples]: ...
 
 
 @dataclass(frozen=True)
 class ImageFeed:
-    """Reads, augments, and where a part of the network is frozen, sends the images through it."""
+    """A `Feed` from images: read, augmented, mixed, and passed through the frozen part of the network, if any."""
 
     loader: Loader
     augment: Augment
@@ -69,20 +67,19 @@ class ImageFeed:
     views: int | None
     """Augmented views of each image, used in turn by the epochs; None: a new one every epoch."""
     engine: Engine | None
+    """The frozen part; None where there is none."""
     mix: Mix | None = None
-    """Mixes the images after augmentation, and their labels."""
-    parameter_hashes: Callable[[], ParameterHashes] = NullParameterHashes
-    """Makes the recorder of what was done to each image."""
+    parameter_hashes: Callable[[], HashRecorder] = NullParameterHashes
 
     @property
     def times(self) -> InputTimes:
         return self.loader.times
 
     def batches(self, work: Work) -> Iterator[Examples]:
-        """Raise DataError when an image cannot be read or decoded."""
+        """Raise DataError when an image cannot be read and the policy is to fail."""
         augmented, mixed = self.parameter_hashes(), self.parameter_hashes()
-        augment = replace(self.augment, record=augmented.record)
-        mix = None if self.mix is None else replace(self.mix, record=mixed.record)
+        augment = replace(self.augment, hashes=augmented)
+        mix = None if self.mix is None else replace(self.mix, hashes=mixed)
 
         def prepare(images: ImageBatch, ids_B: Ids, view: int) -> Tensor:
             return self.strategy.layout(augment(images, ids_B, self.seed, view))
@@ -100,9 +97,9 @@ class ImageFeed:
 
 @dataclass
 class FeatureFeed:
-    """Reads what the frozen part gives for each view of each image.
+    """A `Feed` from features: the values that the frozen part gave for each view of each image.
 
-    `views`: of `num_views` in all, those that the epochs to come use.
+    `views`: those that the coming epochs use, of `num_views` in all.
     """
 
     views: dict[int, Features]
@@ -125,7 +122,9 @@ class FeatureFeed:
             for bytes_BN, value in zip(records, features.layout.values, strict=True)
         )
         for i in ids_B[(labels_B == SKIPPED) & (ids_B >= 0)].tolist():
-            self.bad_samples.note(i, DataError(f"{features.folder}: image {i} was left out when this was computed"))
+            self.bad_samples.note(
+                i, DataError(f"{features.folder}: image {i} was skipped when these features were computed")
+            )
         weights = torch.from_numpy(((ids_B >= 0) & (labels_B != SKIPPED)).astype("int64"))
         labels = self._send(torch.from_numpy(np.maximum(labels_B, 0)))
         param_hashes_BD = NullParameterHashes().take(ids_B, 0)

@@ -1,15 +1,15 @@
 """An epoch in lanes: a node reads few shards, nearly from end to end, and batches are the same on any number of nodes.
 
 The epoch's shards, in an order of its own, are laid end to end to a ring of all images. From a place of its own, the
-ring is cut into L lanes of equal length. What is left over comes after the last lane; where the recipe wraps, the last
+ring is cut into L lanes of equal length. The dropped images come after the last lane; where the recipe wraps, the last
 lanes run into the images of the first instead:
 
     ring    |  shard 4  | shard 0 |   shard 2   | shard 1 |  shard 3  |
-    lanes       |    0    |    1    |    2    |    3    |  left out...
+    lanes       |    0    |    1    |    2    |    3    |  dropped ...
 
-Within a lane, windows of neighbours are shuffled. A global batch takes the next images of every lane, in lane order;
-each process reads the same lanes all through the epoch. Nothing is as long as the data, only as the list of shards or
-as a window: any step of any epoch is found at once. Needs no torch.
+Within a lane, windows of neighbors are shuffled. A global batch takes the next images of every lane, in lane order;
+each rank reads the same lanes all through the epoch. No array is as long as the data, only as the list of shards or
+as a window, so any step of any epoch is found at once. Needs no torch.
 """
 
 from __future__ import annotations
@@ -18,27 +18,25 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
 from launcher import keyed_random
+from launcher.data.ids import Ids
 from launcher.recipe.plan import Plan
 
-Ids = npt.NDArray[np.int64]
-
-# Streams of random numbers that belong to lanes.
+# Streams of random numbers of lanes.
 _SHARDS, _START, _WINDOW = 3, 4, 5
 
 
 @dataclass(frozen=True, eq=False)
 class LaneEpochs:
-    """`sizes_S`: images of each training shard, in the manifest's order."""
+    """Epochs in lanes. `sizes_S`: images of each training shard, in the manifest's order."""
 
     plan: Plan
     seed: int
     sizes_S: Ids
 
     def batch_ids(self, epoch: int, batch: int, first: int, end: int) -> Ids:
-        """Ids `first` to `end`, each where a lane's share begins, of global batch `batch`, from 0, of an epoch."""
+        """Ids `first` to `end`, both where a lane's share begins, of global batch `batch`, from 0, of an epoch."""
         share, window = self._share, self.plan.lane_window
         lanes = first // share, end // share
         start, stop = batch * share, (batch + 1) * share
@@ -49,7 +47,6 @@ class LaneEpochs:
         return self._locate(epoch, np.concatenate(parts, axis=1).reshape(-1))
 
     def dropped_ids(self, epoch: int) -> Ids:
-        """Ids of the images that no batch of an epoch has."""
         return self._locate(epoch, np.arange(self.lane_images * self.plan.lanes, self.plan.num_train))
 
     def shards(self, epoch: int, node: int, num_nodes: int) -> Ids:
@@ -72,7 +69,7 @@ class LaneEpochs:
 
     @property
     def lane_images(self) -> int:
-        """Images of each lane that an epoch visits."""
+        """Images of each lane in an epoch."""
         return self.plan.steps_per_epoch * self._share
 
     @property
@@ -81,7 +78,7 @@ class LaneEpochs:
         return self.plan.global_batch // self.plan.lanes
 
     def _locate(self, epoch: int, places_P: Ids) -> Ids:
-        """The ids at places of the line that the lanes are cut from; past its end it begins again."""
+        """The ids at places on the ring, counted from the start of the first lane."""
         ring = _ring(self, epoch)
         places_P = (places_P + ring.start) % self.plan.num_train
         ids_P: Ids = places_P + ring.shifts_S[np.searchsorted(ring.ends_S, places_P, side="right")]
@@ -90,7 +87,7 @@ class LaneEpochs:
 
 @dataclass(frozen=True, slots=True)
 class _Ring:
-    """`shards_S` of an epoch in order, the places where they end, and what a place in each lacks to an id."""
+    """Shards of an epoch in order, the places where they end, and in each the id of an image minus its place."""
 
     shards_S: Ids
     ends_S: Ids
@@ -104,14 +101,14 @@ def _ring(epochs: LaneEpochs, epoch: int) -> _Ring:
     shards_S = keyed_random.permutation(len(sizes_S), epochs.seed, _SHARDS, epoch)
     ends_S = np.cumsum(sizes_S[shards_S])
     shifts_S = np.cumsum(sizes_S)[shards_S] - ends_S
-    # Without it, images at the end of a shard would be the only ones that an epoch ever leaves out.
+    # Without it, only images at the end of a shard would ever be dropped.
     start = int(keyed_random.bits(epochs.seed, _START, epoch)[0] % np.uint64(epochs.plan.num_train))
     return _Ring(shards_S, ends_S, shifts_S, start)
 
 
 @lru_cache(maxsize=4)
 def _shuffled(epochs: LaneEpochs, epoch: int, number: int, first_lane: int, end_lane: int) -> Ids:
-    """places_LW: window `number` of each of these lanes, as it is visited."""
+    """places_LW: window `number` of each of these lanes, in the order of training."""
     window = epochs.plan.lane_window
     lanes_L1 = np.arange(first_lane, end_lane, dtype=np.int64)[:, None]
     rows_W = np.arange(min(window, epochs.lane_images - number * window), dtype=np.int64)

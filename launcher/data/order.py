@@ -1,7 +1,4 @@
-"""Which samples form which batch: a function of (seed, epoch, manifest, lanes), never a state.
-
-A sample's id is its position in its split: shard after shard in the manifest's order. Needs no torch.
-"""
+"""The samples of each batch: a function of (seed, epoch, manifest, lanes), never a state. Needs no torch."""
 
 from __future__ import annotations
 
@@ -12,13 +9,13 @@ from typing import Protocol
 import numpy as np
 
 from launcher import keyed_random
-from launcher.data.lanes import Ids as Ids
+from launcher.data.ids import Ids
 from launcher.data.lanes import LaneEpochs
 from launcher.recipe.plan import Plan
 from shards.manifest import Manifest
 
 _ORDER = 1
-"""Stream of random numbers that belongs to the order of samples; augmentation has others."""
+"""Stream of random numbers of the order of samples; augmentation has others."""
 
 
 class Epochs(Protocol):
@@ -28,7 +25,7 @@ class Epochs(Protocol):
         """Ids `first` to `end` of global batch `batch`, from 0, of an epoch."""
 
     def dropped_ids(self, epoch: int) -> Ids:
-        """Ids of the images that no batch of an epoch has."""
+        """Ids of the images that are in no batch of an epoch."""
 
     def shards(self, epoch: int, node: int, num_nodes: int) -> Ids:
         """Numbers of the shards, in the manifest's order, that a node opens in an epoch."""
@@ -36,7 +33,7 @@ class Epochs(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WholeEpochs:
-    """Each epoch is one random order of all images: a node opens every shard."""
+    """Epochs in a random order of all images: every node opens every shard."""
 
     plan: Plan
     seed: int
@@ -59,22 +56,22 @@ class WholeEpochs:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The training samples of every step, for any rank."""
+    """The training samples of every step."""
 
     plan: Plan
     epochs: Epochs
 
     def global_batch_ids(self, step: int) -> Ids:
-        """The ids of optimizer step `step` (from 1), shape [global_batch]; the same for any number of processes."""
+        """The ids of optimizer step `step` (from 1), shape [global_batch]; the same for any number of ranks."""
         return self._ids(step, 0, self.plan.global_batch)
 
     def micro_batch_ids(self, step: int, rank: int) -> Ids:
-        """What `rank` computes in step `step`, shape [accumulation, micro_batch]: its part of the global batch."""
+        """The ids of `rank` in step `step`, its part of the global batch: shape [accumulation, micro_batch]."""
         mine = self._ids(step, rank * self.plan.rank_batch, (rank + 1) * self.plan.rank_batch)
         return mine.reshape(self.plan.accumulation, self.plan.micro_batch)
 
     def visits(self, epoch: int) -> Ids:
-        """All ids of an epoch, batch after batch, and then those that are left out."""
+        """All ids of an epoch, batch after batch, then the dropped ones."""
         first = epoch * self.plan.steps_per_epoch + 1
         batches = [self.global_batch_ids(first + i) for i in range(self.plan.steps_per_epoch)]
         return np.concatenate([*batches, self.epochs.dropped_ids(epoch)])
@@ -90,19 +87,7 @@ def build_order(plan: Plan, manifest: Manifest, seed: int) -> Order:
 
 @lru_cache(maxsize=2)
 def epoch_order(num_images: int, seed: int, epoch: int) -> Ids:
-    """All ids of an epoch without lanes, each once, in the order in which training visits them."""
+    """All ids of an epoch without lanes, each once, in the order of training."""
     order = keyed_random.permutation(num_images, seed, _ORDER, epoch)
     order.setflags(write=False)
     return order
-
-
-def portion_ids(num_images: int, world_size: int, batch: int, rank: int) -> Ids:
-    """The ids of one of `world_size` equal portions in order, shape [steps, batch]; -1 is padding at the end.
-
-    Every rank gets the same number of steps; all portions together are each image once.
-    """
-    portion = -(-num_images // world_size)
-    mine = np.arange(min(rank * portion, num_images), min((rank + 1) * portion, num_images), dtype=np.int64)
-    ids = np.full((-(-portion // batch), batch), -1, dtype=np.int64)
-    ids.reshape(-1)[: len(mine)] = mine
-    return ids

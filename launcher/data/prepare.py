@@ -1,4 +1,4 @@
-"""The manifest of a recipe's shards, packed first, by one process, when they are not there; and where they are read.
+"""The manifest of a recipe's shards, which are packed first where they are missing; and the folder they are read from.
 
 Needs no torch.
 """
@@ -10,9 +10,10 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from launcher.data.reader import LocalFolder, ShardFolder
-from launcher.data.remote.origin import RemoteStore
-from launcher.data.remote.remote import RemoteFolder, fetch_manifest
+from launcher.data.remote.folder import RemoteFolder
+from launcher.data.remote.manifest import fetch_manifest
 from launcher.data.remote.shard_cache import ShardCache
+from launcher.data.remote.store import RemoteStore
 from launcher.distributed.world import World
 from launcher.errors import DataError, Stopped
 from launcher.recipe.resolve import pack_options
@@ -28,7 +29,7 @@ REMOTE_CACHE = "data/remote"
 
 
 class _Interruptible(Progress):
-    """Shows what `shown` shows, and ends the packing when asked to stop: what is half packed is packed anew."""
+    """The progress `shown`, which raises Stopped once `should_stop`: half-packed shards are packed again."""
 
     def __init__(self, shown: Progress, should_stop: Callable[[], bool]) -> None:
         self._shown = shown
@@ -44,13 +45,13 @@ class _Interruptible(Progress):
 
 
 def prepare_data(data: Data, world: World, should_stop: Callable[[], bool] = lambda: False) -> Manifest:
-    """Raise ShardsError when shards can be neither found nor packed, DataError when they are of another source,
-    UserError when they are remote and their manifest is not to be had.
+    """The manifest of the recipe's shards, packed now where they are missing. `should_stop` is polled while packing.
 
-    `should_stop` is asked while packing; Stopped is raised when it says so.
+    Raise ShardsError when shards can be neither found nor packed, DataError when they are of another source,
+    UserError when the manifest of remote ones cannot be fetched, Stopped once `should_stop`.
     """
     if is_url(str(data.dir)):
-        return fetch_manifest(*_far_and_near(data))
+        return fetch_manifest(*_open_remote(data))
     folder = data.folder
     if data.source is None:
         return read_manifest(folder)
@@ -66,18 +67,18 @@ def prepare_data(data: Data, world: World, should_stop: Callable[[], bool] = lam
     if manifest.source != wanted:
         raise DataError(
             f"{folder} holds '{manifest.source}', the recipe asks for '{wanted}': set another data.dir, or "
-            "data.source=null data.split=null data.classes=null to train on what is there"
+            "data.source=null data.split=null data.classes=null to train on these shards"
         )
     return manifest
 
 
 def open_folder(data: Data, manifest: Manifest, world: World) -> ShardFolder:
-    """Where the shards of a prepared manifest are read. Raise UserError when they are remote and that cannot be."""
+    """The folder of a prepared manifest's shards. Raise UserError when a remote one cannot be opened."""
     if not is_url(str(data.dir)):
         return LocalFolder(data.folder, can_be_packed=data.source is not None)
-    return RemoteFolder(*_far_and_near(data), manifest, world.local_size)
+    return RemoteFolder(*_open_remote(data), manifest, world.local_size)
 
 
-def _far_and_near(data: Data) -> tuple[RemoteStore, ShardCache]:
+def _open_remote(data: Data) -> tuple[RemoteStore, ShardCache]:
     cache = ShardCache(Path(data.remote_cache or REMOTE_CACHE), int(data.remote_cache_gib * 2**30))
     return RemoteStore(str(data.dir), data.remote_tries), cache

@@ -1,4 +1,4 @@
-"""The bytes and the label of one image by its id, straight from its place in a tar. Needs no torch."""
+"""The bytes and the label of an image by its id, read from its place in a tar. Needs no torch."""
 
 from __future__ import annotations
 
@@ -9,31 +9,27 @@ import time
 import weakref
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from launcher.data.order import Ids
+from launcher.data.ids import Ids, Work
 from launcher.errors import DataError
 from shards.manifest import MANIFEST_NAME, IndexArray, Manifest, Shard, ShardsError, read_index
 
 MAX_OPEN_SHARDS = 256
-"""Open files per split; beyond it the one unused longest is let go. Three splits stay below the usual 1,024."""
+"""Open files per split; the least recently used is closed first. Three splits stay below the usual limit of 1,024."""
 
 _NAME_BYTES = 100
-"""Of a member's name at the head of its block in a tar."""
-
-Work = Iterable[tuple[int, Ids]]
-"""(view, ids_B) of each batch; id -1 is padding."""
+"""Length of a member's name in its tar header."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An image as it lies in its shard. `place`: where it is, for messages."""
+    """An image as stored. `place`: where it is, for messages."""
 
     content: bytes
     label: int
@@ -42,7 +38,7 @@ class Sample:
 
 @dataclass(slots=True)
 class Traffic:
-    """What one process had from a remote folder. `num_shards`: fetched whole; `num_retries`: answers that failed."""
+    """Downloads of one process. `num_shards`: whole ones; `num_retries`: requests that failed."""
 
     num_shards: int = 0
     num_bytes: int = 0
@@ -56,58 +52,60 @@ class SampleReader(Protocol):
     def num_images(self) -> int: ...
 
     def read(self, sample_id: int) -> Sample:
-        """Raise DataError when the image is not there whole, or its label is no class; FetchError when a remote shard
-        cannot be had."""
+        """Raise DataError when the image is missing or incomplete, or its label is not a class.
+
+        Raise FetchError when a remote shard cannot be fetched.
+        """
 
     def name_of(self, sample_id: int) -> str:
-        """By which a person finds the image again. Raise DataError, FetchError as `read`."""
+        """A name by which a person finds the image. Raise DataError or FetchError as `read`."""
 
     def look_ahead(self, work: Work) -> Iterator[tuple[int, Ids]]:
-        """The same work; what it needs from elsewhere is fetched beforehand."""
+        """The same work; remote shards that it needs are fetched ahead."""
 
     def current(self) -> str | None:
-        """The image that some thread has been reading for longest; None when none is."""
+        """The image that some thread has been reading for longest, for messages; None when none is read."""
 
 
 class OpenShard:
-    """A tar and its index. The file closes when the last thread lets go: none can close what another is reading."""
+    """A tar and its index. The file closes with the last reference, so no thread closes what another is reading."""
 
-    def __init__(self, descriptor: int, index: IndexArray, let_go: Callable[[int], None] = os.close) -> None:
+    def __init__(self, descriptor: int, index: IndexArray, close: Callable[[int], None] = os.close) -> None:
         self.descriptor = descriptor
         self.index = index
         self.num_bytes = os.fstat(descriptor).st_size
-        weakref.finalize(self, let_go, descriptor)
+        weakref.finalize(self, close, descriptor)
 
 
 class ShardFolder(Protocol):
-    """Where shards come from."""
+    """The shards of a manifest, on a local disk or at a URL."""
 
     traffic: Traffic
 
     def max_open(self, shards: Sequence[Shard]) -> int:
-        """How many of these a reader may keep open."""
+        """Number of these shards that a reader may keep open."""
 
     def place(self, shard: Shard) -> str:
-        """Where it is, for messages."""
+        """Path or URL of the shard, for messages."""
 
-    def damaged(self, shard: Shard, what: str) -> DataError:
-        """With what to do next."""
+    def damage(self, shard: Shard, what: str) -> DataError:
+        """The error about a damaged shard, with what to do next."""
 
     def open(self, shard: Shard) -> OpenShard:
-        """Raise DataError when it is damaged, FetchError when it is remote and not to be had."""
+        """Raise DataError when the shard is damaged, FetchError when it cannot be fetched."""
 
     def look_ahead(self, work: Work, shards_with: Callable[[Ids], list[Shard]]) -> Iterator[tuple[int, Ids]]:
-        """The same work, known early enough to fetch what it needs."""
+        """The same work; the shards that it needs are fetched ahead."""
 
-    def arrived(self, shard: Shard) -> str:
-        """How much of a shard that is on its way is here, for messages; empty where all of it is."""
+    def describe_download(self, shard: Shard) -> str:
+        """Progress of a shard's download, for messages; empty where none is running."""
 
     def describe(self) -> str:
         """A line for the start of a run."""
 
 
 class LocalFolder:
-    """Shards on a disk of this machine."""
+    """Shards on a local disk: a `ShardFolder`."""
 
     def __init__(self, folder: Path, can_be_packed: bool = False) -> None:
         self.folder = folder
@@ -120,7 +118,7 @@ class LocalFolder:
     def place(self, shard: Shard) -> str:
         return f"{self.folder}/{shard.name}"  # joined as paths they would take as long as the read
 
-    def damaged(self, shard: Shard, what: str) -> DataError:
+    def damage(self, shard: Shard, what: str) -> DataError:
         return DataError(f"{self.place(shard)}: {what}; run 'python -m shards check {self.folder}'")
 
     def open(self, shard: Shard) -> OpenShard:
@@ -131,12 +129,12 @@ class LocalFolder:
         except ShardsError as error:
             raise DataError(str(error)) from None
         except OSError as error:
-            raise self.damaged(shard, f"cannot be opened ({error.strerror})") from None
+            raise self.damage(shard, f"cannot be opened ({error.strerror})") from None
 
     def look_ahead(self, work: Work, shards_with: Callable[[Ids], list[Shard]]) -> Iterator[tuple[int, Ids]]:
         return iter(work)
 
-    def arrived(self, shard: Shard) -> str:
+    def describe_download(self, shard: Shard) -> str:
         return ""
 
     def describe(self) -> str:
@@ -154,7 +152,7 @@ class ShardReader:
         self.num_classes = len(manifest.classes)
         self._first_ids = np.cumsum([0, *(shard.num_images for shard in self.shards)])
         self._starts: list[int] = self._first_ids.tolist()
-        """The same, as plain numbers: to find one image's shard in these takes a tenth of the time."""
+        """The same as a list: finding one image's shard in it takes a tenth of the time."""
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
         self._max_open = self.folder.max_open(self.shards)
         self._lock = threading.Lock()
@@ -162,10 +160,10 @@ class ShardReader:
 
     def current(self) -> str | None:
         for sample_id in list(self._reading.values())[:1]:
-            number = bisect_right(self._starts, sample_id) - 1
+            number, row_number = self._find(sample_id)
             shard = self.shards[number]
-            # What has come of it changes while it comes: a slow download is no hang.
-            return f"{shard.name}: image {sample_id - self._starts[number]}{self.folder.arrived(shard)}"
+            # With its progress, so that a slow download is not taken for a hang.
+            return f"{shard.name}: image {row_number}{self.folder.describe_download(shard)}"
         return None
 
     def read(self, sample_id: int) -> Sample:
@@ -177,60 +175,58 @@ class ShardReader:
             del self._reading[thread]
 
     def _read(self, sample_id: int) -> Sample:
-        """Raise DataError naming the shard when the image is not there whole, or its label is no class; FetchError."""
         assert 0 <= sample_id < self._first_ids[-1], f"no image {sample_id} among {self._first_ids[-1]}"
         number = bisect_right(self._starts, sample_id) - 1
         row_number = sample_id - self._starts[number]
         shard, opened = self.shards[number], self._shard(number)
         if row_number >= len(opened.index):
-            raise self.folder.damaged(shard, f"image {row_number}: its index has only {len(opened.index)} images")
+            raise self.folder.damage(shard, f"image {row_number}: its index has only {len(opened.index)} images")
         offset, size, label = opened.index[row_number].tolist()
         if not 0 <= offset <= offset + size <= opened.num_bytes:
-            raise self.folder.damaged(shard, f"image {row_number}: the tar is cut off")
+            raise self.folder.damage(shard, f"image {row_number}: the tar is truncated")
         if not 0 <= label < self.num_classes:
-            raise self.folder.damaged(shard, f"image {row_number}: label {label} is none of {self.num_classes} classes")
+            what = f"image {row_number}: label {label} is not one of {self.num_classes} classes"
+            raise self.folder.damage(shard, what)
         try:
             content = os.pread(opened.descriptor, size, offset)
         except OSError as error:
-            raise self.folder.damaged(shard, f"image {row_number}: cannot be read ({error.strerror})") from None
+            raise self.folder.damage(shard, f"image {row_number}: cannot be read ({error.strerror})") from None
         return Sample(content, label, f"{self.folder.place(shard)}: image {row_number}")
 
     def shard_of(self, sample_id: int) -> str:
         """Name of its tar."""
-        return self.shards[bisect_right(self._starts, sample_id) - 1].name
+        return self.shards[self._find(sample_id)[0]].name
 
     def name_of(self, sample_id: int) -> str:
-        """`test-00003.tar/bees-0000017.jpg`: its tar, and its name there, of which the first 100 bytes.
-
-        Raise DataError, FetchError as `read`.
-        """
-        number = bisect_right(self._starts, sample_id) - 1
+        """`test-00003.tar/bees-0000017.jpg`: its tar and the first 100 bytes of its name there."""
+        number, row_number = self._find(sample_id)
         shard, opened = self.shards[number], self._shard(number)
-        offset = int(opened.index[sample_id - self._starts[number]]["offset"])
+        offset = int(opened.index[row_number]["offset"])
         try:
             header = os.pread(opened.descriptor, _NAME_BYTES, offset - tarfile.BLOCKSIZE)
         except OSError as error:
-            raise self.folder.damaged(shard, f"cannot be read ({error.strerror})") from None
+            raise self.folder.damage(shard, f"cannot be read ({error.strerror})") from None
         return f"{shard.name}/{header.partition(bytes(1))[0].decode(errors='replace')}"
 
     def look_ahead(self, work: Work) -> Iterator[tuple[int, Ids]]:
-        """The same work; where shards are remote, those that it needs are fetched beforehand."""
         return self.folder.look_ahead(work, self._shards_with)
 
     def _shards_with(self, ids_B: Ids) -> list[Shard]:
-        """In the order of their first use."""
-        numbers = self._numbers(np.maximum(ids_B, 0)).tolist()
-        return [self.shards[number] for number in dict.fromkeys(numbers)]
+        """The shards of these images, in the order of their first use."""
+        numbers = np.searchsorted(self._first_ids, np.maximum(ids_B, 0), side="right") - 1
+        return [self.shards[number] for number in dict.fromkeys(numbers.tolist())]
 
-    def _numbers(self, ids: int | Ids) -> npt.NDArray[np.intp]:
-        return np.searchsorted(self._first_ids, ids, side="right") - 1
+    def _find(self, sample_id: int) -> tuple[int, int]:
+        """Number of the image's shard, and of the image in it."""
+        number = bisect_right(self._starts, sample_id) - 1
+        return number, sample_id - self._starts[number]
 
     def _shard(self, number: int) -> OpenShard:
         with self._lock:
             if number in self._open:
                 self._open.move_to_end(number)
                 return self._open[number]
-        opened = self.folder.open(self.shards[number])  # outside of the lock: meanwhile the other threads read on
+        opened = self.folder.open(self.shards[number])  # outside of the lock, so that other threads can read meanwhile
         with self._lock:
             self._open[number] = opened
             if len(self._open) > self._max_open:

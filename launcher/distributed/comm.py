@@ -1,7 +1,4 @@
-"""Messages between the processes of a run, over gloo, so that a GPU never waits for them. A single process sends none.
-
-The words are torch.distributed's: a rank is a process, rank 0 speaks to the user.
-"""
+"""Messages between the ranks of a run, over gloo, so that a GPU never waits for them. A single process sends none."""
 
 from __future__ import annotations
 
@@ -25,32 +22,33 @@ T = TypeVar("T")
 ShouldStop = Callable[[], bool]
 
 COMM_TIMEOUT = timedelta(hours=4)
-"""Longest wait for rank 0 while it downloads, packs or writes. The collectives of training have a shorter one."""
+"""Longest wait for rank 0 while it downloads, packs or writes. The collectives of training have a shorter timeout."""
 
 POLL_EVERY_S = 0.5
-"""Pause between two questions of `rank0_first` to the ranks that wait."""
+"""Least time between two exchanges of `rank0_first` with the ranks that wait."""
 
 
 def never() -> bool:
-    """The `stop_requested` of a command that no signal stops."""
+    """`stop_requested` for commands that take no signals."""
     return False
 
 
 class Comm:
-    """This process among the others. Every rank must make the same calls in the same order."""
+    """The collectives of this rank. Every rank must make the same calls in the same order."""
 
     def __init__(self, world: World, stop_requested: ShouldStop = never) -> None:
-        """`stop_requested`: whether this process has been asked to stop; the ranks agree on it by `should_stop`."""
+        """`stop_requested`: whether this process was asked to stop; the ranks agree on it in `should_stop`."""
         self.world = world
         self.beacon = Beacon()
         self._stop_requested = stop_requested
         self._group = _new_gloo_group() if world.size > 1 else None
-        self._vote: tuple[Any, Tensor] | None = None
+        self._in_flight: tuple[Any, Tensor] | None = None
+        """The exchange of `any_rank_async` that has begun: its handle and its tensor."""
         self.hosts = self.all_gather_object(socket.gethostname())
         """Host name of each rank."""
 
     def all_gather_object(self, value: T) -> list[T]:
-        """Every rank's value, in the order of ranks, on every rank."""
+        """The values of all ranks, in the order of ranks."""
         if self.world.size == 1:
             return [value]
         values: list[Any] = [None] * self.world.size
@@ -59,7 +57,7 @@ class Comm:
         return values
 
     def run_on_rank0(self, work: Callable[[], T]) -> T:
-        """Rank 0 does `work` while the others wait; every rank returns its result or raises its LauncherError."""
+        """Run `work` on rank 0 while the others wait. Every rank returns its result or raises its LauncherError."""
         if self.world.size == 1:
             return work()
         outcome: list[Any] = [None]
@@ -75,16 +73,16 @@ class Comm:
         return outcome[0]  # type: ignore[no-any-return]
 
     def raise_on_all(self, error: LauncherError | None) -> None:
-        """Raise UserError on every rank when some rank has an error, with the first one's words.
+        """Raise UserError on every rank when some rank has an `error`, with the message of the first such rank.
 
-        The user then reads it once, and no rank waits for another that has ended.
+        No rank is then left waiting for one that has ended, and the message is shown once.
         """
-        words = next(filter(None, self.all_gather_object(None if error is None else str(error))), None)
-        if words is not None:
-            raise UserError(words)
+        message = next(filter(None, self.all_gather_object(None if error is None else str(error))), None)
+        if message is not None:
+            raise UserError(message)
 
     def local_rank0_first(self, work: Callable[[], T]) -> T:
-        """The first rank of each node does `work`, then the node's others: for downloads into the node's cache."""
+        """Run `work` on the first rank of each node, then on its others: for downloads into the node's cache."""
         is_first = self.world.local_rank == 0
         if not is_first:
             self.barrier()
@@ -94,10 +92,10 @@ class Comm:
         return result
 
     def rank0_first(self, work: Callable[[ShouldStop], T]) -> T:
-        """Rank 0 does `work`, then the others: for what is done once for all, such as packing.
+        """Run `work` on rank 0, then on the others: for what rank 0 does once for all of them, such as packing.
 
-        `work` is given `should_stop`, which it polls: it turns true once any rank has been asked to stop.
-        Raise Stopped on every rank when that happens; raise RankLost on the waiting ranks when rank 0 fails.
+        `work` polls the `should_stop` that it gets: it turns true once any rank was asked to stop, and then every rank
+        raises Stopped. When rank 0 fails, the waiting ranks raise RankLost.
         """
         if self.world.size == 1:
             return work(self._stop_requested)
@@ -116,28 +114,30 @@ class Comm:
         return result
 
     def _wait_for_rank0(self) -> None:
-        while not (ballot := self._exchange()).is_over:
-            if ballot.is_failed:
-                raise RankLost("rank 0 has failed before the training began", speaks=False)
-            if ballot.should_stop:
+        is_over = False
+        while not is_over:
+            flags = self._exchange()
+            if flags.is_failed:
+                raise RankLost("rank 0 failed while this rank waited for it", should_print=False)
+            if flags.should_stop:
                 raise _stopped_early()
-        if ballot.should_stop:
-            raise _stopped_early()
+            is_over = flags.is_over
 
-    def _exchange(self, is_over: bool = False, is_failed: bool = False) -> _Ballot:
-        ballot = torch.tensor([int(self._stop_requested()), int(is_over), int(is_failed)])
-        dist.all_reduce(ballot, op=dist.ReduceOp.MAX, group=self._group)
-        return _Ballot(*ballot.bool().tolist())
+    def _exchange(self, is_over: bool = False, is_failed: bool = False) -> _Flags:
+        flags_3 = torch.tensor([int(self._stop_requested()), int(is_over), int(is_failed)])
+        with self.beacon.waiting():
+            dist.all_reduce(flags_3, op=dist.ReduceOp.MAX, group=self._group)
+        return _Flags(*flags_3.bool().tolist())
 
     def check_same(self, what: str, values: list[str]) -> None:
-        """Raise UserError naming a rank whose values are not rank 0's: it would train otherwise, or wait for ever."""
+        """Raise UserError naming the first rank whose values differ from rank 0's: it would compute something else."""
         digests = self.all_gather_object(hashlib.sha256("\n".join(values).encode()).hexdigest())
         odd = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
         if odd:
-            raise UserError(f"rank {odd[0]} sees other {what} than rank 0: put them on a disk that all nodes share")
+            raise UserError(f"rank {odd[0]} has other {what} than rank 0: put them on a disk that all nodes share")
 
     def should_stop(self, also: bool = False) -> bool:
-        """Whether some rank has been asked to stop, or its `also` is true: agreed by all; see `any_rank_async`."""
+        """Whether some rank was asked to stop or passed `also`, one call late: see `any_rank_async`."""
         return self.any_rank_async(self._stop_requested() or also)
 
     def any_rank_async(self, value: bool) -> bool:
@@ -147,10 +147,10 @@ class Comm:
         """
         if self.world.size == 1:
             return value
-        agreed = self._finish_vote()
-        ballot = torch.tensor([int(value)])
-        self._vote = dist.all_reduce(ballot, op=dist.ReduceOp.MAX, group=self._group, async_op=True), ballot
-        return agreed
+        result = self._finish_exchange()
+        flag_1 = torch.tensor([int(value)])
+        self._in_flight = dist.all_reduce(flag_1, op=dist.ReduceOp.MAX, group=self._group, async_op=True), flag_1
+        return result
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Sum over all ranks, in place, on the tensor's device."""
@@ -160,7 +160,7 @@ class Comm:
         return tensor
 
     def broadcast_buffers(self, model: nn.Module) -> None:
-        """Give every rank rank 0's buffers, which are those that are saved: each rank's BatchNorm has its own."""
+        """Copy rank 0's buffers to every rank: each BatchNorm counts its own statistics, and rank 0's are saved."""
         if self.world.size > 1:
             with self.beacon.waiting():
                 for buffer in model.buffers():
@@ -172,25 +172,25 @@ class Comm:
                 dist.barrier(group=self._group)
 
     def close(self) -> None:
-        """Leave the process group in order: every rank must call this at the same point."""
+        """Leave the process group. Every rank must call this at the same point."""
         if self.world.size > 1 and dist.is_initialized():
-            self._finish_vote()
+            self._finish_exchange()
             self.barrier()
             dist.destroy_process_group()
 
-    def _finish_vote(self) -> bool:
-        if self._vote is None:
+    def _finish_exchange(self) -> bool:
+        if self._in_flight is None:
             return False
-        work, ballot = self._vote
+        work, flag_1 = self._in_flight
         with self.beacon.waiting():
             work.wait()
-        self._vote = None
-        return bool(ballot.item())
+        self._in_flight = None
+        return bool(flag_1.item())
 
 
 @dataclass(frozen=True, slots=True)
-class _Ballot:
-    """What the ranks have agreed on: each is true when it is on any of them. The last two are rank 0's alone."""
+class _Flags:
+    """Each is true when it is on any rank; only rank 0 sets the last two."""
 
     should_stop: bool
     is_over: bool
@@ -198,22 +198,22 @@ class _Ballot:
 
 
 class _StopPoll:
-    """`should_stop` for rank 0 while the others wait in `rank0_first`: asks them at most every POLL_EVERY_S."""
+    """`should_stop` of rank 0 in `rank0_first`: exchanges flags with the waiting ranks every POLL_EVERY_S at most."""
 
-    def __init__(self, exchange: Callable[[], _Ballot]) -> None:
+    def __init__(self, exchange: Callable[[], _Flags]) -> None:
         self.is_agreed = False
         self._exchange = exchange
-        self._asked_s = time.monotonic()
+        self._exchanged_s = time.monotonic()
 
     def __call__(self) -> bool:
-        if not self.is_agreed and time.monotonic() - self._asked_s > POLL_EVERY_S:
+        if not self.is_agreed and time.monotonic() - self._exchanged_s > POLL_EVERY_S:
             self.is_agreed = self._exchange().should_stop
-            self._asked_s = time.monotonic()
+            self._exchanged_s = time.monotonic()
         return self.is_agreed
 
 
 def _stopped_early() -> Stopped:
-    return Stopped("stopped before the training began; the same command begins again")
+    return Stopped("stopped before the training began; the same command starts it again")
 
 
 def _new_gloo_group() -> dist.ProcessGroup:

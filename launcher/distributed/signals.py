@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: a handler only sets a flag, which the training looks at between two steps."""
+"""Signals that ask a run to stop: a handler only sets a flag, which training reads between two steps."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from types import FrameType
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 PR_SET_PDEATHSIG = 1
 LAUNCHERS = (b"accelerate", b"torchrun", b"torch.distributed", b"\0tune\0")
-"""In the command of a parent whose end is to be followed; the last is `launcher tune`'s, as a word of its own."""
+"""Words in the command line of a parent process that this one must not outlive; the last is `launcher tune`."""
 
 ECHO_S = 5.0
-"""SLURM signals torchrun and its workers alike, and torchrun passes it on: within this time it is the same signal."""
+"""A signal that comes again within this time is the same one: SLURM signals torchrun and its workers alike, and
+torchrun passes it on to them."""
 
 
 class StopRequest:
-    """`signal`: name of the signal that asked this process to stop, or None."""
+    """Callable: whether a signal has asked this process to stop. `signal`: name of the last one, or None."""
 
     def __init__(self) -> None:
         self.signal: str | None = None
@@ -31,26 +32,26 @@ class StopRequest:
 
 
 def install_signal_handlers() -> StopRequest:
-    """Take over SIGNALS for this process: the first asks it to stop, the same one again, later, ends it at once.
+    """Handle SIGNALS in this process: the first asks it to stop; the same one again, ECHO_S later, ends it at once.
 
-    At once: also inside an exchange with ranks that are gone, where no handler of Python's would run.
+    It ends even inside a collective with ranks that are gone, where no Python handler would run.
     """
     request = StopRequest()
 
-    def ask(number: int, _frame: FrameType | None) -> None:
+    def request_stop(number: int, _frame: FrameType | None) -> None:
         request.signal = signal.Signals(number).name
 
     _end_at_second_signal()
     for number in SIGNALS:
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # `nohup` has said to ignore it
-            signal.signal(number, ask)
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # `nohup` ignores it
+            signal.signal(number, request_stop)
     return request
 
 
 def follow_launcher() -> None:
-    """Be asked to stop when `accelerate launch` or `torchrun` ends.
+    """Have the kernel send SIGTERM to this process when its `accelerate launch` or `torchrun` ends.
 
-    Both die of SIGUSR1 and leave their processes running; for one process `accelerate launch` passes no signal on.
+    Both die of SIGUSR1 and leave their processes running; with one process `accelerate launch` forwards no signal.
     """
     parent = Path(f"/proc/{os.getppid()}/cmdline")
     if sys.platform == "linux" and parent.exists() and any(name in parent.read_bytes() for name in LAUNCHERS):
@@ -58,23 +59,23 @@ def follow_launcher() -> None:
 
 
 _wakeup_pipe: int | None = None
-"""The writing end that Python puts each signal's number into the moment it comes; one for the process."""
+"""Write end of the pipe to which Python's C handler writes the number of each signal; one per process."""
 
 
 def _end_at_second_signal() -> None:
-    """Start a thread that ends the process when a signal comes for the second time."""
+    """Start the thread that ends this process at the second signal; an earlier such thread ends."""
     global _wakeup_pipe
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     if _wakeup_pipe is not None:
-        os.close(_wakeup_pipe)  # which ends the thread before this one
+        os.close(_wakeup_pipe)  # the earlier thread reads its end
     _wakeup_pipe = writing
     threading.Thread(target=_listen, args=(reading,), name="signals", daemon=True).start()
 
 
 def _listen(reading: int) -> None:
-    """Readers of files ignore what is half written, so the process may end anywhere."""
+    """End the process at the second signal. It may end anywhere: readers ignore files that are half written."""
     first_s: dict[int, float] = {}
     while numbers := os.read(reading, 64):
         now_s = time.monotonic()

@@ -1,4 +1,4 @@
-"""How long a rank computes in each step, without its waits for the others: this tells slow ranks from waiting ones."""
+"""Compute time of a rank in each step, without its waits for the others: tells slow ranks from waiting ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 class ComputeTimer(Protocol):
-    """Timed from the beginning of a forward pass until its gradients are there."""
+    """Sums the time from the start of a forward pass to the end of its backward pass, without the gradient exchange."""
 
     @property
     def compute_s(self) -> float:
@@ -22,7 +22,7 @@ class ComputeTimer(Protocol):
 
 
 class NullComputeTimer:
-    """For a single process, which has no others to be compared with."""
+    """For a single process: there is no other rank to compare it with."""
 
     compute_s = 0.0
 
@@ -46,7 +46,7 @@ class CpuComputeTimer:
 
 
 class CudaComputeTimer:
-    """Time of the GPU, by events that nothing waits for."""
+    """Time on the GPU, by CUDA events that are read once they are complete: nothing waits for them."""
 
     def __init__(self) -> None:
         self.compute_s = 0.0

@@ -23,7 +23,7 @@ from launcher.recipe.schema import Strategy as StrategySection
 
 
 class Strategy:
-    """The device of this process, its precision, and how gradients reach the other ranks. `comm`: everything else."""
+    """Device, precision and gradient exchange of this rank. `comm`: its other collectives."""
 
     def __init__(self, section: StrategySection, comm: Comm, accelerator: Accelerator) -> None:
         self.comm = comm
@@ -37,9 +37,9 @@ class Strategy:
         self._last_gradient: Any = None
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model as training calls it (DDP, autocast). What was wrapped before is plain again."""
+        """The model for training steps: with autocast and DDP. Unwraps the model wrapped before."""
         if self._wrapped is not None:
-            # DDP's hooks go with it; without this the new one's gradients would be exchanged twice.
+            # Removes DDP's hooks, too: gradients would be exchanged twice otherwise.
             self._accelerator.unwrap_model(self._wrapped, keep_fp32_wrapper=False)
             self._accelerator._models.clear()
             self._wrapped = None
@@ -50,7 +50,7 @@ class Strategy:
         return self._wrapped
 
     def _hook_last_gradient(self, model: nn.Module) -> None:
-        """Notice when only the exchange is left of a backward pass: the first parameter's gradient comes last."""
+        """Mark the point in a backward pass where only the exchange is left: the first parameter's gradient is last."""
 
         def on_last_gradient(_gradient: Tensor) -> None:
             beacon = self.comm.beacon
@@ -63,9 +63,9 @@ class Strategy:
         self._last_gradient = first.register_hook(on_last_gradient)  # type: ignore[no-untyped-call]
 
     def adopt(self, optimizer: Optimizer) -> Optimizer:
-        """The optimizer as `step` takes it: with the fp16 scaler, where there is one."""
+        """The optimizer for `step`: with the fp16 scaler in that precision."""
         if self._accelerator.scaler is None:
-            return optimizer  # accelerate's searches sys.path twice a step
+            return optimizer  # accelerate's own searches sys.path twice a step
         return self._accelerator.prepare_optimizer(optimizer)  # type: ignore[no-any-return]
 
     @property
@@ -75,36 +75,36 @@ class Strategy:
 
     @property
     def amp_dtype(self) -> torch.dtype | None:
-        """What AMP computes convolutions and products in; None without AMP."""
+        """Type in which AMP computes convolutions and matrix products; None without AMP."""
         return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
 
     def place(self, model: nn.Module) -> nn.Module:
-        """Move to the device in the recipe's memory layout; to be done before an optimizer holds the parameters."""
+        """Move to the device in the recipe's memory format. Call it before an optimizer holds the parameters."""
         if self._sync_batchnorm and self.world.size > 1:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return model.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload,no-any-return]
 
     def layout(self, images_BCHW: Tensor) -> Tensor:
-        """Images in the memory layout that the model was placed in."""
+        """Images in the model's memory format."""
         return images_BCHW.contiguous(memory_format=self.memory_format)
 
     def autocast(self) -> AbstractContextManager[None]:
         return self._accelerator.autocast()  # type: ignore[no-any-return]
 
     def exchange_gradients(self, now: bool) -> AbstractContextManager[None]:
-        """Around forward and backward: gradients are summed over processes only where `now`."""
+        """Context of a forward and backward pass. `now`: sum the gradients over ranks in this pass."""
         self.compute_timer.begin()
         return nullcontext() if now else self._accelerator.no_sync(self._wrapped)
 
     def backward(self, loss: Tensor) -> None:
-        # Accelerate's, without a scaler, only divides by its own count of accumulated passes, which is one here.
+        # Without a scaler accelerate only divides by its own number of accumulated passes, which is 1 here.
         if self._accelerator.scaler is None:
             loss.backward()  # type: ignore[no-untyped-call]
         else:
             self._accelerator.backward(loss)
 
     def step(self, optimizer: Optimizer, clip_norm: float | None, parameters: Iterable[nn.Parameter]) -> bool:
-        """Clip, step, clear gradients. False when the fp16 scaler found an overflow and left the step out."""
+        """Clip, step, clear gradients. False when the fp16 scaler found an overflow and skipped the step."""
         if clip_norm is not None:
             self._accelerator.clip_grad_norm_(parameters, clip_norm)
         optimizer.step()
@@ -128,9 +128,9 @@ def choose_device(
     environment: Mapping[str, str],
     for_cpu: str = "set strategy.device=cpu",
 ) -> Literal["cpu", "cuda"]:
-    """Raise UserError when this node has GPUs, or is asked to use them, but not one for each of its processes.
+    """The device type that `wanted` means here. Raise UserError when there are GPUs but fewer than ranks on this node.
 
-    `for_cpu`: how the user asks for the CPU.
+    `for_cpu`: how the user chooses the CPU, for the message.
     """
     if wanted == "cpu" or (
         wanted == "auto" and environment.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
@@ -149,16 +149,16 @@ def choose_device(
 def build_strategy(
     section: StrategySection, world: World, seed: int, deterministic: bool, stop_requested: ShouldStop = never
 ) -> Strategy:
-    """Join the other ranks. `stop_requested`: as for Comm.
+    """Join the other ranks. `stop_requested`: for Comm.
 
-    Raise UserError when this process was started in a way that cannot work.
+    Raise UserError when devices, precision or environment do not allow what the recipe wants.
     """
     environment = os.environ
     device_type = choose_device(section.device, torch.cuda.device_count(), world, environment)
     if section.precision == "fp16" and device_type == "cpu":
-        raise UserError("strategy.precision: fp16 needs CUDA and there is none here; use bf16 or no")
+        raise UserError("strategy.precision: fp16 needs CUDA, which is not available here; use bf16 or no")
     if section.sync_batchnorm and device_type == "cpu":
-        raise UserError("strategy.sync_batchnorm: torch has it for CUDA only and there is none here; set it to false")
+        raise UserError("strategy.sync_batchnorm: needs CUDA, which is not available here; set it to false")
     if world.size > 1:
         _complete_environment(world, environment)
     if deterministic:
@@ -176,14 +176,14 @@ def build_strategy(
 
 
 def _check_accelerator(accelerator: Accelerator, device_type: str) -> None:
-    """`accelerate config` and ACCELERATE_ variables of the user's own can ask for what the recipe does not."""
+    """Raise UserError when `accelerate config` or an ACCELERATE_ variable contradicts the recipe."""
     kind = str(accelerator.distributed_type.value)
     if kind not in ("NO", "MULTI_CPU", "MULTI_GPU"):
         raise UserError(
-            f"accelerate is set to {kind}, which is not supported: use 'accelerate launch --config_file' of DDP"
+            f"accelerate is set to {kind}, which is not supported: use 'accelerate launch --config_file' with DDP"
         )
     if accelerator.gradient_accumulation_steps != 1:
-        raise UserError("unset ACCELERATE_GRADIENT_ACCUMULATION_STEPS: train.micro_batch says how gradients accumulate")
+        raise UserError("unset ACCELERATE_GRADIENT_ACCUMULATION_STEPS: set train.micro_batch instead")
     if accelerator.device.type != device_type:
         raise UserError(
             f"strategy.device is {device_type} but accelerate chose {accelerator.device.type}: see ACCELERATE_USE_CPU"
@@ -191,7 +191,7 @@ def _check_accelerator(accelerator: Accelerator, device_type: str) -> None:
 
 
 def _complete_environment(world: World, environment: MutableMapping[str, str]) -> None:
-    """`srun` alone does not set what torch.distributed reads; a single node needs no address from outside."""
+    """Set the variables of torch.distributed that `srun` alone leaves out. Several nodes need a MASTER_ADDR."""
     if world.num_nodes > 1 and "MASTER_ADDR" not in environment:
         raise UserError("MASTER_ADDR is not set: export the first node's name and a free MASTER_PORT before srun")
     defaults = {
@@ -207,12 +207,12 @@ def _complete_environment(world: World, environment: MutableMapping[str, str]) -
 
 
 def seed_rank(seed: int, world: World, step: int = 0) -> None:
-    """Random numbers inside of the network (dropout), different on every process."""
+    """Seed torch's generator for the network's own random numbers (dropout): different on every rank."""
     torch.manual_seed(int(keyed_random.bits(seed, step, world.rank)[0] >> np.uint64(1)))
 
 
 def read_rng(device: torch.device) -> dict[str, Tensor]:
-    """State of torch's generators of this process."""
+    """State of torch's generators: `cpu`, and `cuda` on a GPU."""
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)

@@ -1,4 +1,4 @@
-"""Which process this is among all processes of the job, from the variables that launchers set. Needs no torch."""
+"""Rank, world size and node of this process, from the environment variables of launchers. Needs no torch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SRUN = {
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """`rank` of `size` processes; `local_rank` of `local_size` on this node; `node` of `num_nodes`."""
+    """Rank `rank` of `size`; `local_rank` of `local_size` on this node; node `node` of `num_nodes`."""
 
     rank: int = 0
     size: int = 1
@@ -38,14 +38,14 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """The one process that talks to the console and to W&B."""
+        """Whether this is rank 0, the only one that writes to the console and to W&B."""
         return self.rank == 0
 
 
 def read_world(environment: Mapping[str, str]) -> World:
-    """Read torchrun's variables (also set by `accelerate launch`), else those of an `srun` step, else one process.
+    """Read torchrun's variables (which `accelerate launch` sets, too), else those of an `srun` step, else World().
 
-    A variable that a launcher leaves out keeps the default of a single node: `local_size` is then `size`.
+    A missing variable keeps the default of a single node: `local_size` is then `size`.
     Raise UserError when a variable is not a whole number or the numbers contradict each other.
     """
     table = next((t for t in (TORCHRUN, SRUN) if t["rank"] in environment and t["size"] in environment), None)
@@ -70,7 +70,7 @@ def read_world(environment: Mapping[str, str]) -> World:
 
 
 def find_few_cpus(workers: int | None, world: World, environment: Mapping[str, str]) -> tuple[str, ...]:
-    """What to tell where SLURM gives this node fewer CPUs than its processes have threads that read and decode."""
+    """A note when SLURM gives this node fewer CPUs than its ranks have worker threads."""
     text = environment.get("SLURM_CPUS_PER_TASK")
     if text is None or workers is None:
         return ()
@@ -78,12 +78,12 @@ def find_few_cpus(workers: int | None, world: World, environment: Mapping[str, s
     cpus, threads = tasks * _whole_number("SLURM_CPUS_PER_TASK", text), workers * world.local_size
     if threads <= cpus:
         return ()
-    each = f"data.workers is {workers} in each of a node's {world.local_size} processes"
+    each = f"data.workers is {workers} on each of {world.local_size} ranks of a node"
     return (f"{each}, but SLURM gives the node {cpus} CPUs: ask sbatch for --cpus-per-task={threads}",)
 
 
 def _tasks_on_node(name: str, text: str, node: int) -> int:
-    """`text` is a number, or SLURM's list `4(x2),1`: four tasks on each of two nodes and one on the third."""
+    """Tasks on a node. `text`: a number, or SLURM's list `4(x2),1`: four on each of two nodes, one on the third."""
     tasks: list[int] = []
     for part in text.split(","):
         number, _, times = part.removesuffix(")").partition("(x")

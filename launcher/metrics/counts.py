@@ -1,4 +1,4 @@
-"""Whole-number counts, summed over processes, and the figures they give. B batch, K classes."""
+"""Integer counts, summed over ranks, and the metrics that follow from them. B batch, K classes."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from torch import Tensor
 from launcher.metrics.names import Metrics
 
 MAX_CONFUSION_CLASSES = 1000
-"""Above this the confusion matrix (K x K numbers) is not kept."""
+"""Largest number of classes for which the confusion matrix (K x K numbers) is kept."""
 
 
 class Counts:
-    """What an evaluation counts: exact for any split into batches and processes."""
+    """Counts of an evaluation: the same for any division into batches and ranks."""
 
     def __init__(self, num_classes: int, device: torch.device) -> None:
         K = num_classes
         self.num_classes = K
         self.total = torch.zeros(3, dtype=torch.int64, device=device)
-        """Images, top-1 hits, top-5 hits."""
+        """Number of images, of top-1 hits, of top-5 hits."""
         self.seen = torch.zeros(1, dtype=torch.int64, device=device)
-        """Images that came by, those that could not be read among them; 0 where nobody counts them."""
+        """Number of images including unreadable ones; the caller counts it, or leaves 0."""
         self.per_class_K2 = torch.zeros(K, 2, dtype=torch.int64, device=device)
-        """Images and top-1 hits of each true class."""
+        """Number of images and of top-1 hits for each true class."""
         rows = K if K <= MAX_CONFUSION_CLASSES else 0
         self.confusion_KK = torch.zeros(rows, rows, dtype=torch.int64, device=device)
         """[true class, predicted class]."""
@@ -41,13 +41,13 @@ class Counts:
             flat.index_add_(0, labels_B * self.num_classes + top_B5[:, 0], weights_B)
         self.loss_sum += torch.where(weights_B > 0, losses_B, 0.0).double().sum()
 
-    def reduce(self, sum_over_processes: Callable[[Tensor], Tensor]) -> None:
+    def reduce(self, sum_over_ranks: Callable[[Tensor], Tensor]) -> None:
         for tensor in (self.total, self.seen, self.per_class_K2, self.confusion_KK, self.loss_sum):
             if tensor.numel():
-                sum_over_processes(tensor)
+                sum_over_ranks(tensor)
 
     def metrics(self, classes: Sequence[str]) -> Metrics:
-        """A class without images has no recall: None. `num_skipped`: only where images could not be read."""
+        """The recall of a class without images is None. `num_skipped` is there when images could not be read."""
         num_images, top1, top5 = (int(n) for n in self.total.tolist())
         num_skipped = max(int(self.seen[0]) - num_images, 0)
         skipped = {"num_skipped": num_skipped} if num_skipped else {}

@@ -1,4 +1,4 @@
-"""The metrics there are, under scikit-learn's names: what each is called, and which of two values is better."""
+"""Metrics under scikit-learn's names: their labels, and which of two values is better."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOP5_CLASSES = 5
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """`label`: for people. `is_fraction`: shown as a percentage."""
+    """`label`: name for the user. `is_fraction`: shown as a percentage."""
 
     label: str
     is_fraction: bool
@@ -29,11 +29,11 @@ METRICS = {
     "accuracy": Metric("accuracy", is_fraction=True, higher_is_better=True),
     "top5_accuracy": Metric("top-5 accuracy", is_fraction=True, higher_is_better=True),
 }
-"""In the order in which they are shown."""
+"""Metric by name, in the order in which they are shown."""
 
 
 def show_metric(name: str, value: float) -> str:
-    """`accuracy 91.20%`, `loss 0.2310`."""
+    """`accuracy 91.20%` or `loss 0.2310`."""
     metric = METRICS.get(name)
     if metric is None:
         return f"{name} {value:.4f}"
@@ -47,6 +47,7 @@ def show_metrics(metrics: Mapping[str, Any]) -> str:
 
 
 def shows_top5(metrics: Mapping[str, Any]) -> bool:
+    """Whether there are more than TOP5_CLASSES classes, or their number is unknown."""
     classes = metrics.get("per_class")
     return not (isinstance(classes, dict) and len(classes) <= TOP5_CLASSES)
 
@@ -56,7 +57,7 @@ def higher_is_better(name: str) -> bool:
 
 
 def is_better(name: str, metrics: Metrics, best_value: float | None) -> bool:
-    """Whether `metrics` beat the best so far; with a loss that is not finite they never do."""
+    """Whether `metrics` are better than the best so far. With a loss that is not finite they never are."""
     if not math.isfinite(metrics["loss"]):
         return False
     if best_value is None:

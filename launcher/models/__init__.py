@@ -1,1 +1,1 @@
-"""Networks: a backbone with a new head, and what of it is frozen."""
+"""Networks, their frozen part, losses and optimizers."""

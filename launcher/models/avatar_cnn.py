@@ -1,4 +1,4 @@
-"""The small network that tells two classes of 64 x 64 colour avatars apart (job E of the reference jobs)."""
+"""A small network for two classes of 64 x 64 color avatars (job E of the reference jobs)."""
 
 from __future__ import annotations
 

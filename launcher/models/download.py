@@ -1,4 +1,4 @@
-"""Pretrained weights on this machine's disk: where they lie, and getting them there without training."""
+"""Pretrained weights in the cache on this machine: finding and downloading them, without training."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from launcher.recipe.backbone import Backbone
 
 @dataclass(frozen=True)
 class Fetched:
-    """`is_new`: downloaded just now, not found there."""
+    """`path`: of the file. `is_new`: downloaded just now."""
 
     path: Path
     is_new: bool
 
 
 def fetch_weights(backbone: Backbone) -> Fetched:
-    """The named weights, in the cache where training looks for them. Names must have been checked.
+    """The weights of the recipe, in the cache that training reads. Names must have been checked.
 
     Raise UserError when they cannot be downloaded.
     """
@@ -41,12 +41,12 @@ def fetch_weights(backbone: Backbone) -> Fetched:
 
 
 def fetch_named(name: str, weights: str) -> Fetched:
-    """Weights of torchvision. Raise OSError, or RuntimeError for another hash, when they cannot be downloaded."""
+    """Weights of torchvision. Raise OSError, or RuntimeError for a wrong hash, when they cannot be downloaded."""
     url = torchvision.models.get_model_weights(name)[weights].url
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
     if path.exists():
         return Fetched(path, is_new=False)
-    # torchvision's names end in the first digits of the SHA-256.
+    # Names of torchvision's files end in the first digits of the SHA-256.
     digits = path.stem.rpartition("-")[2]
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.hub.download_url_to_file(url, str(path), hash_prefix=digits)

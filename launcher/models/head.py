@@ -1,4 +1,4 @@
-"""Where a network's classifier is, and what is put in its place."""
+"""Finding a network's classifier, and replacing it by a head."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "si
 def find_classifiers(model: nn.Module, num_outputs: int, but: Collection[str] = ()) -> list[str]:
     """Names of the layers with `num_outputs` outputs, the last of the network last.
 
-    More than one where a network averages several: timm's distilled LeViT, DeiT, RepViT, EfficientFormer, and VOLO.
+    More than one when a network averages several: timm's distilled LeViT, DeiT, RepViT, EfficientFormer, and VOLO.
     """
     return [name for name, module in model.named_modules() if _count_outputs(module) == num_outputs and name not in but]
 
@@ -26,10 +26,10 @@ def _count_outputs(module: nn.Module) -> int | None:
 
 
 def replace_layer(model: nn.Module, name: str, head: Head, num_outputs: int) -> None:
-    """Put `head` where the layer `name` is, linear or convolution."""
+    """Replace the linear layer or convolution `name` by `head`."""
     old, new = model.get_submodule(name), None
     if isinstance(old, nn.Conv2d):
-        # SqueezeNet classifies with a 1 x 1 convolution and averages afterwards: the head does the same at every pixel.
+        # SqueezeNet classifies each pixel with a 1 x 1 convolution and averages afterwards: so does the head.
         new = build_head(head, old.in_channels, num_outputs, lambda i, o: nn.Conv2d(i, o, 1))
     else:
         assert isinstance(old, nn.Linear)
@@ -39,7 +39,7 @@ def replace_layer(model: nn.Module, name: str, head: Head, num_outputs: int) -> 
 
 
 def build_head(head: Head, num_inputs: int, num_outputs: int, layer: Callable[[int, int], nn.Module]) -> nn.Module:
-    """One plain layer, or hidden layers each followed by activation and dropout."""
+    """One layer, or hidden layers, each followed by activation and dropout, before it."""
     if not head.hidden and not head.dropout:
         return layer(num_inputs, num_outputs)
     modules: list[nn.Module] = []

@@ -1,4 +1,4 @@
-"""What can be said about a backbone without its library: torch takes seconds and 800 MB to load. Needs no torch."""
+"""Names of torchvision's networks, written out: it spares `launcher check` the seconds and 800 MB of torch."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ wide_resnet50_2
 """
 
 TORCHVISION = frozenset(_NAMES.split())
-"""Its networks; each has weights named DEFAULT."""
+"""torchvision's networks. Each has weights named DEFAULT."""
 
 
 def is_known(backbone: Backbone) -> bool:
-    """Whether its name, its weights and what it freezes are right; False: its library must be asked."""
+    """Whether name, weights and `freeze` are known to be right; False: check them with the library."""
     is_name = backbone.name in TORCHVISION or backbone.name in OWN_NETWORKS
     file = backbone.weights_file
     is_weights = backbone.weights in ("none", "DEFAULT") if file is None else Path(file).is_file()

@@ -1,4 +1,4 @@
-"""LeNet-5 for 32 x 32 colour images, in the form of PyTorch's CIFAR-10 tutorial (after LeCun et al. 1998)."""
+"""LeNet-5 for 32 x 32 color images, in the form of PyTorch's CIFAR-10 tutorial (after LeCun et al. 1998)."""
 
 from __future__ import annotations
 

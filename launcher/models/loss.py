@@ -1,6 +1,6 @@
-"""What is minimised. B batch, K classes, O outputs of the network: K, or 1 for bce.
+"""Losses. B batch, K classes, O outputs of the network: K, or 1 for bce.
 
-Targets are labels_B, or where images are mixed the share of every class: targets_BK.
+Targets are labels_B, or for mixed images the share of each class: targets_BK.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from launcher.recipe.schema import Bce, Loss
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
-"""(outputs_BO, targets) -> losses_B, one an image."""
+"""(outputs_BO, targets) -> losses_B."""
 
 Outputs = Tensor | tuple[Tensor, ...]
 """outputs_BO, or in training (outputs_BO, auxiliary outputs_BO, ...)."""
@@ -24,12 +24,12 @@ TrainLoss = Callable[[Outputs, Tensor], Tensor]
 
 
 def count_outputs(loss: Loss, num_classes: int) -> int:
-    """Outputs that the network's last layer must have."""
+    """Number of outputs that the network must have."""
     return 1 if isinstance(loss, Bce) else num_classes
 
 
 def build_loss(loss: Loss, training: bool) -> LossFunction:
-    """Label smoothing belongs to training; evaluation measures the plain loss."""
+    """The loss; with label smoothing in training only."""
     if isinstance(loss, Bce):
         return _bce
     smoothing = loss.label_smoothing if training else 0.0
@@ -41,7 +41,7 @@ def build_loss(loss: Loss, training: bool) -> LossFunction:
 
 
 def with_auxiliary(loss: LossFunction, weight: float) -> TrainLoss:
-    """The loss of a network that in training has auxiliary classifiers: each adds `weight` times its own loss."""
+    """The loss of a network that may have auxiliary classifiers in training: each adds `weight` times its own loss."""
 
     def total(outputs: Outputs, targets: Tensor) -> Tensor:
         if isinstance(outputs, Tensor):
@@ -53,7 +53,7 @@ def with_auxiliary(loss: LossFunction, weight: float) -> TrainLoss:
 
 
 def class_scores(outputs_BO: Tensor) -> Tensor:
-    """[B, K] scores whose largest is the prediction; a single logit is class 1's against 0 for class 0."""
+    """scores_BK, the largest being the prediction; for a single logit: 0 for class 0, the logit for class 1."""
     if outputs_BO.shape[1] > 1:
         return outputs_BO
     return torch.cat([torch.zeros_like(outputs_BO), outputs_BO], dim=1)

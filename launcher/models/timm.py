@@ -1,4 +1,4 @@
-"""Networks of timm, an optional library: `backbone.name: timm/<name>`. It is imported when one is named only."""
+"""Networks of timm, an optional library, imported for `backbone.name: timm/<name>` only."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _import_timm() -> ModuleType:
 
 
 def check_timm(name: str, weights: str | None) -> tuple[str, str] | None:
-    """Key of `backbone` and what is wrong with it. `weights`: `none`, `DEFAULT`, or null for a file."""
+    """The wrong key of `backbone`, and a message. `weights`: `none`, `DEFAULT`, or None for a file."""
     try:
         timm = _import_timm()
     except UserError as error:
@@ -40,14 +40,14 @@ def check_timm(name: str, weights: str | None) -> tuple[str, str] | None:
         return None
     if weights != "DEFAULT":
         tags = [f"{PREFIX}{valid}" for valid in timm.list_pretrained(f"{bare.partition('.')[0]}.*")]
-        return "weights", f"timm has DEFAULT, none or a file, not '{weights}'; other weights by name: {', '.join(tags)}"
+        return "weights", f"must be DEFAULT, none or a file, not '{weights}'; other weights by name: {', '.join(tags)}"
     if not timm.is_model_pretrained(bare):
         return "weights", f"{name} has no pretrained weights; write none, or name a file"
     return None
 
 
 def is_timm_model(bare: str) -> bool:
-    """Whether timm is here and has it: for a user who left the prefix out."""
+    """Whether timm is installed and has this model."""
     try:
         return bool(_import_timm().is_model(bare))
     except UserError:
@@ -55,7 +55,7 @@ def is_timm_model(bare: str) -> bool:
 
 
 def read_timm_data(name: str) -> dict[str, Any]:
-    """How the pretrained weights want an image: input_size (channels, height, width), crop_pct, crop_mode, ..."""
+    """timm's data config of the pretrained weights: input_size (channels, height, width), crop_pct, crop_mode, ..."""
     timm = _import_timm()
     config = timm.get_pretrained_cfg(name.removeprefix(PREFIX), allow_unregistered=False)
     data: dict[str, Any] = timm.data.resolve_data_config({}, pretrained_cfg=config.to_dict())
@@ -63,7 +63,7 @@ def read_timm_data(name: str) -> dict[str, Any]:
 
 
 def find_weights(name: str) -> Path | None:
-    """The file of the pretrained weights in the caches of Hugging Face or PyTorch, null while it is not there."""
+    """File of the pretrained weights in the cache of Hugging Face or PyTorch; None when there is none."""
     from huggingface_hub import try_to_load_from_cache
 
     config = _import_timm().get_pretrained_cfg(name.removeprefix(PREFIX))
@@ -80,21 +80,21 @@ def find_weights(name: str) -> Path | None:
 
 
 def download_weights(name: str) -> Path:
-    """Have timm load the pretrained weights once. Raise UserError when they are not to be had."""
+    """Download the pretrained weights, by having timm load them. Raise UserError when that fails."""
     build_timm(name, pretrained=True, keep=False)
     return find_weights(name) or Path(torch.hub.get_dir())
 
 
 def tracing_leaves() -> tuple[tuple[type[nn.Module], ...], tuple[Callable[..., object], ...]]:
-    """Modules and functions of timm that torch.fx cannot look into, and takes whole."""
+    """Modules and functions of timm that torch.fx cannot trace, and takes as one operation."""
     timm = _import_timm()
     return tuple(timm.models.get_notrace_modules()), tuple(timm.models.get_notrace_functions())
 
 
 def build_timm(name: str, pretrained: bool, keep: bool) -> tuple[nn.Module, int]:
-    """The network, and how many outputs it has: the weights' own when these are to be kept, else ImageNet's 1,000.
+    """The network and its number of outputs: that of the weights with `keep`, else ImageNet's 1,000.
 
-    Raise UserError when timm or the weights are not to be had.
+    Raise UserError when timm is not installed or the weights cannot be loaded.
     """
     timm = _import_timm()
     bare = name.removeprefix(PREFIX)

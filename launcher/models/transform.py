@@ -1,9 +1,8 @@
-"""What pretrained weights say about the images they were made with, written into the recipe. Downloads nothing."""
+"""The evaluation transform of pretrained weights, written into the recipe. Downloads nothing."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,11 +14,12 @@ from launcher.recipe.backbone import Backbone
 from launcher.recipe.facts import brings_transform
 from launcher.recipe.fields import with_values
 from launcher.recipe.schema import Recipe
+from launcher.text import Say
 
 
 @dataclass(frozen=True)
 class Transform:
-    """From a decoded image to the network. `notes`: where our operations differ from those of the weights."""
+    """From a decoded image to the network's input. `notes`: differences from the transform of the weights."""
 
     ops: tuple[EvalOp, ...]
     mean: Channels
@@ -27,10 +27,10 @@ class Transform:
     notes: tuple[str, ...] = ()
 
 
-def fill_from_weights(recipe: Recipe, say: Callable[[str], None] = lambda note: None) -> Recipe:
-    """The recipe with `augment.eval`, `mean` and `std` of its pretrained weights where it has null.
+def fill_from_weights(recipe: Recipe, say: Say = lambda note: None) -> Recipe:
+    """The recipe, with `augment.eval`, `mean` and `std` of its pretrained weights for those that are null.
 
-    `say` is told where these are only near to what the weights were made with. Names must have been checked.
+    `say` gets the differences from the transform of the weights. Names must have been checked.
     """
     augment = recipe.augment
     if not brings_transform(recipe.backbone) or None not in (augment.eval, augment.mean, augment.std):
@@ -45,7 +45,7 @@ def fill_from_weights(recipe: Recipe, say: Callable[[str], None] = lambda note: 
 
 
 def read_transform(backbone: Backbone) -> Transform:
-    """What the pretrained weights that `backbone` names were made with."""
+    """The transform of the pretrained weights of `backbone`."""
     if backbone.name.startswith(timm.PREFIX):
         return _read_timm(backbone.name)
     preset = torchvision.models.get_model_weights(backbone.name)[backbone.weights].transforms()
@@ -58,13 +58,13 @@ def read_transform(backbone: Backbone) -> Transform:
 
 
 def _read_timm(name: str) -> Transform:
-    """As timm.data.transforms_imagenet_eval builds it."""
+    """As in timm.data.transforms_imagenet_eval."""
     data = timm.read_timm_data(name)
     _, height, width = data["input_size"]
     scaled = (math.floor(height / data["crop_pct"]), math.floor(width / data["crop_pct"]))
     interpolation, notes = _nearest_interpolation(data["interpolation"])
     if data["crop_mode"] == "border":
-        notes += (f"{name} was made with whole images on a border; augment.eval cuts out their middle instead",)
+        notes += (f"{name} was trained with whole images on a border; augment.eval crops their center instead",)
     is_side = scaled[0] == scaled[1] and data["crop_mode"] != "squash"
     ops = (
         Resize(op="resize", size=scaled[0] if is_side else scaled, interpolation=interpolation),
@@ -78,7 +78,7 @@ def _nearest_interpolation(name: str) -> tuple[Literal["bilinear", "bicubic"], t
         return "bilinear", ()
     if name == "bicubic":
         return "bicubic", ()
-    return "bicubic", (f"the weights were made with {name} interpolation; augment.eval has bicubic instead",)
+    return "bicubic", (f"the weights were trained with {name} interpolation; augment.eval has bicubic instead",)
 
 
 def _size(sides: Any) -> int | tuple[int, int]:

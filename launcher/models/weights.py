@@ -15,19 +15,19 @@ from launcher.errors import UserError
 from launcher.text import first_line
 
 WRAPPERS = ("state_dict", "model")
-"""Keys under which training programs save the state dict among other things."""
+"""Keys of the state dict in files that hold other things, too."""
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
-"""What DDP, torch.compile and Lightning put before every name."""
+"""Prefixes of all names in files saved with DDP, torch.compile and Lightning."""
 
 SHOWN_NAMES = 3
-"""Of each kind in an error line."""
+"""Names of each kind in an error message."""
 
 
 def read_weights(file: Path, names: Collection[str]) -> dict[str, Tensor]:
-    """The tensors in `file`, without the prefixes that none of `names`, those of the network, has.
+    """The tensors in `file`, without prefixes that none of `names`, those of the network, has.
 
-    Raise UserError when the file cannot be read or holds something else.
+    Raise UserError when the file cannot be read or is no state dict.
     """
     try:
         content = load_file(file) if file.suffix == ".safetensors" else _read_pickled(file)
@@ -47,7 +47,7 @@ def _read_pickled(file: Path) -> Any:
         return torch.load(file, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception:  # whatever damaged bytes make of the unpickler; torch's own words advise to execute them
+    except Exception:  # damaged bytes can raise anything; torch's own message advises to execute them
         raise RuntimeError("it is damaged, or holds more than tensors; save it as safetensors") from None
 
 
@@ -65,7 +65,7 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], skip: Collecti
     """
     given = {name: tensor for name, tensor in tensors.items() if not is_in(name, skip)}
     wanted = {name: tensor for name, tensor in model.state_dict().items() if not is_in(name, skip)}
-    # Counters that files from before PyTorch 0.4.1 and many converted ones lack; no BatchNorm with momentum reads them.
+    # Files from before PyTorch 0.4.1 and many converted ones lack these counters; BatchNorm with momentum ignores them.
     missing = [name for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in given if name not in wanted]
     misshapen = [
@@ -74,15 +74,16 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], skip: Collecti
         if name in given and given[name].shape != tensor.shape
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
-    if found := [_tell(kind, names) for kind, names in kinds.items() if names]:
+    if found := [_show(kind, names) for kind, names in kinds.items() if names]:
         raise UserError(f"backbone.weights: {file} does not fit backbone.name: {'; '.join(found)}")
     model.load_state_dict(given, strict=False)
 
 
 def is_in(name: str, modules: Collection[str]) -> bool:
+    """Whether the tensor `name` is in one of these modules."""
     return any(name.startswith(f"{module}.") for module in modules)
 
 
-def _tell(kind: str, names: list[str]) -> str:
+def _show(kind: str, names: list[str]) -> str:
     more = ", ..." if len(names) > SHOWN_NAMES else ""
     return f"{len(names)} {kind} ({', '.join(names[:SHOWN_NAMES])}{more})"

@@ -1,4 +1,4 @@
-"""A backbone by name, with its classifier replaced by the recipe's head."""
+"""Backbones by name, with the recipe's head in place of their classifier."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from launcher.text import one_line
 IMAGENET_CLASSES = 1000
 
 OWN: dict[str, tuple[Callable[[int], nn.Module], int]] = {"avatar_cnn": (AvatarCnn, 1), "lenet": (LeNet, 10)}
-"""Networks of this package, and how many outputs each has where it comes from."""
+"""Networks of this package, and their original number of outputs."""
 
 RANDOM_OPTIONS: dict[str, dict[str, Any]] = {
     "googlenet": {"init_weights": True},
     "inception_v3": {"init_weights": True},
 }
-"""Without pretrained weights these warn unless they are told how to begin; with them they refuse to be told."""
+"""Options for random weights, without which these networks warn; with pretrained weights they refuse them."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """A model and the name of the module in it that is the head."""
+    """A model, and the name of its module that is the head."""
 
     model: nn.Module
     head_name: str
     twin_names: tuple[str, ...] = ()
-    """Further heads of the same form, of networks that average several."""
+    """More heads of the same form, in networks that average several."""
     auxiliary_names: tuple[str, ...] = ()
-    """Classifiers halfway, where they train."""
+    """Auxiliary classifiers that train."""
     auxiliary_weight: float = 0.0
-    """In training the model returns (outputs, auxiliary outputs, ...): this is the weight of each of their losses."""
+    """Weight of the loss of each auxiliary output; in training the model returns (outputs, auxiliary outputs, ...)."""
 
     @property
     def head(self) -> nn.Module:
@@ -55,22 +55,22 @@ class Network:
 
     @property
     def head_names(self) -> tuple[str, ...]:
-        """Everything that classifies: the head, its twins, auxiliary classifiers."""
+        """Names of all classifiers: the head, its twins, auxiliary ones."""
         return (self.head_name, *self.twin_names, *self.auxiliary_names)
 
 
 def model_names() -> list[str]:
-    """Every name that `backbone.name` may be, but for timm's."""
+    """Valid values of `backbone.name`, without timm's."""
     return [*OWN, *torchvision.models.list_models(module=torchvision.models)]
 
 
 def check_backbone(backbone: Backbone) -> list[Problem]:
-    """Names and files that do not exist. Downloads and builds nothing."""
+    """Problems with the name and the weights. Downloads and builds nothing."""
     wrong = _check_name(backbone) or _check_weights(backbone)
     if wrong is None:
         return []
     key, what = wrong
-    return [Problem(f"backbone.{key}", what, (f"backbone.{key}",))]
+    return [Problem(f"backbone.{key}", what)]
 
 
 def _check_name(backbone: Backbone) -> tuple[str, str] | None:
@@ -96,9 +96,9 @@ def _check_weights(backbone: Backbone) -> tuple[str, str] | None:
 
 
 def build_trained(backbone: Backbone, num_outputs: int) -> Network:
-    """The network that `build_model` gave, on the CPU, for the weights that it was trained to. Downloads nothing.
+    """The network of `build_model`, for weights from a checkpoint: on the CPU, with random weights. Downloads nothing.
 
-    A head that was kept may be one from a file, of other outputs than the network has by itself.
+    A head that was kept may come from a file with another number of outputs than the original network.
     """
     backbone = with_values(backbone, {"weights": "none"})
     if backbone.head == "keep":
@@ -112,7 +112,7 @@ def build_trained(backbone: Backbone, num_outputs: int) -> Network:
 def build_model(backbone: Backbone, num_outputs: int) -> Network:
     """The named network with `num_outputs` outputs, on the CPU.
 
-    Raise UserError when weights can be neither found nor downloaded, or do not fit.
+    Raise UserError when weights cannot be downloaded or do not fit.
     """
     model, num_original = _build_original(backbone)
     auxiliary = AUXILIARY.get(backbone.name)
@@ -144,16 +144,16 @@ def build_model(backbone: Backbone, num_outputs: int) -> Network:
 
 
 def build_shapes(backbone: Backbone) -> Network:
-    """The network with two outputs and without memory for its weights, where it can be built so."""
+    """The network with two outputs, without memory for its weights when it can be built so."""
     try:
         with torch.device("meta"):
             return build_model(backbone, 2)
-    except (RuntimeError, NotImplementedError):  # RegNet computes with its weights' shapes as tensors
+    except (RuntimeError, NotImplementedError):  # RegNet computes with shapes as tensors
         return build_model(backbone, 2)
 
 
 def check_sizes(network: Network, sizes: Iterable[tuple[int, int] | None]) -> None:
-    """Raise UserError when the network, on the CPU, cannot take an image of one of these (height, width)."""
+    """Raise UserError when the network, on the CPU, cannot take images of one of these (height, width)."""
     network.model.eval()
     for height, width in {size for size in sizes if size is not None}:
         try:
@@ -175,7 +175,7 @@ def _check_kept(num_kept: int, num_outputs: int) -> None:
 
 
 def _one_sided(name: str, model: nn.Module, tensors: dict[str, Tensor]) -> list[str]:
-    """Auxiliary classifiers that only the file has or only the network."""
+    """Auxiliary classifiers that only the file or only the network has."""
     if name not in AUXILIARY:
         return []
     found = {key.partition(".")[0] for key in tensors} & {key.partition(".")[0] for key in model.state_dict()}
@@ -183,7 +183,7 @@ def _one_sided(name: str, model: nn.Module, tensors: dict[str, Tensor]) -> list[
 
 
 def _build_original(backbone: Backbone) -> tuple[nn.Module, int]:
-    """The network as its authors made it, and how many outputs it has."""
+    """The original network, and its number of outputs."""
     name, is_named = backbone.name, backbone.weights != "none" and backbone.weights_file is None
     if name in OWN:
         build, num_outputs = OWN[name]
@@ -200,10 +200,10 @@ def _load_pretrained(backbone: Backbone) -> nn.Module:
     options = {"aux_logits": True} if backbone.name in AUXILIARY else {}
     try:
         with warnings.catch_warnings():
-            # Of GoogLeNet's auxiliary classifiers, which train here: "NOT pretrained, so make sure to train them".
+            # For GoogLeNet's auxiliary classifiers: "NOT pretrained, so make sure to train them", as they are here.
             warnings.filterwarnings("ignore", message="auxiliary heads", category=UserWarning)
             model: nn.Module = torchvision.models.get_model(backbone.name, weights=weights, **options)
-    except (OSError, RuntimeError) as error:  # RuntimeError: what came does not have the hash that torchvision expects
+    except (OSError, RuntimeError) as error:  # RuntimeError: a wrong hash
         raise UserError(
             f"backbone.weights: {backbone.name} {backbone.weights} cannot be downloaded ({error}); "
             "run launcher fetch where there is a network, or set backbone.weights=none"

@@ -1,4 +1,4 @@
-"""The `augment` section: what happens to an image between decoding and the network."""
+"""The `augment` section: the operations on an image between decoding and the network."""
 
 from __future__ import annotations
 
@@ -11,86 +11,86 @@ from launcher.recipe.fields import Count, Fraction, Positive, Section, Size
 
 
 class Resize(Section):
-    """Scale with antialiasing."""
+    """Resize with antialiasing."""
 
     op: Literal["resize"]
-    """Which operation."""
+    """Name of the operation."""
     size: Size
-    """Pixels. One number: the shorter side, keeping the shape. [height, width]: exactly that."""
+    """Pixels: one number is the shorter side, and the shape stays; [height, width] is the exact size."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    """How pixels are weighed: `bicubic` is sharper, overshoots at edges and is cut to [0, 255]; both antialias."""
+    """Interpolation, with antialiasing. `bicubic` is sharper, overshoots at edges and is clipped to [0, 255]."""
 
 
 class CenterCrop(Section):
-    """Cut out the middle; smaller images get a black border."""
+    """Crop the center; smaller images get a black border."""
 
     op: Literal["center_crop"]
-    """Which operation."""
+    """Name of the operation."""
     size: Size
-    """Pixels."""
+    """Pixels of the crop: one number, or [height, width]."""
 
 
 class RandomCrop(Section):
-    """Cut out a random window."""
+    """Crop a random window."""
 
     op: Literal["random_crop"]
-    """Which operation."""
+    """Name of the operation."""
     size: Size
-    """Pixels."""
+    """Pixels of the window: one number, or [height, width]."""
     padding: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Black pixels added on every side first."""
+    """Black pixels added on every side before the crop."""
 
 
 class RandomResizedCrop(Section):
-    """Cut out a window of random area and shape and scale it, with antialiasing, to one size."""
+    """Crop a window of random area and shape, and resize it with antialiasing."""
 
     op: Literal["random_resized_crop"]
-    """Which operation."""
+    """Name of the operation."""
     size: Size
-    """Pixels of the result."""
+    """Pixels of the result: one number, or [height, width]."""
     scale: tuple[Positive, Positive] = (0.08, 1.0)
-    """Smallest and largest area of the window, as fractions of the image's."""
+    """Smallest and largest area of the window, as fractions of the image area."""
     ratio: tuple[Positive, Positive] = (0.75, 4 / 3)
     """Smallest and largest width / height of the window."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    """How pixels are weighed: `bicubic` is sharper, overshoots at edges and is cut to [0, 255]; both antialias."""
+    """Interpolation, with antialiasing. `bicubic` is sharper, overshoots at edges and is clipped to [0, 255]."""
 
 
 class Rotation(Section):
-    """Turn about the middle by a random angle; corners become black."""
+    """Rotate about the center by a random angle; corners become black."""
 
     op: Literal["rotation"]
-    """Which operation."""
+    """Name of the operation."""
     degrees: Annotated[float, Field(gt=0.0, le=180.0)]
-    """Angles are uniform in [-degrees, degrees]."""
+    """Largest angle in degrees; angles are uniform in [-degrees, degrees]."""
     interpolation: Literal["nearest", "bilinear"] = "bilinear"
-    """`nearest`: the pixel that is there, as torchvision's RandomRotation does unless told; faster on a CPU."""
+    """Interpolation. `nearest` is the default of torchvision's RandomRotation, and faster on a CPU."""
 
 
 class HorizontalFlip(Section):
     """Mirror left and right."""
 
     op: Literal["horizontal_flip"]
-    """Which operation."""
+    """Name of the operation."""
     p: Annotated[Fraction, Field(gt=0.0)] = 0.5
-    """Share of the images that are flipped."""
+    """Probability of a flip."""
 
 
 class VerticalFlip(Section):
     """Mirror top and bottom."""
 
     op: Literal["vertical_flip"]
-    """Which operation."""
+    """Name of the operation."""
     p: Annotated[Fraction, Field(gt=0.0)] = 0.5
-    """Share of the images that are flipped."""
+    """Probability of a flip."""
 
 
 class Mixing(Section):
-    """Training images mixed in pairs of neighbours of the micro batch, which must be even."""
+    """Mixing of training images in pairs of neighbors in the micro batch, which must be even."""
 
     alpha: Annotated[float, Field(gt=0.0, le=1000.0)]
-    """The share that an image keeps is drawn from Beta(alpha, alpha): with 1 all are equally likely, towards 0 those
-    near 0 and 1 are, above 1 those near a half."""
+    """Parameter of Beta(alpha, alpha), from which the share that an image keeps is drawn: 1 is uniform, smaller values
+    prefer shares near 0 and 1, larger values prefer shares near a half."""
 
 
 EvalOp = Annotated[Resize | CenterCrop, Field(discriminator="op")]
@@ -99,49 +99,48 @@ TrainOp = Annotated[
     Field(discriminator="op"),
 ]
 RANDOM_OPS = ("random_crop", "random_resized_crop", "rotation", "horizontal_flip", "vertical_flip", *PIXEL_OPS)
-"""What a TrainOp can be and an EvalOp cannot."""
+"""Names of the TrainOps that are no EvalOps."""
 Channels = tuple[float, float, float]
 Spreads = tuple[Positive, Positive, Positive]
 
 
 class Augment(Section):
-    """Operations in order, on whole batches on the device; random numbers are keyed by (run.seed, epoch, sample)."""
+    """Operations in order, on whole batches on the device. Random numbers are keyed by (run.seed, epoch, sample id)."""
 
     train: Annotated[tuple[TrainOp, ...], Field(min_length=1)]
     """Operations on training images, in order. Together they must give every image one size."""
     views: Count | None = None
-    """How many augmented views of each training image there are: epoch e uses view e modulo this. null: a new one every
-    epoch. With a number, what a frozen backbone makes of them is computed once: see strategy.feature_cache_gib."""
+    """Number of augmented views of each training image: epoch e uses view e modulo this. null: a new view every epoch.
+    With a number, the features of a frozen backbone are computed once per view: see strategy.feature_cache_gib."""
     mixup: Mixing | None = None
-    """Blend the two training images of each pair, and their labels (Zhang et al. 2017). null: off."""
+    """Blend the two images of each pair, and their labels (Zhang et al. 2017). null: off."""
     cutmix: Mixing | None = None
-    """Swap a box between the two training images of each pair, and as much of their labels (Yun et al. 2019). With
-    mixup, each pair draws one of the two, evenly. null: off."""
+    """Swap a box between the two images of each pair, and the same share of their labels (Yun et al. 2019). With mixup,
+    each pair draws one of the two with equal probability. null: off."""
     mix_p: Annotated[Fraction, Field(gt=0.0)] = 1.0
-    """Share of the pairs that mixup or cutmix mixes; the others stay as they are."""
+    """Probability that a pair is mixed."""
     eval: Annotated[tuple[EvalOp, ...], Field(min_length=1)] | None = None
-    """Operations on validation and test images, in order; nothing random. null: those that the pretrained weights named
-    by backbone.weights were made with. Required without such weights."""
+    """Operations on validation and test images, in order; none is random. null: the transform of the pretrained weights
+    that backbone.weights names; required without such weights."""
     mean: Channels | Literal["dataset"] | None = None
-    """Red, green, blue values in [0, 1] subtracted last; `dataset`: the training split's, from the manifest. null: what
-    the pretrained weights named by backbone.weights were made with; without such weights, `dataset`."""
+    """Means of red, green and blue in [0, 1], subtracted last. `dataset`: those of the training split, from the
+    manifest. null: those of the pretrained weights that backbone.weights names; `dataset` without such weights."""
     std: Spreads | Literal["dataset"] | None = None
-    """Red, green, blue values in [0, 1] divided by last; `dataset`: the training split's, from the manifest. null: as
-    for mean."""
+    """Standard deviations of red, green and blue in [0, 1], by which the result is divided. `dataset` and null: as for
+    mean."""
 
     @property
     def is_mixed(self) -> bool:
-        """Whether training images are mixed with each other."""
         return self.mixup is not None or self.cutmix is not None
 
     @property
     def eval_ops(self) -> tuple[EvalOp, ...]:
-        """`eval`, which has been filled in wherever this is asked."""
+        """`eval` of a complete recipe, where null has been replaced."""
         assert self.eval is not None
         return self.eval
 
     def normalisation(self, dataset_mean: Channels, dataset_std: Channels) -> tuple[Channels, Channels]:
-        """Mean and standard deviation of each channel on [0, 1], where null has been filled in."""
+        """Mean and standard deviation of each channel on the scale [0, 1], of a complete recipe."""
         assert self.mean is not None
         assert self.std is not None
         mean = dataset_mean if self.mean == "dataset" else self.mean

@@ -1,6 +1,6 @@
-"""Operations of `augment.train` that compute new pixels of images of one size.
+"""Operations of `augment.train` that compute new pixel values of images of one size.
 
-They are torchvision's of the same names, with parameters drawn for each image, and stand after a crop or resize.
+They are torchvision's operations of the same names, with parameters drawn per image; they follow a crop or a resize.
 """
 
 from __future__ import annotations
@@ -15,174 +15,175 @@ Share = Annotated[Fraction, Field(gt=0.0)]
 
 
 class Affine(Section):
-    """Turn, move, scale and shear about the middle; what comes from outside is black. As RandomAffine."""
+    """Rotate, translate, scale and shear about the center; the outside is black. torchvision's RandomAffine."""
 
     op: Literal["affine"]
-    """Which operation."""
+    """Name of the operation."""
     degrees: Annotated[float, Field(ge=0.0, le=180.0)]
-    """Angles are uniform in [-degrees, degrees]."""
+    """Largest angle in degrees; angles are uniform in [-degrees, degrees]."""
     translate: tuple[Fraction, Fraction] = (0.0, 0.0)
-    """Farthest move along x and along y, as fractions of width and height; moves are whole pixels."""
+    """Largest translation along x and y, as fractions of width and height; translations are whole pixels."""
     scale: tuple[Positive, Positive] = (1.0, 1.0)
-    """Smallest and largest factor: 2 is twice as large."""
+    """Smallest and largest scale factor; 2 is twice as large."""
     shear: tuple[Annotated[float, Field(ge=0.0, lt=90.0)], Annotated[float, Field(ge=0.0, lt=90.0)]] = (0.0, 0.0)
-    """Largest shear along x and along y, in degrees; both are uniform in [-shear, shear]."""
+    """Largest shear along x and y in degrees; shears are uniform in [-shear, shear]."""
     interpolation: Literal["nearest", "bilinear"] = "bilinear"
-    """How pixels are weighed."""
+    """Interpolation."""
 
 
 class Perspective(Section):
-    """Look at the image from aside; what comes from outside is black. As RandomPerspective."""
+    """Random perspective; the outside is black. torchvision's RandomPerspective."""
 
     op: Literal["perspective"]
-    """Which operation."""
+    """Name of the operation."""
     distortion_scale: Share = 0.5
-    """How far a corner may move inwards, as a fraction of half of the side."""
+    """Largest inward move of a corner, as a fraction of half the side."""
     p: Share = 0.5
-    """Share of the images that are bent."""
+    """Probability of the operation."""
     interpolation: Literal["nearest", "bilinear"] = "bilinear"
-    """How pixels are weighed."""
+    """Interpolation."""
 
 
 class ColorJitter(Section):
-    """Change brightness, contrast, saturation and hue, in an order drawn for each image. As ColorJitter."""
+    """Change brightness, contrast, saturation and hue, in an order drawn per image. torchvision's ColorJitter."""
 
     op: Literal["color_jitter"]
-    """Which operation."""
+    """Name of the operation."""
     brightness: NotNegative = 0.0
-    """Factors are uniform in [max(0, 1 - brightness), 1 + brightness]."""
+    """Largest change of the factor, which is uniform in [max(0, 1 - brightness), 1 + brightness]."""
     contrast: NotNegative = 0.0
-    """Factors are uniform in [max(0, 1 - contrast), 1 + contrast]."""
+    """Largest change of the factor, which is uniform in [max(0, 1 - contrast), 1 + contrast]."""
     saturation: NotNegative = 0.0
-    """Factors are uniform in [max(0, 1 - saturation), 1 + saturation]."""
+    """Largest change of the factor, which is uniform in [max(0, 1 - saturation), 1 + saturation]."""
     hue: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
-    """Turns of the colour circle, uniform in [-hue, hue]."""
+    """Largest hue shift in turns of the color circle; shifts are uniform in [-hue, hue]."""
 
 
 class Grayscale(Section):
-    """Make grey, in three channels. As RandomGrayscale."""
+    """Convert to gray in three channels. torchvision's RandomGrayscale."""
 
     op: Literal["grayscale"]
-    """Which operation."""
+    """Name of the operation."""
     p: Share = 0.1
-    """Share of the images that become grey."""
+    """Probability of the operation."""
 
 
 class Gamma(Section):
-    """Raise values in [0, 1] to a power. As adjust_gamma, drawn."""
+    """Raise values in [0, 1] to a random power. torchvision's adjust_gamma."""
 
     op: Literal["gamma"]
-    """Which operation."""
+    """Name of the operation."""
     gamma: tuple[Positive, Positive]
     """Smallest and largest power; above 1 darkens."""
 
 
 class Solarize(Section):
-    """Negative of the pixels from a threshold on. As RandomSolarize."""
+    """Invert pixels at or above a threshold. torchvision's RandomSolarize."""
 
     op: Literal["solarize"]
-    """Which operation."""
+    """Name of the operation."""
     threshold: Fraction
-    """On [0, 1]: 0 is the negative of the whole image."""
+    """Threshold in [0, 1]; 0 inverts the whole image."""
     p: Share = 0.5
-    """Share of the images."""
+    """Probability of the operation."""
 
 
 class Posterize(Section):
-    """Keep the upper bits of each of the 8-bit values. As RandomPosterize."""
+    """Keep the upper bits of every 8-bit value. torchvision's RandomPosterize."""
 
     op: Literal["posterize"]
-    """Which operation."""
+    """Name of the operation."""
     bits: Annotated[int, Field(ge=0, le=7)]
-    """How many are kept."""
+    """Number of bits to keep."""
     p: Share = 0.5
-    """Share of the images."""
+    """Probability of the operation."""
 
 
 class Autocontrast(Section):
-    """Stretch each channel to reach from black to white. As RandomAutocontrast."""
+    """Stretch each channel to reach from black to white. torchvision's RandomAutocontrast."""
 
     op: Literal["autocontrast"]
-    """Which operation."""
+    """Name of the operation."""
     p: Share = 0.5
-    """Share of the images."""
+    """Probability of the operation."""
 
 
 class Equalize(Section):
-    """Make all levels of each channel about equally frequent. As RandomEqualize."""
+    """Equalize the histogram of each channel. torchvision's RandomEqualize."""
 
     op: Literal["equalize"]
-    """Which operation."""
+    """Name of the operation."""
     p: Share = 0.5
-    """Share of the images."""
+    """Probability of the operation."""
 
 
 class Sharpness(Section):
-    """Sharpen or soften. As RandomAdjustSharpness."""
+    """Sharpen or soften. torchvision's RandomAdjustSharpness."""
 
     op: Literal["sharpness"]
-    """Which operation."""
+    """Name of the operation."""
     factor: NotNegative
-    """0 is blurred over 3 x 3 pixels, 1 changes nothing, 2 is sharper by as much."""
+    """Sharpness factor: 0 is a blur over 3 x 3 pixels, 1 changes nothing, 2 sharpens by as much."""
     p: Share = 0.5
-    """Share of the images."""
+    """Probability of the operation."""
 
 
 class GaussianBlur(Section):
-    """Blur by a Gaussian, mirrored at the edges. As GaussianBlur."""
+    """Gaussian blur with reflected edges. torchvision's GaussianBlur."""
 
     op: Literal["gaussian_blur"]
-    """Which operation."""
+    """Name of the operation."""
     kernel_size: Annotated[int, Field(ge=1, le=255)]
-    """Pixels that a pixel is made of, along each side; odd."""
+    """Side of the kernel in pixels; odd."""
     sigma: tuple[Positive, Positive] = (0.1, 2.0)
-    """Smallest and largest standard deviation, in pixels."""
+    """Smallest and largest standard deviation in pixels."""
 
 
 class GaussianNoise(Section):
-    """Add noise to every value, and cut to [0, 1]. As GaussianNoise."""
+    """Add Gaussian noise and clip to [0, 1]. torchvision's GaussianNoise."""
 
     op: Literal["gaussian_noise"]
-    """Which operation."""
+    """Name of the operation."""
     sigma: Share = 0.1
-    """Standard deviation, on [0, 1]."""
+    """Standard deviation on the scale [0, 1]."""
 
 
 class RandomErasing(Section):
-    """Paint over a rectangle. As RandomErasing."""
+    """Fill a random rectangle. torchvision's RandomErasing."""
 
     op: Literal["random_erasing"]
-    """Which operation."""
+    """Name of the operation."""
     p: Share = 0.5
-    """Share of the images."""
+    """Probability of the operation."""
     scale: tuple[Share, Share] = (0.02, 0.33)
-    """Smallest and largest area, as fractions of the image's."""
+    """Smallest and largest area, as fractions of the image area."""
     ratio: tuple[Positive, Positive] = (0.3, 3.3)
     """Smallest and largest height / width."""
     value: Fraction | tuple[Fraction, Fraction, Fraction] = 0.0
-    """Its colour on [0, 1], before mean and std: one number is a grey, three are red, green, blue."""
+    """Color of the rectangle in [0, 1], before mean and std: one number is gray; three are red, green, blue."""
 
 
 class RandAugment(Section):
-    """Some of 14 operations of one strength, drawn for each image. As RandAugment (Cubuk et al. 2019)."""
+    """Some of 14 operations at one magnitude, drawn per image. torchvision's RandAugment (Cubuk et al. 2019)."""
 
     op: Literal["rand_augment"]
-    """Which operation."""
+    """Name of the operation."""
     num_ops: Annotated[int, Field(ge=1, le=14)] = 2
-    """How many, one after another."""
+    """Number of operations, one after another."""
     magnitude: Annotated[int, Field(ge=0, le=30)] = 9
-    """How strong, of 0 to 30."""
+    """Magnitude, from 0 to 30."""
     interpolation: Literal["nearest", "bilinear"] = "nearest"
-    """How pixels are weighed by those that bend."""
+    """Interpolation of the geometric operations."""
 
 
 class TrivialAugment(Section):
-    """One of 14 operations of any strength, drawn for each image. As TrivialAugmentWide (Mueller, Hutter 2021)."""
+    """One of 14 operations at a random magnitude, per image. torchvision's TrivialAugmentWide (Mueller, Hutter
+    2021)."""
 
     op: Literal["trivial_augment"]
-    """Which operation."""
+    """Name of the operation."""
     interpolation: Literal["nearest", "bilinear"] = "nearest"
-    """How pixels are weighed by those that bend."""
+    """Interpolation of the geometric operations."""
 
 
 PixelOp = (
@@ -192,4 +193,4 @@ PIXEL_OPS = (
     *("affine", "perspective", "color_jitter", "grayscale", "gamma", "solarize", "posterize", "autocontrast"),
     *("equalize", "sharpness", "gaussian_blur", "gaussian_noise", "random_erasing", "rand_augment", "trivial_augment"),
 )
-"""What a PixelOp can be."""
+"""Names of the PixelOps."""

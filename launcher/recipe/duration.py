@@ -1,4 +1,4 @@
-"""Lengths of training as a recipe writes them: `30` or `30ep` epochs, `5000st` optimizer steps, `1000000im` images."""
+"""Lengths of training in a recipe: `30` or `30ep` epochs, `5000st` optimizer steps, `1000000im` images."""
 
 from __future__ import annotations
 
@@ -22,22 +22,19 @@ class Duration:
     unit: Unit
 
     def __str__(self) -> str:
-        """As a recipe writes it, without loss: `parse_duration` reads the same length back."""
+        """The text in a recipe, without loss: `parse_duration` reads the same length back."""
         digits = format(Decimal(repr(self.value)), "f")
         return f"{digits.removesuffix('.0')}{self.unit}"
 
     def steps(self, steps_per_epoch: int, global_batch: int) -> int:
         """Whole optimizer steps, rounded up; 0 only for a length of 0."""
         per_unit = {"ep": Fraction(steps_per_epoch), "st": Fraction(1), "im": Fraction(1, global_batch)}[self.unit]
-        # The decimal number that was written, exactly: as floats 0.1 epochs of 30 steps would round up to 4 steps.
+        # The decimal number in the recipe, exactly: as floats, 0.1 epochs of 30 steps would round up to 4 steps.
         return math.ceil(Fraction(repr(self.value)) * per_unit)
 
 
 def parse_duration(text: object) -> Duration:
-    """Read `30ep`, `5000st`, `1000000im` or a bare number, which is epochs.
-
-    Raise ValueError, which says what a duration should be, when `text` is none of these.
-    """
+    """Read `30ep`, `5000st`, `1000000im` or a bare number of epochs. Raise ValueError for anything else."""
     if isinstance(text, Duration):
         return text
     unit: Unit = "ep"

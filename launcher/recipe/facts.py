@@ -1,4 +1,4 @@
-"""What follows from a recipe by itself: sizes, and where a key's value comes from."""
+"""Sizes and properties that follow from a recipe alone."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Size = tuple[int, int]
 """Height and width in pixels."""
 
 OWN_NETWORKS = ("avatar_cnn", "lenet")
-"""Networks that have no pretrained weights."""
+"""Networks without pretrained weights."""
 
 
 def brings_transform(backbone: Backbone) -> bool:
-    """Whether its weights say how they want an image: pretrained ones that are named do."""
+    """Whether the weights define the eval transform and normalization: pretrained weights chosen by name do."""
     return backbone.weights_name is not None and backbone.name not in OWN_NETWORKS
 
 
@@ -26,26 +26,26 @@ def is_random(ops: Iterable[TrainOp | EvalOp]) -> bool:
 
 def output_size(ops: Iterable[TrainOp | EvalOp]) -> Size | None:
     """Size of the images after `ops`; None where it depends on the image."""
-    size = None
+    size: Size | None = None
     for op in ops:
         if op.op == "resize" and isinstance(op.size, int):
-            size = None
+            size = None if size is None else (op.size * size[0] // min(size), op.size * size[1] // min(size))
         elif op.op in ("resize", "center_crop", "random_crop", "random_resized_crop"):
             size = (op.size, op.size) if isinstance(op.size, int) else op.size
     return size
 
 
 def train_size(recipe: Recipe) -> Size:
-    """Size of the images that the network trains on."""
+    """Size of the training images that enter the network."""
     return _fixed_size(recipe.augment.train)
 
 
 def eval_size(recipe: Recipe) -> Size:
-    """Size of the images that the network is evaluated on."""
+    """Size of the validation and test images that enter the network."""
     return _fixed_size(recipe.augment.eval_ops)
 
 
 def _fixed_size(ops: Iterable[TrainOp | EvalOp]) -> Size:
     size = output_size(ops)
-    assert size is not None, "a recipe whose images have different sizes is refused"
+    assert size is not None, "load_recipe refuses a recipe that leaves images of different sizes"
     return size

@@ -1,10 +1,10 @@
-"""Types that several sections of a recipe share."""
+"""Field types that several sections of a recipe share, and changing values by dotted key."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 from pydantic.json_schema import GenerateJsonSchema
@@ -18,7 +18,7 @@ class _Schema(GenerateJsonSchema):
 
 
 class Section(BaseModel):
-    """A frozen part of a recipe: unknown keys and wrong types are errors, and the text below a field describes it."""
+    """A frozen part of a recipe. Unknown keys and wrong types are errors; the text below a field is its description."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True, title=None
@@ -26,27 +26,35 @@ class Section(BaseModel):
 
     @classmethod
     def model_json_schema(cls, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """As pydantic's own, with durations as a recipe writes them."""
+        """pydantic's schema, with durations as a recipe writes them."""
         return super().model_json_schema(*arguments, **{"schema_generator": _Schema, **options})
+
+    @classmethod
+    def from_plain(cls, data: Any) -> Self:
+        """The section from plain data, as YAML has it. Raise pydantic's ValidationError."""
+        # JSON mode: in YAML as in JSON a tuple is written as a list.
+        return cls.model_validate_json(json.dumps(data))
 
 
 S = TypeVar("S", bound=Section)
 
 
 def with_values(section: S, values: Mapping[str, Any]) -> S:
-    """The section, or recipe, with these values under dotted keys, validated like a file's: `{"run.dir": "here"}`.
+    """The section, or whole recipe, with new values by dotted key, `{"run.dir": "here"}`, validated like a file.
 
-    Values are as YAML has them: durations as text, sections as dicts. Raise pydantic's ValidationError for any other.
+    Values are plain data, as YAML has them: durations as text, sections as dicts; a section that is null is created.
+    Raise pydantic's ValidationError for a misspelt key or a wrong value.
     """
     data = section.model_dump(mode="json")
     for path, value in values.items():
         *sections, key = path.split(".")
         here = data
         for name in sections:
+            if here.get(name) is None:
+                here[name] = {}
             here = here[name]
         here[key] = value
-    # JSON mode: in YAML as in JSON a tuple is written as a list.
-    return type(section).model_validate_json(json.dumps(data))
+    return section.from_plain(data)
 
 
 def _positive_duration(value: object) -> Duration:
@@ -70,7 +78,7 @@ Length = Annotated[
     PlainSerializer(_as_written),
     WithJsonSchema(_LENGTH_SCHEMA),
 ]
-"""`30ep` epochs, `5000st` optimizer steps, `1000000im` images; a bare number is epochs; 0 is none."""
+"""A length of training, 0 included: `30ep` epochs, `5000st` optimizer steps, `1000000im` images; bare: epochs."""
 
 Interval = Annotated[
     Duration,
@@ -78,7 +86,7 @@ Interval = Annotated[
     PlainSerializer(_as_written),
     WithJsonSchema(_INTERVAL_SCHEMA),
 ]
-"""A Length above 0; a bare number is epochs."""
+"""A Length above 0."""
 
 Pixels = Annotated[int, Field(ge=1, le=4096)]
 Size = Pixels | tuple[Pixels, Pixels]

@@ -1,8 +1,7 @@
-"""`recipe.lock.yaml`: the recipe of a run with every value written out. It is itself a recipe."""
+"""`recipe.lock.yaml`: the recipe of a run with every value written out; itself a valid recipe."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,27 +19,27 @@ Flat = dict[str, Any]
 
 
 def write_lock(folder: Path, recipe: Recipe, header: str) -> None:
-    """`header`: lines of facts about the run, written as comments above the recipe."""
+    """`header`: lines about the run, written as comments above the recipe."""
     comments = "".join(f"# {line}\n" for line in header.splitlines())
     write_atomically(folder / LOCK_NAME, (comments + render_yaml(recipe.model_dump(mode="json"))).encode())
 
 
 def read_lock(folder: Path) -> dict[str, Any]:
-    """The locked recipe as plain data. Raise RunError when it is missing or damaged."""
+    """The locked recipe as plain data. Raise RunError when the file is missing or damaged."""
     path = folder / LOCK_NAME
     try:
         data, _ = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, YamlError) as error:
-        raise RunError(f"{path}: cannot be read ({error}); leave this run out, or train it anew with --fresh") from None
+        raise RunError(f"{path}: cannot be read ({error}); omit this run, or train it again with --fresh") from None
     if not isinstance(data, dict):
-        raise RunError(f"{path}: not a recipe; leave this run out, or train it anew with --fresh")
+        raise RunError(f"{path}: not a recipe; omit this run, or train it again with --fresh")
     return data
 
 
 def find_differences(locked: dict[str, Any], recipe: Recipe) -> dict[str, tuple[Any, Any]]:
-    """Key -> (value in the lock, value now), for every key that differs; `run.dir` names the run and never counts.
+    """Key -> (value in the lock, value now) of every key that differs, except `run.dir`.
 
-    A key younger than the lock had its default then.
+    A key that the lock does not have yet counts as its default.
     """
     old, new = flatten(with_defaults(locked)), flatten(recipe.model_dump(mode="json"))
     keys = [*old, *(key for key in new if key not in old)]
@@ -48,20 +47,20 @@ def find_differences(locked: dict[str, Any], recipe: Recipe) -> dict[str, tuple[
 
 
 def with_defaults(locked: dict[str, Any]) -> dict[str, Any]:
-    """As locked where today's recipes do not read it: each of its keys then counts as it stands."""
+    """`locked` with every default written out; unchanged when it is not a valid recipe of this version."""
     try:
-        return Recipe.model_validate_json(json.dumps(locked)).model_dump(mode="json")
+        return Recipe.from_plain(locked).model_dump(mode="json")
     except ValidationError:
         return locked
 
 
 def is_allowed(key: str, allowed: Iterable[str]) -> bool:
-    """Whether `key` or a section around it is named in `allowed`."""
+    """Whether `allowed` names `key` or a section around it."""
     return any(key == name or key.startswith(f"{name}.") for name in allowed)
 
 
 def flatten(data: Any, prefix: str = "") -> Flat:
-    """Nested mappings as one, with dotted keys; lists are values."""
+    """Nested mappings as one mapping with dotted keys; lists are values."""
     if not isinstance(data, dict):
         return {prefix: data}
     flat: Flat = {}

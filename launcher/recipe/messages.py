@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a recipe, in a user's words: one problem a place, with the nearest valid name."""
+"""pydantic's errors as messages for users: one problem per place, with the nearest valid name."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EXPECTED = {
     "dict_type": "a section with keys",
     "model_type": "a section with keys",
 }
-"""Kinds of error that mean: another type altogether."""
+"""Kind of error that means another type altogether -> the type expected."""
 
 LIMITS = {
     "greater_than_equal": ("must be at least {}", "ge"),
@@ -40,64 +40,65 @@ LIMITS = {
     "string_too_short": ("must not be empty", ""),
     "string_pattern_mismatch": ("must be letters, digits, '.', '_' and '-', a letter or digit first", ""),
 }
-"""Kinds of error that mean: the right type but not this value. Message, and pydantic's name of the limit in it."""
+"""Kind of error that means the right type but a wrong value -> message, and pydantic's name of the limit in it."""
 
-MISSING = "required, but not there"
+MISSING = "required, but missing"
 
 SHOWN_CHARACTERS = 60
-"""Of a wrong value."""
+"""Characters of a wrong value in a message."""
 
 
 @dataclass
-class Wrong:
-    """`paths`: what cannot be trusted; `unknown_in`: sections with an unknown key, perhaps one of theirs misspelt."""
+class SchemaProblems:
+    """Everything in a recipe that violates the schema."""
 
     problems: list[Problem] = field(default_factory=list)
     paths: set[str] = field(default_factory=set)
+    """Keys with a wrong value."""
     unknown_in: set[str] = field(default_factory=set)
+    """Sections with an unknown key, which may be a misspelt one of theirs."""
 
     def may_cause(self, contradiction: Problem, data: dict[str, Any]) -> bool:
-        """Whether the contradiction may be gone once these are mended, for it rests on a key that is among them."""
+        """Whether the contradiction may vanish when these problems are fixed: it depends on one of their keys."""
         return any(
-            any(_is_around(wrong, path) or _is_around(path, wrong) for wrong in self.paths)
-            or (not _is_written(data, path) and any(_is_around(section, path) for section in self.unknown_in))
+            any(_contains(wrong, path) or _contains(path, wrong) for wrong in self.paths)
+            or (not _is_written(data, path) and any(_contains(section, path) for section in self.unknown_in))
             for path in contradiction.paths
         )
 
 
-def explain(error: ValidationError, data: dict[str, Any], schema: type[Section] = Recipe) -> Wrong:
-    """One problem a place, in the order of `schema`, which `data` is not of."""
+def explain(error: ValidationError, data: dict[str, Any], schema: type[Section] = Recipe) -> SchemaProblems:
+    """One problem per place, in the order of `schema`. `error`: raised by validating `data` against it."""
     details: dict[str, list[ErrorDetails]] = {}
-    wrong = Wrong()
+    found = SchemaProblems()
     for detail in error.errors():
         if _is_follow_up(detail):
             continue
         path = _path_in_data(detail, data)
         details.setdefault(path, []).append(detail)
         if detail["type"] == "extra_forbidden":
-            wrong.unknown_in.add(path.rpartition(".")[0])
-    for path, found in details.items():
-        right_type = [detail for detail in found if not _is_other_type(detail)]
-        if not right_type and any(_is_around(path, deeper) and deeper != path for deeper in details):
-            continue  # The union's other members; the one that was meant complains of something inside.
-        what = _describe(right_type[0], schema) if right_type else _describe_types(found)
-        wrong.problems.append(Problem(path, what, (path,)))
-        wrong.paths.add(path)
-    wrong.problems = [problem for problem in wrong.problems if not _is_misspelt(problem, wrong.problems)]
-    return wrong
+            found.unknown_in.add(path.rpartition(".")[0])
+    for path, here in details.items():
+        right_type = [detail for detail in here if not _is_other_type(detail)]
+        if not right_type and any(_contains(path, deeper) and deeper != path for deeper in details):
+            continue  # the other members of a union: the intended one has an error deeper inside
+        found.problems.append(Problem(path, _describe(right_type[0], schema) if right_type else _describe_types(here)))
+        found.paths.add(path)
+    found.problems = [problem for problem in found.problems if not _is_misspelt(problem, found.problems)]
+    return found
 
 
 def _is_misspelt(problem: Problem, problems: list[Problem]) -> bool:
-    """Whether a required key is only missing because it is there under a wrong name, which is another problem."""
+    """Whether a required key is missing because it is misspelt, which is another one of `problems`."""
     section, _, key = problem.path.rpartition(".")
     hint = f"unknown key; did you mean '{key}'?"
-    return problem.what == MISSING and any(
-        other.what == hint and other.path.rpartition(".")[0] == section for other in problems
+    return problem.message == MISSING and any(
+        other.message == hint and other.path.rpartition(".")[0] == section for other in problems
     )
 
 
 def _is_follow_up(detail: ErrorDetails) -> bool:
-    """A list whose items are wrong also counts as too short."""
+    """Whether the error follows from others: pydantic also calls a list with wrong items too short."""
     return detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]
 
 
@@ -105,7 +106,7 @@ def _is_other_type(detail: ErrorDetails) -> bool:
     return detail["type"] in EXPECTED or (detail["type"] == "literal_error" and detail["loc"][-1] != "[key]")
 
 
-def _is_around(section: str, path: str) -> bool:
+def _contains(section: str, path: str) -> bool:
     """Whether `path` is `section` or in it."""
     return section in ("", path) or path.startswith(f"{section}.")
 
@@ -122,7 +123,7 @@ def _is_written(data: Any, path: str) -> bool:
 
 
 def _path_in_data(detail: ErrorDetails, data: Any) -> str:
-    """pydantic's location as a dotted path, without the names of union members, which are not in the file."""
+    """pydantic's location as a dotted path in `data`, that is without the tags of union members."""
     path, location, kind = "", detail["loc"], detail["type"]
     for i, key in enumerate(location):
         is_last = i == len(location) - 1
@@ -143,7 +144,7 @@ def _discriminator(detail: ErrorDetails) -> str:
 
 
 def _describe(detail: ErrorDetails, schema: type[Section]) -> str:
-    """What is wrong with a value of the right type, or with a key."""
+    """The message for a value of the right type, or for a key."""
     kind, context, given, key = detail["type"], detail.get("ctx", {}), detail["input"], detail["loc"][-1]
     if kind == "extra_forbidden":
         return f"unknown key{nearest(str(key), _keys_at(schema, detail['loc'][:-1]))}"
@@ -166,10 +167,10 @@ def _describe(detail: ErrorDetails, schema: type[Section]) -> str:
 
 
 def _describe_tag(detail: ErrorDetails) -> str:
-    """What is wrong with the key that says which kind a section is: `name`, or `op`."""
+    """The message for a section whose `name` or `op`, which names its kind, is missing or unknown."""
     discriminator = _discriminator(detail)
     if detail["type"] == "union_tag_not_found":
-        return f"required, but not there: says which {'operation' if discriminator == 'op' else 'kind'} this is"
+        return f"{MISSING}: it names the {'operation' if discriminator == 'op' else 'kind'}"
     tag, valid = str(detail["ctx"]["tag"]), _choices(detail["ctx"]["expected_tags"])
     if tag in RANDOM_OPS:
         return f"{tag} is random, for augment.train only; valid: {', '.join(sorted(valid))}"
@@ -177,7 +178,7 @@ def _describe_tag(detail: ErrorDetails) -> str:
 
 
 def _describe_types(details: list[ErrorDetails]) -> str:
-    """What the place takes, in one sentence, however many types that are."""
+    """The message for a value of a wrong type: every type that the key takes."""
     given = details[0]["input"]
     literals = [each for each in details if each["type"] == "literal_error"]
     choices = [word for each in literals for word in _choices(each["ctx"]["expected"])]
@@ -192,7 +193,7 @@ def _describe_types(details: list[ErrorDetails]) -> str:
 
 
 def _choices(listed: str) -> list[str]:
-    """pydantic's `'a', 'b' or 'c'` as names."""
+    """The names in pydantic's `'a', 'b' or 'c'`."""
     return [name.strip(" '") for name in str(listed).replace(" or ", ", ").split(",")]
 
 
@@ -212,7 +213,7 @@ def _keys_at(schema: type[Section], location: Iterable[str | int]) -> list[str]:
 
 
 def _inside(annotation: Any, key: str | int) -> Any:
-    """The type found under `key`: a field of a section, an item of a tuple, or the union member that `key` names."""
+    """The type under `key`: a field of a section, an item of a tuple, or the union member with that tag."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation.model_fields[str(key)].annotation if key in annotation.model_fields else annotation
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)

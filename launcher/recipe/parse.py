@@ -1,4 +1,4 @@
-"""A recipe file and its overrides -> a checked Recipe; or every problem at once, each with its place."""
+"""A recipe file and its overrides -> a checked Recipe, or every problem at once, each with its place."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from launcher.errors import RecipeError, nearest
 from launcher.recipe.lint import find_contradictions
-from launcher.recipe.messages import Wrong, explain
+from launcher.recipe.messages import SchemaProblems, explain
 from launcher.recipe.problem import Problem
 from launcher.recipe.resolve import resolve_recipe
 from launcher.recipe.schema import Recipe
@@ -30,28 +30,26 @@ PLAIN: Data = {
     "schedule": {"name": "constant"},
     "train": {"epochs": 1, "global_batch": 1},
 }
-"""Stand in for sections that are too wrong to be looked at, so that the others still are."""
+"""Replaces sections with too many errors, so that contradictions among the others are still found."""
 
 
 @dataclass(frozen=True)
 class LoadedRecipe:
-    """A recipe and where each of its keys was written."""
+    """A recipe and the place of each of its keys."""
 
     recipe: Recipe
     file: str
     lines: Lines
     overridden: frozenset[str]
+    """Keys given on the command line."""
 
     def error(self, problems: Iterable[Problem]) -> RecipeError:
-        """The problems as one error, each line with its place: `file:line: path: what`."""
+        """The problems as one error, a line each: `file:line: path: message`."""
         return RecipeError([locate(self.file, self.lines, self.overridden, problem) for problem in problems])
 
 
 def load_recipe(file: Path, overrides: Iterable[str] = ()) -> LoadedRecipe:
-    """Read `file`, lay `key.path=value` overrides over it, check everything.
-
-    Raise RecipeError with a line for every problem found.
-    """
+    """Read `file`, apply `key.path=value` overrides, check everything. Raise RecipeError, a line for every problem."""
     data, lines = _read_file(file)
     messages: list[str] = []
     names: set[str] = set()
@@ -69,7 +67,7 @@ def load_recipe(file: Path, overrides: Iterable[str] = ()) -> LoadedRecipe:
 
 
 def render_recipe(file: Path, overrides: Iterable[str]) -> str:
-    """The recipe in `file` as text, with the overrides in it. Its comments are not kept."""
+    """The recipe in `file` as text, overrides applied. Comments are lost."""
     data, _ = _read_file(file)
     for text in overrides:
         _override(data, text)
@@ -77,7 +75,7 @@ def render_recipe(file: Path, overrides: Iterable[str]) -> str:
 
 
 def locate(file: str, lines: Lines, overridden: frozenset[str], problem: Problem) -> str:
-    """`file:line` of the key, or of the nearest section around it; `command line` when either was given there."""
+    """The problem with its place: `file:line` of the key or the nearest section around it, or `command line`."""
     around = [problem.path]
     while around[-1]:
         around.append(around[-1].rpartition(".")[0])
@@ -85,7 +83,7 @@ def locate(file: str, lines: Lines, overridden: frozenset[str], problem: Problem
         place = "command line"
     else:
         place = f"{file}:{next((lines[path] for path in around if path in lines), 1)}"
-    return f"{place}: {problem.path}: {problem.what}"
+    return f"{place}: {problem.path}: {problem.message}"
 
 
 def _read_file(file: Path) -> tuple[Data, Lines]:
@@ -121,7 +119,7 @@ def _read_text(file: Path) -> str:
 
 
 def _override(data: Data, text: str) -> str:
-    """Set `key.path=value` in `data`, and return the path. Raise RecipeError when that cannot be done."""
+    """Set `key.path=value` in `data`, and return the path. Raise RecipeError when that is impossible."""
     path, equals, value_text = text.partition("=")
     if not equals or not path.isprintable() or not all(path.split(".")):
         raise RecipeError([f"command line: '{text}' is not key.path=value; write for example train.epochs=10"])
@@ -142,53 +140,48 @@ def _override(data: Data, text: str) -> str:
 
 
 def _key_in(here: Any, key: str, path: str, done: str) -> str | int:
-    """`key` as an index of `here`, the value at `done`."""
+    """`key` as an index into `here`, the value at `done`."""
     if isinstance(here, dict):
         return key
     if not isinstance(here, list):
-        raise RecipeError([f"command line: {path}: {done} is one value, it has no {key}"])
+        raise RecipeError([f"command line: {path}: {done} is a single value without {key}"])
     if not (key.isascii() and key.isdigit() and int(key) < len(here)):
         valid = f"; valid: 0 to {len(here) - 1}" if here else ""
-        raise RecipeError([f"command line: {path}: {done} is a list, it has no {key}{valid}"])
+        raise RecipeError([f"command line: {path}: {done} is a list without {key}{valid}"])
     return int(key)
 
 
 def _validate(data: Data) -> tuple[Recipe, list[Problem]]:
-    """The recipe, and all that is wrong with it. Where that is anything, the recipe is not the one that was meant.
+    """The recipe and all its problems; with any problem, the recipe is only a stand-in.
 
-    Contradictions are looked for in what is left when wrong keys are taken out; those that may come from what was
-    taken out are not reported.
+    With wrong keys, contradictions are searched in the recipe without them; those that the removal may have caused are
+    not reported.
     """
     try:
-        recipe, wrong = _build(data), Wrong()
+        recipe, wrong = Recipe.from_plain(data), SchemaProblems()
     except ValidationError as error:
         wrong = explain(error, data)
-        recipe, replaced = _build_rest(data, wrong)
+        recipe, replaced = _build_without(wrong.paths, data)
         wrong.paths.update(replaced)
     found = [problem for problem in find_contradictions(recipe) if not wrong.may_cause(problem, data)]
     return recipe, wrong.problems + found
 
 
-def _build(data: Data) -> Recipe:
-    # JSON mode: in YAML as in JSON a tuple is written as a list.
-    return Recipe.model_validate_json(json.dumps(data))
-
-
-def _build_rest(data: Data, wrong: Wrong) -> tuple[Recipe, set[str]]:
-    """A recipe without the wrong keys, and the sections that had to be replaced or left to their defaults."""
+def _build_without(paths: Iterable[str], data: Data) -> tuple[Recipe, set[str]]:
+    """The recipe without the keys `paths`, and the sections that had to be replaced, or left to their defaults."""
     rest = json.loads(json.dumps(data))
-    for path in wrong.paths:
+    for path in paths:
         _remove(rest, path.split("."))
     try:
-        return _build(rest), set()
+        return Recipe.from_plain(rest), set()
     except ValidationError as error:
         replaced = {str(detail["loc"][0]) for detail in error.errors()}
     kept = {name: section for name, section in rest.items() if name not in replaced}
-    return _build({**kept, **{name: PLAIN[name] for name in replaced if name in PLAIN}}), replaced
+    return Recipe.from_plain({**kept, **{name: PLAIN[name] for name in replaced if name in PLAIN}}), replaced
 
 
 def _remove(data: Any, keys: list[str]) -> None:
-    """Take out the key; a list with a wrong item goes as a whole."""
+    """Remove a key; a list with a wrong item is removed as a whole."""
     if not isinstance(data, dict) or keys[0] not in data:
         return
     if len(keys) == 1 or not isinstance(data[keys[0]], dict):

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, and where."""
+"""A problem in a recipe, and the value that would work instead."""
 
 from __future__ import annotations
 
@@ -7,8 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """`path`: the key to change, dotted. `paths`: every key involved, `path` among them."""
-
     path: str
-    what: str
-    paths: tuple[str, ...]
+    """Dotted key to change."""
+    message: str
+    """One line: what is wrong, and what works."""
+    others: tuple[str, ...] = ()
+    """Dotted keys that the problem depends on, too."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Every key involved."""
+        return (self.path, *self.others)
+
+
+def largest_divisor(number: int, at_most: int) -> int:
+    """The largest divisor of `number` that is at most `at_most`: a batch or number of lanes to propose."""
+    return max(d for d in range(1, min(number, at_most) + 1) if number % d == 0)

@@ -1,4 +1,4 @@
-"""Fill in what a recipe leaves open, and shrink it for `--debug`. Recipe in, Recipe out."""
+"""Recipe -> Recipe: fill in defaults that depend on other keys, shrink for `--debug`, change for `probe`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from shards.sources import PackOptions, describe
 DOWNLOADS = "data/downloads"
 
 DEBUG_EVAL_IMAGES = 8
+"""Images per evaluated split of a debug run."""
 
 DEBUG = {
     "backbone.weights": "none",
@@ -36,7 +37,7 @@ DEBUG = {
     "log.every": "1st",
     "log.wandb.mode": "disabled",
 }
-"""A handful of batches on the CPU: no threads, no W&B, random weights."""
+"""A few steps on the CPU: no threads, no W&B, random weights."""
 DEBUG_BATCH = 4
 
 PROBE = {
@@ -64,11 +65,11 @@ PROBE = {
     "log.samples": False,
     "log.wandb.mode": "disabled",
 }
-"""The same backbone, all of it frozen, below one linear layer. What only training would follow is left out."""
+"""The whole backbone frozen under one linear layer, and the defaults of keys that only training uses."""
 
 
 def resolve_recipe(recipe: Recipe, file_name: str) -> Recipe:
-    """Give `run.name`, `data.dir` and normalisation their values where the recipe has null and no weights decide."""
+    """Replace null in `run.name`, `data.dir`, and in the normalization where no pretrained weights bring one."""
     name = recipe.run.name or re.sub(r"[^A-Za-z0-9._-]+", "-", Path(file_name).stem).lstrip("._-") or "run"
     values = {"run.name": name, "data.dir": recipe.data.dir or _default_folder(recipe.data)}
     if not brings_transform(recipe.backbone):
@@ -77,7 +78,7 @@ def resolve_recipe(recipe: Recipe, file_name: str) -> Recipe:
 
 
 def pack_options(data: Data) -> PackOptions:
-    """How `data.source` is to be packed."""
+    """Options for packing `data.source`."""
     return PackOptions(
         root=Path(data.root or DOWNLOADS),
         classes=data.classes,
@@ -90,16 +91,16 @@ def pack_options(data: Data) -> PackOptions:
 
 
 def _default_folder(data: Data) -> str:
-    """`data/<source>-<hash>`: another way of packing gets another folder, so that two recipes never mix."""
+    """`data/<source>-<hash>`: other packing options give another folder, so that recipes never mix their shards."""
     source = str(data.source)
     digest = hashlib.sha256(describe(source, pack_options(data)).encode()).hexdigest()[:8]
     return f"data/{re.sub(r'[^A-Za-z0-9._]+', '-', source).strip('-.')[-60:]}-{digest}"
 
 
 def debug_recipe(recipe: Recipe, folder: Path) -> Recipe:
-    """The same recipe as one small CPU run in `folder`.
+    """The same recipe as a small CPU run in `folder`.
 
-    Shards that are there are used; otherwise synthetic ones, with the recipe's number of classes, are packed.
+    It uses the shards in `data.dir`, or else packs synthetic ones with the recipe's number of classes.
     """
     batch = min(DEBUG_BATCH, recipe.train.global_batch)
     values: dict[str, Any] = {**DEBUG, "run.dir": str(folder), "train.global_batch": batch}
@@ -115,10 +116,10 @@ def debug_recipe(recipe: Recipe, folder: Path) -> Recipe:
     return with_values(recipe, values)
 
 
-def probe_recipe(recipe: Recipe, num_processes: int) -> Recipe:
-    """Every split is transformed as for evaluation."""
+def probe_recipe(recipe: Recipe, world_size: int) -> Recipe:
+    """The recipe whose features are probed: every split gets the eval transform."""
     train = recipe.train
-    batch = train.eval_batch or train.micro_batch or max(1, train.global_batch // num_processes)
-    batches = {"train.global_batch": batch * num_processes, "train.eval_batch": batch}
+    batch = train.eval_batch or train.micro_batch or max(1, train.global_batch // world_size)
+    batches = {"train.global_batch": batch * world_size, "train.eval_batch": batch}
     ops = [op.model_dump(mode="json") for op in recipe.augment.eval_ops]
     return with_values(recipe, {**PROBE, **batches, "augment.train": ops})

@@ -1,18 +1,18 @@
-"""Addresses of remote folders, and showing them without what nobody else may see. Pure text."""
+"""URLs of remote folders, and hiding the credentials in them. Pure text."""
 
 from __future__ import annotations
 
 import re
 
 _PASSWORD = re.compile(r"(\w://)[^/@\s]*:[^/@\s]*@|(https?://)[^/@\s]*@", re.IGNORECASE)
-"""`user:password@`, or over http any user. `abfs://container@account` has none."""
+"""`user:password@`; over http any user. `abfs://container@account` has no password."""
 
 _QUERY = re.compile(r"(\w://[^\s?'\"]*\?)[^\s'\"),]*")
-"""What follows the question mark: signatures and tokens."""
+"""The part after the question mark: signatures and tokens."""
 
 
 def is_url(place: str) -> bool:
-    """Whether it is an fsspec URL (`s3://bucket/x`, `zip://x::http://host/y.zip`) and not a folder of this machine."""
+    """Whether `place` is an fsspec URL (`s3://bucket/x`, `zip://x::http://host/y.zip`), not a local folder."""
     return "://" in place
 
 
@@ -21,6 +21,6 @@ def has_credentials(url: str) -> bool:
 
 
 def hide_credentials(text: str) -> str:
-    """The text, on one line, with `***` where its URLs have a user, a password or a query."""
+    """`text` on one line, with `***` for every user, password and query of its URLs."""
     hidden = _PASSWORD.sub(lambda found: f"{found[1] or found[2]}***@", " ".join(text.split()))
     return _QUERY.sub(r"\1***", hidden)

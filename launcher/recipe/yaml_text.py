@@ -1,7 +1,7 @@
-"""YAML text -> plain data, and the line each key stands on. The only importer of yaml.
+"""YAML text -> plain data and the line of each key. The only importer of yaml.
 
-Numbers and booleans are read as YAML 1.2 does: `1e-3` is a number, `no` is a word, dates are text. Nothing is executed,
-and text made to unfold without end is refused early.
+Numbers and booleans follow YAML 1.2: `1e-3` is a number, `no` is a word, dates are text. Nothing is executed, and text
+that unfolds without end is refused early.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from typing import Any
 import yaml
 
 Lines = dict[str, int]
-"""Dotted path of a key or list item (`augment.train.0.size`; the whole is ``) -> 1-based line."""
+"""Dotted path of a key or list item (`augment.train.0.size`; `` is the whole text) -> line, from 1."""
 
 MAX_CHARACTERS = 200_000
 MAX_NODES = 20_000
-"""A recipe has hundreds; aliases of aliases can unfold to billions."""
+"""Keys and values of a text. A recipe has hundreds; aliases of aliases can unfold to billions."""
 MAX_DEPTH = 20
 MAX_DIGITS = 100
-"""Python takes its time over numbers of thousands of digits, and refuses to show them."""
+"""Digits of a number. Python is slow with thousands of digits, and refuses to print them."""
 
 TAG = "tag:yaml.org,2002:"
 KINDS = {"null": "null", "bool": "true or false", "int": "a whole number", "float": "a number", "str": "text"}
-"""The scalars there are, and what they are called."""
+"""YAML tag of a scalar -> its name in error messages."""
 
 
 class YamlError(Exception):
-    """`line` is 1-based."""
+    """The text is not plain YAML. `line` counts from 1."""
 
-    def __init__(self, line: int, what: str) -> None:
-        super().__init__(what)
+    def __init__(self, line: int, message: str) -> None:
+        super().__init__(message)
         self.line = line
 
 
@@ -39,17 +39,17 @@ class _Loader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        # While parsing: thousands of open brackets would exhaust Python's stack before there is a tree to look at.
+        # Checked while parsing: thousands of open brackets would exhaust Python's stack before there is a tree.
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise YamlError(self.line + 1, "too many values inside each other for a recipe")
+            raise YamlError(self.line + 1, "nested too deeply for a recipe")
         node: yaml.Node | None = super().compose_node(parent, index)
         self.depth -= 1
         return node
 
 
 class _Dumper(yaml.SafeDumper):
-    """Puts in quotes what either YAML 1.1, its own rules, or 1.2 would take for a number or a boolean."""
+    """Quotes every text that YAML 1.1 (its own rules) or 1.2 would read as a number or a boolean."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012  # yaml's own class attribute, copied so as not to change SafeDumper's
         first: list(rules) for first, rules in yaml.SafeDumper.yaml_implicit_resolvers.items()
@@ -71,7 +71,7 @@ for _kind, _pattern, _first in (
 
 
 def read_yaml(text: str) -> tuple[Any, Lines]:
-    """Return the data and the line of every path in it. Raise YamlError at the first thing that is not plain YAML."""
+    """The data, and the line of every path in it. Raise YamlError at the first place that is not plain YAML."""
     if len(text) > MAX_CHARACTERS:
         raise YamlError(1, f"{len(text):,} characters: too long for a recipe")
     lines: Lines = {}
@@ -87,17 +87,17 @@ def read_yaml(text: str) -> tuple[Any, Lines]:
 
 
 def _explain(error: yaml.MarkedYAMLError) -> tuple[int, str]:
-    """Line and reason, with the remedy for the most frequent ones."""
+    """Line and message; the most frequent mistakes get a remedy."""
     mark = error.problem_mark or error.context_mark
     line = mark.line + 1 if mark else 1
-    what = f"not valid YAML: {error.problem or error.context}"
-    if "'\\t'" in what:
+    message = f"not valid YAML: {error.problem or error.context}"
+    if "'\\t'" in message:
         return line, "not valid YAML: a tab; indent with spaces"
-    if "mapping values are not allowed" in what:
-        return line, "not valid YAML: a second ': ' in one value; put text in quotes, or mend the indentation"
+    if "mapping values are not allowed" in message:
+        return line, "not valid YAML: a second ': ' in one value; quote the text, or fix the indentation"
     if error.context and error.context_mark and error.context_mark.line + 1 != line:
-        what += f" {error.context} that begins on line {error.context_mark.line + 1}"
-    return line, what
+        message += f" {error.context} that begins on line {error.context_mark.line + 1}"
+    return line, message
 
 
 def _read_node(loader: _Loader, node: yaml.Node, path: str, depth: int, lines: Lines) -> Any:
@@ -123,7 +123,7 @@ def _read_mapping(loader: _Loader, node: yaml.MappingNode, path: str, depth: int
         key = str(key_node.value)
         here = join(path, key)
         if key == "<<":
-            raise YamlError(line, "<< is not read; write the keys out")
+            raise YamlError(line, "<< is not supported; write the keys out")
         if key in data:
             raise YamlError(line, f"{here}: written twice, first on line {lines[here]}")
         lines[here] = line

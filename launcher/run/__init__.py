@@ -1,1 +1,1 @@
-"""What a run says: journal (the truth), console, W&B, a file per rank. `off` is an object that does nothing."""
+"""The run folder: who holds it, what a training writes there (journal, console, W&B, logs, charts), reading it back."""

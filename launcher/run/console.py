@@ -1,4 +1,4 @@
-"""What rank 0 shows: a live line on a terminal, plain lines elsewhere, and a final table. The only importer of rich."""
+"""Output of rank 0: a live line on a terminal, plain lines elsewhere, and tables. The only importer of rich."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 from launcher.metrics.names import Metrics, show_metric, show_metrics
+from launcher.run.journal import epoch_of
 from shards.printable import printable
 
 PLAIN_WIDTH = 1000
-"""Columns where there is no terminal to ask: nothing is wrapped, and a table takes only what it needs."""
+"""Characters a line without a terminal: nothing is wrapped, and a table takes only what it needs."""
 
 Row = tuple[str, str]
 
@@ -32,7 +33,7 @@ class _MetricsColumn(ProgressColumn):
 
 class _LastingConsole(RichConsole):
     def on_broken_pipe(self) -> None:
-        """Nobody reads any more, as after `| head`: the training continues, and prints no more."""
+        """Print no more when nobody reads, as after `| head`; the training continues."""
         self.quiet = True
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, sys.stdout.fileno())
@@ -40,12 +41,12 @@ class _LastingConsole(RichConsole):
 
 
 class Console:
-    """Prints lines and tables on stdout. `is_live`: on a terminal, where lines can be drawn again in their place."""
+    """Prints lines and tables on stdout. `is_live`: stdout is a terminal, where lines can be drawn again in place."""
 
     def __init__(self) -> None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # a class name that the terminal cannot show must not end a run
-        # Asked here, as rich would let FORCE_COLOR decide.
+        # rich would let FORCE_COLOR decide.
         self.is_live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
         self._rich = _LastingConsole(
             highlight=False, markup=False, emoji=False, soft_wrap=True, force_terminal=self.is_live
@@ -74,31 +75,27 @@ class TrainingConsole(Console):
         self._start: tuple[float, int] | None = None
         self._progress: Progress | None = None
         if self.is_live:
-            title, bar, steps, left = (
-                TextColumn("{task.description}"),
-                BarColumn(20),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-            )
-            self._progress = Progress(title, bar, steps, _MetricsColumn(), left, console=self._rich, transient=True)
+            title, bar, steps = TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn()
+            columns = (title, bar, steps, _MetricsColumn(), TimeRemainingColumn())
+            self._progress = Progress(*columns, console=self._rich, transient=True)
             self._task = self._progress.add_task("epoch 0", total=total_steps)
 
     def train(self, step: int, metrics: Metrics) -> None:
         """One train record: `loss`, `lr`, `images_per_s`, `data_wait_frac`."""
         if self._start is None:
             self._start = time.monotonic(), step
-        words = (
+        text = (
             f"{show_metric('loss', metrics['loss'])}  lr {metrics['lr']:.2e}  {metrics['images_per_s']:,.0f} images/s  "
             f"data wait {metrics['data_wait_frac']:.0%}"
         )
         if self._progress is None:
-            self.say(f"{self._epoch(step)}  step {step}/{self._total_steps}  {words}{self._time_left(step)}")
+            self.say(f"{self._epoch(step)}  step {step}/{self._total_steps}  {text}{self._time_left(step)}")
         else:
             self._progress.start()
-            self._progress.update(self._task, completed=step, description=self._epoch(step), metrics=words)
+            self._progress.update(self._task, completed=step, description=self._epoch(step), metrics=text)
 
     def evaluation(self, split: str, weights_step: int, metrics: Metrics, is_best: bool) -> None:
-        """`weights_step`: the step whose weights were evaluated. `is_best`: so far."""
+        """`weights_step`: step of the evaluated weights. `is_best`: better than all before."""
         best = "  best so far" if is_best else ""
         num_images = f"{metrics['num_images']:,} images"
         self.say(f"{self._epoch(weights_step)}  {split}  {show_metrics(metrics)}  {num_images}{best}")
@@ -108,12 +105,12 @@ class TrainingConsole(Console):
         super().table(title, rows)
 
     def close(self) -> None:
-        """Take the progress bar away."""
+        """Remove the progress bar."""
         if self._progress is not None:
             self._progress.stop()
 
     def _epoch(self, step: int) -> str:
-        epoch, num_epochs = (-(-steps // self._steps_per_epoch) for steps in (step, self._total_steps))
+        epoch, num_epochs = (epoch_of(each, self._steps_per_epoch) for each in (step, self._total_steps))
         return f"epoch {epoch}/{num_epochs}"
 
     def _time_left(self, step: int) -> str:
@@ -122,11 +119,11 @@ class TrainingConsole(Console):
         if step <= first:
             return ""
         left_s = (time.monotonic() - start_s) / (step - first) * (self._total_steps - step)
-        return f"  left {int(left_s // 3600)}:{int(left_s % 3600 // 60):02d}:{int(left_s % 60):02d}"
+        return f"  {int(left_s // 3600)}:{int(left_s % 3600 // 60):02d}:{int(left_s % 60):02d} left"
 
 
 class Board(Console):
-    """A table drawn again in its place on a terminal; elsewhere a line for what is new. For those who watch."""
+    """A table that is drawn again in place on a terminal; elsewhere only its changes, as lines."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -141,8 +138,8 @@ class Board(Console):
         bar = ProgressBar(total=max(total, 1), completed=done, width=40)
         self._live.update(Group(_table(title, rows), bar), refresh=True)
 
-    def note(self, line: str) -> None:
-        """A line where there is no table that shows it anyway."""
+    def change(self, line: str) -> None:
+        """Print a change of the table where the table itself is not drawn again."""
         if not self.is_live:
             self.say(line)
 

@@ -1,4 +1,4 @@
-"""Whether W&B can log in without asking anybody: the places where wandb itself looks."""
+"""Whether W&B can log in without a question to the user: the places where wandb itself looks."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 
 
 def has_wandb_credentials(environment: Mapping[str, str]) -> bool:
-    """A key or token in the environment, or a password for W&B's host (and port) in netrc.
+    """Whether there is a key or token in the environment, or a password for W&B's host (and port) in netrc.
 
-    A netrc that others than its owner may write to is not believed: the key in it could be anybody's, and the run go
-    to their account. Nothing is ever written to it, and no key anywhere else.
+    A netrc that others than its owner may write to does not count: its key could be somebody else's, and the run would
+    go to their account. No key is ever written anywhere.
     """
     if environment.get("WANDB_API_KEY") or environment.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True

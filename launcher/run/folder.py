@@ -1,8 +1,7 @@
-"""The run folder: which one this command continues or makes, and that only one process group works in it."""
+"""The run folder: the one that a command resumes, or the new one that it makes."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -16,14 +15,17 @@ from launcher.errors import RunError, nearest
 from launcher.recipe.lock import LOCK_NAME, find_differences, flatten, is_allowed, read_lock
 from launcher.recipe.schema import Recipe
 from launcher.run.journal import JOURNAL_NAME, read_first
+from launcher.run.lock_file import FOLDERS, IN_USE, claim
 from shards.manifest import is_leftover
 
 SUMMARY_NAME = "summary.json"
-IN_USE = ".in-use"
-FINISHED = ("done", "stopped")
-BEFORE_LOCK = {IN_USE, "logs", "checkpoints", "pictures", "wandb", JOURNAL_NAME, SUMMARY_NAME}
+FINISHED = ("done", "early_stopped")
+"""Statuses of a run that has nothing left to do."""
+BEFORE_LOCK = {IN_USE, *FOLDERS, "wandb", JOURNAL_NAME, SUMMARY_NAME}
+"""Names in the folder of a run that failed before its recipe was locked."""
+
 FIXED = ("backbone",)
-"""What --allow-change does not free: best and last checkpoint of a run are of one network with the same frozen part."""
+"""Keys that --allow-change cannot change: the checkpoints of a run are of one network with one frozen part."""
 FREE = (
     "data.workers",
     "data.decode",
@@ -36,26 +38,27 @@ FREE = (
     "checkpoint.patience",
     "log.every",
 )
-"""Keys that change nothing of what is trained: a run goes on with other values, and notes them."""
+"""Keys that do not change the training: a run resumes with other values, and notes them."""
+
 ASIDE = ".before-"
-"""In the name of a folder that `--fresh` has moved out of the way."""
+"""Part of the name of a folder that `--fresh` has moved out of the way."""
 DEBUG = "debug-"
-"""Begins the name of a debug run's folder."""
-WANDB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-"""It is also in names of folders."""
+"""Start of the name of a debug run's folder."""
 PROBE = "probe-"
-"""Begins the name of a probe's folder."""
+"""Start of the name of a probe's folder."""
+WANDB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""Ids that are safe in the names of W&B's folders."""
 
 
 class ChangedRecipeError(RunError):
-    """The run was begun with another recipe. `keys`: those that differ."""
+    """The run was started with another recipe. `keys`: those that differ."""
 
     def __init__(self, path: Path, refused: dict[str, tuple[Any, Any]]) -> None:
         shown = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in refused.items())
-        go_on = "add " + " ".join(f"--allow-change {key}" for key in refused) + " to go on"
+        advice = "add " + " ".join(f"--allow-change {key}" for key in refused) + " to resume"
         if any(is_allowed(key, FIXED) for key in refused):
-            go_on = "a run keeps its backbone: put that back to go on"
-        super().__init__(f"{path}: its recipe has changed: {shown}; {go_on}, or --fresh to start anew")
+            advice = "the backbone of a run cannot change: put it back to resume"
+        super().__init__(f"{path}: its recipe has changed: {shown}; {advice}, or --fresh to start anew")
         self.keys = tuple(refused)
 
     def __reduce__(self) -> tuple[type[RunError], tuple[str]]:
@@ -72,7 +75,7 @@ class RunFolder:
     changes: dict[str, tuple[Any, Any]]
     """Allowed changes of the recipe since the run was locked: key -> (before, now)."""
     in_use: int
-    """Open file whose lock marks the folder as in use: it ends with the process, however that ends. Rank 0's only."""
+    """The open, locked file of `claim`. Rank 0's only."""
 
     @property
     def checkpoints(self) -> Path:
@@ -91,7 +94,7 @@ class RunFolder:
 
 
 def open_run(recipe: Recipe, fresh: bool = False, allowed: tuple[str, ...] = ()) -> RunFolder:
-    """Continue the recipe's run, or make a new folder. `fresh`: always new; what is in the way is moved aside.
+    """Resume the recipe's run, or make a new folder. `fresh`: always a new one; a run in its place is moved aside.
 
     Raise RunError when the folder is in use, is no run, or its recipe differs by more than the keys in `allowed`.
     """
@@ -100,35 +103,47 @@ def open_run(recipe: Recipe, fresh: bool = False, allowed: tuple[str, ...] = ())
         if not any(is_allowed(key, [name]) for key in keys):
             raise RunError(f"--allow-change {name}: a recipe has no such key{nearest(name, keys)}")
     if recipe.run.dir is None:
-        found = None if fresh else _find_unfinished(recipe, allowed)
+        found = None if fresh else _resume_newest(recipe, allowed)
         return found or _make(_new_path(recipe))
     path = Path(recipe.run.dir)
     if (path / LOCK_NAME).exists():
-        return _move_aside(path) if fresh else _continue(path, recipe, allowed)
+        return _move_aside(path) if fresh else _resume(path, recipe, allowed)
     if not _is_free(path):
         raise RunError(f"{path}: is not a run folder and not empty; choose another run.dir")
     return _make(path)
 
 
-def _is_free(path: Path) -> bool:
-    """Whether nothing that counts is in it, only what a run leaves that failed before its recipe was locked."""
-    if not path.is_dir():
-        return True
-    checkpoints = path / "checkpoints"
-    names = {each.name for each in path.iterdir() if not is_leftover(each.name)}
-    return names <= BEFORE_LOCK and not (checkpoints.exists() and any(checkpoints.iterdir()))
+def debug_folder(recipe: Recipe) -> Path:
+    return _new_path(recipe, DEBUG)
+
+
+def probe_folder(recipe: Recipe) -> Path:
+    return _new_path(recipe, PROBE)
 
 
 def read_summary(path: Path) -> dict[str, Any]:
     """`summary.json`; {} when the run was cut off before it wrote one."""
+    return read_json(path / SUMMARY_NAME)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object; {} when there is no file, or a damaged one."""
     try:
-        summary: dict[str, Any] = json.loads((path / SUMMARY_NAME).read_text())
-    except (OSError, ValueError):
+        content = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError):
         return {}
-    return summary
+    return content if isinstance(content, dict) else {}
 
 
-def _continue(path: Path, recipe: Recipe, allowed: tuple[str, ...]) -> RunFolder:
+def read_id(path: Path) -> str | None:
+    """The run's W&B id; None when the journal has none. Raise RunError for one that could lead out of the folder."""
+    found = read_first(path).get("wandb_id")
+    if found is not None and not (isinstance(found, str) and WANDB_ID.fullmatch(found)):
+        raise RunError(f"{path}: its journal is damaged: {found!r} is no id of a W&B run; start anew with --fresh")
+    return found
+
+
+def _resume(path: Path, recipe: Recipe, allowed: tuple[str, ...]) -> RunFolder:
     in_use = claim(path)
     try:
         differences = find_differences(read_lock(path), recipe)
@@ -151,10 +166,10 @@ def _check_changes(path: Path, differences: dict[str, tuple[Any, Any]], allowed:
         raise ChangedRecipeError(path, refused)
 
 
-def _find_unfinished(recipe: Recipe, allowed: tuple[str, ...]) -> RunFolder | None:
-    """The newest unfinished run of this recipe and seed that nobody is running.
+def _resume_newest(recipe: Recipe, allowed: tuple[str, ...]) -> RunFolder | None:
+    """Resume the newest unfinished run of this recipe and seed that is not running; None when there is none.
 
-    Raise RunError when there are only such of a recipe that has changed by more than the keys in `allowed`.
+    Raise RunError when the recipes of all unfinished runs differ by more than the keys in `allowed`.
     """
     refused: RunError | None = None
     locks = [path for path in _home(recipe).glob(f"*/{LOCK_NAME}") if not _is_set_apart(path.parent.name)]
@@ -163,12 +178,12 @@ def _find_unfinished(recipe: Recipe, allowed: tuple[str, ...]) -> RunFolder | No
         if status in FINISHED and not allowed:
             continue
         try:
-            run = _continue(path.parent, recipe, allowed)
+            run = _resume(path.parent, recipe, allowed)
         except ChangedRecipeError as error:
-            # Another seed is another run, and what failed was to be changed.
+            # Another seed is another run, and the recipe of a failed run had to change.
             if "run.seed" not in error.keys and status not in ("failed", *FINISHED):
                 refused = refused or error
-        except RunError:  # in use, or not to be read
+        except RunError:  # in use, or not readable
             continue
         else:
             if run.state == "resumed":
@@ -180,20 +195,28 @@ def _find_unfinished(recipe: Recipe, allowed: tuple[str, ...]) -> RunFolder | No
 
 
 def _is_set_apart(name: str) -> bool:
-    """Debug runs, probes and what `--fresh` moved away are never gone on with."""
+    """Whether it is a debug run, a probe or a run that `--fresh` moved aside: these never resume."""
     return ASIDE in name or name.startswith((DEBUG, PROBE))
+
+
+def _is_free(path: Path) -> bool:
+    """Whether it holds nothing, or only what a run leaves that failed before its recipe was locked."""
+    if not path.is_dir():
+        return True
+    checkpoints = path / "checkpoints"
+    names = {each.name for each in path.iterdir() if not is_leftover(each.name)}
+    return names <= BEFORE_LOCK and not (checkpoints.exists() and any(checkpoints.iterdir()))
 
 
 def _make(path: Path) -> RunFolder:
     try:
         path.mkdir(parents=True, exist_ok=True)
+        in_use = claim(path)
+        for name in FOLDERS:
+            (path / name).mkdir(exist_ok=True)
     except OSError as error:
         raise RunError(f"{path}: cannot be made ({error.strerror}); choose another run.dir") from None
-    in_use = claim(path)
-    run = RunFolder(path, secrets.token_hex(4), "new", {}, in_use)
-    for folder in (run.checkpoints, run.logs, run.pictures):
-        folder.mkdir(exist_ok=True)
-    return run
+    return RunFolder(path, secrets.token_hex(4), "new", {}, in_use)
 
 
 def _move_aside(path: Path) -> RunFolder:
@@ -209,65 +232,9 @@ def _move_aside(path: Path) -> RunFolder:
     return _make(path)
 
 
-def debug_folder(recipe: Recipe) -> Path:
-    return _new_path(recipe, DEBUG)
-
-
-def probe_folder(recipe: Recipe) -> Path:
-    return _new_path(recipe, PROBE)
-
-
 def _home(recipe: Recipe) -> Path:
     return Path("runs") / str(recipe.run.name)
 
 
 def _new_path(recipe: Recipe, prefix: str = "") -> Path:
     return _home(recipe) / f"{prefix}{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-
-
-def claim(path: Path, option: str = "run.dir") -> int:
-    """An open, locked file. Raise RunError when another process has it, or a link leads out of the folder.
-
-    `option`: what a user changes for another folder.
-    """
-    _check_links(path, option)
-    try:
-        file = os.open(path / IN_USE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written ({error.strerror}); choose another {option}") from None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(file)
-        raise RunError(f"{path}: another process is running it; wait for it, or choose another {option}") from None
-    except OSError as error:
-        os.close(file)
-        raise RunError(f"{path}: cannot be locked ({error.strerror}); choose a {option} on another disk") from None
-    return file
-
-
-def _check_links(path: Path, option: str) -> None:
-    """Whoever else can write where runs are kept could have this one write elsewhere, by a link.
-
-    Links above the run folder are the user's own, as to a larger disk. `last` and `best` are ours, and lead to a
-    neighbour.
-    """
-    try:
-        inside = [each for folder in (path, *_parts(path)) if folder.is_dir() for each in folder.iterdir()]
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror}); choose another {option}") from None
-    for each in (path, *inside):
-        if each.is_symlink() and not (each.parent == path / "checkpoints" and len(each.readlink().parts) == 1):
-            raise RunError(f"{each}: is a link; a run writes through none: remove it, or choose another {option}")
-
-
-def _parts(path: Path) -> list[Path]:
-    return [path / name for name in ("checkpoints", "logs", "pictures")]
-
-
-def read_id(path: Path) -> str | None:
-    """What names the run to W&B; None where the journal does not say. Raise RunError when that is no name."""
-    found = read_first(path).get("wandb_id")
-    if found is not None and not (isinstance(found, str) and WANDB_ID.fullmatch(found)):
-        raise RunError(f"{path}: its journal is damaged: {found!r} names no W&B run; start anew with --fresh")
-    return found

@@ -1,4 +1,4 @@
-"""`logs/rank-N.log`: what each process did, and the traceback of the one that failed."""
+"""`logs/rank-N.log`: messages and warnings of each rank, and the traceback of one that fails."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _LOGGERS = (LOGGER, logging.getLogger("py.warnings"))
 
 
 def log_warnings() -> None:
-    """Python warnings go to the rank's log instead of the console, where every rank would repeat them.
+    """Send Python warnings to the rank's log instead of the console, where every rank would repeat them.
 
-    Until the log is open they are kept.
+    They are kept until that log is open.
     """
     if not sys.warnoptions:
         logging.captureWarnings(True)
@@ -24,7 +24,7 @@ def log_warnings() -> None:
 
 
 def open_rank_log(folder: Path, rank: int) -> None:
-    """From here on this process's messages and Python warnings go to `folder/rank-N.log`, added to what is there."""
+    """Append this process's messages and Python warnings to `folder/rank-N.log` from now on."""
     folder.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(folder / f"rank-{rank}.log", encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -32,7 +32,7 @@ def open_rank_log(folder: Path, rank: int) -> None:
 
 
 def _handle(handler: logging.Handler) -> None:
-    """Make it the only handler, and give it what was kept for it."""
+    """Make it the only handler, and give it the messages that were kept."""
     LOGGER.setLevel(logging.INFO)
     for logger in _LOGGERS:
         logger.propagate = False

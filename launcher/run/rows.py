@@ -1,28 +1,26 @@
-"""What W&B is given of a journal: one row for each record. Plain data; needs no wandb."""
+"""The rows and tables that W&B gets for the records of a journal, as plain data. Needs no wandb."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from launcher.run.journal import Record
+from launcher.run.journal import NONFINITE, Record
 
 MAX_CELLS = 10_000
-"""Rows that W&B keeps of a table."""
+"""Rows of a table that W&B keeps."""
 
 NOT_METRICS = {"step", "epoch", "kind", "time_s", "split"}
-WORDS = ("nan", "inf", "-inf")
-"""What the journal writes for numbers that JSON lacks."""
 
 
 def row_of(number: int, record: Record) -> dict[str, Any]:
-    """The record's numbers and words as `train/loss`, `valid/accuracy`, `event/name`, and its place on the axes.
+    """The record's numbers and strings as `train/loss`, `valid/accuracy`, `event/name`, and its place on the axes.
 
-    `number`: the record's line in the journal, from 0. It is in the row as `record`, so that it can be seen which are
-    there. Lists and sections stay in the journal.
+    `number`: the record's line in the journal, from 0. The row has it as `record`, which tells what W&B lacks. Lists
+    and mappings stay in the journal.
     """
     prefix = record["split"] if record["kind"] == "eval" else record["kind"]
     metrics = {
-        f"{prefix}/{name}": float(value) if value in WORDS else value
+        f"{prefix}/{name}": float(value) if value in NONFINITE else value
         for name, value in record.items()
         if name not in NOT_METRICS and isinstance(value, int | float | str)
     }
@@ -32,11 +30,11 @@ def row_of(number: int, record: Record) -> dict[str, Any]:
 
 def class_rows(evaluation: Record) -> list[list[Any]]:
     """Class, recall and support of an eval record."""
-    return [[name, f["recall"], f["support"]] for name, f in evaluation["per_class"].items()]
+    return [[name, each["recall"], each["support"]] for name, each in evaluation["per_class"].items()]
 
 
 def confusion_rows(evaluation: Record, confusion_KK: list[list[int]]) -> list[list[Any]]:
-    """Actual class, predicted class, images; of many classes the fullest MAX_CELLS."""
+    """Actual class, predicted class and number of images; the MAX_CELLS largest numbers when there are more."""
     classes = list(evaluation["per_class"])
     cells: list[list[Any]] = [
         [actual, predicted, num]
@@ -47,7 +45,7 @@ def confusion_rows(evaluation: Record, confusion_KK: list[list[int]]) -> list[li
 
 
 def summary_of(evaluation: Record) -> dict[str, Any]:
-    """Figures of the final evaluation, as `test_accuracy`."""
+    """Metrics of the final evaluation, as `test_accuracy`."""
     split = evaluation["split"]
     return {
         f"{split}_{name}": value

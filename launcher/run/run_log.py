@@ -1,4 +1,4 @@
-"""One place for what a training reports: each thing once, to the journal, to the console, and through both to W&B."""
+"""One place for what a training reports: each thing once, to the journal, which W&B mirrors, and to the console."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from launcher.run.mirror import Mirror
 
 
 class RunLog(Protocol):
-    """`step` everywhere: optimizer steps done."""
+    """`step` everywhere: optimizer steps done. `fields`: more fields of the record."""
 
     @property
-    def wandb_mode(self) -> str: ...
+    def wandb_mode(self) -> str:
+        """The requested mode; after `end`, the mode actually used."""
 
     def say(self, message: str) -> None:
-        """Only on the console."""
+        """Show a line on the console only."""
 
     def event(self, step: int, name: str, message: str = "", *, show: bool = False, **fields: Any) -> None:
-        """A record of kind event. `show`: its message on the console, too."""
+        """Write an event record. `show`: its message on the console, too."""
 
     def note(self, step: int, message: str) -> None:
-        """An event that the console shows as `note: ...`."""
+        """Write an event named `note`, and show it as `note: ...`."""
 
     def train(self, step: int, metrics: Metrics, *, show: bool, **fields: Any) -> None:
-        """A record of kind train, and whatever W&B has failed at since the last."""
+        """Write a train record, and report what has failed in W&B since the last one."""
 
     def evaluation(
         self,
@@ -40,22 +41,26 @@ class RunLog(Protocol):
         show: bool = True,
         **fields: Any,
     ) -> None:
-        """A record of kind eval. `weights_step`: the step whose weights were evaluated. `is_best`: so far."""
+        """Write an eval record. `weights_step`: step of the evaluated weights. `is_best`: better than all before."""
 
     def checkpoint(self, step: int, **fields: Any) -> None:
-        """A record of kind checkpoint."""
+        """Write a checkpoint record."""
 
     def table(self, title: str, rows: Sequence[Row]) -> None:
-        """On the console, the last thing of a run."""
+        """Show the final table on the console."""
 
     def end(self, step: int, status: str, exit_code: int) -> None:
-        """Close W&B, and write the last event, which is named `status`."""
+        """Close W&B, report what has failed there, and write the last event, named `status`."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close console and journal."""
 
 
 class Rank0Log:
+    """The log of rank 0. Any thread may write to it."""
+
     def __init__(self, journal: Journal, console: TrainingConsole, mirror: Mirror) -> None:
+        """`mirror`: the one that `journal` calls; here it only reports and ends."""
         self._journal = journal
         self._console = console
         self._mirror = mirror
@@ -68,8 +73,9 @@ class Rank0Log:
         self._console.say(message)
 
     def event(self, step: int, name: str, message: str = "", *, show: bool = False, **fields: Any) -> None:
-        words = {"message": message} if message else {}
-        self._journal.write("event", step, name=name, **words, **fields)
+        if message:
+            fields = {"message": message, **fields}
+        self._journal.write("event", step, name=name, **fields)
         if show:
             self._console.say(message)
 
@@ -118,7 +124,7 @@ class Rank0Log:
 
 
 class NullLog:
-    """For every rank but the first."""
+    """The log of every other rank: it writes and shows nothing."""
 
     wandb_mode = "disabled"
 

@@ -1,6 +1,6 @@
-"""Weights & Biases: one W&B run, begun, filled from journal records and ended. The only importer of wandb.
+"""Weights & Biases: a W&B run is started, filled from journal records and finished. The only importer of wandb.
 
-Everything here may wait, raise or end in SystemExit; `log/mirror` keeps that away from a training.
+Everything here may block, raise or end in SystemExit; `mirror` keeps that away from a training.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ STOP_TIMEOUT_S = 5.0
 
 EVALUATIONS = ("evaluations/*/figures.json", "evaluations/*/predictions.npz", "evaluations/*/mistakes.png")
 KEPT = (LOCK_NAME, JOURNAL_NAME, "summary.json", *EVALUATIONS)
-"""Files of a run folder that W&B keeps beside its rows: all that `launcher compare` reads."""
+"""Files of a run folder that W&B stores beside its rows: all that `launcher compare` reads."""
 KEEP_EVERY_S = 600.0
-"""How often of a running one, at most, and only after an evaluation."""
+"""Shortest time between two uploads of these files during a run; each upload follows an evaluation."""
 
 ENVIRONMENT = {
-    "WANDB_ERROR_REPORTING": "false",  # otherwise a name look-up goes out even when offline
-    "WANDB_SILENT": "true",  # nothing on the console, and with that no question either
+    "WANDB_ERROR_REPORTING": "false",  # otherwise a DNS look-up goes out even when offline
+    "WANDB_SILENT": "true",  # nothing on the console, and so no question either
     "WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL": "1",  # otherwise a killed run loses its last 15 s
 }
 
 
 @dataclass(frozen=True)
 class KeptRun:
-    """A run as W&B has it. `path`: entity/project/id. `folder`: where its files have come to. `state`: W&B's word."""
+    """A run in W&B. `path`: entity/project/id. `folder`: where its files were downloaded to. `state`: W&B's word."""
 
     path: str
     folder: Path
@@ -54,7 +54,10 @@ class KeptRun:
 
 @dataclass(frozen=True)
 class RunMetadata:
-    """What names and describes a run to W&B. `id`: through every resume; `folder`: the run folder."""
+    """Names and describes a run to W&B. `id`: the same through every resume. `folder`: the run folder.
+
+    `config`: the recipe as plain data.
+    """
 
     id: str
     folder: Path
@@ -63,7 +66,7 @@ class RunMetadata:
 
 
 def metadata_of(config: Mapping[str, Any], folder: Path, run_id: str) -> RunMetadata:
-    """`config`: the recipe as plain data. Raise KeyError or ValueError when it is none."""
+    """`config`: the recipe as plain data. Raise KeyError, TypeError or ValueError when it is something else."""
     section = Wandb.model_validate_json(json.dumps(config["log"]["wandb"]))
     if section.group is None:
         section = with_values(section, {"group": config["run"]["name"]})
@@ -71,9 +74,10 @@ def metadata_of(config: Mapping[str, Any], folder: Path, run_id: str) -> RunMeta
 
 
 class WandbRun:
-    """A W&B run, from its beginning or gone on with. Every method may raise whatever W&B raises.
+    """A W&B run, new or resumed. Every method may raise whatever W&B raises.
 
-    `upload_timeout_s`: the longest that `finish` waits for the last rows. `measure`: let W&B watch this machine too.
+    `local`: folder of W&B's own files. `upload_timeout_s`: the longest that `finish` waits for the last rows.
+    `measure`: whether W&B logs the load of this machine, too.
     """
 
     def __init__(
@@ -115,14 +119,14 @@ class WandbRun:
             self._run.define_metric(f"{prefix}/*", step_metric="step")
         for prefix in ("checkpoint", "event"):
             self._run.define_metric(f"{prefix}/*", step_metric="step", hidden=True, summary="none")
-        self._next_row = int(self._run.starting_step)  # `step` is 0 in a run that goes on, too
+        self._next_row = int(self._run.starting_step)  # `step` is 0 in a resumed run, too
 
     @property
     def url(self) -> str:
         return str(self._run.url)
 
     def find_records(self) -> set[int]:
-        """Numbers of the journal records that the server has a row of."""
+        """Numbers of the journal records that have a row on the server."""
         import wandb
 
         if not self._run.starting_step:
@@ -131,11 +135,11 @@ class WandbRun:
         return {int(row["record"]) for row in found.scan_history(keys=["record"], use_cache=False)}
 
     def add(self, number: int, record: Record, is_there: bool = False) -> None:
-        """Send the record of line `number` of the journal, unless it is there; what later records need is kept of it.
+        """Send line `number` of the journal, unless `is_there`; then only remember what later records need of it.
 
-        W&B keeps a row in memory until the next step, loses it when the process is killed, and drops every row of a
-        step that it has passed, which all are for a while after a resume. So a row has a number of its own, that of
-        its record or else the next that is free, is sent at once, and its axis is `step`.
+        W&B holds a row in memory until the next step, loses it when the process is killed, and drops every row of a
+        step that it has passed, as all are for a while after a resume. So a row has a number of its own, the record's
+        or else the next that is free, is sent at once, and has `step` as its axis.
         """
         row = row_of(number, record)
         if record["kind"] == "eval":
@@ -154,24 +158,24 @@ class WandbRun:
             self._keep_files()
 
     def finish(self, exit_code: int) -> None:
-        """Wait for the last rows and files and end the run."""
+        """Send the last rows and files, and end the W&B run."""
         self._keep_files()
         if exit_code == EXIT_RESUMABLE:
             self._run.mark_preempting()
         self._run.finish(exit_code=exit_code)
 
     def _keep_files(self) -> None:
-        """As they are now; one that has not changed is not sent again."""
+        """Upload the files as they are now; W&B sends only those that have changed."""
         self._kept_s = time.monotonic()
         folder = self._metadata.folder.resolve()
         for file in (file for pattern in KEPT for file in sorted(folder.glob(pattern))):
-            if file.resolve() == file:  # a link may lead to anybody's
+            if file.resolve() == file:  # a link may lead to somebody else's file
                 self._run.save(glob.escape(str(file)), base_path=str(folder), policy="now")
 
     def _picture(self, name: str) -> dict[str, Any]:
         import wandb
 
-        path = self._metadata.folder / "pictures" / f"{Path(name).name}.png"  # a journal may be anybody's
+        path = self._metadata.folder / "pictures" / f"{Path(name).name}.png"  # the journal may be somebody else's
         return {name: wandb.Image(str(path))} if path.is_file() and not path.is_symlink() else {}
 
     def _tables(self, evaluation: Record, confusion_KK: list[list[int]]) -> dict[str, Any]:
@@ -190,11 +194,13 @@ class WandbRun:
 
 
 def fetch_runs(name: str, store: Path) -> list[KeptRun]:
-    """The run `entity/project/id`, or the oldest first those of `entity/project/group:NAME`; `group:NAME` alone is of
-    your own entity and WANDB_PROJECT. Their files come below `store`. May raise whatever W&B raises."""
+    """Download the run `entity/project/id`, or those of `entity/project/group:NAME`, oldest first, into `store`.
+
+    `group:NAME` alone: of the user's own entity and WANDB_PROJECT. May raise whatever W&B raises.
+    """
     import wandb
 
-    os.environ["WANDB_DIR"] = str(store)  # or W&B leaves an empty folder of each run in the system's temporary one
+    os.environ["WANDB_DIR"] = str(store)  # or W&B leaves an empty folder of each run in /tmp
     api = wandb.Api(timeout=API_TIMEOUT_S)
     project, is_group, group = name.partition("group:")
     if not is_group:
@@ -214,12 +220,12 @@ def _fetch(run: Any, store: Path) -> KeptRun:
 
 
 def quiet_wandb() -> None:
-    """Before wandb is first imported."""
+    """Set W&B's environment variables. Call it before wandb is first imported."""
     os.environ.update(ENVIRONMENT)
 
 
 def stop_service() -> None:
-    """End W&B's own process, which else stays until ours ends; without waiting long, because it may hang."""
+    """End W&B's own process, which otherwise lives as long as ours, without waiting long for one that hangs."""
     thread = threading.Thread(target=_teardown, name="wandb end", daemon=True)
     thread.start()
     thread.join(STOP_TIMEOUT_S)

@@ -37,9 +37,9 @@ def choose_inputs(
     """For each split of a stage of freezing with a frozen part: the same at its beginning and when it resumes.
 
     `record_bytes`: of one image's features in each split. `room_bytes`: for all features of the stage;
-    the smallest split has them first.
+    the smallest split comes first.
     """
-    splits = ["train", *plan.num_eval]
+    splits = sorted(("train", *plan.num_eval), key=plan.num_images)
     passes = {split: count_images(plan, stage, split) for split in splits}
     chosen = {split: SplitInput(passes[split]) for split in splits}
     views = {split: each for split in splits if (each := _useful_views(plan, augment, stage, split)) is not None}
@@ -65,7 +65,7 @@ def _useful_views(plan: Plan, augment: Augment, stage: int, split: str) -> tuple
         return (0,) if last == plan.total_steps else None  # evaluated at the end only
     if split != "train" or not (augment.is_mixed or is_random(augment.train)):
         return (0,)
-    if augment.views is None or augment.is_mixed:
+    if augment.views is None:
         return None
     epochs = range(plan.epoch(first), plan.epoch(last) + 1)
     return tuple(sorted({epoch % augment.views for epoch in epochs}))

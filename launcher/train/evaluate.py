@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from launcher.data.feed import Examples, Feed
-from launcher.data.order import portion_ids
+from launcher.data.ids import portion_ids
 from launcher.distributed.comm import never
 from launcher.distributed.strategy import Strategy
 from launcher.errors import Stopped, UserError

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from launcher.data.feed import Examples
-from launcher.data.order import Ids
+from launcher.data.ids import Ids
 from launcher.errors import UserError
-from launcher.run.pictures import GRID_IMAGES, write_grid
+from launcher.run.image_grid import GRID_IMAGES, write_grid
 from launcher.run.run_log import RunLog
 from launcher.train.inputs import Inputs
 from launcher.train.job import Job

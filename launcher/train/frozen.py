@@ -108,7 +108,7 @@ def compile_if_worth(job: Job, engine: Engine, num_images: int, say: Say) -> Non
         failed = error
     # A rank that could not compile would give other digits than the rest, and make them wait.
     if any(strategy.comm.all_gather_object(failed is not None)):
-        engine.forget_compiled()
+        engine.use_eager()
         if wanted == "on":
             raise failed or UserError("strategy.compile: failed on another process; set it to off")
         say(f"frozen part: not compiled after all: {failed or 'it failed on another process'}")

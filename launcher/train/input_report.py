@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from launcher.data.feed import ImageFeed
-from launcher.data.loader import count_workers
+from launcher.data.threads import count_workers
 from launcher.recipe.facts import is_random, train_size
 from launcher.recipe.schema import Data, Recipe
 from launcher.run.run_log import RunLog

@@ -6,15 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from launcher.augment.execute import build_augment
 from launcher.augment.mix import build_mix
 from launcher.augment.parameter_hash import NullParameterHashes, ParameterHashes
-from launcher.augment.pipeline import build_augment, find_min_side
+from launcher.augment.sizes import find_min_side
 from launcher.data.bad_samples import build_bad_sample_policy
 from launcher.data.feed import ImageFeed
-from launcher.data.loader import Loader, count_workers
-from launcher.data.nvjpeg import is_there, time_decoders
+from launcher.data.loader import Loader
+from launcher.data.nvjpeg import has_nvjpeg, time_decoders
 from launcher.data.prepare import open_folder
 from launcher.data.reader import ShardFolder, ShardReader
+from launcher.data.threads import count_workers
 from launcher.distributed.strategy import Strategy
 from launcher.errors import UserError
 from launcher.train.job import Job
@@ -94,7 +96,7 @@ def _choose_decoder(
         if wanted == "cuda":
             raise UserError("data.decode: cuda decodes on a GPU and there is none here; use auto or cpu")
         return False
-    has_it = all(strategy.comm.all_gather_object(wanted != "cpu" and is_there(strategy.device)))
+    has_it = all(strategy.comm.all_gather_object(wanted != "cpu" and has_nvjpeg(strategy.device)))
     if wanted == "cuda" and not has_it:
         raise UserError("data.decode: cuda needs a torchvision with nvJPEG; use auto or cpu")
     if wanted != "auto" or not has_it:

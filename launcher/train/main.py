@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +35,14 @@ from launcher.train.finish import fail, finish
 from launcher.train.inputs import Inputs, build_inputs
 from launcher.train.job import Job, build_state, open_job, open_run_log
 from launcher.train.loop import fit, is_validation_due
+from launcher.train.options import TrainOptions
 from launcher.train.prepare import complete_recipe
 from launcher.train.stage import Stage, check_frozen, enter_stage
 from launcher.train.summary import summary_rows
 from launcher.version import read_versions
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the command line says beside recipe and overrides."""
-
-    debug: bool = False
-    fresh: bool = False
-    allow_change: tuple[str, ...] = ()
-
-
-def main(loaded: LoadedRecipe, options: Options) -> int:
+def main(loaded: LoadedRecipe, options: TrainOptions) -> int:
     """Train, evaluate the best checkpoint, and return the exit code. Every rank runs this.
 
     Raise LauncherError or ShardsError for what the user can mend.
@@ -94,7 +86,7 @@ def main(loaded: LoadedRecipe, options: Options) -> int:
             raise
 
 
-def choose_recipe(loaded: LoadedRecipe, options: Options, world: World) -> Recipe:
+def choose_recipe(loaded: LoadedRecipe, options: TrainOptions, world: World) -> Recipe:
     """The recipe that will run: its names checked against the models there are; a small one for `--debug`."""
     if options.debug:
         loaded = without_file(loaded)

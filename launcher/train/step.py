@@ -10,7 +10,7 @@ from torch import Tensor
 
 from launcher.augment.parameter_hash import ParamHashes
 from launcher.data.feed import Examples
-from launcher.data.order import Ids
+from launcher.data.ids import Ids
 from launcher.models.optim.schedule import learning_rate
 from launcher.run.run_log import RunLog
 from launcher.train.job import Job

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from launcher.augment.parameter_hash import ParamHashes
-from launcher.data.order import Ids
+from launcher.data.ids import Ids
 from launcher.distributed.comm import Comm
 from launcher.errors import UserError
 from launcher.metrics.names import Metrics

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from launcher.augment.parameter_hash import ParamHashes
-from launcher.data.order import Ids
+from launcher.data.ids import Ids
 from launcher.distributed.comm import Comm
 
 _NAMED = 8

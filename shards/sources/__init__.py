@@ -1,7 +1,7 @@
-"""Where images come from: a name like `digits`, `imagefolder:PATH`, `torchvision:CIFAR10` or `synthetic:10x100`.
+"""Sources of images, by a name like `digits`, `imagefolder:PATH`, `torchvision:CIFAR10` or `synthetic:10x100`.
 
-Each module here lists one kind: `list_images(argument, options)` does the work, `check_argument(argument)` finds a
-wrong name without touching data or importing anything heavy.
+Each module here is one kind: `list_images(argument, options)` lists the images, `check_argument(argument)` finds a
+wrong name without touching data or importing anything slow.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from shards.manifest import ShardsError
 from shards.sources import digits, imagefolder, synthetic, torchvision
 from shards.sources.listing import UNDIVIDED, Item, Listing, PackOptions
-from shards.splits import DEFAULT_RULE, LEFT_OUT, SPLITS, Share, canonical_rule, divide
+from shards.splits import DEFAULT_RULE, SPLITS, UNASSIGNED, Share, canonical_rule, divide
 
 __all__ = ["SOURCES", "Item", "PackOptions", "Source", "check_source_name", "describe", "open_source"]
 
@@ -34,7 +34,7 @@ ARGUMENT_CHECKS: Mapping[str, Callable[[str], None]] = {
 
 @dataclass(frozen=True)
 class Source:
-    """Images by split, in file order; `notes` says in words what was ignored or left out."""
+    """Images by split, in file order. `notes`: messages about ignored files and unassigned images."""
 
     name: str
     classes: tuple[str, ...]
@@ -43,7 +43,7 @@ class Source:
 
 
 def check_source_name(name: str) -> None:
-    """Raise ShardsError, with the nearest valid name, unless `name` is one we know. Cheap: no heavy import, no data."""
+    """Raise ShardsError, with the nearest valid name, when there is no source `name`. Fast: touches no data."""
     kind, _, argument = name.partition(":")
     if kind not in SOURCES:
         nearest = difflib.get_close_matches(kind.lower(), SOURCES, n=1, cutoff=0.4)
@@ -53,7 +53,7 @@ def check_source_name(name: str) -> None:
 
 
 def describe(name: str, options: PackOptions) -> str:
-    """One line with everything that decides the bytes of a pack: the `source` of its manifest."""
+    """One line with everything that determines the bytes of the shards: the `source` of their manifest."""
     rule = options.split and ",".join(f"{split}={share}" for split, share in canonical_rule(options.split).items())
     settings = {
         "classes": options.classes and ",".join(options.classes),
@@ -66,15 +66,17 @@ def describe(name: str, options: PackOptions) -> str:
 
 
 def open_source(name: str, options: PackOptions) -> Source:
-    """List the images of `name`, choose its classes and divide it. Raise ShardsError on any user's mistake."""
+    """List the images of `name`, choose the classes and split them. Raise ShardsError on any user error."""
     check_source_name(name)
     rule = canonical_rule(options.split) if options.split is not None else None
     kind, _, argument = name.partition(":")
     listing = SOURCES[kind](argument, options)
     if options.classes is not None:
         listing = _choose_classes(name, listing, options.classes)
-    splits, left_out = _divide(name, listing, rule, options.seed)
-    notes = listing.notes + ((f"{left_out} images are in no split",) if left_out else ())
+    splits, num_unassigned = _divide(name, listing, rule, options.seed)
+    notes = listing.notes
+    if num_unassigned:
+        notes += (f"{num_unassigned} images are unassigned: no split takes them",)
     for split in ("train", *splits):
         if not splits.get(split):
             raise ShardsError(f"{name}: no {split} images")
@@ -84,7 +86,7 @@ def open_source(name: str, options: PackOptions) -> Source:
 def _choose_classes(name: str, listing: Listing, wanted: Sequence[str]) -> Listing:
     numbers = [_find_class(name, listing.classes, each) for each in wanted]
     if len(set(numbers)) < len(numbers) or not numbers:
-        raise ShardsError(f"{name}: classes must be named once each; got {', '.join(wanted) or 'none'}")
+        raise ShardsError(f"{name}: name each class once; got {', '.join(wanted) or 'none'}")
     new_label = {old: new for new, old in enumerate(numbers)}
 
     def choose(items: Iterable[Item]) -> list[Item]:
@@ -95,14 +97,14 @@ def _choose_classes(name: str, listing: Listing, wanted: Sequence[str]) -> Listi
 
 
 def _find_class(name: str, classes: Sequence[str], wanted: str) -> int:
-    """Number of the class called `wanted`, or `<digits>.wanted` as the folders of Caltech256 are."""
+    """Number of the class `wanted`, or `<digits>.wanted` as in the folders of Caltech256."""
     if wanted in classes:
         return classes.index(wanted)
     short = [_without_number(each) for each in classes]
     if short.count(wanted) == 1:
         return short.index(wanted)
     if wanted in short:
-        raise ShardsError(f"{name}: several classes are called {wanted!r}; give the whole name")
+        raise ShardsError(f"{name}: several classes are called {wanted!r}; give the full name")
     nearest = difflib.get_close_matches(wanted, [*short, *classes], n=1, cutoff=0.0)
     raise ShardsError(f"{name}: no class {wanted!r}" + (f"; did you mean {nearest[0]!r}?" if nearest else ""))
 
@@ -115,7 +117,7 @@ def _without_number(folder: str) -> str:
 def _divide(
     name: str, listing: Listing, rule: Mapping[str, Share] | None, seed: int
 ) -> tuple[dict[str, Sequence[Item]], int]:
-    """Splits in canonical order, and the number of images in none of them."""
+    """Splits in canonical order, and the number of unassigned images."""
     is_official = UNDIVIDED not in listing.splits
     if is_official and rule is None:
         return {split: listing.splits[split] for split in SPLITS if split in listing.splits}, 0
@@ -127,6 +129,6 @@ def _divide(
         groups[listing.classes[item.label]].append(item)
     keys = {each: [item.key for item in items] for each, items in groups.items()}
     parts = divide(groups, keys, canonical_rule(DEFAULT_RULE) if rule is None else rule, seed)
-    left_out = parts.pop(LEFT_OUT)
+    unassigned = parts.pop(UNASSIGNED)
     whole = {**listing.splits, **parts}
-    return {split: whole[split] for split in SPLITS if split in whole}, len(left_out)
+    return {split: whole[split] for split in SPLITS if split in whole}, len(unassigned)

@@ -1,4 +1,4 @@
-"""`digits`: the 1,797 handwritten 8x8 digits that come with scikit-learn, as grey PNG files."""
+"""`digits`: the 1,797 handwritten 8x8 digits of scikit-learn, as gray PNG files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def check_argument(argument: str) -> None:
 
 
 def list_images(argument: str, options: PackOptions) -> Listing:
-    """Undivided, classes 0 to 9; the original values 0..16 become 0..255."""
+    """Classes 0 to 9, not split; the original values 0..16 become 0..255."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()

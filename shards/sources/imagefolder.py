@@ -1,4 +1,4 @@
-"""`imagefolder:PATH`: one folder a class, with or without train/, valid/ (or val/) and test/ above them.
+"""`imagefolder:PATH`: a folder per class, with or without train/, valid/ (or val/) and test/ above them.
 
 File order is the plain lexicographic order of paths: `10.jpg` comes before `2.jpg`.
 """
@@ -29,7 +29,7 @@ def list_images(argument: str, options: PackOptions) -> Listing:
 
 
 def list_folders(folders: Mapping[str, Path], without: Sequence[str] = ()) -> Listing:
-    """`folders` maps each split to a folder of class folders; the classes named in `without` are left out."""
+    """`folders` maps each split to a folder of class folders; the classes in `without` are ignored."""
     classes = sorted({path.name for folder in folders.values() for path in _folders(folder)} - set(without))
     label_of = {name: label for label, name in enumerate(classes)}
     splits: dict[str, list[Item]] = {}
@@ -45,23 +45,23 @@ def list_folders(folders: Mapping[str, Path], without: Sequence[str] = ()) -> Li
                 items.append(file_item(path, class_folder.name, label_of[class_folder.name], len(items)))
     if not any(splits.values()):
         shown = ", ".join(str(folder) for folder in folders.values())
-        raise ShardsError(f"no images in class folders of {shown}; wanted CLASS/*.{{{','.join(FORMATS)}}}")
-    notes = (f"{num_ignored} files that are not images in a class folder were ignored",) if num_ignored else ()
+        raise ShardsError(f"no images in class folders of {shown}; expected CLASS/*.{{{','.join(FORMATS)}}}")
+    notes = (f"{num_ignored} files were ignored: they are not images in a class folder",) if num_ignored else ()
     return Listing(tuple(classes), splits, notes)
 
 
 def file_item(path: Path, class_name: str, label: int, number: int) -> Item:
-    """An image whose original bytes are kept."""
+    """An image file that keeps its bytes."""
     return Item(make_key(class_name, path.stem, number), path.suffix[1:].lower(), label, path.read_bytes, path)
 
 
 def is_image(path: Path) -> bool:
-    """By its name: hidden files such as macOS's `._x.jpg` are not."""
+    """Whether the name is that of an image; hidden files such as macOS's `._x.jpg` are none."""
     return path.suffix[1:].lower() in FORMATS and not path.name.startswith(".")
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    """Official splits, when every folder has the name of a split and train has class folders."""
+    """Official splits, if every folder has the name of a split and train has class folders."""
     folders = _folders(root)
     names = [folder.name for folder in folders]
     if "train" not in names or not set(names) <= {*SPLITS, *ALIASES} or not _folders(root / "train"):

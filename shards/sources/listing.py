@@ -1,4 +1,4 @@
-"""What every kind of source gives: a listing of images that are read only when asked for."""
+"""The result of every kind of source: a listing of images, each of which is read on demand."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 from shards.splits import SplitRule
 
 UNDIVIDED = "all"
-"""The only split of a source that has no official ones."""
+"""The only split of a source without official splits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image: its key in the tar (no dots), file extension in lower case, class number, and its bytes on demand.
+    """One image: key in the tar (no dots), file extension in lower case, class number, and its bytes on demand.
 
-    `path`: where it is a file of its own.
+    `path`: its file, if it is one.
     """
 
     key: str
@@ -38,14 +38,14 @@ class Listing:
 
 @dataclass(frozen=True)
 class PackOptions:
-    """What to pack and how. `root` and `download` say only where data is; the others decide the bytes of the tars.
+    """Options of packing. All but `root` and `download` determine the bytes of the tars.
 
     root: folder of a torchvision dataset (None: the user's cache folder).
-    classes: names to keep, in the order that numbers them (None: all).
+    classes: classes to use, in the order that numbers them (None: all).
     split: images per class (int), fractions (float in (0, 1)), or "rest", by split (None: official, or 0.7/0.15/rest).
-    seed: of the split, of the order of train images and of synthetic images.
-    max_side: longest side in pixels; larger images are re-encoded (None: original bytes).
-    images_per_shard: images in every shard but a split's last.
+    seed: seed of the split, of the order of train images and of synthetic images.
+    max_side: longest side in pixels; larger images are shrunk (None: original bytes).
+    images_per_shard: images per shard; the last shard of a split may have fewer.
     download: whether torchvision may use the network.
     """
 
@@ -59,6 +59,6 @@ class PackOptions:
 
 
 def make_key(class_name: str, stem: str, number: int) -> str:
-    """Unique by `number`; short and plain ASCII, so that any tar format and reader takes it."""
+    """A key made unique by `number`; short plain ASCII, which any tar format and reader accepts."""
     readable = [re.sub(r"[^0-9A-Za-z]+", "_", part).strip("_") for part in (class_name[:24], stem[:40])]
     return "-".join([*filter(None, readable), f"{number:07d}"])

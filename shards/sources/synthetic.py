@@ -22,14 +22,14 @@ def check_argument(argument: str) -> None:
 
 
 def list_images(argument: str, options: PackOptions) -> Listing:
-    """Undivided; classes are `class_0` ... unless `options.classes` names exactly K."""
+    """Not split. Classes are `class_0` ... unless `options.classes` has exactly K names."""
     match = PATTERN.fullmatch(argument)
     assert match is not None
     num_classes, num_each = int(match[1]), int(match[2])
     side = int(match[3]) if match[3] else None
     names = options.classes or tuple(f"class_{k:0{len(str(num_classes - 1))}d}" for k in range(num_classes))
     if len(names) != num_classes:
-        raise ShardsError(f"synthetic:{argument} has {num_classes} classes, but {len(names)} are named")
+        raise ShardsError(f"synthetic:{argument} has {num_classes} classes, but {len(names)} names are given")
     items = [
         Item(
             make_key(names[label], "", label * num_each + i),
@@ -44,9 +44,9 @@ def list_images(argument: str, options: PackOptions) -> Listing:
 
 
 def draw_jpeg(label: int, num_classes: int, number: int, seed: int, side: int | None) -> bytes:
-    """Smooth and grainy noise under one disc, square or diamond; colour and shape follow the class.
+    """Smooth and grainy noise under one disc, square or diamond; color and shape follow the class.
 
-    About 320x256 pixels, each side varying by an eighth, unless `side` makes it square.
+    `side`: pixels of a square image; None: about 320x256, each side varying by an eighth.
     """
     rng = np.random.default_rng([seed, label, number])
     width, height = (side, side) if side else (int(rng.integers(280, 361)), int(rng.integers(224, 289)))

@@ -1,6 +1,6 @@
 """`torchvision:NAME`: any labelled dataset class of torchvision.datasets, found by its constructor's signature.
 
-Files that the dataset stores keep their bytes; arrays, and files of formats that are not ours, become PNG.
+Files of the dataset keep their bytes; arrays, and files in formats that are not packed, become PNG.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ CLASS_FOLDERS = {
     "Caltech101": ("caltech101/101_ObjectCategories", ("BACKGROUND_Google",)),
     "Caltech256": ("caltech256/256_ObjectCategories", ()),
 }
-"""Datasets that rebuild file names from counters, wrong when a folder has gaps: name -> class folders, which not."""
+"""Datasets that rebuild file names from counters, wrong if a folder has gaps: name -> class folders, ignored ones."""
 
 VARIANTS = {"EMNIST": {"split": "balanced"}}
-"""Datasets whose `split` is no split."""
+"""Datasets whose `split` argument is not a split."""
 
 SPLIT_VALUES = {"train": ("train", "trainval", "train-standard"), "valid": ("valid", "val"), "test": ("test",)}
-"""Our split -> what torchvision's `split` argument may call it, the first that the dataset has."""
+"""Our split -> values of torchvision's `split` argument; the first one that the dataset has counts."""
 
 
 class Dataset(Protocol):
-    """What all of torchvision's labelled datasets have in common: (image, class number) pairs."""
+    """A labelled dataset of torchvision: (image, class number) pairs."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> tuple[Any, Any]: ...
 
 
 def check_argument(argument: str) -> None:
-    """Look the name up in torchvision's source text, because importing torchvision takes seconds."""
+    """Search the name in torchvision's source text, because importing torchvision takes seconds."""
     spec = importlib.util.find_spec("torchvision")
     if spec is None or not spec.submodule_search_locations:
         raise ShardsError("torchvision is not installed; pip install torchvision")
@@ -60,7 +60,7 @@ def check_argument(argument: str) -> None:
 
 
 def list_images(argument: str, options: PackOptions) -> Listing:
-    """Official splits where the dataset has them. Raise ShardsError when it is not there and cannot be downloaded."""
+    """Official splits, if any. Raise ShardsError when the dataset is missing and cannot be downloaded."""
     import torchvision.datasets
 
     kind = getattr(torchvision.datasets, argument)
@@ -81,7 +81,7 @@ def list_images(argument: str, options: PackOptions) -> Listing:
 
 
 def _parameters(kind: type) -> set[str]:
-    """Names the constructor takes, those it passes on by **kwargs included."""
+    """Names of the constructor's parameters, with those that **kwargs passes to its bases."""
     names: set[str] = set()
     for ancestor in kind.__mro__:
         parameters = inspect.signature(ancestor.__init__).parameters  # type: ignore[misc]
@@ -92,7 +92,7 @@ def _parameters(kind: type) -> set[str]:
 
 
 def _split_arguments(argument: str, kind: type, parameters: set[str], root: Path) -> dict[str, dict[str, Any]]:
-    """The constructor's arguments for each split that the dataset has."""
+    """The constructor's arguments for each split of the dataset."""
     fixed = VARIANTS.get(argument, {})
     if "train" in parameters:
         return {"train": {**fixed, "train": True}, "test": {**fixed, "train": False}}
@@ -100,7 +100,7 @@ def _split_arguments(argument: str, kind: type, parameters: set[str], root: Path
         return {UNDIVIDED: {}}
     try:
         kind(root=root, split="?")
-    except ValueError as error:  # torchvision checks the value before it looks at the disk, and lists the valid ones
+    except ValueError as error:  # torchvision checks the value before it reads the disk, and lists the valid ones
         valid = set(re.findall(r"'([^']+)'", str(error)))
     except (RuntimeError, TypeError, OSError) as error:
         raise ShardsError(f"torchvision:{argument}: cannot be opened ({_one_line(error)})") from None
@@ -111,14 +111,14 @@ def _split_arguments(argument: str, kind: type, parameters: set[str], root: Path
 def _open(
     argument: str, kind: Callable[..., Dataset], arguments: dict[str, Any], parameters: set[str], may_download: bool
 ) -> Dataset:
-    """Without the network when the data is there, else with it."""
+    """Open the dataset; download it first if it is missing."""
     accepted = {name: value for name, value in arguments.items() if name in parameters}
     offline = {"download": False} if "download" in parameters else {}
     try:
         return kind(**accepted, **offline)
     except TypeError as error:
-        raise ShardsError(f"torchvision:{argument}: needs more than a root ({_one_line(error)})") from None
-    except Exception as error:  # a missing file is another kind of error in each dataset
+        raise ShardsError(f"torchvision:{argument}: needs more arguments than root ({_one_line(error)})") from None
+    except Exception as error:  # every dataset raises another error for a missing file
         reason = _one_line(error)
     root = arguments["root"]
     if may_download and offline:
@@ -130,7 +130,7 @@ def _open(
             reason = f"the download failed: {_one_line(error)}"
     raise ShardsError(
         f"torchvision:{argument}: not in {root} ({reason}); "
-        "get it where there is a network and pass root=FOLDER (--root)"
+        "download it where there is a network, and pass root=FOLDER (--root)"
     )
 
 
@@ -139,7 +139,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _labels(argument: str, dataset: Dataset) -> list[int]:
-    """Class numbers, from the dataset's list where it has one, else by reading every image once."""
+    """Class numbers from the dataset's list, or else by reading every image once."""
     for name in ("targets", "labels", "_labels", "y"):
         found = getattr(dataset, name, None)
         if found is not None and len(found) == len(dataset):
@@ -149,11 +149,11 @@ def _labels(argument: str, dataset: Dataset) -> list[int]:
     try:
         return [int(label) for _, label in _pairs(dataset) or (dataset[i] for i in range(len(dataset)))]
     except (TypeError, ValueError, RuntimeError, IndexError):
-        raise ShardsError(f"torchvision:{argument}: not a dataset with one class number an image") from None
+        raise ShardsError(f"torchvision:{argument}: not a dataset with one class number per image") from None
 
 
 def _pairs(dataset: Dataset) -> list[tuple[str, int]]:
-    """Path and class number of each image, empty where the dataset does not store such pairs."""
+    """Path and class number of each image; empty if the dataset does not store such pairs."""
     for name in ("samples", "_samples", "imgs"):
         found = getattr(dataset, name, None)
         if found and len(found) == len(dataset) and isinstance(found[0][0], (str, Path)):
@@ -162,7 +162,7 @@ def _pairs(dataset: Dataset) -> list[tuple[str, int]]:
 
 
 def _paths(dataset: Dataset) -> list[Path]:
-    """One path an image, empty where the dataset stores none."""
+    """Path of each image; empty if the dataset stores none."""
     for name in ("_image_files", "_images", "data"):
         found = getattr(dataset, name, None)
         if isinstance(found, list) and found and len(found) == len(dataset) and isinstance(found[0], (str, Path)):
@@ -171,7 +171,7 @@ def _paths(dataset: Dataset) -> list[Path]:
 
 
 def _class_names(dataset: Dataset, num_classes: int) -> tuple[str, ...]:
-    """The dataset's names, else its numbers. ImageNet has two cranes: names that repeat get their number."""
+    """The dataset's class names, else its numbers. Repeated names get their number: ImageNet has two cranes."""
     names = getattr(dataset, "classes", None) or ()
     if len(names) < num_classes:
         by_number = {number: name for name, number in getattr(dataset, "class_to_idx", {}).items()}

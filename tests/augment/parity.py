@@ -1,6 +1,6 @@
-"""Every operation beside torchvision's, for many parameters on two photographs: how far the pixels are apart.
+"""Every operation beside torchvision's, for many parameters, on two photographs.
 
-Each function yields pairs; `test_parity` has the table of them.
+Each function yields pairs of results; `test_parity` has the table of them.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from torchvision.transforms import v2 as transforms
 from torchvision.transforms.v2 import functional as reference
 
 from launcher.augment import blur, draw_color, draw_warp
-from launcher.augment.draw import FLOAT64, INT64
+from launcher.augment.arrays import FLOAT64, INT64
 from launcher.augment.draw_policy import OPERATIONS, SIGNED
-from launcher.augment.pipeline import Op, build_augment, draw_parameters
+from launcher.augment.execute import build_augment
+from launcher.augment.ops_table import draw_parameters
 from launcher.augment.policy import apply_policy
 from launcher.augment.warp import WarpMode, warp
+from launcher.recipe.augment import TrainOp
 from tests.augment.photographs import in_corners
 
 Pair = tuple[Tensor, Tensor]
@@ -119,14 +121,14 @@ def policy(
 
 
 def through_recipe(
-    entry: Op, theirs: Callable[[Tensor, list[float]], Tensor], in_bytes: bool = False, num: int = 6
+    op: TrainOp, theirs: Callable[[Tensor, list[float]], Tensor], in_bytes: bool = False, num: int = 6
 ) -> Iterator[Pair]:
     """A list of one operation as a training does it, against the parameters drawn for it."""
     canvas_BCHW, ids_B = WHOLE_BCHW.repeat(num, 1, 1, 1), np.arange(2 * num)
     sizes_B2 = np.tile(np.array([canvas_BCHW.shape[2:]], dtype=np.int64), (2 * num, 1))
-    ours_BCHW = build_augment((entry,), (0.0,) * 3, (1.0,) * 3)(in_corners(canvas_BCHW, sizes_B2), ids_B, 5, 6) * 255
-    [step] = draw_parameters((entry,), sizes_B2, ids_B, 5, 6)
-    rows = step.parameters.reshape(2 * num, -1).tolist()
+    ours_BCHW = build_augment((op,), (0.0,) * 3, (1.0,) * 3)(in_corners(canvas_BCHW, sizes_B2), ids_B, 5, 6) * 255
+    [drawn] = draw_parameters((op,), sizes_B2, ids_B, 5, 6)
+    rows = drawn.parameters.reshape(2 * num, -1).tolist()
     for image, ours, row in zip(canvas_BCHW if in_bytes else canvas_BCHW / 255, ours_BCHW, rows, strict=True):
         yield ours, theirs(image, row) * (1 if in_bytes else 255)
 

@@ -1,4 +1,4 @@
-"""Photographs of different sizes, alone and as one batch, and what an operation left of them."""
+"""Photographs of different sizes, alone and as one batch."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import torch
 from sklearn.datasets import load_sample_image
 from torch import Tensor
 
-from launcher.augment.draw import INT64
+from launcher.augment.arrays import INT64
 from launcher.augment.images import PackedImages
 
-# height, width, and the corner they are cut at; both photographs are 427 x 640.
+# Height, width, and top left corner; both photographs are 427 x 640.
 _CUTS = (
     (375, 500, 20, 30),
     (427, 640, 0, 0),
@@ -37,7 +37,7 @@ def pack(images: list[Tensor]) -> tuple[Tensor, INT64]:
 
 
 def in_a_block(images: list[Tensor]) -> PackedImages:
-    """The images as the loader hands them over."""
+    """The images as the loader packs them."""
     sizes_B2 = np.array([image.shape[1:] for image in images], dtype=np.int64)
     ends_B = sizes_B2.prod(axis=1).cumsum()
     pixels_PC = torch.cat([image.permute(1, 2, 0).reshape(-1, 3) for image in images])
@@ -45,13 +45,13 @@ def in_a_block(images: list[Tensor]) -> PackedImages:
 
 
 def in_corners(canvas_BCHW: Tensor, sizes_B2: INT64) -> PackedImages:
-    """The images that lie in the top left corners, in a block."""
+    """The images in the top left corners, packed."""
     images = [image[:, :height, :width] for image, (height, width) in zip(canvas_BCHW, sizes_B2.tolist(), strict=True)]
     return in_a_block(images)
 
 
 def worst_difference(canvas_BCHW: Tensor, expected: list[Tensor]) -> float:
-    """Largest difference of a batch from single images, in their area, and from zero outside of it."""
+    """Largest difference of a batch from single images inside their area, and from zero outside of it."""
     expected_BCHW, _ = pack([image.float() for image in expected])
     assert canvas_BCHW.shape == expected_BCHW.shape
     assert canvas_BCHW.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""Colours that must not change, and images at the edge of what is one. Pixels are compared in `test_parity`."""
+"""Neutral parameters, flat and tiny images. Pixels are compared in `test_parity`."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ UNCHANGED: list[tuple[Callable[[Tensor, Tensor], Tensor], float, float]] = [
     (color.solarize, float("inf"), 0.0),
     (color.posterize, 8.0, 0.0),
 ]
-"""Function, the parameter that changes nothing, and by how many levels it may."""
+"""Function, the parameter that changes nothing, and the tolerance in levels."""
 
 
 @pytest.mark.parametrize(("function", "value", "levels"), UNCHANGED)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_what_changes_nothing(
+def test_neutral_parameters_change_nothing(
     function: Callable[[Tensor, Tensor], Tensor], value: float, levels: float, layout: torch.memory_format
 ) -> None:
     images_BCHW = IMAGES.contiguous(memory_format=layout)
@@ -67,7 +67,7 @@ def test_few_pixels_equalize_as_torchvisions(size: tuple[int, int]) -> None:
     assert torch.equal(color.equalize(images_BCHW.float()), reference.equalize(images_BCHW).float())
 
 
-def test_levels_in_between_are_rounded_first() -> None:
+def test_fractional_levels_are_rounded_first() -> None:
     wavering = IMAGES + 0.4 * torch.tensor([1.0, -1.0])[:, None, None, None]
     assert torch.equal(color.equalize(wavering), color.equalize(IMAGES))
     bits_B = torch.full((2,), 3.0)

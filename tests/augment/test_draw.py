@@ -8,7 +8,8 @@ import torch
 from torchvision.transforms import RandomResizedCrop
 
 from launcher.augment import draw
-from launcher.augment.draw import FLOAT64
+from launcher.augment.arrays import FLOAT64
+from launcher.augment.sizes import exact_sizes
 from launcher.errors import UserError
 
 NUM = 4000
@@ -40,7 +41,7 @@ def kolmogorov_smirnov(first_N: FLOAT64, second_N: FLOAT64) -> float:
 def test_random_resized_crop_has_torchvisions_distribution(
     size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]
 ) -> None:
-    sizes_B2 = draw.exact_sizes(IDS[:, None], size)
+    sizes_B2 = exact_sizes(IDS[:, None], size)
     boxes_B4 = draw.draw_random_resized_crop(uniforms(draw.RANDOM_RESIZED_CROP_NUMBERS), sizes_B2, scale, ratio)
     assert (boxes_B4[:, :2] >= 0).all()
     assert (boxes_B4[:, 2:] >= 1).all()
@@ -52,19 +53,19 @@ def test_random_resized_crop_has_torchvisions_distribution(
         assert kolmogorov_smirnov(ours_B.astype(np.float64), theirs_B.astype(np.float64)) < 1.95
 
 
-def test_kolmogorov_smirnov_sees_a_difference() -> None:
+def test_kolmogorov_smirnov_finds_a_difference() -> None:
     assert kolmogorov_smirnov(uniforms(1)[:, 0], uniforms(1)[:, 0] * 0.9) > 1.95
 
 
-def test_random_resized_crop_of_one_pixel() -> None:
+def test_random_resized_crop_of_one_pixel_stays_inside() -> None:
     sizes_B2 = np.array([[1, 1], [1, 9], [9, 1]])
     numbers_BN = draw.draw_uniforms(0, 0, IDS[:3], 0, draw.RANDOM_RESIZED_CROP_NUMBERS)
     boxes_B4 = draw.draw_random_resized_crop(numbers_BN, sizes_B2, (1.0, 1.0), (3.0, 4.0))
     assert boxes_B4.tolist() == [[0, 0, 1, 1], [0, 2, 1, 4], [4, 0, 1, 1]]
 
 
-def test_crop_offsets_cover_every_place_alike() -> None:
-    sizes_B2 = draw.exact_sizes(IDS[:, None], (10, 12))
+def test_crop_offsets_are_uniform() -> None:
+    sizes_B2 = exact_sizes(IDS[:, None], (10, 12))
     offsets_B2 = draw.draw_crop_offsets(uniforms(2), sizes_B2, (8, 12), padding=1)
     tops, counts = np.unique(offsets_B2[:, 0], return_counts=True)
     assert tops.tolist() == [-1, 0, 1, 2, 3]
@@ -72,23 +73,17 @@ def test_crop_offsets_cover_every_place_alike() -> None:
     assert np.unique(offsets_B2[:, 1]).tolist() == [-1, 0, 1]
 
 
-def test_a_crop_larger_than_an_image_is_the_users_error() -> None:
+def test_a_crop_larger_than_an_image_raises_user_error() -> None:
     with pytest.raises(UserError, match="32x32 pixels do not fit in an image of 20x28 with padding 2"):
         draw.draw_crop_offsets(uniforms(2)[:2], np.array([[64, 64], [20, 28]]), (32, 32), padding=2)
 
 
-def test_angles_and_flips() -> None:
+def test_angles_and_flips_have_their_distributions() -> None:
     angles_B = draw.draw_angles(uniforms(1)[:, 0], 15.0)
     assert -15 <= angles_B.min() < -14.9 < 14.9 < angles_B.max() < 15
     assert kolmogorov_smirnov(angles_B, np.linspace(-15, 15, NUM)) < 1.95
     for p in (0.0, 0.25, 0.5, 1.0):
         assert abs(draw.draw_flips(uniforms(1)[:, 0], p).mean() - p) <= 3.5 * np.sqrt(p * (1 - p) / NUM)
-
-
-def test_resized_sizes_round_as_torchvision_does() -> None:
-    sizes_B2 = np.array([[375, 500], [500, 375], [101, 299], [64, 64]])
-    assert draw.resized_sizes(sizes_B2, 256).tolist() == [[256, 341], [341, 256], [256, 757], [256, 256]]
-    assert draw.resized_sizes(sizes_B2, (8, 9)).tolist() == [[8, 9]] * 4
 
 
 def test_numbers_differ_in_every_part_of_the_key() -> None:

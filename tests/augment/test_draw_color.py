@@ -1,4 +1,4 @@
-"""Parameters of colours, blur and erasing: torchvision's distributions, and what is not chosen."""
+"""Parameters of colors, blur and erasing: torchvision's distributions, and images that are not chosen."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def test_jitter_has_torchvisions_distribution() -> None:
     assert ((counts - NUM / 24) ** 2 / (NUM / 24)).sum() < 49.7  # chi-square of 23 degrees of freedom, p = 0.001
 
 
-def test_no_width_is_no_change() -> None:
+def test_jitter_of_no_width_changes_nothing() -> None:
     factors_B4, _ = draw_color.draw_jitter(uniforms(draw_color.JITTER_NUMBERS), 0.0, 0.0, 0.0, 0.0)
     assert np.array_equal(factors_B4, np.tile(draw_color.UNCHANGED, (NUM, 1)))
 
 
 @pytest.mark.parametrize("p", [0.2, 0.5, 1.0])
-def test_a_share_is_chosen(p: float) -> None:
+def test_p_is_the_share_of_chosen_images(p: float) -> None:
     chosen_B = draw_color.draw_chosen(uniforms(1)[:, 0], p, 3.0, 8.0)
     assert set(chosen_B.tolist()) == {3.0, 8.0} - ({8.0} if p == 1 else set())
     assert abs((chosen_B == 3).mean() - p) <= 3.5 * np.sqrt(p * (1 - p) / NUM)
@@ -58,6 +58,6 @@ def test_erasing_has_torchvisions_distribution(scale: tuple[float, float], ratio
         assert kolmogorov_smirnov(ours_B, theirs_B) < 1.95
 
 
-def test_a_share_is_erased() -> None:
+def test_p_is_the_share_of_erased_images() -> None:
     boxes_B4 = draw_color.draw_erasing(uniforms(draw_color.ERASING_NUMBERS), SIZES, 0.4, (0.1, 0.2), (0.5, 2.0))
     assert abs((boxes_B4 > 0).any(axis=1).mean() - 0.4) < 0.06

@@ -1,4 +1,4 @@
-"""What policies draw: torchvision's spaces and magnitudes, every operation as often as any other."""
+"""Drawn policies: torchvision's spaces and magnitudes, all operations equally likely."""
 
 from __future__ import annotations
 
@@ -8,15 +8,9 @@ import numpy as np
 import pytest
 from torchvision.transforms import v2
 
-from launcher.augment.draw import FLOAT64, INT64, draw_uniforms
-from launcher.augment.draw_policy import (
-    NUM_BINS,
-    OPERATIONS,
-    SIGNED,
-    draw_policy,
-    rand_magnitudes,
-    trivial_magnitudes,
-)
+from launcher.augment.arrays import FLOAT64, INT64
+from launcher.augment.draw import draw_uniforms
+from launcher.augment.draw_policy import NUM_BINS, OPERATIONS, SIGNED, draw_policy, rand_magnitudes, trivial_magnitudes
 
 NUM = 4000
 SIZES: INT64 = np.tile(np.array([[96, 128]]), (NUM, 1))
@@ -47,7 +41,7 @@ def chi_square(counts_n: INT64) -> float:
     return float(((counts_n - expected) ** 2 / expected).sum())
 
 
-def test_every_operation_is_as_likely_as_any_other() -> None:
+def test_operations_are_equally_likely() -> None:
     choices_BM, magnitudes_BM = drawn(3, 9, rand_magnitudes(SIZES))
     assert choices_BM.shape == magnitudes_BM.shape == (NUM, 3)
     for choices_B in choices_BM.T:
@@ -56,7 +50,7 @@ def test_every_operation_is_as_likely_as_any_other() -> None:
     assert chi_square(pairs) < 261.0  # 195 degrees of freedom, p = 0.001
 
 
-def test_signs_and_strengths() -> None:
+def test_signs_and_magnitudes_have_their_distributions() -> None:
     choices_BM, magnitudes_BM = drawn(1, 9, rand_magnitudes(SIZES))
     for choice, name in enumerate(OPERATIONS):
         strengths = magnitudes_BM[choices_BM == choice]
@@ -66,7 +60,7 @@ def test_signs_and_strengths() -> None:
         assert abs(share - 0.5) < 0.12 if name in SIGNED else share == 0
 
 
-def test_trivial_augment_draws_all_strengths_alike() -> None:
+def test_trivial_augment_draws_magnitudes_uniformly() -> None:
     choices_BM, magnitudes_BM = drawn(1, None, trivial_magnitudes(SIZES))
     bits, counts = np.unique(magnitudes_BM[choices_BM == OPERATIONS.index("posterize")], return_counts=True)
     assert bits.tolist() == [2, 3, 4, 5, 6, 7, 8]

@@ -8,7 +8,8 @@ import torch
 from torchvision.transforms import v2
 
 from launcher.augment import draw_warp
-from launcher.augment.draw import FLOAT64, draw_uniforms
+from launcher.augment.arrays import FLOAT64
+from launcher.augment.draw import draw_uniforms
 from tests.augment.test_draw import kolmogorov_smirnov
 
 NUM = 1000
@@ -52,9 +53,9 @@ def test_moves_are_whole_pixels_within_their_limits() -> None:
         assert sorted(set((-ours_B8[:, column]).round(9).tolist())) == list(range(-farthest, farthest + 1))
 
 
-def test_nothing_to_draw_leaves_images_as_they_are() -> None:
+def test_affine_without_ranges_draws_identity() -> None:
     ours_B8 = draw_warp.draw_affine(uniforms(draw_warp.AFFINE_NUMBERS), SIZES, 0.0, (0.0, 0.0), (1.0, 1.0), (0.0, 0.0))
-    assert np.array_equal(ours_B8, np.tile(draw_warp.UNBENT, (NUM, 1)))
+    assert np.array_equal(ours_B8, np.tile(draw_warp.IDENTITY, (NUM, 1)))
 
 
 @pytest.mark.parametrize("distortion_scale", [0.1, 0.5, 0.9])
@@ -65,19 +66,19 @@ def test_perspective_has_torchvisions_distribution(distortion_scale: float) -> N
     assert same_distribution(ours_B8, np.array([each["coefficients"] for each in drawn]))
 
 
-def test_only_a_share_is_bent() -> None:
+def test_p_is_the_share_of_warped_images() -> None:
     ours_B8 = draw_warp.draw_perspective(uniforms(draw_warp.PERSPECTIVE_NUMBERS), SIZES, 0.9, 0.3)
-    assert abs((ours_B8 != draw_warp.UNBENT).any(axis=1).mean() - 0.3) < 0.05
+    assert abs((ours_B8 != draw_warp.IDENTITY).any(axis=1).mean() - 0.3) < 0.05
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 2), (3, 3)])
-def test_tiny_images_and_corners_on_one_line_give_numbers(size: tuple[int, int]) -> None:
+def test_tiny_images_and_corners_on_one_line_give_finite_coefficients(size: tuple[int, int]) -> None:
     numbers = uniforms(draw_warp.PERSPECTIVE_NUMBERS)
     ours_B8 = draw_warp.draw_perspective(numbers, np.tile([size], (NUM, 1)), 1.0, 1.0)
     assert np.isfinite(ours_B8).all()
 
 
-def test_coefficients_bring_corners_to_corners() -> None:
+def test_coefficients_map_corners_to_corners() -> None:
     starts, ends = [[0, 0], [99, 0], [99, 59], [0, 59]], [[3, 5], [90, 1], [80, 50], [10, 40]]
     coefficients = v2.functional._geometry._get_perspective_coeffs(starts, ends)
     ours_B8 = draw_warp._through_corners(np.array([starts], dtype=np.float64), np.array([ends], dtype=np.float64))

@@ -1,4 +1,4 @@
-"""Melted flips and crops against torchvision's, one after another."""
+"""Fused flips and crops against torchvision's, one after another."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import pytest
 from torch import Tensor
 from torchvision.transforms.v2 import functional as reference
 
+from launcher.augment.execute import apply_fused_ops
 from launcher.augment.fuse import fuse_ops
-from launcher.augment.pipeline import Op, apply_fused_ops, draw_parameters
-from launcher.recipe.augment import CenterCrop, HorizontalFlip, RandomCrop, Resize, Rotation, VerticalFlip
+from launcher.augment.ops_table import draw_parameters
+from launcher.recipe.augment import CenterCrop, HorizontalFlip, RandomCrop, Resize, Rotation, TrainOp, VerticalFlip
 from tests.augment.photographs import in_a_block, load_photographs, worst_difference
 
 PHOTOGRAPHS = load_photographs()
@@ -22,10 +23,10 @@ PADDED = RandomCrop(op="random_crop", size=(70, 57), padding=30)
 FAR = RandomCrop(op="random_crop", size=3, padding=40)
 
 
-def moved(image: Tensor, op: str, parameter: list[int] | bool, size: list[int]) -> Tensor:
+def moved(image: Tensor, name: str, parameter: list[int] | bool, size: list[int]) -> Tensor:
     """One operation as torchvision does it."""
     if isinstance(parameter, bool):
-        flip = reference.hflip if op == "horizontal_flip" else reference.vflip
+        flip = reference.hflip if name == "horizontal_flip" else reference.vflip
         image = flip(image) if parameter else image
         assert isinstance(image, Tensor)
         return image
@@ -36,36 +37,37 @@ def moved(image: Tensor, op: str, parameter: list[int] | bool, size: list[int]) 
 
 
 @pytest.mark.parametrize(
-    "entries",
+    "ops",
     [(FLIP,), (TIP,), (LARGE, FLIP), (SMALL, LARGE), (FLIP, PADDED, TIP, LARGE, FLIP, SMALL), (PADDED, FAR, FLIP)],
 )
-def test_flips_and_crops_are_one_pass_that_equals_torchvision(entries: tuple[Op, ...]) -> None:
-    steps = draw_parameters(entries, SIZES, IDS, 1, 2)
-    fused_ops = fuse_ops(SIZES, steps)
+def test_flips_and_crops_are_one_pass_that_equals_torchvision(ops: tuple[TrainOp, ...]) -> None:
+    drawn_ops = draw_parameters(ops, SIZES, IDS, 1, 2)
+    fused_ops = fuse_ops(SIZES, drawn_ops)
     assert len(fused_ops) == 1
     expected = list(PHOTOGRAPHS)
-    for step in steps:
-        values = zip(expected, step.parameters.tolist(), step.sizes.tolist(), strict=True)
-        expected = [moved(image, step.op, parameter, size) for image, parameter, size in values]
+    for drawn in drawn_ops:
+        values = zip(expected, drawn.parameters.tolist(), drawn.sizes_B2.tolist(), strict=True)
+        expected = [moved(image, drawn.name, parameter, size) for image, parameter, size in values]
     assert worst_difference(apply_fused_ops(BLOCK, fused_ops).float(), expected) == 0
 
 
-def test_flips_and_crops_melt_into_what_is_before_them() -> None:
-    turn, scale = Rotation(op="rotation", degrees=9.0), Resize(op="resize", size=80)
-    entries: tuple[Op, ...] = (FLIP, scale, FLIP, turn, TIP, SMALL, turn, PADDED)
-    fused_ops = fuse_ops(SIZES, draw_parameters(entries, SIZES, IDS, 1, 2))
-    assert [None if one.step is None else one.step.op for one in fused_ops] == [None, "resize", "rotation", "rotation"]
+def test_flips_and_crops_fuse_into_the_operation_before_them() -> None:
+    rotate, scale = Rotation(op="rotation", degrees=9.0), Resize(op="resize", size=80)
+    ops: tuple[TrainOp, ...] = (FLIP, scale, FLIP, rotate, TIP, SMALL, rotate, PADDED)
+    fused_ops = fuse_ops(SIZES, draw_parameters(ops, SIZES, IDS, 1, 2))
+    names = [None if fused.drawn is None else fused.drawn.name for fused in fused_ops]
+    assert names == [None, "resize", "rotation", "rotation"]
     assert fused_ops[2].window.rows_Bh.shape == (6, 101)
 
 
-def test_no_step_is_no_pass() -> None:
+def test_no_operation_is_no_pass() -> None:
     assert fuse_ops(SIZES, []) == []
     assert worst_difference(apply_fused_ops(BLOCK, []).float(), list(PHOTOGRAPHS)) == 0
 
 
 @pytest.mark.parametrize("side", [11, 12, 13])
-def test_a_crop_that_begins_at_the_corner_is_still_a_crop(side: int) -> None:
-    """The middle 11 of 12 pixels begin at 0."""
+def test_a_crop_that_begins_at_the_corner_is_a_pass(side: int) -> None:
+    """The center 11 of 12 pixels begin at 0."""
     image = PHOTOGRAPHS[0][:, :side, :side]
     block = in_a_block([image, image])
     fused_ops = fuse_ops(

@@ -1,4 +1,4 @@
-"""Which images an operation is given."""
+"""An operation is applied to the images that chose it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from launcher.augment.draw import FLOAT64
+from launcher.augment.arrays import FLOAT64
 from launcher.augment.groups import Grouped, apply_groups, apply_where, per_image
 
 IMAGES = torch.arange(5.0)[:, None, None, None].expand(5, 3, 2, 2)
@@ -31,7 +31,7 @@ def negate(images_GCHW: Tensor, values_G: FLOAT64) -> Tensor:
         ([7, 1, 7, 7, 7], [0, -1, 2, 3, 4]),
     ],
 )
-def test_each_image_meets_what_it_chose(choices: list[int], expected: list[float]) -> None:
+def test_each_function_is_applied_to_the_images_that_chose_it(choices: list[int], expected: list[float]) -> None:
     before = IMAGES.clone()
     functions: list[Grouped] = [per_image(add), negate]
     results = apply_groups(IMAGES, np.array(choices), VALUES, functions)
@@ -40,6 +40,6 @@ def test_each_image_meets_what_it_chose(choices: list[int], expected: list[float
     assert torch.equal(IMAGES, before)
 
 
-def test_those_that_are_chosen() -> None:
+def test_apply_where_changes_the_chosen_images_only() -> None:
     chosen = np.array([True, False, False, True, False])
     assert apply_where(IMAGES, chosen, VALUES, per_image(add))[:, 0, 0, 0].tolist() == [10, 1, 2, 43, 4]

@@ -1,4 +1,4 @@
-"""Images in a block, against each one by itself."""
+"""Packed images against each one by itself."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def same_sized(num: int) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("images", [PHOTOGRAPHS, same_sized(5)])
-def test_each_image_is_where_the_block_says(images: list[Tensor]) -> None:
+def test_each_image_is_at_its_place_in_the_block(images: list[Tensor]) -> None:
     block = in_a_block(images)
     for number, image in enumerate(images):
         assert torch.equal(block.image(number), image.permute(1, 2, 0))
 
 
-def test_a_canvas_holds_each_in_its_top_left_corner() -> None:
+def test_a_canvas_holds_each_image_in_its_top_left_corner() -> None:
     expected_BCHW, _ = pack(PHOTOGRAPHS)
     for block in (in_a_block(PHOTOGRAPHS), in_a_block(PHOTOGRAPHS[:3]).part(slice(0, 3))):
         assert torch.equal(block.canvas(), pack(PHOTOGRAPHS[: len(block.starts_B)])[0])
@@ -45,13 +45,13 @@ def test_images_of_one_size_may_lie_anywhere_in_the_block() -> None:
     assert torch.equal(some.canvas(), torch.stack(same_sized(5))[torch.from_numpy(rows)])
 
 
-def test_one_size_at_odd_places_is_a_canvas_too() -> None:
+def test_images_of_one_size_at_odd_places_are_copied_to_a_canvas() -> None:
     block = in_a_block([PHOTOGRAPHS[1], *same_sized(3)]).part(slice(1, 4))
     assert torch.equal(block.canvas(), torch.stack(same_sized(3)))
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_a_batch_becomes_a_block_and_back(layout: torch.memory_format) -> None:
+def test_a_batch_becomes_packed_images_and_back(layout: torch.memory_format) -> None:
     images_BCHW = torch.stack(same_sized(4)).contiguous(memory_format=layout)
     assert torch.equal(packed_images_of(images_BCHW).canvas(), images_BCHW)
     assert packed_images_of(images_BCHW).sizes_B2.tolist() == [[20, 30]] * 4

@@ -46,13 +46,13 @@ def with_share(reference: Any, share: float) -> Any:
 
 
 def of_torchvision(reference: Any, parameters: dict[str, Any], first: int) -> tuple[Tensor, Tensor]:
-    """What it makes of a batch of the two images from `first` on: rolled by one, each meets the other."""
+    """Its result for the two images from `first` on: rolled by one, each is mixed with the other."""
     labels = LABELS[first : first + 2]
     parameters = {**parameters, "labels": labels, "batch_size": 2, "num_classes": CLASSES}
     return reference.transform(IMAGES[first : first + 2], parameters), reference.transform(labels, parameters)
 
 
-def test_mixup_is_torchvisions() -> None:
+def test_mixup_equals_torchvisions() -> None:
     mix = mix_of(**METHODS["mixup"])
     images_BCHW, targets_BK = mix(IMAGES, LABELS, IDS, 3, 1)
     for pair, share in enumerate(mix.draw(IDS, 3, 1, SIZE).shares_P):
@@ -61,7 +61,7 @@ def test_mixup_is_torchvisions() -> None:
         torch.testing.assert_close(targets_BK[2 * pair : 2 * pair + 2], expected[1])
 
 
-def test_cutmix_is_torchvisions() -> None:
+def test_cutmix_equals_torchvisions() -> None:
     mix = mix_of(**METHODS["cutmix"])
     images_BCHW, targets_BK = mix(IMAGES, LABELS, IDS, 3, 1)
     drawn = mix.draw(IDS, 3, 1, SIZE)
@@ -73,14 +73,14 @@ def test_cutmix_is_torchvisions() -> None:
     assert (drawn.boxes_P4[:, 2:] > drawn.boxes_P4[:, :2]).all(axis=1).sum() > 4
 
 
-def test_boxes_are_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_boxes_equal_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(1)
     shares_P, uniforms_P2 = random.random(200), random.random((200, 2))
     shares_P[:2] = 0.0, 1.0
     boxes_P4 = boxes_of(shares_P, uniforms_P2, SIZE)
     for share, uniforms, box_4 in zip(shares_P, uniforms_P2, boxes_P4.tolist(), strict=True):
-        middles = iter([int(uniforms[1] * SIZE[1]), int(uniforms[0] * SIZE[0])])  # x is drawn first
-        monkeypatch.setattr(torch, "randint", lambda *_, size, middles=middles: torch.tensor([next(middles)]))
+        centers = iter([int(uniforms[1] * SIZE[1]), int(uniforms[0] * SIZE[0])])  # x is drawn first
+        monkeypatch.setattr(torch, "randint", lambda *_, size, centers=centers: torch.tensor([next(centers)]))
         reference = with_share(v2.CutMix(num_classes=CLASSES), share)
         left, top, right, bottom = reference.make_params([IMAGES])["box"]
         assert box_4 == [top, left, bottom, right]
@@ -89,13 +89,13 @@ def test_boxes_are_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.2, 1.0, 8.0])
-def test_shares_have_betas_distribution(alpha: float) -> None:
+def test_shares_have_a_beta_distribution(alpha: float) -> None:
     shares_P = mix_of(mixup={"alpha": alpha}).draw(np.arange(8000), 5, 2, SIZE).shares_P
     assert stats.kstest(shares_P, stats.beta(alpha, alpha).cdf).pvalue > 0.01
     assert stats.kstest(shares_P, stats.beta(2 * alpha, alpha).cdf).pvalue < 0.001
 
 
-def test_as_many_are_mixed_as_asked_and_the_two_ways_share_them() -> None:
+def test_p_is_the_share_of_mixed_pairs_and_both_methods_are_equally_likely() -> None:
     mix = mix_of(mixup={"alpha": 1}, cutmix={"alpha": 1}, mix_p=0.6)
     drawn = mix.draw(np.arange(8000), 5, 2, (224, 224))
     is_box_P = (drawn.boxes_P4[:, 2:] > drawn.boxes_P4[:, :2]).all(axis=1)
@@ -105,7 +105,7 @@ def test_as_many_are_mixed_as_asked_and_the_two_ways_share_them() -> None:
 
 
 @pytest.mark.parametrize("keys", METHODS.values(), ids=METHODS.keys())
-def test_a_pair_is_mixed_alike_in_every_batch(keys: dict[str, Any]) -> None:
+def test_a_pair_is_mixed_in_the_same_way_in_every_batch(keys: dict[str, Any]) -> None:
     """Global batch 16 as one micro batch, as two of 8 and four of 4: equal to the last bit."""
     mix = mix_of(**keys)
     whole = mix(IMAGES, LABELS, IDS, 3, 1)
@@ -117,7 +117,7 @@ def test_a_pair_is_mixed_alike_in_every_batch(keys: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("keys", METHODS.values(), ids=METHODS.keys())
-def test_what_is_drawn_follows_seed_epoch_and_ids(keys: dict[str, Any]) -> None:
+def test_parameters_depend_on_seed_epoch_and_ids(keys: dict[str, Any]) -> None:
     mix = mix_of(**keys)
     first = mix.draw(IDS, 3, 1, SIZE).shares_P
     others = [mix.draw(ids, seed, epoch, SIZE).shares_P for ids, seed, epoch in
@@ -126,7 +126,7 @@ def test_what_is_drawn_follows_seed_epoch_and_ids(keys: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("change", [Tensor.contiguous, lambda x: x.contiguous(memory_format=torch.channels_last)])
-def test_nothing_is_changed_in_place(change: Callable[[Tensor], Tensor]) -> None:
+def test_images_are_not_changed_in_place(change: Callable[[Tensor], Tensor]) -> None:
     images_BCHW = change(IMAGES.clone())
     mixed_BCHW, targets_BK = mix_of(**METHODS["both"])(images_BCHW, LABELS, IDS, 3, 1)
     assert torch.equal(images_BCHW, IMAGES)
@@ -135,7 +135,7 @@ def test_nothing_is_changed_in_place(change: Callable[[Tensor], Tensor]) -> None
     torch.testing.assert_close(targets_BK.sum(1), torch.ones(NUM))
 
 
-def test_pairs_that_are_left_alone_stay_as_they_are() -> None:
+def test_pairs_that_are_not_mixed_stay_as_they_are() -> None:
     mix = mix_of(**{**METHODS["both"], "mix_p": 0.5})
     images_BCHW, targets_BK = mix(IMAGES, LABELS, IDS, 3, 1)
     whole_B = torch.from_numpy(np.repeat(mix.draw(IDS, 3, 1, SIZE).shares_P == 1, 2))
@@ -145,5 +145,5 @@ def test_pairs_that_are_left_alone_stay_as_they_are() -> None:
     assert targets_BK[whole_B].amax(1).tolist() == [1.0] * int(whole_B.sum())
 
 
-def test_off_is_nothing() -> None:
+def test_a_recipe_without_mixing_has_no_mix() -> None:
     assert build_mix(section(), CLASSES) is None

@@ -11,9 +11,10 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
 from launcher.augment import draw, ops
-from launcher.augment.draw import INT64
+from launcher.augment.arrays import INT64
 from launcher.augment.fuse import Window, crop_window, whole_window
 from launcher.augment.ops import Interpolation
+from launcher.augment.sizes import exact_sizes, resized_sizes
 from tests.augment.photographs import load_photographs, pack, worst_difference
 
 PHOTOGRAPHS = load_photographs()
@@ -44,7 +45,7 @@ def seen_through(window: Window) -> Tensor:
 
 @pytest.mark.parametrize("size", [256, 31, 700, (256, 256), (100, 333), (640, 24), (1, 1)])
 def test_resize_equals_torchvision(size: int | tuple[int, int]) -> None:
-    resized_BCHW = resampled(draw.whole_boxes(SIZES), draw.resized_sizes(SIZES, size))
+    resized_BCHW = resampled(draw.whole_boxes(SIZES), resized_sizes(SIZES, size))
     target = [size] if isinstance(size, int) else list(size)
     expected = [reference.resize(image.float(), target, antialias=True) for image in PHOTOGRAPHS]
     assert worst_difference(resized_BCHW, expected) <= FLOAT_LEVELS
@@ -55,9 +56,9 @@ def test_resize_equals_torchvision(size: int | tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("size", [(224, 224), (30, 200), (300, 17)])
 def test_resize_equals_pillow(size: tuple[int, int]) -> None:
-    resized_BCHW = resampled(draw.whole_boxes(SIZES), draw.exact_sizes(SIZES, size))
-    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in PHOTOGRAPHS]
-    expected = [np.asarray(picture.resize(size[::-1], Image.Resampling.BILINEAR)) for picture in pictures]
+    resized_BCHW = resampled(draw.whole_boxes(SIZES), exact_sizes(SIZES, size))
+    images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in PHOTOGRAPHS]
+    expected = [np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR)) for image in images]
     assert worst_difference(resized_BCHW.round(), [torch.tensor(x).permute(2, 0, 1) for x in expected]) <= BYTE_LEVELS
 
 
@@ -66,7 +67,7 @@ def test_crop_and_resize_equals_torchvision(size: tuple[int, int]) -> None:
     boxes_B4 = np.array(
         [[10, 20, 333, 401], [0, 0, 427, 640], [119, 332, 1, 1], [3, 5, 61, 2], [100, 0, 101, 200], [0, 298, 300, 1]]
     )
-    cut_BCHW = resampled(boxes_B4, draw.exact_sizes(SIZES, size))
+    cut_BCHW = resampled(boxes_B4, exact_sizes(SIZES, size))
     for dtype, levels in ((torch.float32, FLOAT_LEVELS), (torch.uint8, BYTE_LEVELS)):
         expected = [
             reference.resized_crop(image.to(dtype), *box, size=list(size), antialias=True)
@@ -78,28 +79,28 @@ def test_crop_and_resize_equals_torchvision(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("first_angle", [0.0, 15.0, 90.0, -137.5])
 def test_rotate_equals_torchvision(first_angle: float) -> None:
-    angles = [first_angle + turn for turn in (0.0, -14.999, 3.3, 90.0, 180.0, -77.7)]
+    angles = [first_angle + more for more in (0.0, -14.999, 3.3, 90.0, 180.0, -77.7)]
     window = whole_window(SIZES)
-    turned_BCHW = ops.rotate(CANVAS.float(), torch.tensor(angles), torch.tensor(SIZES), *lines(window), "bilinear")
-    turned_BCHW = blackened(turned_BCHW, window)
+    rotated_BCHW = ops.rotate(CANVAS.float(), torch.tensor(angles), torch.tensor(SIZES), *lines(window), "bilinear")
+    rotated_BCHW = blackened(rotated_BCHW, window)
     for dtype, levels in ((torch.float32, FLOAT_LEVELS), (torch.uint8, BYTE_LEVELS)):
         expected = [
             reference.rotate(image.to(dtype), angle, InterpolationMode.BILINEAR)
             for image, angle in zip(PHOTOGRAPHS, angles, strict=True)
         ]
-        result_BCHW = turned_BCHW if dtype.is_floating_point else turned_BCHW.round()
+        result_BCHW = rotated_BCHW if dtype.is_floating_point else rotated_BCHW.round()
         assert worst_difference(result_BCHW, expected) <= levels
 
 
 @pytest.mark.parametrize("size", [(224, 224), (225, 224), (64, 48), (65, 49), (63, 47), (1, 1), (500, 701), (33, 641)])
 def test_center_crop_equals_torchvision(size: tuple[int, int]) -> None:
-    window = crop_window(draw.center_offsets(SIZES, size), SIZES, draw.exact_sizes(SIZES, size))
+    window = crop_window(draw.center_offsets(SIZES, size), SIZES, exact_sizes(SIZES, size))
     expected = [reference.center_crop(image, list(size)) for image in PHOTOGRAPHS]
     assert worst_difference(seen_through(window), expected) == 0
 
 
 @pytest.mark.parametrize(("size", "padding"), [((60, 40), 0), ((64, 48), 8), ((90, 70), 20)])
-def test_random_crop_equals_padding_and_cutting(size: tuple[int, int], padding: int) -> None:
+def test_random_crop_equals_padding_and_cropping(size: tuple[int, int], padding: int) -> None:
     uniforms_B2 = np.random.default_rng(0).random((len(SIZES), 2))
     offsets_B2 = draw.draw_crop_offsets(uniforms_B2, SIZES, size, padding)
     corners = (offsets_B2 + padding).tolist()
@@ -107,7 +108,7 @@ def test_random_crop_equals_padding_and_cutting(size: tuple[int, int], padding: 
         reference.crop(reference.pad(image, [padding]), *corner, *size)
         for image, corner in zip(PHOTOGRAPHS, corners, strict=True)
     ]
-    window = crop_window(offsets_B2, SIZES, draw.exact_sizes(SIZES, size))
+    window = crop_window(offsets_B2, SIZES, exact_sizes(SIZES, size))
     assert worst_difference(seen_through(window), expected) == 0
 
 
@@ -123,10 +124,10 @@ def test_normalize_equals_torchvision(layout: torch.memory_format) -> None:
 
 @pytest.mark.parametrize("size", [(224, 224), (30, 200), (700, 650), (9, 1)])
 def test_bicubic_equals_pillow_and_torchvision(size: tuple[int, int]) -> None:
-    resized_BCHW = resampled(draw.whole_boxes(SIZES), draw.exact_sizes(SIZES, size), "bicubic")
+    resized_BCHW = resampled(draw.whole_boxes(SIZES), exact_sizes(SIZES, size), "bicubic")
     if size != (30, 200):  # Pillow 12 takes the rows first for one of these shapes, and cuts to bytes between
-        pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in PHOTOGRAPHS]
-        pillows = [np.asarray(picture.resize(size[::-1], Image.Resampling.BICUBIC)) for picture in pictures]
+        images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in PHOTOGRAPHS]
+        pillows = [np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC)) for image in images]
         expected = [torch.tensor(pillow).permute(2, 0, 1) for pillow in pillows]
         assert worst_difference(resized_BCHW.round(), expected) <= BYTE_LEVELS
     if size[1] > 1:  # torch 2.14 gives wrong pixels there for uint8 that is not channels last

@@ -1,4 +1,4 @@
-"""Pixels against torchvision's, and the committed table, `parity.md`, of how far they are apart."""
+"""Pixels against torchvision's, and `parity.md`, the committed table of differences."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ TABLE = Path(__file__).parent / "parity.md"
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: how far an operation may be from torchvision's, in levels of 255."""
+    """One line of the table: allowed differences of an operation from torchvision's, in levels of 255."""
 
     name: str
     against: str
-    """What of torchvision's: float32, or uint8, which rounds."""
+    """Type of torchvision's images: float32, or uint8, which rounds."""
     max: float
     mean: float
     pairs: Callable[[], Iterator[Pair]]
@@ -61,11 +61,11 @@ class Row:
 FACTORS = [0.0, 0.1, 0.5, 0.9, 1.0, 1.1, 1.7, 3.0]
 JITTER = ColorJitter(op="color_jitter", brightness=0.8, contrast=0.8, saturation=0.8, hue=0.5)
 SIZES = np.array([[HEIGHT, WIDTH]], dtype=np.int64)
-TEST_TRANSFORMS = [-0.5, -0.31, -0.1, 0.0, 0.02, 0.2, 1 / 3, 0.5]
+HUE_SHIFTS = [-0.5, -0.31, -0.1, 0.0, 0.02, 0.2, 1 / 3, 0.5]
 EXACT, CLOSE = (1e-4, 1e-5), (0.01, 0.001)
 """Largest and mean difference: that of dividing and multiplying by 255, and that of float32 in another order."""
 WHOLE_PIXELS = 255.0
-"""Where two pixels are equally near, either is right: a few are another one, and how far off is chance."""
+"""Of two equally near pixels either is right: a few differ, by any number of levels."""
 
 CUT = RandomResizedCrop(op="random_resized_crop", size=(224, 200))
 SCALE = Resize(op="resize", size=(224, 200))
@@ -125,7 +125,7 @@ ROWS = (
     Row("brightness", "float32", *CLOSE, in_floats(color.adjust_brightness, reference.adjust_brightness, FACTORS)),
     Row("contrast", "float32", *CLOSE, in_floats(color.adjust_contrast, reference.adjust_contrast, FACTORS)),
     Row("saturation", "float32", *CLOSE, in_floats(color.adjust_saturation, reference.adjust_saturation, FACTORS)),
-    Row("hue", "float32", *CLOSE, in_floats(color.adjust_hue, reference.adjust_hue, TEST_TRANSFORMS)),
+    Row("hue", "float32", *CLOSE, in_floats(color.adjust_hue, reference.adjust_hue, HUE_SHIFTS)),
     Row("gamma", "float32", *CLOSE, in_floats(color.adjust_gamma, reference.adjust_gamma, FACTORS)),
     Row("sharpness", "float32", *CLOSE, in_floats(color.adjust_sharpness, reference.adjust_sharpness, FACTORS)),
     Row(
@@ -180,23 +180,23 @@ def measure(row: Row) -> tuple[float, float]:
     )
 
 
-def render(metrics: dict[str, tuple[float, float]]) -> str:
+def render(measured: dict[str, tuple[float, float]]) -> str:
     """The table in Markdown."""
     lines = [
-        f"| {row.name} | {row.against} | {metrics[row.name][0]:.4f} | {metrics[row.name][1]:.5f} |" for row in ROWS
+        f"| {row.name} | {row.against} | {measured[row.name][0]:.4f} | {measured[row.name][1]:.5f} |" for row in ROWS
     ]
     head = "| operation | torchvision in | largest difference | mean difference |\n|---|---|---|---|"
     return "\n".join([head, *lines]) + "\n"
 
 
 def read(table: str) -> dict[str, tuple[float, float]]:
-    """The figures of such a table."""
+    """Differences of each row of such a table."""
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
     return {name: (float(largest), float(mean)) for name, _, largest, mean in cells}
 
 
 SLACK = (0.005, 0.0005)
-"""What another CPU may add to the committed figures by rounding otherwise, in levels of 255."""
+"""Allowed growth of the committed differences, in levels of 255: another CPU may round otherwise."""
 
 MEASURED: dict[str, tuple[float, float]] = {}
 
@@ -213,10 +213,10 @@ def has_grown(row: Row, measured: tuple[float, float], committed: dict[str, tupl
     return mean or (largest and row.max < WHOLE_PIXELS)
 
 
-def test_no_operation_is_further_from_torchvision_than_its_committed_figures() -> None:
-    """What the test above measured is not measured again when it ran in the same process."""
-    metrics = {row.name: MEASURED.get(row.name) or measure(row) for row in ROWS}
+def test_no_difference_is_larger_than_the_committed_one() -> None:
+    """Takes the measurements of the test above where it ran in the same process."""
+    measured = {row.name: MEASURED.get(row.name) or measure(row) for row in ROWS}
     committed = read(TABLE.read_text())
-    assert committed.keys() == metrics.keys()
-    grown = [row.name for row in ROWS if has_grown(row, metrics[row.name], committed)]
-    assert not grown, f"{grown} have grown; if that is meant, {TABLE.name} is now to be\n{render(metrics)}"
+    assert committed.keys() == measured.keys()
+    grown = [row.name for row in ROWS if has_grown(row, measured[row.name], committed)]
+    assert not grown, f"{grown} have grown; if that is intended, replace {TABLE.name} by\n{render(measured)}"

@@ -1,4 +1,4 @@
-"""Policies: several operations one after another, each image its own. Pixels are compared in `test_parity`."""
+"""Policies: several operations one after another, each image its own. `test_parity` compares pixels."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tests.augment.parity import HEIGHT, IMAGES_BCHW, WIDTH
 
 UNCHANGED = {"posterize": 8.0, "solarize": 1.1}
 CHANGING = ("autocontrast", "equalize")
-"""Those that have no magnitude."""
+"""Operations that have no magnitude."""
 
 
-def test_identity_and_no_strength_change_nothing() -> None:
+def test_identity_and_magnitudes_of_zero_change_nothing() -> None:
     names = [name for name in OPERATIONS if name not in CHANGING]
     choices_BM = np.array([[OPERATIONS.index(name)] for name in names])
     magnitudes_BM = np.array([[UNCHANGED.get(name, 0.0)] for name in names])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from launcher.augment.draw_warp import PERSPECTIVE_NUMBERS, UNBENT, affine_coefficients, draw_perspective
+from launcher.augment.draw_warp import IDENTITY, PERSPECTIVE_NUMBERS, affine_coefficients, draw_perspective
 from launcher.augment.warp import WarpMode, warp
 from tests.augment.parity import HEIGHT, IMAGES_BCHW, WIDTH
 
@@ -14,26 +14,26 @@ IMAGES = IMAGES_BCHW.float()
 
 
 @pytest.mark.parametrize(("mode", "levels"), [("nearest", 0.0), ("bilinear", 0.02)])
-def test_what_changes_nothing(mode: WarpMode, levels: float) -> None:
-    warped_BCHW = warp(IMAGES, np.tile(UNBENT, (2, 1)), mode)
+def test_identity_coefficients_change_nothing(mode: WarpMode, levels: float) -> None:
+    warped_BCHW = warp(IMAGES, np.tile(IDENTITY, (2, 1)), mode)
     assert float((warped_BCHW - IMAGES).abs().max()) <= levels
 
 
-def test_half_a_turn_and_a_move() -> None:
+def test_rotation_by_180_degrees_and_a_move_equal_indexing() -> None:
     angles, moves, middle = np.array([180.0, 0.0]), np.array([[0.0, 0.0], [5.0, -3.0]]), [WIDTH / 2, HEIGHT / 2]
     zeros = np.zeros((2, 2))
     coefficients = affine_coefficients(angles, moves, np.ones(2), zeros, np.tile(middle, (2, 1)))
-    turned, moved = warp(IMAGES, coefficients, "nearest")
-    assert torch.equal(turned, IMAGES[0].flip(1, 2))
+    rotated, moved = warp(IMAGES, coefficients, "nearest")
+    assert torch.equal(rotated, IMAGES[0].flip(1, 2))
     assert torch.equal(moved[:, :-3, 5:], IMAGES[1][:, 3:, :-5])
     assert not moved[:, -3:].any()
     assert not moved[:, :, :5].any()
 
 
-def test_flat_and_bent_images_may_share_a_batch() -> None:
+def test_affine_and_perspective_images_may_share_a_batch() -> None:
     numbers = np.random.default_rng(0).random((2, PERSPECTIVE_NUMBERS))
     coefficients = draw_perspective(numbers, np.tile([[HEIGHT, WIDTH]], (2, 1)), 0.5, 1.0)
-    coefficients[0] = UNBENT
+    coefficients[0] = IDENTITY
     both_BCHW = warp(IMAGES, coefficients, "bilinear")
     for row in (0, 1):
         alone_BCHW = warp(IMAGES[row : row + 1], coefficients[row : row + 1], "bilinear")

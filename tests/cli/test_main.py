@@ -6,18 +6,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from cyclopts import App
 
-from launcher.cli.main import run
+from launcher.cli.main import COMMANDS, app, run
 from launcher.recipe.schema import Recipe
 from tests.harness.runs import DIGITS
 
 
-def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_schema_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["schema"]) == 0
     assert json.loads(capsys.readouterr().out)["required"] == ["backbone", "data", "augment", "optim", "train"]
 
 
-def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_commands_and_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--help"]) == 0
     out = capsys.readouterr().out
     for word in (
@@ -36,6 +37,23 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
         assert word in out
 
 
+@pytest.mark.parametrize(
+    "command", [app, *(app[each.__name__.replace("_", "-")] for each in COMMANDS)], ids=lambda app: app.name[0]
+)
+def test_every_argument_has_help(command: App) -> None:
+    """Fields of an options class that lack a docstring would have none."""
+    shown = [each for each in command.assemble_argument_collection(parse_docstring=True) if each.show]
+    assert [each.name for each in shown if not each.parameter.help] == []
+
+
+@pytest.mark.parametrize(
+    "words", ["explain RUN IMAGE --empty-class", "predict RUN IMAGE --no-flips", "cache rm --no-all"]
+)
+def test_options_have_no_negative(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(words.split()) == 2
+    assert capsys.readouterr().err.startswith(f"launcher: Unknown option: {words.split()[-1]}")
+
+
 def test_missing_recipe_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     missing = DIGITS.with_name("lenet_digit.yaml")
     assert run([str(missing)]) == 2
@@ -51,23 +69,23 @@ def test_wrong_arguments_are_one_line(arguments: list[str], capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ("evaluate RUN train.epochs=3", "train.epochs=3: this command takes no recipe keys; leave them out, see"),
         ("export RUN --format hf a.b=1 c=2", "a.b=1 c=2: this command takes no recipe keys; leave them out, see"),
-        ("watch RUN OTHER", "OTHER: more than this command takes; leave it out, see"),
+        ("watch RUN OTHER", "OTHER: too many arguments; leave them out, see"),
     ],
 )
-def test_words_that_are_too_many_are_named(arguments: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_superfluous_arguments_are_named(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(arguments.split()) == 2
-    assert capsys.readouterr().err == f"launcher: {says} launcher --help\n"
+    assert capsys.readouterr().err == f"launcher: {message} launcher --help\n"
 
 
 def test_control_c_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupted(*_: object) -> int:
+    def interrupt(*_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("launcher.cli.runs.list_features", interrupted)
+    monkeypatch.setattr("launcher.cli.runs.list_features", interrupt)
     assert run(["cache", "ls"]) == 130
     assert capsys.readouterr().err == "launcher: interrupted\n"
     monkeypatch.setenv("RANK", "1")
@@ -77,7 +95,7 @@ def test_control_c_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert capsys.readouterr().err == ""
 
 
-def test_every_problem_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_problem_of_a_recipe_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run([str(DIGITS), "train.epohcs=3", "optim.lr=-1"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
@@ -87,14 +105,14 @@ def test_every_problem_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_check_prints_the_plan(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["check", str(DIGITS), f"data.dir={digits}", "--processes", "4"]) == 0
     out = capsys.readouterr().out
-    for name, value in (("batch per process", "8"), ("steps per epoch", "33"), ("steps in all", "990")):
+    for name, value in (("rank batch", "8"), ("steps per epoch", "33"), ("total steps", "990")):
         assert any(name in line and value in line for line in out.splitlines())
 
 
-def test_check_names_what_will_not_run(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_names_what_cannot_run(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["check", str(DIGITS), f"data.dir={digits}", "--processes", "5"]) == 2
     err = capsys.readouterr().err
-    assert "train.global_batch: 32 cannot be shared equally by 5 processes; try 30" in err
+    assert "train.global_batch: 32 cannot be shared equally by 5 ranks; try 30" in err
     assert err.startswith(f"launcher: {DIGITS}:")
 
 
@@ -108,13 +126,13 @@ def test_light_commands_do_not_load_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
 
 
-def test_the_schema_of_a_recipe_is_that_of_the_class() -> None:
+def test_recipe_has_these_sections() -> None:
     assert set(Recipe.model_fields) == {
         "run", "backbone", "data", "augment", "loss", "optim", "schedule", "strategy", "train", "checkpoint", "log"
     }  # fmt: skip
 
 
-def test_exit_code_is_left_in_a_file(
+def test_exit_code_is_written_to_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LAUNCHER_EXIT_CODE", str(tmp_path / "code"))

@@ -45,7 +45,7 @@ def plan_of(
 
 
 def manifest_of(sizes: Sequence[int], num_classes: int = 3, shard_bytes: int = 10240) -> Manifest:
-    """Of training shards with so many images each; there are no such tars."""
+    """A manifest of training shards with these numbers of images; the tars do not exist."""
     shards = [Shard(f"train-{i:06d}.tar", "train", size, shard_bytes, f"{i:064x}") for i, size in enumerate(sizes)]
     classes = tuple(f"class-{k}" for k in range(num_classes))
     counts = np.full(num_classes, sum(sizes) // num_classes)

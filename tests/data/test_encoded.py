@@ -1,9 +1,8 @@
-"""Files of a batch, decoded in parts, against each decoded by itself."""
+"""An encoded batch, decoded in parts, against each file decoded by itself."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,32 +10,33 @@ import torch
 
 from launcher.data.bad_samples import FailOnBadSample
 from launcher.data.decode import decode_image
-from launcher.data.encoded import InputTimes, read_files
-from launcher.data.reader import ShardReader
+from launcher.data.encoded import InputTimes, read_batch
+from launcher.data.reader import Sample, ShardReader
 from launcher.errors import DataError
 from shards.manifest import read_manifest
 from shards.sources import PackOptions
 from shards.write import pack
+from tests.data.readers import ChangedReader
 
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> ShardReader:
-    folder = tmp_path_factory.mktemp("files") / "shards"
+    folder = tmp_path_factory.mktemp("encoded") / "shards"
     pack("synthetic:2x10", folder, PackOptions())
     return ShardReader(folder, read_manifest(folder), "train")
 
 
 @pytest.mark.parametrize("numbers", [slice(None), slice(0, 1), slice(2, 4), slice(3, 9)])
-def test_any_part_is_what_each_file_decodes_to(reader: ShardReader, numbers: slice) -> None:
+def test_any_part_equals_its_files_decoded_one_by_one(reader: ShardReader, numbers: slice) -> None:
     ids_B, times = np.array([3, 0, 11, 7, -1]), InputTimes()
-    files, labels_B = read_files(reader, ids_B, None, times, FailOnBadSample())
+    batch, labels_B = read_batch(reader, ids_B, None, times, FailOnBadSample())
     expected = [decode_image(reader.read(max(i, 0)).content, "x") for i in ids_B.tolist()]
     assert len({image.shape for image in expected}) > 1
-    assert files.sizes_B2.tolist() == [list(image.shape[:2]) for image in expected]
+    assert batch.sizes_B2.tolist() == [list(image.shape[:2]) for image in expected]
     assert labels_B.tolist() == [reader.read(max(i, 0)).label for i in ids_B.tolist()]
-    part = files.part(numbers)
+    part = batch.part(numbers)
     block = part.decode()
-    assert part.sizes_B2.tolist() == block.sizes_B2.tolist() == files.sizes_B2[numbers].tolist()
+    assert part.sizes_B2.tolist() == block.sizes_B2.tolist() == batch.sizes_B2[numbers].tolist()
     assert block.pixels_PC.shape == (part.sizes_B2.prod(axis=1).sum(), 3)
     assert torch.equal(part.canvas(), block.canvas())
     for number, image_HWC in enumerate(expected[numbers]):
@@ -45,7 +45,7 @@ def test_any_part_is_what_each_file_decodes_to(reader: ShardReader, numbers: sli
     assert times.read_s > 0
     assert times.decode_s > 0
     assert times.augment_s == times.wait_s == times.copy_s == 0
-    assert (times.num_images, times.long_sides) == (5, files.sizes_B2.max(axis=1).sum())
+    assert (times.num_images, times.long_sides) == (5, batch.sizes_B2.max(axis=1).sum())
 
 
 def test_times_add_up() -> None:
@@ -56,14 +56,8 @@ def test_times_add_up() -> None:
     assert times.since(before) == InputTimes(10, 20, 30, 40, 50, 60, 70)
 
 
-def test_a_damaged_file_is_named(reader: ShardReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = ShardReader.read
-
-    def cut(self: ShardReader, sample_id: int) -> object:
-        sample = read(self, sample_id)
-        return type(sample)(sample.content[:-40], sample.label, sample.place)
-
-    monkeypatch.setattr(ShardReader, "read", cut)
-    files, _ = read_files(reader, np.array([5]), None, InputTimes(), FailOnBadSample())
+def test_a_damaged_file_raises_data_error_with_its_place(reader: ShardReader) -> None:
+    truncated = ChangedReader(reader, lambda _, sample: Sample(sample.content[:-40], sample.label, sample.place))
+    batch, _ = read_batch(truncated, np.array([5]), None, InputTimes(), FailOnBadSample())
     with pytest.raises(DataError, match=r"image 5: cannot be decoded"):
-        files.image(0)
+        batch.image(0)

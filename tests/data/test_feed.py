@@ -1,3 +1,5 @@
+"""Feeds of images and of features."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -9,9 +11,9 @@ import pytest
 import torch
 from torch import fx, nn
 
+from launcher.augment.execute import build_augment
 from launcher.augment.mix import Mix
 from launcher.augment.parameter_hash import ParameterHashes
-from launcher.augment.pipeline import build_augment
 from launcher.data.features.format import Layout, Value, commit_features, open_features, write_part
 from launcher.data.feed import Examples, FeatureFeed, ImageFeed
 from launcher.data.loader import Loader
@@ -49,7 +51,7 @@ def images(feed: ImageFeed, epoch: int) -> torch.Tensor:
     return torch.cat([examples.inputs[0] for examples in feed.batches((epoch, ids_B) for ids_B in IDS)])
 
 
-def test_pictures_are_augmented_for_their_epoch(loader: Loader, strategy: Strategy) -> None:
+def test_images_are_augmented_for_their_epoch(loader: Loader, strategy: Strategy) -> None:
     feed = feed_of(loader, strategy, None)
     work = [(epoch, ids_B) for epoch in (0, 1) for ids_B in IDS]
     found = list(feed.batches(iter(work)))
@@ -63,7 +65,7 @@ def test_pictures_are_augmented_for_their_epoch(loader: Loader, strategy: Strate
 
 
 @pytest.mark.parametrize("views", [1, 2, 3])
-def test_views_take_turns(loader: Loader, strategy: Strategy, views: int) -> None:
+def test_epochs_use_the_views_in_turn(loader: Loader, strategy: Strategy, views: int) -> None:
     endless = feed_of(loader, strategy, None)
     feed = feed_of(loader, strategy, views)
     for epoch in range(4):
@@ -84,8 +86,10 @@ def test_images_are_mixed_after_augmentation(loader: Loader, strategy: Strategy)
     assert torch.equal(before.targets, before.labels_B)
 
 
-def test_what_was_done_to_an_image_does_not_follow_from_its_batch(loader: Loader, strategy: Strategy) -> None:
-    feed = replace(feed_of(loader, strategy, None), witness=ParameterHashes, mix=Mix((("mixup", 1.0),), 1.0, 3))
+def test_param_hashes_do_not_depend_on_the_batch(loader: Loader, strategy: Strategy) -> None:
+    feed = replace(
+        feed_of(loader, strategy, None), parameter_hashes=ParameterHashes, mix=Mix((("mixup", 1.0),), 1.0, 3)
+    )
     ids_B = np.array([5, 0, 41, 7])
     [whole] = feed.batches([(1, ids_B)])
     parts = list(feed.batches([(1, ids_B[:2]), (1, ids_B[2:]), (2, ids_B)]))
@@ -93,8 +97,8 @@ def test_what_was_done_to_an_image_does_not_follow_from_its_batch(loader: Loader
     assert (parts[2].param_hashes_BD != whole.param_hashes_BD).any(axis=1).all()
     [unmixed] = replace(feed, mix=None).batches([(1, ids_B)])
     assert (unmixed.param_hashes_BD != whole.param_hashes_BD).any(axis=1).all()
-    [unasked] = feed_of(loader, strategy, None).batches([(1, ids_B)])
-    assert unasked.param_hashes_BD.size == 0
+    [unhashed] = feed_of(loader, strategy, None).batches([(1, ids_B)])
+    assert unhashed.param_hashes_BD.size == 0
 
 
 def test_an_engine_gives_the_values_at_the_boundary(loader: Loader, strategy: Strategy) -> None:
@@ -135,7 +139,7 @@ def read(feed: FeatureFeed, epoch: int, ids_B: list[int]) -> Examples:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_features_come_back_as_tensors(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_features_are_read_as_tensors(tmp_path: Path, dtype: torch.dtype) -> None:
     feed = features_feed(tmp_path, dtype, (0,), 1)
     examples = read(feed, 7, [4, 1, -1])
     assert [(value.dtype, tuple(value.shape)) for value in examples.inputs] == [
@@ -153,7 +157,7 @@ def test_an_epoch_reads_its_view(tmp_path: Path) -> None:
     assert [float(read(feed, epoch, [0]).inputs[1]) for epoch in (1, 2, 4, 8)] == [1, 2, 1, 2]
 
 
-def test_what_is_read_may_be_written_to(tmp_path: Path) -> None:
+def test_features_that_were_read_may_be_written_to(tmp_path: Path) -> None:
     """In-place layers must not reach the file."""
     feed = features_feed(tmp_path, torch.float32, (0,), 1)
     read(feed, 0, [0]).inputs[0].fill_(-1)

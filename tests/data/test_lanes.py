@@ -1,3 +1,5 @@
+"""Epochs in lanes: every image once, the same batches on any number of ranks, few shards a node."""
+
 from __future__ import annotations
 
 import itertools
@@ -8,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.data.order import Ids, Order
+from launcher.data.ids import Ids
+from launcher.data.order import Order
 from launcher.recipe.plan import Plan
 from tests.data.made import order_of, plan_of
 from tests.recipe.right import QUICK
@@ -60,13 +63,13 @@ def epoch_batches(order: Order, epoch: int) -> list[list[int]]:
 
 
 def shard_numbers(case: Case, ids: Ids) -> Ids:
-    """In which shard each image is, by counting."""
+    """The shard of each image, by counting."""
     return np.repeat(np.arange(len(case.sizes)), case.sizes)[ids]
 
 
 @QUICK
 @given(case=cases(), epoch=st.integers(0, 2))
-def test_an_epoch_sees_every_image_once_but_for_what_the_plan_says(case: Case, epoch: int) -> None:
+def test_an_epoch_has_every_image_once_except_dropped_and_wrapped_ones(case: Case, epoch: int) -> None:
     order = case.order()
     ids = [i for batch in epoch_batches(order, epoch) for i in batch]
     assert len(ids) == order.plan.steps_per_epoch * order.plan.global_batch
@@ -85,7 +88,7 @@ def test_an_epoch_sees_every_image_once_but_for_what_the_plan_says(case: Case, e
 
 @QUICK
 @given(case=cases(most_lanes=24), data=st.data())
-def test_batches_are_the_same_on_any_number_of_processes(case: Case, data: st.DataObject) -> None:
+def test_batches_are_the_same_on_any_number_of_ranks(case: Case, data: st.DataObject) -> None:
     expected = case.order()
     for world_size in divisors(case.lanes):
         micro_batch = data.draw(st.sampled_from(divisors(case.lanes * case.share // world_size)))
@@ -106,7 +109,7 @@ def test_batches_are_the_same_on_any_number_of_processes(case: Case, data: st.Da
     shard_size=st.integers(900, 1100),
     data=st.data(),
 )
-def test_up_to_4096_processes(
+def test_batches_are_the_same_on_up_to_4096_ranks(
     world_size: int, lanes_each: int, share: int, num_shards: int, shard_size: int, data: st.DataObject
 ) -> None:
     lanes = world_size * lanes_each
@@ -122,17 +125,17 @@ def test_up_to_4096_processes(
 
 @QUICK
 @given(case=cases(), data=st.data())
-def test_any_step_is_found_at_once(case: Case, data: st.DataObject) -> None:
-    """By an order that has seen no step before it, and the steps of an epoch in any sequence."""
-    in_turn = case.order()
-    expected = [in_turn.global_batch_ids(step).tolist() for step in range(1, in_turn.plan.total_steps + 1)]
+def test_any_step_is_found_without_the_steps_before_it(case: Case, data: st.DataObject) -> None:
+    """From a new order, and in any sequence."""
+    in_sequence = case.order()
+    expected = [in_sequence.global_batch_ids(step).tolist() for step in range(1, in_sequence.plan.total_steps + 1)]
     for step in data.draw(st.lists(st.integers(1, len(expected)), min_size=4, max_size=8)):
         assert case.order().global_batch_ids(step).tolist() == expected[step - 1]
-        assert in_turn.global_batch_ids(step).tolist() == expected[step - 1]
+        assert in_sequence.global_batch_ids(step).tolist() == expected[step - 1]
 
 
 def node_ids(order: Order, epoch: int, node: int, num_nodes: int) -> Ids:
-    """All that one node reads in an epoch, as `num_nodes` ranks."""
+    """All ids that one of `num_nodes` nodes reads in an epoch."""
     first, num = epoch * order.plan.steps_per_epoch + 1, order.plan.steps_per_epoch
     each = order.plan.global_batch // num_nodes
     batches = [order.global_batch_ids(step)[node * each : (node + 1) * each] for step in range(first, first + num)]
@@ -159,7 +162,7 @@ def test_a_node_opens_its_part_of_the_shards(case: Case, epoch: int, data: st.Da
 @QUICK
 @given(case=cases(last_batch="wrap"), epoch=st.integers(0, 2))
 def test_windows_of_a_lane_follow_each_other_along_the_shards(case: Case, epoch: int) -> None:
-    """From one place on the ring of shards, every window of every lane is where the length of lanes says."""
+    """From one place on the ring of shards, every window of every lane is at a multiple of the lane's length."""
     order = case.order()
     window, num = order.plan.lane_window, case.num_train
     firsts = np.cumsum([0, *case.sizes])
@@ -179,7 +182,7 @@ def test_windows_of_a_lane_follow_each_other_along_the_shards(case: Case, epoch:
     assert any(fits(start) for start in range(case.sizes[shards[0]]))
 
 
-def test_every_window_is_shuffled_in_a_way_of_its_own() -> None:
+def test_every_window_is_shuffled_differently() -> None:
     order = Case((400,), 4, 2, 80, "drop", 3).order()
     patterns = set()
     for epoch, lane in itertools.product(range(2), range(4)):
@@ -204,7 +207,7 @@ def chi_square(counts: Ids) -> float:
 
 
 @pytest.mark.parametrize("sizes", [(10,), (7, 3)])
-def test_every_image_is_left_out_as_often_as_any_other(sizes: tuple[int, ...]) -> None:
+def test_images_are_dropped_equally_often(sizes: tuple[int, ...]) -> None:
     """Chi-square over 10 images of 3,000 epochs; 27.9 is the 99.9 % point of 9 degrees."""
     order = Case(sizes, 3, 1, 9, "drop", 0).order()
     dropped_ids = np.concatenate([order.epochs.dropped_ids(epoch) for epoch in range(3000)])
@@ -212,7 +215,7 @@ def test_every_image_is_left_out_as_often_as_any_other(sizes: tuple[int, ...]) -
     assert chi_square(np.bincount(dropped_ids, minlength=10)) < 27.9
 
 
-def test_every_image_comes_first_as_often_as_any_other() -> None:
+def test_images_come_first_equally_often() -> None:
     order = Case((4, 6), 2, 1, 8, "drop", 0).order()
     steps = [epoch * order.plan.steps_per_epoch + 1 for epoch in range(3000)]
     first = np.array([order.global_batch_ids(step)[0] for step in steps])
@@ -224,7 +227,7 @@ GOLDEN_SUM = 570_204_976_909
 
 
 def test_the_order_of_every_published_run_stays() -> None:
-    """Written down once: a change here makes every old run in lanes impossible to continue or to repeat."""
+    """Written down once: a change here makes every old run in lanes impossible to resume or to repeat."""
     order = Case((9, 4, 7), 2, 3, 12, "wrap", 42).order()
     assert order.global_batch_ids(2).tolist() == GOLDEN_BATCH
     long = Case(tuple(range(900, 1000)), 32, 8, 4096, "drop", 2**32 - 1).order()

@@ -1,3 +1,5 @@
+"""The order of samples without lanes."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.data.order import epoch_order, portion_ids
+from launcher.data.order import epoch_order
 from launcher.recipe.plan import Plan
 from tests.data.made import order_of, plan_of
 
@@ -16,7 +18,7 @@ def epoch_ids(plan: Plan, seed: int, epoch: int) -> list[int]:
 
 
 @given(num=st.integers(8, 300), seed=st.integers(0, 2**32 - 1), epoch=st.integers(0, 3), batch=st.integers(1, 8))
-def test_an_epoch_visits_each_sample_at_most_once_and_drops_what_the_plan_says(
+def test_an_epoch_has_each_sample_at_most_once_and_drops_as_many_as_planned(
     num: int, seed: int, epoch: int, batch: int
 ) -> None:
     plan = plan_of(num, train={"epochs": 4, "global_batch": batch})
@@ -27,7 +29,7 @@ def test_an_epoch_visits_each_sample_at_most_once_and_drops_what_the_plan_says(
 
 
 @given(num=st.integers(1, 100), seed=st.integers(0, 99), epoch=st.integers(0, 3), batch=st.integers(1, 130))
-def test_a_wrapped_epoch_visits_every_sample_and_repeats_what_the_plan_says(
+def test_a_wrapped_epoch_has_every_sample_and_repeats_as_many_as_planned(
     num: int, seed: int, epoch: int, batch: int
 ) -> None:
     plan = plan_of(num, data={"source": "digits", "last_batch": "wrap"}, train={"epochs": 4, "global_batch": batch})
@@ -50,7 +52,7 @@ def test_micro_batches_of_all_ranks_are_the_global_batch(world: int, micro: int 
 
 
 @pytest.mark.parametrize("last_batch", ["drop", "wrap"])
-def test_visits_are_all_batches_and_what_they_leave_out(last_batch: str) -> None:
+def test_visits_are_all_batches_then_the_dropped_samples(last_batch: str) -> None:
     plan = plan_of(30, data={"source": "digits", "last_batch": last_batch}, train={"epochs": 4, "global_batch": 8})
     visits = order_of(plan, [30]).visits(2).tolist()
     seen = epoch_ids(plan, 7, 2)
@@ -64,7 +66,7 @@ def test_without_lanes_a_node_opens_every_shard() -> None:
     assert order.epochs.shards(0, 1, 2).tolist() == [0, 1, 2]
 
 
-def test_epochs_and_seeds_differ_and_the_same_key_does_not() -> None:
+def test_orders_differ_by_epoch_and_seed_only() -> None:
     orders = [tuple(epoch_order(50, seed, epoch)) for seed in (0, 1) for epoch in (0, 1)]
     assert len(set(orders)) == 4
     epoch_order.cache_clear()
@@ -77,13 +79,13 @@ GOLDEN_SUM = 25_187_930_684
 
 
 def test_the_order_of_every_published_run_stays() -> None:
-    """Written down once: a change here makes every old run impossible to continue or to repeat."""
+    """Written down once: a change here makes every old run impossible to resume or to repeat."""
     assert epoch_order(10, 0, 0).tolist() == GOLDEN_0
     assert epoch_order(10, 42, 3).tolist() == GOLDEN_42
     assert int(epoch_order(100_000, 2**32 - 1, 99)[:1000] @ np.arange(1000)) == GOLDEN_SUM
 
 
-def test_positions_are_even_over_many_seeds() -> None:
+def test_first_samples_are_uniform_over_many_seeds() -> None:
     """Chi-square of the first sample of 2,000 seeds over 10 ids; 27.9 is the 99.9 % point of 9 degrees."""
     counts = np.bincount([epoch_order(10, seed, 0)[0] for seed in range(2000)], minlength=10)
     assert ((counts - 200) ** 2 / 200).sum() < 27.9
@@ -92,16 +94,3 @@ def test_positions_are_even_over_many_seeds() -> None:
 def test_a_cached_order_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="read-only"):
         epoch_order(10, 0, 0)[0] = 1
-
-
-@given(num=st.integers(1, 200), world=st.integers(1, 8), batch=st.integers(1, 30))
-def test_evaluation_sees_each_image_once_over_all_ranks(num: int, world: int, batch: int) -> None:
-    ranks = [portion_ids(num, world, batch, rank) for rank in range(world)]
-    [(steps, width)] = {ids.shape for ids in ranks}
-    assert width == batch
-    assert (steps - 1) * world * batch < num <= steps * world * batch, "the fewest"
-    every = np.concatenate([ids.ravel() for ids in ranks])
-    assert sorted(every[every >= 0].tolist()) == list(range(num))
-    assert set(every[every < 0].tolist()) <= {-1}
-    assert every[every >= 0].tolist() == sorted(every[every >= 0].tolist()), "each rank has neighbours"
-    assert len(every) - num < world * batch

@@ -9,6 +9,7 @@ import pytest
 from launcher.data.prepare import prepare_data
 from launcher.distributed.world import World
 from launcher.errors import DataError
+from launcher.recipe.fields import with_values
 from launcher.recipe.schema import Data
 from shards.manifest import ShardsError, read_manifest
 from tests.data.made import SIDE, pack_synthetic
@@ -31,7 +32,7 @@ print(manifest.sha256)
 """
 
 
-def test_one_of_several_processes_packs_and_all_get_the_same(tmp_path: Path) -> None:
+def test_one_process_packs_and_all_get_the_same_manifest(tmp_path: Path) -> None:
     programs = [PROGRAM.format(folder=str(tmp_path / "shards"), rank=rank) for rank in (2, 1, 0)]
     processes = [
         subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for program in programs
@@ -47,23 +48,23 @@ def test_shards_of_another_source_are_refused(tmp_path: Path) -> None:
     folder = str(tmp_path / "shards")
     wanted = Data(source=f"synthetic:3x20x{SIDE}", dir=folder)
     assert prepare_data(wanted, World()).num_images("train") == 42
-    for other in (wanted.model_copy(update={"source": "digits"}), wanted.model_copy(update={"split_seed": 1})):
+    for other in (with_values(wanted, {"source": "digits"}), with_values(wanted, {"split_seed": 1})):
         with pytest.raises(DataError, match=r"shards holds 'synthetic.*the recipe asks for .*data\.dir") as error:
             prepare_data(other, World())
         assert "\n" not in str(error.value)
 
 
-def test_without_a_source_the_shards_are_read_whatever_they_are(tmp_path: Path) -> None:
+def test_shards_are_read_without_a_source(tmp_path: Path) -> None:
     pack_synthetic(tmp_path)
     assert prepare_data(Data(dir=str(tmp_path)), World()) == read_manifest(tmp_path)
 
 
-def test_without_a_source_shards_must_be_there(tmp_path: Path) -> None:
+def test_missing_shards_without_a_source_raise_shards_error(tmp_path: Path) -> None:
     with pytest.raises(ShardsError, match="no manifest"):
         prepare_data(Data(dir=str(tmp_path)), World())
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_raises_data_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DataError, match=r"packing digits failed: .*data\.dir"):
         prepare_data(Data(source="digits", dir=str(tmp_path / "file" / "shards")), World())

@@ -1,3 +1,5 @@
+"""Images by their ids from tars of any tool, and damaged ones."""
+
 from __future__ import annotations
 
 import errno
@@ -63,13 +65,13 @@ def open_descriptors() -> int:
 
 
 @pytest.mark.parametrize(("split", "num"), [("train", 42), ("valid", 9), ("test", 9)])
-def test_bytes_and_labels_are_what_tarfile_reads(packed: Path, split: str, num: int) -> None:
+def test_bytes_and_labels_equal_those_of_tarfile(packed: Path, split: str, num: int) -> None:
     reader = reader_of(packed, split)
     assert reader.num_images == num
     assert pairs([reader.read(i) for i in range(num)]) == read_with_tarfile(packed, split)
 
 
-def test_digits_are_what_tarfile_reads(digits: Path) -> None:
+def test_digits_equal_those_of_tarfile(digits: Path) -> None:
     reader = reader_of(digits, "valid")
     assert pairs([reader.read(i) for i in range(reader.num_images)]) == read_with_tarfile(digits, "valid")
 
@@ -83,18 +85,18 @@ def test_digits_are_what_tarfile_reads(digits: Path) -> None:
         (41, "5.tar: image 6"),
     ],
 )
-def test_ids_at_the_borders_of_shards(packed: Path, sample_id: int, place: str) -> None:
+def test_ids_at_the_borders_of_shards_are_found(packed: Path, sample_id: int, place: str) -> None:
     assert reader_of(packed).read(sample_id).place == f"{packed}/train-0000{place}"
 
 
 @pytest.mark.parametrize("sample_id", [-1, 42])
-def test_an_id_outside_of_the_split_is_our_own_mistake(packed: Path, sample_id: int) -> None:
+def test_an_id_outside_of_the_split_asserts(packed: Path, sample_id: int) -> None:
     with pytest.raises(AssertionError, match="among 42"):
         reader_of(packed).read(sample_id)
 
 
 def test_threads_read_the_right_bytes_while_shards_are_closed(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader_module, "MAX_OPEN_SHARDS", 2)  # of 6: most reads close what another thread may read
+    monkeypatch.setattr(reader_module, "MAX_OPEN_SHARDS", 2)  # of 6: most reads close a shard of other threads
     reader, expected = reader_of(packed), read_with_tarfile(packed, "train")
     ids = np.random.default_rng(0).integers(0, 42, 6000).tolist()
     with ThreadPoolExecutor(8) as pool:
@@ -102,17 +104,17 @@ def test_threads_read_the_right_bytes_while_shards_are_closed(packed: Path, monk
     assert pairs(found) == [expected[i] for i in ids]
 
 
-def test_what_has_been_read_for_longest_is_told(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that does not answer: the second image's read goes on for as long as the test wants."""
+def test_current_is_the_image_read_for_longest(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that does not answer: the second image's read lasts until `may_end`."""
     reader, pread, may_end, order = reader_of(packed), os.pread, threading.Event(), []
 
     def slow(descriptor: int, size: int, offset: int) -> bytes:
-        order.append(reader.current)
+        order.append(reader.current())
         assert len(order) < 2 or may_end.wait(30)
         return pread(descriptor, size, offset)
 
     monkeypatch.setattr(os, "pread", slow)
-    assert reader.current is None
+    assert reader.current() is None
     reader.read(20)
     with ThreadPoolExecutor(2) as pool:
         pool.submit(reader.read, 3)
@@ -121,13 +123,13 @@ def test_what_has_been_read_for_longest_is_told(packed: Path, monkeypatch: pytes
         pool.submit(reader.read, 4)
         while len(order) < 3:
             time.sleep(0.001)
-        assert reader.current == "train-00000.tar: image 3"
+        assert reader.current() == "train-00000.tar: image 3"
         may_end.set()
-    assert reader.current is None
+    assert reader.current() is None
     assert order[0] == f"{reader.read(20).place.rpartition('/')[2]}"
 
 
-def test_no_more_files_are_open_than_allowed_and_none_afterwards(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_files_are_limited_and_closed_with_the_reader(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader_module, "MAX_OPEN_SHARDS", 2)
     gc.collect()
     before = open_descriptors()
@@ -155,55 +157,55 @@ def check_one_line(folder: Path, sample_id: int, words: str) -> None:
     assert str(folder) in str(error.value)
 
 
-def test_a_truncated_tar(broken: Path) -> None:
+def test_a_truncated_tar_raises_data_error(broken: Path) -> None:
     tar = broken / "train-00000.tar"
     os.truncate(tar, int(read_index(tar)["offset"][20]) + 1)
     assert reader_of(broken).read(19).content
-    check_one_line(broken, 20, r"train-00000\.tar: image 20: the tar is cut off")
+    check_one_line(broken, 20, r"train-00000\.tar: image 20: the tar is truncated")
 
 
-def test_a_missing_tar(broken: Path) -> None:
+def test_a_missing_tar_raises_data_error(broken: Path) -> None:
     (broken / "train-00001.tar").unlink()
     assert reader_of(broken).read(20).content
     check_one_line(broken, 21, r"train-00001\.tar: cannot be opened \(No such file")
 
 
-def test_a_missing_index(broken: Path) -> None:
+def test_a_missing_index_raises_data_error(broken: Path) -> None:
     index_path(broken / "train-00000.tar").unlink()
     check_one_line(broken, 0, r"train-00000\.index\.npy: cannot be read")
 
 
 @pytest.mark.parametrize("keep", [1, 100, 300])
-def test_a_truncated_index(broken: Path, keep: int) -> None:
+def test_a_truncated_index_raises_data_error(broken: Path, keep: int) -> None:
     os.truncate(index_path(broken / "train-00000.tar"), keep)
     check_one_line(broken, 0, r"train-00000\.index\.npy: cannot be read")
 
 
-def test_an_index_of_too_few_images(broken: Path) -> None:
+def test_an_index_of_too_few_images_raises_data_error(broken: Path) -> None:
     tar = broken / "train-00000.tar"
     write_index(tar, np.array(read_index(tar)[:5]))
     check_one_line(broken, 5, "image 5: its index has only 5 images")
 
 
 @pytest.mark.parametrize(("field", "value"), [("offset", -1), ("offset", 1 << 60), ("size", -5), ("size", 1 << 60)])
-def test_an_index_that_points_outside_of_its_tar(broken: Path, field: str, value: int) -> None:
+def test_an_index_that_points_outside_of_its_tar_raises_data_error(broken: Path, field: str, value: int) -> None:
     tar = broken / "train-00000.tar"
     rows = np.array(read_index(tar))
     rows[field][3] = value
     write_index(tar, rows)
-    check_one_line(broken, 3, "image 3: the tar is cut off")
+    check_one_line(broken, 3, "image 3: the tar is truncated")
 
 
 @pytest.mark.parametrize("label", [-1, 3])
-def test_a_label_that_is_no_class(broken: Path, label: int) -> None:
+def test_a_label_that_is_not_a_class_raises_data_error(broken: Path, label: int) -> None:
     tar = broken / "train-00000.tar"
     rows = np.array(read_index(tar))
     rows["label"][0] = label
     write_index(tar, rows)
-    check_one_line(broken, 0, f"image 0: label {label} is none of 3 classes")
+    check_one_line(broken, 0, f"image 0: label {label} is not one of 3 classes")
 
 
-def test_a_disk_that_fails(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_disk_raises_data_error(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: int) -> bytes:
         raise OSError(errno.EIO, "Input/output error")
 
@@ -215,7 +217,7 @@ def image_of(number: int) -> bytes:
     return encode(Image.new("RGB", (4, 4), (number, 0, 0)), "PNG")
 
 
-def test_tars_of_webdatasets_own_writer(tmp_path: Path) -> None:
+def test_tars_of_webdatasets_writer_are_read(tmp_path: Path) -> None:
     with webdataset.ShardWriter(f"{tmp_path}/train-%04d.tar", maxcount=2, verbose=0) as writer:
         for i in range(5):
             writer.write({"__key__": f"a/b.c/{i}", "png": image_of(i), "cls": i % 3})
@@ -226,7 +228,7 @@ def test_tars_of_webdatasets_own_writer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tar_format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])
-def test_tars_of_any_tool_with_dots_folders_long_names_and_json_labels(tmp_path: Path, tar_format: int) -> None:
+def test_tars_with_dots_folders_long_names_and_json_labels_are_read(tmp_path: Path, tar_format: int) -> None:
     long = "d" * 90 + "/" + "k" * 90
     with tarfile.open(tmp_path / "0001.tar", "w", format=tar_format) as archive:
         for number, key in enumerate(["./v1.2/cat", "x/y/z.v1/dog", long]):

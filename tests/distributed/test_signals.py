@@ -4,13 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from launcher.distributed import signals as stop
-from launcher.distributed.signals import SIGNALS, StopRequest
+from launcher.distributed import signals
+from launcher.distributed.signals import SIGNALS, install_signal_handlers
 
 
 @pytest.fixture(autouse=True)
@@ -21,41 +23,44 @@ def handlers() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def test_nothing_is_wanted_before_a_signal() -> None:
-    assert StopRequest().wanted is None
+def test_no_stop_is_requested_before_a_signal() -> None:
+    request = install_signal_handlers()
+    assert request.signal is None
+    assert not request()
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_sets_the_flag(number: signal.Signals) -> None:
-    request = StopRequest()
+def test_a_signal_requests_a_stop(number: signal.Signals) -> None:
+    request = install_signal_handlers()
     os.kill(os.getpid(), number)
-    assert request.wanted == number.name
+    assert request()
+    assert request.signal == number.name
 
 
-def test_another_signal_ends_nothing() -> None:
-    request = StopRequest()
+def test_another_signal_does_not_end_the_process() -> None:
+    request = install_signal_handlers()
     for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
         os.kill(os.getpid(), number)
-    assert request.wanted == "SIGINT"
+    assert request.signal == "SIGINT"
 
 
-def test_an_echo_of_a_signal_ends_nothing() -> None:
-    """SLURM tells every process of a step, and torchrun passes on what it is told."""
-    request = StopRequest()
+def test_an_echo_of_a_signal_does_not_end_the_process() -> None:
+    """SLURM signals every process of a step, and torchrun passes the signal on."""
+    request = install_signal_handlers()
     for _ in range(3):
         os.kill(os.getpid(), signal.SIGTERM)
-    assert request.wanted == "SIGTERM"
+    assert request.signal == "SIGTERM"
 
 
 PROGRAM = """
 import sys, time
-from launcher.distributed import signals as stop
-stop.ECHO_S = 0.2
-request = stop.StopRequest()
+from launcher.distributed import signals
+signals.ECHO_S = 0.2
+request = signals.install_signal_handlers()
 print("ready", flush=True)
-while request.wanted is None:
+while not request():
     time.sleep(0.01)
-print(request.wanted, flush=True)
+print(request.signal, flush=True)
 time.sleep(60)
 """
 
@@ -75,9 +80,9 @@ def test_the_same_signal_later_ends_the_process(number: signal.Signals) -> None:
 
 STUCK = """
 import ctypes
-from launcher.distributed import signals as stop
-stop.ECHO_S = 0.2
-request = stop.StopRequest()
+from launcher.distributed import signals
+signals.ECHO_S = 0.2
+signals.install_signal_handlers()
 print("ready", flush=True)
 library, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
 library.pthread_mutex_lock(mutex)
@@ -86,7 +91,7 @@ library.pthread_mutex_lock(mutex)
 
 
 def test_the_same_signal_later_ends_a_process_that_is_stuck_in_a_library() -> None:
-    """As in an exchange with processes that are gone: handlers of Python's do not run there."""
+    """As in a collective with ranks that are gone: Python's handlers do not run there."""
     with subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -98,4 +103,49 @@ def test_the_same_signal_later_ends_a_process_that_is_stuck_in_a_library() -> No
 
 
 def test_an_echo_is_over_before_torchrun_kills() -> None:
-    assert stop.ECHO_S < 30
+    assert signals.ECHO_S < 30
+
+
+def test_an_ignored_hangup_stays_ignored() -> None:
+    """As under `nohup`."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    install_signal_handlers()
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+def test_a_second_installation_ends_the_thread_of_the_first() -> None:
+    before = set(threading.enumerate())
+    install_signal_handlers()
+    [first] = set(threading.enumerate()) - before
+    request = install_signal_handlers()
+    first.join(10)
+    assert not first.is_alive()
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert request.signal == "SIGUSR1"
+
+
+FOLLOWER = """
+import sys, time
+from launcher.distributed.signals import follow_launcher, install_signal_handlers
+request = install_signal_handlers()
+follow_launcher()
+print("ready", flush=True)
+while not request():
+    time.sleep(0.01)
+open(sys.argv[1], "w").write(request.signal)
+"""
+LAUNCHER = "import subprocess, sys; subprocess.run([sys.executable, '-c', *sys.argv[2:]])"
+
+
+def test_a_process_is_asked_to_stop_when_its_launcher_dies(tmp_path: Path) -> None:
+    file = tmp_path / "signal"
+    command = [sys.executable, "-c", LAUNCHER, "torchrun", FOLLOWER, str(file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as launcher:
+        assert launcher.stdout is not None
+        assert launcher.stdout.readline() == "ready\n"
+        launcher.kill()
+        until_s = time.monotonic() + 20
+        while not (file.exists() and file.read_text()):
+            assert time.monotonic() < until_s
+            time.sleep(0.01)
+    assert file.read_text() == "SIGTERM"

@@ -44,7 +44,7 @@ def test_every_precision_learns_the_digits(tmp_path: Path, digits: Path, precisi
     train_on_gpu(tmp_path, f"data.dir={digits}", f"strategy.precision={precision}", "run.dir=run")
     found = summary(tmp_path / "run")
     assert found["device"] == "cuda"
-    assert found["test"]["top1_frac"] >= 0.97
+    assert found["test"]["accuracy"] >= 0.97
     assert len(events(tmp_path / "run", "overflow")) < 10
 
 

@@ -1,4 +1,4 @@
-"""A small run to be judged, its pictures as files, and what a plain loop makes of them."""
+"""A small run to be evaluated, its pictures as files, and what a plain loop makes of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kill short runs of the real program again and again, go on with the same command, and compare with a run left alone.
+"""Kill short runs of the real program again and again, resume with the same command, and compare with a run left alone.
 
     python -m tests.harness.kills random SHARDS --kills 50        # SIGKILL at any time, resumed by 1, 2 or 4 processes
     python -m tests.harness.kills boundaries SHARDS --every 1     # SIGKILL before each fsync, rename, write ...
@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from launcher.__main__ import main as run_program
-from launcher.checkpoint import atomic as commit
+from launcher.checkpoint import atomic
 from launcher.checkpoint.tensor_file import TensorFile
 from launcher.train import main as train
 from tests.harness.runs import events, free_port, summary, train_records
@@ -99,7 +99,7 @@ def assert_readable(folder: Path) -> int:
         assert not path.is_symlink() or path.exists(), f"{path} points nowhere"
     steps = sorted(folder.glob("checkpoints/step-*"))
     for path in steps:
-        commit.check_folder(path)
+        atomic.check_folder(path)
     return int(steps[-1].name.removeprefix("step-")) if steps else 0
 
 
@@ -210,7 +210,7 @@ class Boundaries:
 
 
 def kill_at_boundaries(every: int, draw: random.Random) -> dict[str, Any]:
-    """A run killed before its n-th change to the disk, and gone on with, for every n-th in `every`."""
+    """A run killed before its n-th change to the disk, and resumed, for every n-th in `every`."""
     overrides = ("train.epochs=2", "checkpoint.every=2st", "checkpoint.keep=1")
     whole, count_file = Run(Path("whole"), overrides), Path("count").absolute()
     [pid] = whole.start(1, Boundaries(0, count_file).install)

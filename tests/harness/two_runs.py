@@ -1,4 +1,4 @@
-"""A run of digits and a run of photographs beside each other, and everything that a person may name by mistake."""
+"""A run of digits and a run of photographs, and wrong input for the commands that take them."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from tests.harness.runs import DIGITS, Ended, ranks_of, run_warm, train
 
 RUNS = ("digits", "photos")
 CLASSES = {"digits": tuple("0123456789"), "photos": ("china", "flower")}
-"""Those of photographs are scikit-learn's two, of 427 x 640 pixels."""
+"""The photographs are scikit-learn's two, of 427 x 640 pixels."""
 FOLDERS = {"digits": "figures", "photos": "photos"}
-"""Pictures as files, in a folder for each class, that the run of this name knows."""
+"""Image files of the run's classes, in a folder for each class."""
 NUM_PHOTOS = 24
-"""Of each class."""
+"""Photographs of each class."""
 
 SPOILT: Mapping[str, Callable[[bytes], bytes]] = {
-    "text": lambda content: b"a letter, not a picture\n",
+    "text": lambda content: b"text, not an image\n",
     "cut-off": lambda content: content[: len(content) // 2],
     "empty": lambda content: b"",
 }
-"""What is no picture, whatever its name says: made of a JPEG."""
+"""Contents of unreadable images, made from a JPEG."""
 
 RECIPE = """
 backbone: {name: avatar_cnn}
@@ -43,7 +43,7 @@ optim: {name: adam, lr: 1.0e-3}
 train: {epochs: 2, global_batch: 8}
 """
 PROGRESS = re.compile(r"(evaluate|pack) \w+: [\d,]+ of [\d,]+")
-"""A line that tells how far it is."""
+"""A line of progress."""
 
 SEARCH = """
 trials: 2
@@ -53,23 +53,23 @@ search:
 
 
 def launch(workdir: Path, *words: str | Path, processes: int = 1) -> Ended:
-    """The program in this folder, as one or as several processes that no launcher ends when one of them has."""
+    """Run the program in this folder, as one or several processes that no launcher ends."""
     return run_warm(ranks_of(processes), words, workdir)
 
 
-def expect(workdir: Path, words: str, says: str, processes: int = 1) -> None:
-    """A mistake: one line, where `...` stands for anything; all processes end with code 2, and nothing is written."""
+def expect(workdir: Path, words: str, message: str, processes: int = 1) -> None:
+    """Expect exit code 2 of all processes, one line, in which `...` stands for anything, and no change of files."""
     before = list_files(workdir)
     ended = launch(workdir, *shlex.split(words), processes=processes)
     assert (ended.codes, ended.out) == ((EXIT_USER_ERROR,) * processes, ""), ended.err
     [line] = [line for line in ended.err.splitlines() if not PROGRESS.fullmatch(line)]
-    assert re.fullmatch(".*".join(map(re.escape, f"launcher: {says}".split("..."))), line), line
+    assert re.fullmatch(".*".join(map(re.escape, f"launcher: {message}".split("..."))), line), line
     assert list_files(workdir) == before
 
 
 def make_two_runs(workdir: Path, digits: Path) -> None:
-    """`runs/RUN`; `bare/RUN`: without a checkpoint; `RUN-shards`: its data; `FOLDERS[RUN]`: pictures of its classes;
-    `spoilt/RUN/KIND`: some of them, and one that is none."""
+    """Make `runs/RUN`; `bare/RUN`: without a checkpoint; `RUN-shards`: its data; `FOLDERS[RUN]`: images of its classes;
+    `spoilt/RUN/KIND`: some of them, and one that is unreadable."""
     make_photographs(workdir / "photos")
     (workdir / "photos.yaml").write_text(RECIPE)
     (workdir / "search.yaml").write_text(SEARCH)
@@ -88,7 +88,7 @@ def make_two_runs(workdir: Path, digits: Path) -> None:
 
 
 def make_photographs(folder: Path) -> None:
-    """Parts of two photographs, of sides from 160 to 320 pixels."""
+    """Write parts of two photographs, with sides from 160 to 320 pixels."""
     rng = np.random.default_rng(0)
     for name in CLASSES["photos"]:
         whole = Image.fromarray(load_sample_image(f"{name}.jpg"))
@@ -101,7 +101,7 @@ def make_photographs(folder: Path) -> None:
 
 
 def write_digits(shards: Path, folder: Path) -> None:
-    """The first test picture of each, as a file in a folder of its class."""
+    """Write the first test image of each class as a file in a folder of its class."""
     first = {member.label: member for member in reversed(read_split(shards, "test"))}
     for label, member in first.items():
         class_folder = folder / CLASSES["digits"][label]
@@ -109,9 +109,9 @@ def write_digits(shards: Path, folder: Path) -> None:
         (class_folder / f"00{Path(member.name).suffix}").write_bytes(member.content)
 
 
-def spoil(pictures: Path, folder: Path, bad: bytes) -> None:
-    """One picture of each class, and in the first class `bad.jpg`."""
-    for class_folder in sorted(pictures.iterdir()):
+def spoil(images: Path, folder: Path, bad: bytes) -> None:
+    """Copy one image of each class, and write `bad.jpg` into the first class."""
+    for class_folder in sorted(images.iterdir()):
         first = min(class_folder.iterdir())
         (folder / class_folder.name).mkdir(parents=True)
         shutil.copy(first, folder / class_folder.name)
@@ -119,7 +119,7 @@ def spoil(pictures: Path, folder: Path, bad: bytes) -> None:
 
 
 def list_files(workdir: Path) -> dict[str, tuple[int, int]]:
-    """All files and folders, but for locks, with size and time of change: what a mistake must not touch."""
+    """Size and time of change of all files and folders but locks."""
     statuses = {path: path.lstat() for path in workdir.rglob("*") if path.suffix != ".lock"}
     return {
         path.relative_to(workdir).as_posix(): (0, 0) if path.is_dir() else (status.st_size, status.st_mtime_ns)

@@ -64,7 +64,7 @@ OUT = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 
 
 def wait(pids: list[int]) -> list[int]:
-    """Exit codes, or minus the signal. Who goes on long after another has failed is ended."""
+    """Exit codes, or minus the signal. One that runs long after another has failed is ended."""
     codes: dict[int, int] = {}
     end_s = time.monotonic() + TIMEOUT_S
     while len(codes) < len(pids):

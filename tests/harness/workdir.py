@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from launcher.augment.pipeline import build_augment
+from launcher.augment.execute import build_augment
 from launcher.checkpoint.state import TrainState
 from launcher.data.loader import Loader
 from launcher.data.order import build_order
@@ -27,6 +27,7 @@ from launcher.run.run_log import RunLog
 from launcher.train import main as train
 from launcher.train.inputs import Inputs, build_inputs
 from launcher.train.job import Job, build_state, open_job, open_run_log
+from launcher.train.options import TrainOptions
 from launcher.train.prepare import plan_run
 from launcher.train.stage import Stage, enter_stage
 from shards.manifest import read_manifest
@@ -88,7 +89,7 @@ class WorkDir:
         """As `launcher RECIPE` does, without its hold of Python's warnings."""
         with self.patch.context() as patch:
             patch.setattr(train, "log_warnings", lambda: None)
-            return train.main(self.load(*overrides), train.Options())
+            return train.main(self.load(*overrides), TrainOptions())
 
     def build(self, *overrides: str) -> Parts:
         """All that `train` builds before it enters a stage."""

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import time
 from itertools import pairwise
 
 import numpy as np
@@ -13,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, log_loss
 
-from launcher.metrics import counts as metrics
-from launcher.metrics.counts import Counts, Stopwatch
-from launcher.metrics.names import is_better
+from launcher.metrics import counts as counts_module
+from launcher.metrics.counts import Counts
 
 CPU = torch.device("cpu")
 K = 7
@@ -23,7 +21,7 @@ NAMES = [f"class {k}" for k in range(K)]
 
 
 def draw(num: int, num_classes: int = K, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """scores_BK, labels_B, weights_B: about every fifth is padding."""
+    """scores_BK, labels_B, weights_B; about every fifth is padding."""
     generator = torch.Generator().manual_seed(seed)
     scores_BK = torch.randn(num, num_classes, generator=generator)
     labels_B = torch.randint(num_classes, (num,), generator=generator)
@@ -40,18 +38,18 @@ def count(
     return counts
 
 
-def test_figures_are_those_of_torchmetrics_and_scikit_learn() -> None:
+def test_metrics_are_those_of_torchmetrics_and_scikit_learn() -> None:
     scores_BK, labels_B, weights_B = draw(300)
     counts = count(scores_BK, labels_B, weights_B)
     metrics = counts.metrics(NAMES)
     scores_BK, labels_B = scores_BK[weights_B > 0], labels_B[weights_B > 0]
     assert metrics["num_images"] == len(labels_B) < 300
-    for name, k in (("top1_frac", 1), ("top5_frac", 5)):
+    for name, k in (("accuracy", 1), ("top5_accuracy", 5)):
         expected = reference.multiclass_accuracy(scores_BK, labels_B, K, average="micro", top_k=k)
         assert metrics[name] == pytest.approx(expected.item())
     recalls = reference.multiclass_accuracy(scores_BK, labels_B, K, average="none")
-    assert [each["top1_frac"] for each in metrics["per_class"].values()] == pytest.approx(recalls.tolist())
-    assert [each["num_images"] for each in metrics["per_class"].values()] == labels_B.bincount(minlength=K).tolist()
+    assert [each["recall"] for each in metrics["per_class"].values()] == pytest.approx(recalls.tolist())
+    assert [each["support"] for each in metrics["per_class"].values()] == labels_B.bincount(minlength=K).tolist()
     expected_KK = confusion_matrix(labels_B, scores_BK.argmax(1), labels=range(K))
     np.testing.assert_array_equal(counts.confusion_KK, expected_KK)
     np.testing.assert_array_equal(counts.confusion_KK, reference.multiclass_confusion_matrix(scores_BK, labels_B, K))
@@ -59,7 +57,7 @@ def test_figures_are_those_of_torchmetrics_and_scikit_learn() -> None:
 
 
 @given(cuts=st.lists(st.integers(1, 99), max_size=8, unique=True), seed=st.integers(0, 5))
-def test_any_split_into_batches_gives_the_same_integers(cuts: list[int], seed: int) -> None:
+def test_any_division_into_batches_gives_the_same_integers(cuts: list[int], seed: int) -> None:
     sample = draw(100, seed=seed)
     edges = [0, *sorted(cuts), 100]
     parts = [after - before for before, after in pairwise(edges)]
@@ -69,7 +67,7 @@ def test_any_split_into_batches_gives_the_same_integers(cuts: list[int], seed: i
     torch.testing.assert_close(split.loss_sum, whole.loss_sum, rtol=1e-12, atol=0)
 
 
-def test_counts_of_processes_add_up() -> None:
+def test_counts_of_ranks_add_up() -> None:
     scores_BK, labels_B, weights_B = draw(100)
     whole = count(scores_BK, labels_B, weights_B)
     ranks = [count(scores_BK[r::2], labels_B[r::2], weights_B[r::2]) for r in (0, 1)]
@@ -82,22 +80,22 @@ def test_counts_of_processes_add_up() -> None:
 
 
 @pytest.mark.parametrize("num_classes", [2, 3, 4, 5])
-def test_with_five_classes_or_fewer_top5_is_all(num_classes: int) -> None:
+def test_top5_accuracy_is_1_with_five_classes_or_fewer(num_classes: int) -> None:
     counts = count(*draw(20, num_classes))
-    assert counts.metrics([str(k) for k in range(num_classes)])["top5_frac"] == 1.0
+    assert counts.metrics([str(k) for k in range(num_classes)])["top5_accuracy"] == 1.0
 
 
-def test_a_class_without_images_has_no_accuracy() -> None:
+def test_a_class_without_images_has_no_recall() -> None:
     scores_BK = torch.eye(3)[[0, 1, 0]]
     metrics = count(scores_BK, torch.tensor([0, 1, 1]), torch.ones(3, dtype=torch.int64)).metrics(["a", "b", "c"])
     assert metrics["per_class"] == {
-        "a": {"top1_frac": 1.0, "num_images": 1},
-        "b": {"top1_frac": 0.5, "num_images": 2},
-        "c": {"top1_frac": None, "num_images": 0},
+        "a": {"recall": 1.0, "support": 1},
+        "b": {"recall": 0.5, "support": 2},
+        "c": {"recall": None, "support": 0},
     }
 
 
-def test_padding_counts_nothing_even_where_its_loss_is_not_a_number() -> None:
+def test_padding_is_not_counted_even_when_its_loss_is_nan() -> None:
     counts = Counts(3, CPU)
     scores_BK = torch.tensor([[0.0, 1.0, 0.0], [math.nan] * 3])
     counts.add(scores_BK, torch.tensor([1, 0]), torch.tensor([0.5, math.nan]), torch.tensor([1, 0]))
@@ -107,15 +105,15 @@ def test_padding_counts_nothing_even_where_its_loss_is_not_a_number() -> None:
     assert counts.loss_sum.item() == 0.5
 
 
-def test_scores_that_are_not_numbers_give_a_loss_that_is_not_one() -> None:
+def test_scores_that_are_nan_give_a_loss_that_is_nan() -> None:
     scores_BK = torch.full((4, 7), math.nan)
     counts = count(scores_BK, torch.arange(4), torch.ones(4, dtype=torch.int64))
     assert counts.metrics(NAMES)["num_images"] == 4
     assert math.isnan(counts.metrics(NAMES)["loss"])
 
 
-def test_of_too_many_classes_no_confusion_matrix_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "MAX_CONFUSION_CLASSES", K - 1)
+def test_no_confusion_matrix_is_kept_for_too_many_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counts_module, "MAX_CONFUSION_CLASSES", K - 1)
     counts = count(*draw(50))
     assert counts.confusion_KK.numel() == 0
     summed: list[torch.Tensor] = []
@@ -123,64 +121,10 @@ def test_of_too_many_classes_no_confusion_matrix_is_kept(monkeypatch: pytest.Mon
     assert len(summed) == 4
 
 
-@pytest.mark.parametrize(
-    ("metric", "value", "best", "better"),
-    [
-        ("loss", 1.0, 2.0, True),
-        ("loss", 2.0, 1.0, False),
-        ("top1_frac", 0.6, 0.5, True),
-        ("top1_frac", 0.5, 0.5, False),
-        ("top5_frac", 0.5, 0.6, False),
-        ("loss", 5.0, None, True),
-        ("loss", math.nan, 5.0, False),
-        ("loss", math.nan, None, False),
-    ],
-)
-def test_losses_fall_and_fractions_rise(metric: str, value: float, best: float | None, better: bool) -> None:
-    assert is_better(metric, {"loss": 1.0, metric: value}, best) is better
-
-
-def test_what_has_no_loss_is_never_better() -> None:
-    assert not is_better("top1_frac", {"loss": math.nan, "top1_frac": 1.0}, 0.1)
-
-
-class Clock:
-    """Time as a test sets it."""
-
-    now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(time, "perf_counter", clock)
-    return clock
-
-
-def test_the_watch_leaves_out_what_lies_between_pause_and_resume(clock: Clock) -> None:
-    watch = Stopwatch()
-    watch.resume()
-    clock.now_s += 2
-    watch.images, watch.wait_s = 100, 0.5
-    watch.pause()
-    clock.now_s += 1000
-    watch.resume()
-    clock.now_s += 2
-    watch.images = 300
-    watch.pause()
-    assert watch.whole() == {"images_per_s": 75.0, "data_wait_frac": 0.125}
-
-
-def test_a_lap_is_what_came_since_the_last_one(clock: Clock) -> None:
-    watch = Stopwatch()
-    watch.resume()
-    clock.now_s += 4
-    watch.images, watch.wait_s = 100, 1.0
-    assert watch.lap() == {"images_per_s": 25.0, "data_wait_frac": 0.25}
-    clock.now_s += 2
-    watch.images, watch.wait_s = 120, 3.5
-    assert watch.lap() == {"images_per_s": 10.0, "data_wait_frac": 1.0}
-    assert watch.lap() == {"images_per_s": 0.0, "data_wait_frac": 0.0}
+def test_skipped_images_are_those_seen_and_not_counted() -> None:
+    counts = count(*draw(20))
+    assert "num_skipped" not in counts.metrics(NAMES)
+    counts.seen += int(counts.total[0])
+    assert "num_skipped" not in counts.metrics(NAMES)
+    counts.seen += 2
+    assert counts.metrics(NAMES)["num_skipped"] == 2

@@ -55,7 +55,7 @@ def test_training_adds_the_auxiliary_losses_and_reaches_every_weight(
 
 
 @pytest.mark.parametrize(("name", "side", "_weight"), CASES)
-def test_evaluation_is_torchvisions_network_without_them(name: str, side: int, _weight: float) -> None:
+def test_evaluation_is_torchvisions_network_without_auxiliary_classifiers(name: str, side: int, _weight: float) -> None:
     network = build(name, 5)
     plain = torchvision.models.get_model(name, num_classes=5, aux_logits=False, init_weights=False)
     without = {key: value for key, value in network.model.state_dict().items() if "aux" not in key.lower()}
@@ -66,7 +66,7 @@ def test_evaluation_is_torchvisions_network_without_them(name: str, side: int, _
 
 
 @pytest.mark.parametrize(("name", "side", "_weight"), CASES)
-def test_a_frozen_backbone_has_none(name: str, side: int, _weight: float) -> None:
+def test_a_frozen_backbone_has_no_auxiliary_classifiers(name: str, side: int, _weight: float) -> None:
     network = build(name, 5, freeze="backbone")
     freeze(network, frozen_names(network, "backbone"))
     set_training(network.model)

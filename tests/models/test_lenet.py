@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from launcher.models.lenet import LeNet
 
 
-def test_it_has_the_layers_of_the_tutorial() -> None:
-    """61,706 weights for one gray channel are LeNet-5's; three colour channels add 2 * 6 * 25, and 10 classes."""
+def test_layers_are_those_of_the_tutorial() -> None:
+    """61,706 weights for one gray channel are LeNet-5's; three color channels add 2 * 6 * 25, and 10 classes."""
     assert sum(parameter.numel() for parameter in LeNet(10).parameters()) == 61_706 + 2 * 6 * 25
 
 
-def test_its_outputs_are_the_same_sums_written_out() -> None:
+def test_outputs_are_those_of_its_layers_written_out() -> None:
     torch.manual_seed(0)
     net, images_BCHW = LeNet(4), torch.rand(2, 3, 32, 32)
     x = F.max_pool2d(F.relu(F.conv2d(images_BCHW, net.conv1.weight, net.conv1.bias)), 2)

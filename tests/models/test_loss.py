@@ -42,7 +42,7 @@ def test_bce_is_the_cross_entropy_of_two_classes_with_one_logit() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_losses_of_half_precision_are_computed_in_full(dtype: torch.dtype) -> None:
+def test_losses_of_half_precision_are_computed_in_fp32(dtype: torch.dtype) -> None:
     for section, outputs in ((PLAIN, OUTPUTS_BK.to(dtype)), (BCE, OUTPUTS_BK[:, :1].to(dtype))):
         losses_B = build_loss(section, training=True)(outputs, LABELS_B % 2)
         assert losses_B.dtype == torch.float32
@@ -55,7 +55,7 @@ def test_scores_of_one_logit_predict_class_1_when_it_is_positive() -> None:
     assert class_scores(scores_BK) is scores_BK
 
 
-def test_outputs_are_one_a_class_or_one_in_all() -> None:
+def test_bce_has_one_output_and_cross_entropy_one_per_class() -> None:
     assert (count_outputs(PLAIN, 7), count_outputs(BCE, 2)) == (7, 1)
 
 

@@ -1,4 +1,4 @@
-"""What a recipe says of networks that take one size of image only, and of heads and weights."""
+"""Messages about networks that take one size of image only, and about heads and weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def problems(*overrides: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("name", "side"), [("inception_v3", 299), ("lenet", 32), ("avatar_cnn", 64)])
-def test_another_size_of_image_is_told(name: str, side: int) -> None:
+def test_another_size_of_image_is_a_problem(name: str, side: int) -> None:
     what = f"{name} takes {side} x {side} pixels, not 224 x 224; crop or resize to {side}"
     plain = (f"backbone.name={name}", "backbone.weights=none")
     assert problems(*plain) == [f"augment.train: {what}", f"augment.eval: {what}"]
@@ -40,7 +40,7 @@ def test_another_size_of_image_is_told(name: str, side: int) -> None:
         ("[{op: random_crop, size: 299}, {op: resize, size: [64, 64]}]", "64 x 64"),
     ],
 )
-def test_the_last_operation_with_a_size_counts(ops: str, size: str | None) -> None:
+def test_the_last_operation_with_a_size_decides(ops: str, size: str | None) -> None:
     found = problems("backbone.name=inception_v3", "augment.eval.1.size=299", f"augment.train={ops}")
     assert [line.split("not ")[1].split(";")[0] for line in found] == ([] if size is None else [size])
 
@@ -50,7 +50,7 @@ def test_other_networks_take_any_size() -> None:
 
 
 @pytest.mark.parametrize("name", ["lenet", "avatar_cnn"])
-def test_weights_of_a_network_that_has_none_but_in_a_file(name: str) -> None:
+def test_networks_without_pretrained_weights_take_a_file(name: str) -> None:
     side = {"lenet": 32, "avatar_cnn": 64}[name]
     right = (f"backbone.name={name}", f"augment.train.3.size={side}", f"augment.eval.1.size={side}")
     assert problems(*right) == [f"backbone.weights: {name} has no pretrained weights; write none"]
@@ -75,6 +75,6 @@ def test_a_head_is_a_section_or_the_word_keep() -> None:
         ("none", False),
     ],
 )
-def test_which_weights_are_a_file(weights: str, file: bool) -> None:
+def test_weights_with_a_suffix_or_a_folder_are_a_file(weights: str, file: bool) -> None:
     backbone = load_recipe(RECIPE, [f"backbone.weights={weights}"]).recipe.backbone
     assert backbone.weights_file == (weights if file else None)

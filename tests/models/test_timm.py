@@ -34,13 +34,13 @@ def build_meta(name: str, num_outputs: int, **options: Any) -> Network:
 
 
 def differs(name: str) -> str:
-    """What of `name` with a new head is not as timm builds it for 7 classes."""
+    """Difference between `name` with a new head and timm's network for 7 classes, or nothing."""
     with torch.device("meta"):
         reference = timm.create_model(name, num_classes=7)
     network = build_meta(name, 7)
-    workdir = reference.pretrained_cfg["classifier"]
-    if set(network.head_names) != {workdir} if isinstance(workdir, str) else set(network.head_names) != set(workdir):
-        return f"head at {network.head_names}, not {workdir}"
+    place = reference.pretrained_cfg["classifier"]
+    if set(network.head_names) != {place} if isinstance(place, str) else set(network.head_names) != set(place):
+        return f"head at {network.head_names}, not {place}"
     return "" if shapes(network.model) == shapes(reference) else "other tensors"
 
 
@@ -59,12 +59,12 @@ def test_the_head_of_every_family_is_where_timm_puts_it() -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "levit_128s", "dla34"])
 @pytest.mark.parametrize("head", [Head(), Head(hidden=(8,), dropout=0.5)])
-def test_one_logit_and_hidden_layers(name: str, head: Head) -> None:
+def test_heads_have_one_output_and_hidden_layers(name: str, head: Head) -> None:
     network = build_meta(name, 1, head=head)
     assert network.model.eval()(torch.empty(2, 3, 224, 224, device="meta")).shape == (2, 1)
 
 
-def test_of_several_heads_all_train_and_the_rest_is_frozen() -> None:
+def test_all_heads_of_a_network_with_several_train() -> None:
     backbone = Backbone(name="timm/levit_128s", freeze="backbone")
     torch.manual_seed(0)
     network = build_model(backbone, 3)
@@ -80,40 +80,42 @@ def test_of_several_heads_all_train_and_the_rest_is_frozen() -> None:
     assert not torch.equal(network.model.state_dict()["head_dist.linear.weight"], before)
 
 
-def test_names_are_checked_with_the_nearest() -> None:
-    def what(name: str, weights: str = "none") -> str:
+def test_a_wrong_name_gets_the_nearest() -> None:
+    def message(name: str, weights: str = "none") -> str:
         (problem,) = check_backbone(Backbone(name=name, weights=weights))
-        return f"{problem.path}: {problem.what}"
+        return f"{problem.path}: {problem.message}"
 
     assert check_backbone(Backbone(name="timm/resnet18", weights="DEFAULT")) == []
     assert check_backbone(Backbone(name="timm/resnet18.a1_in1k", weights="DEFAULT")) == []
-    assert what("timm/resnet81") == "backbone.name: no such model 'timm/resnet81'; did you mean 'timm/resnet18'?"
-    assert what("efficientnet_lite0").endswith(
+    assert message("timm/resnet81") == "backbone.name: no such model 'timm/resnet81'; did you mean 'timm/resnet18'?"
+    assert message("efficientnet_lite0").endswith(
         "no such model 'efficientnet_lite0'; did you mean 'timm/efficientnet_lite0'?"
     )
-    assert what("timm/resnet18", "IMAGENET1K_V1").startswith("backbone.weights: timm has DEFAULT, none or a file, not ")
+    assert message("timm/resnet18", "IMAGENET1K_V1").startswith(
+        "backbone.weights: must be DEFAULT, none or a file, not "
+    )
     bare = next(name for name in timm.list_models() if not timm.is_model_pretrained(name))
-    assert what(f"timm/{bare}", "DEFAULT").startswith(f"backbone.weights: timm/{bare} has no pretrained weights")
+    assert message(f"timm/{bare}", "DEFAULT").startswith(f"backbone.weights: timm/{bare} has no pretrained weights")
 
 
-def test_without_timm_the_command_that_installs_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_timm_the_message_has_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     (problem,) = check_backbone(Backbone(name="timm/resnet18"))
-    assert (problem.path, problem.what) == (
+    assert (problem.path, problem.message) == (
         "backbone.name",
         "timm is not installed; pip install 'launcher[timm]'",
     )
     with pytest.raises(UserError, match="pip install"):
         build_model(Backbone(name="timm/resnet18"), 3)
     (problem,) = check_backbone(Backbone(name="resnet5O"))
-    assert "did you mean 'resnet50'?" in problem.what
+    assert "did you mean 'resnet50'?" in problem.message
 
 
 HUB = "timm.models._builder.load_state_dict_from_hf"
 
 
 @pytest.mark.parametrize("failure", [FileNotFoundError("no connection\nmore"), RuntimeError("damaged")])
-def test_weights_that_cannot_be_had_are_one_line(monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
+def test_weights_that_cannot_be_loaded_are_a_user_error(monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
     def fail(*_: object, **__: object) -> None:
         raise failure
 
@@ -133,14 +135,14 @@ def test_pretrained_weights_are_timms(monkeypatch: pytest.MonkeyPatch, head: Any
     assert other == (set() if head == "keep" else {"fc.weight", "fc.bias"})
 
 
-def test_keep_of_weights_for_21_841_classes() -> None:
+def test_keep_has_the_outputs_of_its_weights() -> None:
     name = "vit_tiny_patch16_224.augreg_in21k"
     assert build_meta(name, 21843, head="keep").head_name == "head"
     with pytest.raises(UserError, match="keep has 21843 outputs, data and loss need 3"):
         build_meta(name, 3, head="keep")
 
 
-def test_keep_of_a_network_without_classifier() -> None:
+def test_keep_needs_a_classifier() -> None:
     with pytest.raises(UserError, match="has no classifier to keep"):
         build_meta("vit_small_patch14_dinov2.lvd142m", 3, head="keep")
     assert build_meta("vit_small_patch14_dinov2.lvd142m", 3).head_name == "head"

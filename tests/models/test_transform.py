@@ -16,8 +16,8 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
+from launcher.augment.execute import build_augment
 from launcher.augment.images import packed_images_of
-from launcher.augment.pipeline import build_augment
 from launcher.models import transform
 from launcher.models.timm import read_timm_data
 from launcher.models.transform import Transform, fill_from_weights, read_transform
@@ -40,7 +40,7 @@ def family(name: str, entry: str) -> tuple[Any, ...]:
 
 
 FAMILIES = list({family(*key): key for key in ENTRIES}.values())
-"""One weights entry for each transform that there is."""
+"""One entry of weights for each transform."""
 
 
 def photographs() -> list[Tensor]:
@@ -56,7 +56,7 @@ its own way: results are at most so many levels apart. Measured: 1 bilinear, 2 b
 
 
 def assert_equal(found: Transform, theirs_of: Callable[[Image.Image], Tensor]) -> None:
-    """On two photographs, as Pillow images to the other transform: what weights are evaluated on."""
+    """Compare on two photographs, which the other transform gets as Pillow images, as for the weights."""
     levels_C11 = 255 * torch.tensor(found.std)[:, None, None]
     for image_CHW in photographs():
         ours, theirs = apply_ours(found, image_CHW), theirs_of(to_pil_image(image_CHW))
@@ -71,7 +71,7 @@ def apply_ours(found: Transform, image_CHW: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("name", "entry"), ENTRIES)
-def test_numbers_of_every_weights_entry(name: str, entry: str) -> None:
+def test_sizes_and_normalisation_are_those_of_every_weights_entry(name: str, entry: str) -> None:
     preset, found = PRESETS[name, entry], read_transform(Backbone(name=name, weights=entry))
     resize, crop = found.ops
     assert isinstance(resize, Resize)
@@ -81,7 +81,7 @@ def test_numbers_of_every_weights_entry(name: str, entry: str) -> None:
     assert found.notes == ()
 
 
-def test_all_torchvision_weights_are_looked_at() -> None:
+def test_all_torchvision_weights_are_tested() -> None:
     assert len(PRESETS) > 170
     assert len(FAMILIES) > 25
 
@@ -109,19 +109,19 @@ def test_pixels_are_those_of_timms_own_transform(name: str) -> None:
     assert_equal(found, theirs_of)
 
 
-def test_what_timm_has_and_we_have_not_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_differences_from_timms_transform_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("timm")
     data = {**read_timm_data("timm/resnet18"), "crop_mode": "border", "interpolation": "lanczos"}
     monkeypatch.setattr("launcher.models.timm.read_timm_data", lambda name: data)
     found = read_transform(Backbone(name="timm/resnet18", weights="DEFAULT"))
     assert found.notes == (
-        "the weights were made with lanczos interpolation; augment.eval has bicubic instead",
-        "timm/resnet18 was made with whole images on a border; augment.eval cuts out their middle instead",
+        "the weights were trained with lanczos interpolation; augment.eval has bicubic instead",
+        "timm/resnet18 was trained with whole images on a border; augment.eval crops their center instead",
     )
     assert found.ops[0] == Resize(op="resize", size=235, interpolation="bicubic")
 
 
-def test_what_the_recipe_leaves_open_is_filled(tmp_path: Path) -> None:
+def test_null_values_are_filled(tmp_path: Path) -> None:
     recipe = fill_from_weights(load(tmp_path, NO_EVAL).recipe)
     assert recipe.augment.eval == (
         Resize(op="resize", size=256, interpolation="bilinear"),
@@ -131,7 +131,7 @@ def test_what_the_recipe_leaves_open_is_filled(tmp_path: Path) -> None:
     assert fill_from_weights(recipe) == recipe
 
 
-def test_what_the_recipe_says_is_kept(tmp_path: Path) -> None:
+def test_values_of_the_recipe_are_kept(tmp_path: Path) -> None:
     recipe = fill_from_weights(load(tmp_path, overrides=("augment.std=dataset",)).recipe)
     assert recipe.augment.eval == (Resize(op="resize", size=(32, 32)),)
     assert recipe.augment.normalisation((0.1, 0.2, 0.3), (1, 2, 3)) == ((0.5, 0.5, 0.5), (1, 2, 3))
@@ -144,11 +144,11 @@ def test_other_weights_leave_the_normalisation_to_the_data(weights: str, tmp_pat
     assert fill_from_weights(recipe) == recipe
 
 
-def test_notes_are_told_where_eval_is_filled_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notes_are_shown_only_when_eval_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = transform.read_transform
     monkeypatch.setattr(transform, "read_transform", lambda backbone: replace(read(backbone), notes=("near",)))
-    told: list[str] = []
-    fill_from_weights(load(tmp_path).recipe, told.append)
-    assert told == []
-    fill_from_weights(load(tmp_path, NO_EVAL).recipe, told.append)
-    assert told == ["near"]
+    said: list[str] = []
+    fill_from_weights(load(tmp_path).recipe, said.append)
+    assert said == []
+    fill_from_weights(load(tmp_path, NO_EVAL).recipe, said.append)
+    assert said == ["near"]

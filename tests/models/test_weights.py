@@ -52,14 +52,14 @@ def assert_loaded(model: nn.Module, saved: State, but: str) -> None:
 
 @pytest.mark.parametrize("suffix", ["pt", "pth"])
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_state_dict_is_understood(tmp_path: Path, form: str, suffix: str) -> None:
+def test_every_form_of_state_dict_is_loaded(tmp_path: Path, form: str, suffix: str) -> None:
     saved, file = build_saved(), tmp_path / f"w.{suffix}"
     torch.save(FORMS[form](saved), file)
     assert_loaded(build_model(Backbone(name="resnet18", weights=str(file)), 3).model, saved, but="fc.")
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
-def test_safetensors(tmp_path: Path, prefix: str) -> None:
+def test_safetensors_are_loaded(tmp_path: Path, prefix: str) -> None:
     saved, file = build_saved(), tmp_path / "w.safetensors"
     save_file(prefixed(prefix)(saved), file)
     assert_loaded(build_model(Backbone(name="resnet18", weights=str(file)), 3).model, saved, but="fc.")
@@ -73,7 +73,7 @@ def test_a_prefix_that_the_network_itself_has_stays(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("num_classes", [5, 1000])
 @pytest.mark.parametrize("head", [Head(), Head(hidden=(8,))])
-def test_a_replaced_head_takes_files_of_any_class_count(tmp_path: Path, num_classes: int, head: Head) -> None:
+def test_a_new_head_takes_files_of_any_number_of_classes(tmp_path: Path, num_classes: int, head: Head) -> None:
     saved, file = build_saved(num_classes), tmp_path / "w.pt"
     torch.save(saved, file)
     network = build_model(Backbone(name="resnet18", weights=str(file), head=head), num_classes)
@@ -90,7 +90,7 @@ def test_keep_keeps_the_classifier_of_the_file(tmp_path: Path) -> None:
         build_model(backbone, 3)
 
 
-def test_what_does_not_fit_is_named_and_counted_on_one_line(tmp_path: Path) -> None:
+def test_tensors_that_do_not_fit_are_named_and_counted(tmp_path: Path) -> None:
     saved = build_saved()
     for name in ("bn1.weight", "bn1.bias", "layer1.0.conv1.weight", "layer1.0.conv2.weight"):
         del saved[name]
@@ -107,7 +107,7 @@ def test_what_does_not_fit_is_named_and_counted_on_one_line(tmp_path: Path) -> N
     )
 
 
-def test_what_does_not_fit_changes_nothing() -> None:
+def test_tensors_that_do_not_fit_change_nothing() -> None:
     net = nn.Linear(2, 2)
     before = net.weight.clone()
     with pytest.raises(UserError, match=r"1 missing \(bias\)$"):
@@ -129,7 +129,7 @@ def test_counters_of_batchnorm_may_be_missing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("aux_in_file", "freeze"), [(True, "backbone"), (False, "none"), (False, "backbone")])
-def test_auxiliary_classifiers_may_be_on_one_side_only(tmp_path: Path, aux_in_file: bool, freeze: str) -> None:
+def test_auxiliary_classifiers_may_be_in_file_or_network_only(tmp_path: Path, aux_in_file: bool, freeze: str) -> None:
     saved: State = torchvision.models.googlenet(aux_logits=aux_in_file, init_weights=False).state_dict()
     torch.save(saved, tmp_path / "w.pt")
     backbone = Backbone.model_validate({"name": "googlenet", "weights": str(tmp_path / "w.pt"), "freeze": freeze})
@@ -146,7 +146,7 @@ class Evil:
 
 
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors", "w.pth"])
-def test_a_file_that_is_something_else_is_one_line(tmp_path: Path, name: str) -> None:
+def test_a_file_of_another_kind_is_a_user_error(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"not weights")
     with pytest.raises(UserError, match=rf"^backbone.weights: .*{name} cannot be read: .+$") as error:
         read_weights(tmp_path / name, ())
@@ -154,7 +154,7 @@ def test_a_file_that_is_something_else_is_one_line(tmp_path: Path, name: str) ->
 
 
 @pytest.mark.parametrize("content", [b"hi\n", b"\x80\x02}q\x00X\x01\x00", bytes(range(256)) * 12, b""])
-def test_damaged_bytes_are_one_line_of_our_own(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_file_is_a_user_error_with_advice(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "w.pt").write_bytes(content)
     with pytest.raises(UserError) as error:
         read_weights(tmp_path / "w.pt", ())
@@ -164,7 +164,7 @@ def test_damaged_bytes_are_one_line_of_our_own(tmp_path: Path, content: bytes) -
     )
 
 
-def test_a_file_executes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_a_file_executes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"weight": Evil()}, "w.pt")
     with pytest.raises(UserError, match="cannot be read"):
@@ -173,7 +173,7 @@ def test_a_file_executes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, torch.zeros(2)])
-def test_a_file_without_a_state_dict(tmp_path: Path, content: Any) -> None:
+def test_a_file_without_a_state_dict_is_a_user_error(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "w.pt")
     with pytest.raises(UserError, match=r"is no state dict: save model\.state_dict"):
         read_weights(tmp_path / "w.pt", ())

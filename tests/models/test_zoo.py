@@ -54,7 +54,7 @@ def family(name: str) -> str:
 
 
 class NoMemory(TorchFunctionMode):
-    """Weights of shape only: the largest network has 645 million. `torch.device("meta")` stops RegNet's own sums."""
+    """Weights without memory: the largest network has 645 million. RegNet cannot be built in `torch.device("meta")`."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         where = {"device": "meta"} if func in (torch.empty, torch.zeros, torch.ones) else {}
@@ -76,7 +76,7 @@ def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def last_wide_layer(model: nn.Module) -> str:
-    """By weights' shapes alone: the last with ImageNet's 1,000 rows."""
+    """The last layer with ImageNet's 1,000 rows."""
     return [
         name.removesuffix(".weight")
         for name, tensor in model.state_dict().items()
@@ -93,13 +93,13 @@ def test_every_classification_model_of_torchvision_can_be_named() -> None:
 def test_every_model_gets_its_head_where_the_1000_classes_were(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     before: list[str] = []
 
-    def watched(*arguments: Any, **options: Any) -> nn.Module:
+    def recording(*arguments: Any, **options: Any) -> nn.Module:
         model: nn.Module = get_model(*arguments, **options)
         before.append(last_wide_layer(model))
         return model
 
     get_model = torchvision.models.get_model
-    monkeypatch.setattr(torchvision.models, "get_model", watched)
+    monkeypatch.setattr(torchvision.models, "get_model", recording)
     network = build_meta(name, 7)
     assert [network.head_name] == before
     assert network.twin_names == ()
@@ -116,14 +116,14 @@ def test_a_model_of_every_family_has_an_output_for_each_class(name: str) -> None
     assert output_shape(build_meta(name, 7), SIDES.get(name, 224)) == (2, 7)
 
 
-def test_no_family_is_forgotten() -> None:
+def test_families_are_all_of_torchvisions() -> None:
     assert {family(name) for name in FAMILIES} == {family(name) for name in NAMES}
 
 
 @pytest.mark.parametrize("name", ["lenet", "resnet18", "vgg11", "squeezenet1_1", "vit_b_32"])
 @pytest.mark.parametrize("head", [Head(), Head(hidden=(64, 16), dropout=0.5, activation="gelu"), Head(dropout=0.2)])
 @pytest.mark.parametrize("num_outputs", [1, 257])
-def test_heads_of_all_forms(name: str, head: Head, num_outputs: int) -> None:
+def test_every_form_of_head_has_its_outputs(name: str, head: Head, num_outputs: int) -> None:
     network = build_meta(name, num_outputs, head)
     assert output_shape(network, 32 if name == "lenet" else 224) == (2, num_outputs)
 
@@ -152,7 +152,7 @@ def kinds(module: nn.Module) -> list[str]:
     return [type(child).__name__ for child in module.children()]
 
 
-def test_the_layers_of_a_head() -> None:
+def test_a_head_has_its_layers() -> None:
     assert isinstance(build_meta("resnet18", 5).head, nn.Linear)
     assert kinds(build_meta("resnet18", 5, Head(dropout=0.2)).head) == ["Dropout", "Linear"]
     assert kinds(build_meta("resnet18", 5, Head(hidden=(8,), activation="tanh")).head) == ["Linear", "Tanh", "Linear"]
@@ -176,7 +176,7 @@ def test_the_seed_decides_the_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "path", "words"),
+    ("backbone", "path", "message"),
     [
         (Backbone(name="resnet5O"), "backbone.name", "no such model 'resnet5O'; did you mean 'resnet50'?"),
         (Backbone(name="Lenet"), "backbone.name", "did you mean 'lenet'?"),
@@ -190,10 +190,10 @@ def test_the_seed_decides_the_weights() -> None:
         (Backbone(name="resnet18", weights="x"), "backbone.weights", "valid: DEFAULT, IMAGENET1K_V1, none"),
     ],
 )
-def test_unknown_names_are_told_with_the_nearest(backbone: Backbone, path: str, words: str) -> None:
+def test_an_unknown_name_gets_the_nearest(backbone: Backbone, path: str, message: str) -> None:
     (problem,) = check_backbone(backbone)
     assert problem.path == path
-    assert words in problem.what
+    assert message in problem.message
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -218,7 +218,7 @@ def downloads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyP
         RuntimeError('invalid hash value (expected "f37072fd", got "0bad")'),
     ],
 )
-def test_a_download_that_fails_is_one_line_with_the_way_out(downloads: pytest.MonkeyPatch, failure: Exception) -> None:
+def test_a_failed_download_is_a_user_error_with_advice(downloads: pytest.MonkeyPatch, failure: Exception) -> None:
     def fail(*_: object, **__: object) -> None:
         raise failure
 

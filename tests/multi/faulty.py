@@ -10,8 +10,8 @@ from typing import Any
 
 import launcher.__main__
 from launcher.data.reader import Sample, ShardReader
-from launcher.train import loop as fit
-from launcher.train import step
+from launcher.train import loop
+from launcher.train.step import train_step
 
 STEP = 40
 READS = 1500
@@ -31,14 +31,12 @@ def hang_in_data() -> None:
 
 
 def at_step(work: Callable[[], object]) -> Callable[[], None]:
-    step_with = step.train_step
-
-    def faulty(t: Any, stage: Any, batches: Any, number: int, guard: Any) -> Any:
-        if number == STEP:
+    def faulty(job: Any, stage: Any, batches: Any, step: int, *others: Any) -> Any:
+        if step == STEP:
             work()
-        return step_with(t, stage, batches, number, guard)
+        return train_step(job, stage, batches, step, *others)
 
-    return lambda: setattr(fit, "train_step", faulty)
+    return lambda: setattr(loop, "train_step", faulty)
 
 
 def fail() -> None:

@@ -1,4 +1,4 @@
-"""BatchNorm counts statistics on every process: what is evaluated must be what is saved."""
+"""BatchNorm keeps statistics on every process: what is evaluated must be what is saved."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from launcher.augment.pipeline import build_augment
+from launcher.augment.execute import build_augment
 from launcher.data.feed import ImageFeed
 from launcher.data.loader import Loader
 from launcher.data.reader import ShardReader
@@ -17,8 +17,7 @@ from launcher.distributed.world import World
 from launcher.models.loss import build_loss
 from launcher.models.zoo import build_model
 from launcher.recipe.parse import load_recipe
-from launcher.recipe.plan import make_plan
-from launcher.train.evaluate import evaluate
+from launcher.train.evaluate import EvalSplit, evaluate
 from shards.manifest import read_manifest
 from tests.harness.runs import RECIPES, summary, train
 
@@ -32,7 +31,6 @@ def test_two_processes_evaluate_what_they_save(tmp_path: Path, extra: str) -> No
     train(RECIPE, *overrides, "run.dir=run", "log.wandb.mode=disabled", cwd=tmp_path, processes=2)
     recipe = load_recipe(RECIPE, overrides).recipe
     manifest = read_manifest(tmp_path / "shards")
-    plan = make_plan(recipe, 1, {split: manifest.num_images(split) for split in manifest.splits}, 3)
     model = build_model(recipe.backbone, 3).model
     name = "ema" if recipe.optim.ema_decay else "model"
     model.load_state_dict(load_file(tmp_path / "run" / "checkpoints" / "best" / f"{name}.safetensors"))
@@ -41,7 +39,8 @@ def test_two_processes_evaluate_what_they_save(tmp_path: Path, extra: str) -> No
     augment = build_augment(recipe.augment.eval_ops, mean, std)
     strategy = build_strategy(recipe.strategy, World(), 0, False)
     feed = ImageFeed(loader, augment, strategy, seed=0, views=None, engine=None)
-    counts = evaluate(model, "valid", feed, build_loss(recipe.loss, False), plan, strategy)
+    valid = EvalSplit("valid", manifest.num_images("valid"), num_classes=3, batch=5)
+    counts = evaluate(model, feed, build_loss(recipe.loss, training=False), valid, strategy)
     expected = counts.metrics(manifest.classes)
     found = summary(tmp_path / "run")["valid"]
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)

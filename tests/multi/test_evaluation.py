@@ -13,7 +13,7 @@ from tests.harness.evaluated_run import NUM_TEST, train_lenet
 from tests.harness.runs import run as start
 
 
-def test_two_processes_judge_as_one(tmp_path: Path, few_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_evaluate_as_one(tmp_path: Path, few_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nine pictures: one process has five of them, the other four and padding."""
     train_lenet(tmp_path, few_shards)
     monkeypatch.chdir(tmp_path)

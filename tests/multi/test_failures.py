@@ -1,4 +1,4 @@
-"""What a user sees when it is one of several processes that cannot go on."""
+"""What a user sees when it is one of several processes that cannot continue."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_killed_rank_does_not_leave_the_other_waiting(tmp_path: Path, digits: 
     ended = finish(process)
     assert ended.code != 0
     [line] = [line for line in ended.err.splitlines() if line.startswith("launcher: ")]
-    assert re.match(r"launcher: rank 1 \(.+\) is gone, last heard of in \w+ of step \d+; see logs/rank-1\.log", line)
+    assert re.match(r"launcher: rank 1 \(.+\) is gone, last seen in \w+ of step \d+; see logs/rank-1\.log", line)
     assert train_records(tmp_path / "run").keys() < set(range(1171))
     again = start([DIGITS, f"data.dir={digits}", "run.dir=run", "log.wandb.mode=disabled"], tmp_path)
     wait_until(lambda: bool(events(tmp_path / "run", "resumed")), again)
@@ -76,4 +76,4 @@ def test_ranks_with_other_shards_are_refused(tmp_path: Path, digits: Path) -> No
     port = ["--master-port", str(free_port())]
     words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *port, "--no-python", str(script)]
     ended = subprocess.run(words, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120)
-    assert "launcher: rank 1 sees other shards, recipe or number of images than rank 0" in ended.stderr
+    assert "launcher: rank 1 has other shards, recipe or number of images than rank 0" in ended.stderr

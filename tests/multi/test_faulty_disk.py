@@ -1,4 +1,4 @@
-"""A disk that is too small, and checkpoints that are not what was written: what the program says and goes on from."""
+"""A disk that is too small, and checkpoints that are not what was written: what the program says and resumes from."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from launcher.checkpoint.atomic import check_folder
 from launcher.cli.main import run as run_command
 from launcher.errors import UserError
 from launcher.train import main as program
+from launcher.train.options import TrainOptions
 from tests.checkpoint.test_atomic import DAMAGES
 from tests.harness.runs import events, summary, train_records
 from tests.harness.small_run import flip_a_bit, saved_steps
@@ -46,7 +47,7 @@ def assert_same_training(found: Path, expected: Path) -> None:
     assert summary(found)["test"] == summary(expected)["test"]
 
 
-def test_a_full_disk_ends_a_run_when_patience_does_and_room_lets_it_go_on(
+def test_a_full_disk_ends_a_run_when_patience_does_and_room_lets_it_resume(
     workdir: WorkDir, small_disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = (*PLAIN, "train.epochs=12st", "train.evaluate_every=12st", "checkpoint.every=1st", "checkpoint.keep=1")
@@ -56,7 +57,7 @@ def test_a_full_disk_ends_a_run_when_patience_does_and_room_lets_it_go_on(
         workdir.train(*common, f"run.dir={folder}")
     assert str(ended.value).startswith(f"{folder}/checkpoints/step-00000004: cannot be written (")
     assert "No space left" in str(ended.value)
-    assert str(ended.value).endswith("and the same command goes on from step-00000001")
+    assert str(ended.value).endswith("and the same command resumes from step-00000001")
     assert [record["message"][:13] for record in events(folder, "checkpoint_failed")] == [
         f"step-0000000{step}" for step in (2, 3, 4)
     ]
@@ -76,14 +77,14 @@ def test_a_full_disk_ends_a_run_when_patience_does_and_room_lets_it_go_on(
 def test_a_run_whose_last_save_fails_is_not_done(workdir: WorkDir, small_disk: Path) -> None:
     folder = small_disk / "run"
     common = (*PLAIN, "train.epochs=4st", "checkpoint.every=1st", "checkpoint.keep=1", "checkpoint.patience=100")
-    with pytest.raises(UserError, match=r"step-00000004: cannot be written .*, the last save of all"):
+    with pytest.raises(UserError, match=r"step-00000004: cannot be written .*, the last save; fix that"):
         workdir.train(*common, f"run.dir={folder}")
     assert summary(folder)["status"] == "failed"
     assert train_records(folder).keys() == {1, 2, 3, 4}
 
 
 @pytest.mark.parametrize("size_bytes", [16_000, 32_000, 48_000])
-def test_a_disk_without_room_for_anything_is_said_in_one_line(
+def test_a_disk_without_room_for_anything_is_one_line(
     workdir: WorkDir, small_disk: Path, size_bytes: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     subprocess.run(["mount", "-o", f"remount,size={size_bytes}", str(small_disk)], check=True)
@@ -96,14 +97,14 @@ def test_a_disk_without_room_for_anything_is_said_in_one_line(
     assert "No space left" in lines[0] or "no space left" in lines[0]
 
 
-def go_on(workdir: WorkDir, *overrides: str) -> int:
+def resume(workdir: WorkDir, *overrides: str) -> int:
     with workdir.patch.context() as patch:
         patch.setattr(program, "log_warnings", lambda: None)
-        return program.main(workdir.load(*overrides), program.Options(allow_change=("train.epochs",)))
+        return program.main(workdir.load(*overrides), TrainOptions(allow_change=("train.epochs",)))
 
 
 @pytest.mark.parametrize("damage", ["bit", "truncated"])
-def test_a_damaged_checkpoint_is_said_and_the_one_before_gone_on_from(
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_resumed_from(
     workdir: WorkDir, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = (*PLAIN, "train.evaluate_every=8st", "checkpoint.every=2st")
@@ -111,7 +112,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_gone_on_from(
     assert workdir.train(*common, "train.epochs=6st", "run.dir=run") == 0
     folder = workdir.path / "run"
     DAMAGES[damage](folder / "checkpoints" / "step-00000006" / "optimizer.safetensors")
-    assert go_on(workdir, *common, "train.epochs=8st", "run.dir=run") == 0
+    assert resume(workdir, *common, "train.epochs=8st", "run.dir=run") == 0
     [skipped] = events(folder, "checkpoint_skipped")[:1]
     assert "optimizer.safetensors: damaged" in skipped["message"]
     assert skipped["message"] in capsys.readouterr().out
@@ -128,10 +129,10 @@ def test_when_every_checkpoint_is_damaged_the_run_begins_anew_and_says_so(
     folder = workdir.path / "run"
     for path in folder.glob("checkpoints/step-*"):
         flip_a_bit(path / "model.safetensors")
-    assert go_on(workdir, *common, "train.epochs=8st", "run.dir=run") == 0
+    assert resume(workdir, *common, "train.epochs=8st", "run.dir=run") == 0
     messages = [record["message"] for record in events(folder, "checkpoint_skipped")]
     assert len(messages) == 3
-    assert messages[-1] == "no checkpoint to go on from: starts at step 0"
+    assert messages[-1] == "no checkpoint to resume from: starts at step 0"
     assert messages[-1] in capsys.readouterr().out
     assert [record["step"] for record in events(folder, "resumed")] == [0]
     assert_same_training(folder, workdir.path / "whole")

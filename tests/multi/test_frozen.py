@@ -116,7 +116,7 @@ def test_two_processes_stop_together_while_computing(tmp_path: Path, digits: Pat
     process.send_signal(signal.SIGTERM)
     ended = finish(process)
     assert ended.code != 0
-    assert "stopped while computing features; the same command computes them anew" in ended.err
+    assert "stopped while computing features; the same command computes them again" in ended.err
     assert summary(tmp_path / "run")["status"] == "preempted"
     assert not list(tmp_path.glob("data/features/.*"))
 

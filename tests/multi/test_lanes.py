@@ -31,7 +31,7 @@ def words(shards: Path, *more: str) -> list[str | Path]:
     return [DIGITS, f"data.dir={shards}", f"train.epochs={EPOCHS}", *LANES, *kept, *more]
 
 
-def test_stopped_and_gone_on_with_by_other_processes(tmp_path: Path, shards: Path) -> None:
+def test_a_run_in_lanes_resumes_on_other_processes(tmp_path: Path, shards: Path) -> None:
     """By two, four and one, with other threads and micro batches; against a run of one process that nobody stopped."""
     (tmp_path / "alone").mkdir()
     train(*words(shards), cwd=tmp_path / "alone")

@@ -1,4 +1,4 @@
-"""Asked to stop, wherever they are, all processes stop together, and the same command goes on exactly."""
+"""Asked to stop, wherever they are, all processes stop together, and the same command resumes exactly."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SPLIT = "data.split={train: 0.1, valid: 0.6, test: rest}"
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Few digits to train on and many to evaluate, one by one: most of the time a run is evaluating."""
-    folder = tmp_path_factory.mktemp("much_to_judge") / "shards"
+    folder = tmp_path_factory.mktemp("much_to_evaluate") / "shards"
     pack("digits", folder, pack_options(load_recipe(DIGITS, [SPLIT]).recipe.data))
     return folder
 
@@ -108,26 +108,25 @@ def assert_same(found: Path, expected: Path) -> None:
         assert summary(found)[key] == summary(expected)[key], key
 
 
-def test_in_the_middle_of_evaluations(tmp_path: Path, shards: Path, whole: Path) -> None:
+def test_a_run_stopped_in_the_middle_of_evaluations_resumes_exactly(tmp_path: Path, shards: Path, whole: Path) -> None:
     """Of the first validation, of the second, of the test at the end; each time by another way of being asked."""
     folder, words, last = tmp_path / "run", settings(shards), summary(whole)["steps_done"]
     stop_when(lambda: 7 in train_records(folder), words, tmp_path, terminate, "torchrun")
     assert summary(folder)["status"] == "preempted"
-    assert (newest_state(folder)["step"], newest_state(folder)["is_judged"]) == (7, False)
+    assert (newest_state(folder)["step"], newest_state(folder)["validated_step"]) == (7, 0)
     assert not evaluations(folder)
     stop_when(lambda: 14 in train_records(folder), words, tmp_path, warn_last_rank, "torchrun")
-    assert (newest_state(folder)["step"], newest_state(folder)["is_judged"]) == (14, False)
+    assert (newest_state(folder)["step"], newest_state(folder)["validated_step"]) == (14, 7)
     assert list(evaluations(folder)) == [("valid", 7)]
     stop_when(lambda: ("valid", last) in evaluations(folder), words, tmp_path, terminate, "accelerate")
     assert summary(folder)["status"] == "preempted"
-    assert (newest_state(folder)["step"], newest_state(folder)["is_judged"]) == (last, True)
+    assert (newest_state(folder)["step"], newest_state(folder)["validated_step"]) == (last, last)
     assert ("test", last) not in evaluations(folder)
     train(*words, cwd=tmp_path, processes=2)
     assert_same(folder, whole)
 
 
-def test_while_one_process_packs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one that waits is asked, and the one that packs stops."""
+def test_packing_stops_when_a_process_that_waits_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words: Words = [DIGITS, "data.source=synthetic:20x2000x96", "data.split=null", "data.dir=shards", "run.dir=run"]
     monkeypatch.setenv("LAUNCHER_EXIT_CODE", str(tmp_path / "code"))
     ended = stop_when(lambda: any(tmp_path.glob("shards.partial/*.tar")), words, tmp_path, warn_last_rank, "torchrun")

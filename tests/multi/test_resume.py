@@ -1,4 +1,4 @@
-"""Killed or asked to stop, the same command goes on as if nothing had happened."""
+"""Killed or asked to stop, the same command resumes as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def assert_same_training(found: Path, expected: Path) -> None:
         assert records[step]["loss"] == record["loss"]
 
 
-def test_killed_at_random_steps(tmp_path: Path, digits: Path, whole: Path) -> None:
+def test_a_run_killed_at_random_steps_resumes_exactly(tmp_path: Path, digits: Path, whole: Path) -> None:
     folder = tmp_path / "run"
     kills: list[int] = []
     for middle in (TOTAL_STEPS // 2, TOTAL_STEPS - 5):
@@ -56,7 +56,7 @@ def test_killed_at_random_steps(tmp_path: Path, digits: Path, whole: Path) -> No
     assert summary(folder)["test"] == summary(whole)["test"]
 
 
-def test_asked_to_stop_and_continued(tmp_path: Path, digits: Path, whole: Path) -> None:
+def test_a_run_asked_to_stop_resumes_exactly(tmp_path: Path, digits: Path, whole: Path) -> None:
     folder = tmp_path / "run"
     ended = stop_after(start([DIGITS, *settings(digits)], tmp_path), folder, 20, signal.SIGTERM)
     assert ended.code == 75, ended.err
@@ -84,7 +84,7 @@ def test_accelerate_launch_of_one_process_passes_the_wish_on(tmp_path: Path, dig
     assert summary(folder)["status"] == "preempted"
 
 
-def test_nobody_reads_the_output(tmp_path: Path, digits: Path) -> None:
+def test_a_run_whose_output_nobody_reads_is_done(tmp_path: Path, digits: Path) -> None:
     """As after `| head`."""
     process = start([DIGITS, *settings(digits)], tmp_path)
     assert process.stdout is not None
@@ -114,7 +114,7 @@ def test_two_processes_stop_together(tmp_path: Path, digits: Path) -> None:
     assert sorted(train_records(folder)) == list(range(1, TOTAL_STEPS + 1))
 
 
-def test_finished_run_is_left_alone_and_fresh_starts_anew(tmp_path: Path, digits: Path) -> None:
+def test_a_finished_run_is_left_alone_and_fresh_starts_anew(tmp_path: Path, digits: Path) -> None:
     short = [f"data.dir={digits}", "train.epochs=4st", "run.dir=run", "log.wandb.mode=disabled"]
     train(DIGITS, *short, cwd=tmp_path)
     before = (tmp_path / "run" / "journal.jsonl").read_bytes()
@@ -127,14 +127,14 @@ def test_finished_run_is_left_alone_and_fresh_starts_anew(tmp_path: Path, digits
     assert len(events(tmp_path / "run", "started")) == 1
 
 
-def test_changed_recipe_is_refused_then_allowed(tmp_path: Path, digits: Path) -> None:
+def test_a_changed_recipe_is_refused_then_allowed(tmp_path: Path, digits: Path) -> None:
     short: list[str | Path] = [DIGITS, f"data.dir={digits}", "run.dir=run", "log.wandb.mode=disabled"]
     train(*short, "train.epochs=4st", cwd=tmp_path)
     refused = run(*short, "train.epochs=8st", "optim.lr=0.01", cwd=tmp_path)
     assert refused.code == 2
     assert refused.err == (
         "launcher: run: its recipe has changed: optim.lr 0.002 -> 0.01, train.epochs '4st' -> '8st'; "
-        "add --allow-change optim.lr --allow-change train.epochs to go on, or --fresh to start anew\n"
+        "add --allow-change optim.lr --allow-change train.epochs to resume, or --fresh to start anew\n"
     )
     changes = ["--allow-change", "optim.lr", "--allow-change", "train.epochs"]
     train(*short, "train.epochs=8st", "optim.lr=0.01", *changes, cwd=tmp_path)

@@ -24,7 +24,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
     ("processes", "launcher", "extra"),
     [(2, "torchrun", ""), (2, "accelerate", ""), (4, "torchrun", ""), (1, "torchrun", "train.micro_batch=8")],
 )
-def test_same_samples_and_losses(
+def test_every_number_of_processes_sees_the_same_samples_and_losses(
     tmp_path: Path, digits: Path, alone: Path, processes: int, launcher: str, extra: str
 ) -> None:
     overrides = [*settings(digits), *([extra] if extra else [])]
@@ -36,7 +36,7 @@ def test_same_samples_and_losses(
         assert found[step]["loss"] == pytest.approx(record["loss"], rel=1e-4)
 
 
-def test_same_images_are_mixed(tmp_path: Path, digits: Path) -> None:
+def test_two_processes_mix_the_same_images(tmp_path: Path, digits: Path) -> None:
     mixed = ["augment.mixup={alpha: 0.2}", "augment.cutmix={alpha: 1}", "augment.mix_p=0.8"]
     words = [*(word.replace("24st", "8st") for word in settings(digits)), *mixed]
     train(DIGITS, *words, "run.dir=alone", cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""A right recipe, which tests change a little, and what becomes of it."""
+"""A right recipe that tests change a little, and its errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
 QUICK = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-"""Tests of many examples hold on a busy machine too."""
+"""Settings of tests with many examples, for a busy machine too."""
 
 RIGHT = """\
 run: {seed: 3}
@@ -51,7 +51,7 @@ log:
 
 
 def write(folder: Path, *changes: tuple[str, str]) -> Path:
-    """The right recipe in a file, with each first `old` replaced by `new`."""
+    """The right recipe in a file, with the first `old` of each change replaced by `new`."""
     text = RIGHT
     for old, new in changes:
         assert old in text
@@ -66,7 +66,7 @@ def load(folder: Path, *changes: tuple[str, str], overrides: tuple[str, ...] = (
 
 
 def errors_of(path: Path, overrides: tuple[str, ...] = ()) -> list[str]:
-    """Every line of the one RecipeError, with the file's folder left out."""
+    """The lines of the RecipeError, without the folder of the file; none if the recipe is right."""
     try:
         load_recipe(path, overrides)
     except RecipeError as error:

@@ -1,4 +1,4 @@
-"""Operations on images of one size: what a recipe may not say about them, each with the one line a user sees."""
+"""Operations on images of one size: wrong ones as overrides, and the one line a user sees."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import pytest
 from launcher.recipe.augment import TrainOp
 from launcher.recipe.augment_pixels import PIXEL_OPS, PixelOp
 from tests.recipe.right import errors_of, write
-
-RESIZE, ROTATION = "{op: resize, size: [32, 32]}", "{op: rotation, degrees: 10}"
 
 WRONG = [
     ("op: gaussian_blur, kernel_size: 4", ".kernel_size: must be odd, not 4; try 5"),
@@ -28,21 +26,21 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("entry", "complaint"), WRONG)
-def test_wrong_entries(entry: str, complaint: str, tmp_path: Path) -> None:
-    path = write(tmp_path, (ROTATION, f"{{{entry}}}"))
-    assert errors_of(path) == [f"recipe.yaml:12: augment.train.1{complaint}"]
+@pytest.mark.parametrize(("op", "message"), WRONG)
+def test_wrong_operation_gets_one_line(op: str, message: str, tmp_path: Path) -> None:
+    found = errors_of(write(tmp_path), (f"augment.train.1={{{op}}}",))
+    assert found == [f"command line: augment.train.1{message}"]
 
 
 @pytest.mark.parametrize("before", ["{op: horizontal_flip}", "{op: resize, size: 32}"])
-def test_they_stand_after_what_gives_one_size(before: str, tmp_path: Path) -> None:
-    path = write(tmp_path, (f"{RESIZE}\n    - {ROTATION}", f"{before}\n    - {{op: equalize}}\n    - {RESIZE}"))
+def test_operation_needs_images_of_one_size(before: str, tmp_path: Path) -> None:
+    ops = f"augment.train=[{before}, {{op: equalize}}, {{op: resize, size: [32, 32]}}]"
     what = "equalize needs images of one size; put it after a crop, or a resize to [height, width]"
-    assert errors_of(path) == [f"recipe.yaml:12: augment.train.1: {what}"]
+    assert errors_of(write(tmp_path), (ops,)) == [f"command line: augment.train.1: {what}"]
 
 
 @pytest.mark.parametrize(
-    "entry",
+    "op",
     [
         "op: affine, degrees: 10, translate: [0.1, 0.2], scale: [0.8, 1.2], shear: [5, 0], interpolation: nearest",
         "op: random_erasing, value: [0.5, 0.4, 0.3]",
@@ -52,17 +50,17 @@ def test_they_stand_after_what_gives_one_size(before: str, tmp_path: Path) -> No
         "op: trivial_augment",
     ],
 )
-def test_right_entries(entry: str, tmp_path: Path) -> None:
-    assert errors_of(write(tmp_path, (ROTATION, f"{{{entry}}}"))) == []
+def test_right_operation_has_no_errors(op: str, tmp_path: Path) -> None:
+    assert errors_of(write(tmp_path), (f"augment.train.1={{{op}}}",)) == []
 
 
-def test_evaluation_has_none_of_them(tmp_path: Path) -> None:
-    path = write(tmp_path, (f"eval:\n    - {RESIZE}", "eval:\n    - {op: equalize}"))
+def test_eval_refuses_the_operations(tmp_path: Path) -> None:
     what = "equalize is random, for augment.train only; valid: center_crop, resize"
-    assert f"recipe.yaml:14: augment.eval.0.op: {what}" in errors_of(path)
+    found = errors_of(write(tmp_path), ("augment.eval=[{op: equalize}]",))
+    assert f"command line: augment.eval.0.op: {what}" in found
 
 
-def test_every_one_is_named() -> None:
+def test_every_operation_is_named() -> None:
     sections = typing.get_args(PixelOp)
     assert {typing.get_args(section.model_fields["op"].annotation)[0] for section in sections} == set(PIXEL_OPS)
     assert set(sections) <= set(typing.get_args(typing.get_args(TrainOp)[0]))

@@ -44,7 +44,7 @@ def test_lock_is_the_same_recipe(overrides: tuple[str, ...], tmp_path: Path) -> 
     assert locked(tmp_path, load_recipe(path).recipe).read_text() == path.read_text()
 
 
-def test_lock_has_what_the_weights_were_made_with(tmp_path: Path) -> None:
+def test_lock_has_the_transform_of_the_weights(tmp_path: Path) -> None:
     eval_and_mean = ("  eval:\n    - {op: resize, size: [32, 32]}\n  mean: [0.5, 0.5, 0.5]\n", "")
     recipe = fill_from_weights(load(tmp_path, eval_and_mean).recipe)
     path = locked(tmp_path, recipe)
@@ -59,7 +59,7 @@ def test_lock_has_what_the_weights_were_made_with(tmp_path: Path) -> None:
     assert fill_from_weights(load_recipe(path).recipe) == recipe
 
 
-def test_lock_writes_everything_out_below_its_header(tmp_path: Path) -> None:
+def test_lock_has_every_key_below_its_header(tmp_path: Path) -> None:
     recipe = load(tmp_path).recipe
     write_lock(tmp_path, recipe, "run 1234\ndata abcd")
     text = (tmp_path / LOCK_NAME).read_text()
@@ -86,7 +86,7 @@ def test_differences_name_both_values(tmp_path: Path) -> None:
     }
 
 
-def test_another_optimizer_differs_in_its_keys(tmp_path: Path) -> None:
+def test_other_optimizer_differs_in_its_keys(tmp_path: Path) -> None:
     locked(tmp_path, load(tmp_path).recipe)
     changed = load(tmp_path, overrides=("optim={name: adam, lr: 0.1}",)).recipe
     assert find_differences(read_lock(tmp_path), changed) == {
@@ -113,7 +113,7 @@ def test_another_optimizer_differs_in_its_keys(tmp_path: Path) -> None:
         ("train.epochs", [], False),
     ],
 )
-def test_allowed_changes(key: str, allowed: list[str], is_so: bool) -> None:
+def test_key_or_its_section_is_allowed(key: str, allowed: list[str], is_so: bool) -> None:
     assert is_allowed(key, allowed) is is_so
 
 
@@ -130,13 +130,11 @@ def test_allowed_changes(key: str, allowed: list[str], is_so: bool) -> None:
 def test_damaged_lock_is_refused_with_what_to_do(content: bytes | None, what: str, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / LOCK_NAME).write_bytes(content)
-    with pytest.raises(
-        RunError, match=rf"recipe.lock.yaml: {what}.*; leave this run out, or train it anew with --fresh$"
-    ):
+    with pytest.raises(RunError, match=rf"recipe.lock.yaml: {what}.*; omit this run, or train it again with --fresh$"):
         read_lock(tmp_path)
 
 
-def test_flatten() -> None:
+def test_flatten_joins_keys_with_dots() -> None:
     assert flatten({"a": {"b": 1, "c": {"d": [1, {"e": 2}]}}, "f": None}) == {
         "a.b": 1,
         "a.c.d": [1, {"e": 2}],

@@ -50,7 +50,7 @@ PATHS = [
 ]
 
 
-def test_right_recipe(tmp_path: Path) -> None:
+def test_right_recipe_is_read(tmp_path: Path) -> None:
     loaded = load(tmp_path)
     recipe = loaded.recipe
     assert loaded.file == str(tmp_path / "recipe.yaml")
@@ -87,7 +87,7 @@ def test_overrides_are_yaml_values(tmp_path: Path) -> None:
     assert loaded.overridden >= {"checkpoint.every", "augment.train.1.degrees"}
 
 
-def test_override_makes_sections_that_are_not_there(tmp_path: Path) -> None:
+def test_override_creates_missing_sections(tmp_path: Path) -> None:
     recipe = load(tmp_path, ("log:\n  wandb: {mode: offline, tags: [a, b]}\n", ""), overrides=("log.wandb.group=g",))
     assert recipe.recipe.log.wandb.group == "g"
 
@@ -99,11 +99,11 @@ def test_override_fills_a_section_that_is_empty(tmp_path: Path) -> None:
     assert load(tmp_path, changes, overrides=("strategy.precision=no",)).recipe.strategy.precision == "no"
 
 
-def test_override_mends_what_the_file_has_wrong(tmp_path: Path) -> None:
+def test_override_replaces_a_wrong_value_of_the_file(tmp_path: Path) -> None:
     assert load(tmp_path, ("lr: 0.1", "lr: fast"), overrides=("optim.lr=0.5",)).recipe.optim.lr == 0.5
 
 
-def test_last_of_two_overrides_counts(tmp_path: Path) -> None:
+def test_last_of_two_overrides_wins(tmp_path: Path) -> None:
     assert load(tmp_path, overrides=("run.seed=1", "run.seed=2")).recipe.run.seed == 2
 
 
@@ -113,14 +113,14 @@ def test_recipe_is_frozen(tmp_path: Path) -> None:
         recipe.train.epochs = Duration(1, "ep")
 
 
-def test_sections_that_stand_in_are_right() -> None:
-    assert Recipe.model_validate_json(json.dumps(PLAIN)).backbone.name == "lenet"
+def test_stand_in_sections_are_right() -> None:
+    assert Recipe.from_plain(PLAIN).backbone.name == "lenet"
 
 
 def contradictions_beside_wrong_keys(data: dict[str, Any], path: Path) -> list[str]:
-    """What is reported for `data` beyond what the schema finds, if that is anything."""
+    """The lines reported for `data` beside those of the schema, if the schema finds anything."""
     try:
-        Recipe.model_validate_json(json.dumps(data))
+        Recipe.from_plain(data)
     except ValidationError as error:
         schema_finds = {problem.path for problem in explain(error, data).problems}
     else:
@@ -132,7 +132,7 @@ def contradictions_beside_wrong_keys(data: dict[str, Any], path: Path) -> list[s
 
 
 def keys_of(data: Any) -> Iterator[tuple[dict[str, Any], str]]:
-    """Every section and key in it."""
+    """Every section in `data` with each of its keys."""
     for key, value in list(data.items() if isinstance(data, dict) else enumerate(data)):
         if isinstance(data, dict):
             yield data, key
@@ -164,7 +164,7 @@ def test_one_wrong_key_in_a_right_recipe_contradicts_nothing(name: str, tmp_path
 @given(st.lists(st.tuples(st.sampled_from(PATHS), st.sampled_from(MANGLED)), min_size=1, max_size=4))
 @example([("augment.train.0.size", "[3]")])
 @example([("data.split", "[]"), ("train", "null")])
-def test_whatever_is_wrong_ends_in_one_recipe_error(tmp_path: Path, changes: list[tuple[str, str]]) -> None:
+def test_any_wrong_values_are_one_recipe_error(tmp_path: Path, changes: list[tuple[str, str]]) -> None:
     try:
         load_recipe(write(tmp_path), [f"{path}={value}" for path, value in changes])
     except RecipeError as error:

@@ -31,7 +31,7 @@ TYPES: dict[str, tuple[type, ...]] = {
 
 
 def complaints(schema: dict[str, Any], value: Any, path: str = "") -> Iterator[str]:
-    """Where `value` breaks the part of JSON schema that pydantic writes. Unknown keywords fail."""
+    """The places where `value` breaks the part of JSON schema that pydantic writes. Unknown keywords fail."""
     for word, rule in schema.items():
         if word == "$ref":
             yield from complaints(SCHEMA["$defs"][rule.rpartition("/")[2]], value, path)
@@ -111,8 +111,8 @@ def test_every_key_is_described(section: type[Section]) -> None:
 def test_every_key_of_the_schema_shows_a_description() -> None:
     places = {"Recipe": SCHEMA, **SCHEMA["$defs"]}
     undescribed = [
-        f"{workdir}.{key}"
-        for workdir, schema in places.items()
+        f"{name}.{key}"
+        for name, schema in places.items()
         for key, rule in schema["properties"].items()
         if not (rule.get("description") or SCHEMA["$defs"][rule["$ref"].rpartition("/")[2]]["description"])
     ]
@@ -120,14 +120,14 @@ def test_every_key_of_the_schema_shows_a_description() -> None:
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_shipped_recipe_is_right_for_editors_and_for_us(path: Path) -> None:
+def test_shipped_recipe_fits_the_schema_and_loads(path: Path) -> None:
     text = path.read_text()
     assert text.splitlines()[0] == "# yaml-language-server: $schema=schema.json"
     assert list(complaints(SCHEMA, read_yaml(text)[0])) == []
     assert load_recipe(path).recipe.run.name == path.stem
 
 
-def test_the_five_recipes_are_there() -> None:
+def test_five_recipes_are_shipped() -> None:
     names = {path.stem for path in SHIPPED}
     assert names >= {
         "lenet_digits",
@@ -152,7 +152,7 @@ def test_the_five_recipes_are_there() -> None:
         ("valid: rest", "vaild: rest", ".data.split: 0 of anyOf"),
     ],
 )
-def test_schema_finds_what_is_wrong(old: str, new: str, complaint: str) -> None:
+def test_schema_finds_wrong_values(old: str, new: str, complaint: str) -> None:
     data, _ = read_yaml(RIGHT.replace(old, new, 1))
     assert list(complaints(SCHEMA, data)) == [complaint]
 
@@ -161,10 +161,10 @@ def test_locked_recipe_fits_the_schema(tmp_path: Path) -> None:
     assert list(complaints(SCHEMA, load(tmp_path).recipe.model_dump(mode="json"))) == []
 
 
-def test_defaults_of_the_schema_are_as_a_recipe_writes_them() -> None:
+def test_defaults_of_the_schema_fit_the_schema() -> None:
     wrong = [
-        f"{workdir}.{key}"
-        for workdir, schema in {"Recipe": SCHEMA, **SCHEMA["$defs"]}.items()
+        f"{name}.{key}"
+        for name, schema in {"Recipe": SCHEMA, **SCHEMA["$defs"]}.items()
         for key, rule in schema["properties"].items()
         if "default" in rule and list(complaints(rule, rule["default"]))
     ]
@@ -172,7 +172,7 @@ def test_defaults_of_the_schema_are_as_a_recipe_writes_them() -> None:
     assert SCHEMA["$defs"]["Checkpoint"]["properties"]["every"]["default"] == "1ep"
 
 
-def test_names_others_rely_on() -> None:
+def test_keys_and_defaults_that_other_modules_use() -> None:
     recipe = load_recipe(ROOT / "recipes" / "lenet_digits.yaml").recipe
     assert recipe.train.micro_batch is None
     assert recipe.train.epochs == Duration(30, "ep")
@@ -182,7 +182,7 @@ def test_names_others_rely_on() -> None:
     assert (recipe.strategy.precision, recipe.log.wandb.mode) == ("no", "auto")
 
 
-def test_random_operations_are_those_that_evaluation_cannot_have() -> None:
+def test_random_operations_are_those_that_eval_refuses() -> None:
     def names(union: Any) -> set[str]:
         members = union.__origin__.__args__
         return {member.model_fields["op"].annotation.__args__[0] for member in members}
@@ -190,7 +190,7 @@ def test_random_operations_are_those_that_evaluation_cannot_have() -> None:
     assert set(RANDOM_OPS) == names(TrainOp) - names(EvalOp)
 
 
-def test_sections_refuse_what_they_do_not_know() -> None:
+def test_sections_refuse_unknown_keys() -> None:
     assert Recipe in SECTIONS
     for section in SECTIONS:
         assert section.model_config["extra"] == "forbid"

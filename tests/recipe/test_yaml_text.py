@@ -51,7 +51,7 @@ PLAIN = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dic
         ("imagefolder:/data", "imagefolder:/data"),
     ],
 )
-def test_scalars_are_read_as_yaml_1_2_does(text: str, value: object) -> None:
+def test_scalars_follow_yaml_1_2(text: str, value: object) -> None:
     data, _ = read_yaml(f"key: {text}\n")
     assert data == {"key": value}
     assert type(data["key"]) is type(value)
@@ -73,7 +73,7 @@ def test_aliases_are_read_as_copies() -> None:
     assert data["a"] is not data["c"]
 
 
-def test_line_of_an_error() -> None:
+def test_error_has_its_line() -> None:
     with pytest.raises(YamlError, match="b: written twice, first on line 2") as raised:
         read_yaml("a: 1\nb: 2\nc: 3\nb: 4\n")
     assert raised.value.line == 4
@@ -89,7 +89,7 @@ def test_unknown_alias_is_refused() -> None:
         read_yaml("a: *x\n")
 
 
-def test_as_many_values_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_values_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(yaml_text, "MAX_NODES", 100)
     assert len(read_yaml(f"[{'1,' * 99}]")[0]) == 99
     with pytest.raises(YamlError, match="too many values"):
@@ -98,13 +98,13 @@ def test_as_many_values_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @QUICK
 @given(PLAIN)
-def test_what_is_written_is_read_back(data: Any) -> None:
+def test_written_data_is_read_back(data: Any) -> None:
     assert read_yaml(render_yaml({"key": data}))[0] == {"key": data}
 
 
 @QUICK
 @given(WORDS | TEXTS)
-def test_other_readers_of_yaml_find_the_same_text(text: str) -> None:
+def test_other_readers_of_yaml_read_the_same_text(text: str) -> None:
     assert yaml.safe_load(render_yaml({"key": text})) == {"key": text}
 
 
@@ -117,5 +117,5 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         assert 1 <= error.line <= len(text) + 1  # noqa: PT017  # either way is right
 
 
-def test_join() -> None:
+def test_join_makes_dotted_paths() -> None:
     assert (join("", "a"), join("a", "b"), join("a", 0)) == ("a", "a.b", "a.0")

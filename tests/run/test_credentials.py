@@ -1,4 +1,4 @@
-"""Online where W&B can log in without asking, and nowhere else."""
+"""The mode is online when W&B can log in without a question, and only then."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SAAS, OWN = "machine api.wandb.ai login user password k\n", "machine wandb.lan:8
 
 
 @pytest.mark.parametrize(
-    ("wanted", "environment", "netrc", "mode"),
+    ("requested", "environment", "netrc", "mode"),
     [
         ("online", {"WANDB_MODE": "offline"}, "", "online"),
         ("disabled", {"WANDB_API_KEY": KEY}, "", "disabled"),
@@ -37,18 +37,18 @@ SAAS, OWN = "machine api.wandb.ai login user password k\n", "machine wandb.lan:8
         ("auto", {}, b"\xff\xfe\x00machine", "offline"),
     ],
 )
-def test_the_mode_is_what_can_work_without_a_question(
+def test_the_mode_is_one_that_needs_no_question(
     tmp_path: Path,
-    wanted: Literal["auto", "online", "disabled"],
+    requested: Literal["auto", "online", "disabled"],
     environment: dict[str, str],
     netrc: str | bytes,
     mode: Mode,
 ) -> None:
     path = tmp_path / "netrc"
     path.write_bytes(netrc if isinstance(netrc, bytes) else netrc.encode())
-    assert choose_mode(wanted, environment | {"NETRC": str(path)}) == mode
+    assert choose_mode(requested, environment | {"NETRC": str(path)}) == mode
 
 
-def test_no_netrc_is_no_credentials(tmp_path: Path) -> None:
+def test_without_a_netrc_there_are_no_credentials(tmp_path: Path) -> None:
     assert choose_mode("auto", {"NETRC": str(tmp_path / "absent")}) == "offline"
     assert choose_mode("auto", {"NETRC": str(tmp_path)}) == "offline"

@@ -1,4 +1,4 @@
-"""What a training draws when it ends, from its journal; and that it ends well where it cannot draw."""
+"""The charts that a training draws at its end, and that it ends well when it cannot draw them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from launcher.errors import EXIT_DONE
+from launcher.run.charts import Curve, Panel
 from launcher.run.final_charts import build_panels, draw_charts
 from launcher.run.journal import Journal
 from tests.harness.runs import DIGITS, events, journal, summary, train
@@ -21,25 +22,25 @@ CONFUSION = [[3, 1], [0, 2]]
 
 
 def make_journal(folder: Path, rows: list[list[int]] = CONFUSION) -> Path:
-    """Three steps, two validations, and a final evaluation, which went back by a step after a resume."""
+    """Three steps, of which the last was trained again after a resume, two validations and a final evaluation."""
     folder.mkdir(exist_ok=True)
-    written = Journal(folder)
-    written.write("event", 0, 0, name="started")
+    written = Journal(folder, 10)
+    written.write("event", 0, name="started")
     for step, loss in ((1, 4.0), (2, 3.0), (3, 9.0)):
-        written.write("train", step, 1, loss=loss, lr=0.1)
-    written.write("event", 2, 1, name="resumed")
-    written.write("train", 3, 1, loss=float("nan"), lr=0.2)
-    per_class = {"ant": {"top1_frac": 0.75, "num_images": 4}, "bee": {"top1_frac": 1.0, "num_images": 2}}
-    metrics = {"top1_frac": 5 / 6, "num_images": 6, "per_class": per_class}
+        written.write("train", step, loss=loss, lr=0.1)
+    written.write("event", 2, name="resumed")
+    written.write("train", 3, loss=float("nan"), lr=0.2)
+    per_class = {"ant": {"recall": 0.75, "support": 4}, "bee": {"recall": 1.0, "support": 2}}
+    metrics = {"accuracy": 5 / 6, "num_images": 6, "per_class": per_class}
     for step in (2, 3):
-        written.write("eval", step, 1, split="valid", weights_step=step, loss=1.0 / step, **metrics)
-    written.write("eval", 3, 1, split="test", weights_step=2, loss=1.0, **metrics)
-    written.write("event", 3, 1, name="confusion", split="test", rows=rows)
+        written.write("eval", step, split="valid", weights_step=step, loss=1.0 / step, **metrics)
+    written.write("eval", 3, split="test", weights_step=2, loss=1.0, **metrics)
+    written.write("event", 3, name="confusion", split="test", rows=rows)
     written.close()
     return folder
 
 
-def test_a_training_leaves_its_pictures_and_wandb_has_them(tmp_path: Path, digits: Path) -> None:
+def test_a_training_leaves_its_charts_and_wandb_has_them(tmp_path: Path, digits: Path) -> None:
     train(DIGITS, f"data.dir={digits}", "run.dir=run", "train.epochs=6st", "log.wandb.mode=offline", cwd=tmp_path)
     run = tmp_path / "run"
     assert {path.name for path in (run / "pictures").iterdir()} == {f"{name}.png" for name in (*DRAWN, "augmented")}
@@ -61,13 +62,14 @@ def test_a_training_leaves_its_pictures_and_wandb_has_them(tmp_path: Path, digit
     assert {"augmented", *DRAWN} <= keys
 
 
-def test_curves_are_those_that_count(tmp_path: Path) -> None:
-    """The step that was done again counts once, and has no number to show; the final evaluation is no point."""
+def test_curves_have_each_step_once(tmp_path: Path) -> None:
+    """The step that was trained again counts once, and its loss is not finite; the final evaluation is no point."""
     found = build_panels(journal(make_journal(tmp_path / "run")))
+    loss = [Curve("train", 0, [(1.0, 4.0), (2.0, 3.0)]), Curve("valid", 1, [(2.0, 0.5), (3.0, 1 / 3)])]
     assert found == [
-        ("loss", [("train", 0, [(1.0, 4.0), (2.0, 3.0)]), ("valid", 1, [(2.0, 0.5), (3.0, 1 / 3)])]),
-        ("top-1 accuracy", [("valid", 1, [(2.0, 5 / 6), (3.0, 5 / 6)])]),
-        ("learning rate", [("head", 0, [(1.0, 0.1), (2.0, 0.1), (3.0, 0.2)])]),
+        Panel("loss", loss),
+        Panel("accuracy", [Curve("valid", 1, [(2.0, 5 / 6), (3.0, 5 / 6)])]),
+        Panel("learning rate", [Curve("head", 0, [(1.0, 0.1), (2.0, 0.1), (3.0, 0.2)])]),
     ]
 
 
@@ -76,7 +78,7 @@ def test_too_many_classes_for_a_matrix_still_have_bars(tmp_path: Path) -> None:
     assert not (tmp_path / "confusion.png").exists()
 
 
-def test_one_picture_that_fails_leaves_the_others(tmp_path: Path) -> None:
+def test_a_chart_that_fails_leaves_the_others(tmp_path: Path) -> None:
     (tmp_path / "per_class.png").mkdir()
     names, [note] = draw_charts(make_journal(tmp_path / "run"), tmp_path)
     assert names == ["curves", "confusion"]

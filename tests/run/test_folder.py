@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from launcher.errors import RunError
+from launcher.recipe.fields import with_values
 from launcher.recipe.lock import LOCK_NAME, flatten, write_lock
 from launcher.recipe.parse import load_recipe
 from launcher.recipe.schema import Recipe
@@ -36,20 +37,20 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
 
 
 def in_folder(recipe: Recipe, folder: Path | str) -> Recipe:
-    return recipe.model_copy(update={"run": recipe.run.model_copy(update={"dir": str(folder)})})
+    return with_values(recipe, {"run.dir": str(folder)})
 
 
 def seeded(recipe: Recipe, seed: int) -> Recipe:
-    return recipe.model_copy(update={"run": recipe.run.model_copy(update={"seed": seed})})
+    return with_values(recipe, {"run.seed": seed})
 
 
 def start(recipe: Recipe, status: str | None = None) -> RunFolder:
-    """What a run leaves that began, and ended with `status` if it did."""
+    """The folder of a run that started, and ended with `status` unless it was cut off."""
     run = open_run(recipe)
     assert run.state == "new"
     write_lock(run.path, recipe, f"run {run.id}")
-    journal = Journal(run.path)
-    journal.write("event", 0, 0, name="started", wandb_id=run.id)
+    journal = Journal(run.path, 10)
+    journal.write("event", 0, name="started", wandb_id=run.id)
     journal.close()
     if status is not None:
         (run.path / "summary.json").write_text(json.dumps({"status": status}))
@@ -72,7 +73,7 @@ def held_by_another_process(folder: Path) -> Iterator[None]:
         process.communicate()
 
 
-def test_new_run_gets_a_folder_named_after_the_recipe(recipe: Recipe) -> None:
+def test_a_new_run_gets_a_folder_named_after_the_recipe(recipe: Recipe) -> None:
     run = open_run(recipe)
     assert run.path.parent == Path("runs/recipe")
     assert (run.state, run.changes) == ("new", {})
@@ -82,14 +83,14 @@ def test_new_run_gets_a_folder_named_after_the_recipe(recipe: Recipe) -> None:
     run.release()
 
 
-def test_unfinished_run_is_continued_under_its_id(recipe: Recipe) -> None:
+def test_an_unfinished_run_resumes_under_its_id(recipe: Recipe) -> None:
     first = start(recipe)
     run = open_run(recipe)
     assert (run.path, run.id, run.state) == (first.path, first.id, "resumed")
     run.release()
 
 
-def test_newest_unfinished_run_of_the_same_recipe_is_continued(recipe: Recipe) -> None:
+def test_the_newest_unfinished_run_of_the_recipe_resumes(recipe: Recipe) -> None:
     old = start(in_folder(recipe, "runs/recipe/z-old"))
     new = start(in_folder(recipe, "runs/recipe/a-new"))
     other = start(seeded(recipe, 99))
@@ -102,7 +103,7 @@ def test_newest_unfinished_run_of_the_same_recipe_is_continued(recipe: Recipe) -
     found.release()
 
 
-def test_damaged_run_is_passed_over_and_not_held(recipe: Recipe) -> None:
+def test_a_damaged_run_is_passed_over_and_not_locked(recipe: Recipe) -> None:
     first = start(recipe)
     (first.path / "recipe.lock.yaml").write_text("{")
     found = open_run(recipe)
@@ -114,8 +115,8 @@ def test_damaged_run_is_passed_over_and_not_held(recipe: Recipe) -> None:
         open_run(in_folder(recipe, first.path))
 
 
-@pytest.mark.parametrize("status", ["done", "stopped"])
-def test_finished_run_is_not_continued(recipe: Recipe, status: str) -> None:
+@pytest.mark.parametrize("status", ["done", "early_stopped"])
+def test_a_finished_run_does_not_resume(recipe: Recipe, status: str) -> None:
     first = start(recipe, status)
     found = open_run(recipe)
     assert (found.state, found.path != first.path) == ("new", True)
@@ -123,21 +124,21 @@ def test_finished_run_is_not_continued(recipe: Recipe, status: str) -> None:
 
 
 @pytest.mark.parametrize("status", ["preempted", "failed"])
-def test_run_that_was_cut_off_is_continued(recipe: Recipe, status: str) -> None:
+def test_a_run_that_was_cut_off_resumes(recipe: Recipe, status: str) -> None:
     first = start(recipe, status)
     run = open_run(recipe)
     assert (run.state, run.path) == ("resumed", first.path)
     run.release()
 
 
-def test_named_folder_of_a_finished_run_is_finished(recipe: Recipe) -> None:
+def test_a_named_folder_of_a_finished_run_is_finished(recipe: Recipe) -> None:
     start(in_folder(recipe, "here"), "done")
     run = open_run(in_folder(recipe, "here"))
     assert run.state == "finished"
     run.release()
 
 
-def test_finished_run_goes_on_with_an_allowed_change(recipe: Recipe) -> None:
+def test_a_finished_run_resumes_with_an_allowed_change(recipe: Recipe) -> None:
     start(in_folder(recipe, "here"), "done")
     changed = in_folder(seeded(recipe, 99), "here")
     run = open_run(changed, allowed=("run.seed",))
@@ -145,13 +146,14 @@ def test_finished_run_goes_on_with_an_allowed_change(recipe: Recipe) -> None:
     run.release()
 
 
-def test_changed_recipe_is_refused_with_what_to_do(recipe: Recipe) -> None:
+def test_a_changed_recipe_is_refused_with_advice(recipe: Recipe) -> None:
     start(in_folder(recipe, "here"))
     changed = in_folder(seeded(recipe, 99), "here")
     with pytest.raises(RunError) as raised:
         open_run(changed)
     assert str(raised.value) == (
-        "here: its recipe has changed: run.seed 3 -> 99; add --allow-change run.seed to go on, or --fresh to start anew"
+        "here: its recipe has changed: run.seed 3 -> 99; "
+        "add --allow-change run.seed to resume, or --fresh to start anew"
     )
     with pytest.raises(RunError, match=r"--allow-change run\.see: a recipe has no such key"):
         open_run(
@@ -167,9 +169,9 @@ def test_changed_recipe_is_refused_with_what_to_do(recipe: Recipe) -> None:
     run.release()
 
 
-def test_changed_recipe_is_refused_without_a_named_folder_too(recipe: Recipe) -> None:
+def test_a_changed_recipe_is_refused_without_a_named_folder_too(recipe: Recipe) -> None:
     begun = start(recipe)
-    changed = recipe.model_copy(update={"train": recipe.train.model_copy(update={"patience": 7})})
+    changed = with_values(recipe, {"train.patience": 7})
     with pytest.raises(RunError, match=r"its recipe has changed: train\.patience None -> 7; add --allow-change"):
         open_run(changed)
     run = open_run(changed, allowed=("train.patience",))
@@ -185,9 +187,9 @@ def test_another_seed_is_another_run(recipe: Recipe) -> None:
     run.release()
 
 
-def test_what_failed_may_be_changed(recipe: Recipe) -> None:
+def test_the_recipe_of_a_failed_run_may_change(recipe: Recipe) -> None:
     start(recipe, "failed")
-    changed = recipe.model_copy(update={"train": recipe.train.model_copy(update={"patience": 7})})
+    changed = with_values(recipe, {"train.patience": 7})
     run = open_run(changed)
     assert run.state == "new"
     run.release()
@@ -212,7 +214,7 @@ def test_fresh_without_a_named_folder_leaves_the_unfinished_run_where_it_is(reci
     run.release()
 
 
-def test_run_moved_aside_is_not_taken_up_again(recipe: Recipe) -> None:
+def test_a_run_moved_aside_does_not_resume(recipe: Recipe) -> None:
     start(in_folder(recipe, "runs/recipe/mine"))
     open_run(in_folder(recipe, "runs/recipe/mine"), fresh=True).release()
     run = open_run(recipe)
@@ -221,7 +223,7 @@ def test_run_moved_aside_is_not_taken_up_again(recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize("fresh", [False, True])
-def test_folder_in_use_by_another_process_is_refused(recipe: Recipe, fresh: bool) -> None:
+def test_a_folder_in_use_by_another_process_is_refused(recipe: Recipe, fresh: bool) -> None:
     first = start(in_folder(recipe, "here"))
     with held_by_another_process(first.path), pytest.raises(RunError, match=r"here: another process is running it"):
         open_run(in_folder(recipe, "here"), fresh=fresh)
@@ -230,13 +232,13 @@ def test_folder_in_use_by_another_process_is_refused(recipe: Recipe, fresh: bool
     run.release()
 
 
-def test_new_folder_that_another_process_just_made_is_refused(recipe: Recipe) -> None:
+def test_a_new_folder_that_another_process_just_made_is_refused(recipe: Recipe) -> None:
     open_run(in_folder(recipe, "here")).release()
     with held_by_another_process(Path("here")), pytest.raises(RunError, match="another process is running it"):
         open_run(in_folder(recipe, "here"))
 
 
-def test_running_run_is_passed_over_without_a_named_folder(recipe: Recipe) -> None:
+def test_a_running_run_is_passed_over_without_a_named_folder(recipe: Recipe) -> None:
     first = start(recipe)
     with held_by_another_process(first.path):
         run = open_run(recipe)
@@ -244,7 +246,7 @@ def test_running_run_is_passed_over_without_a_named_folder(recipe: Recipe) -> No
     run.release()
 
 
-def test_folder_of_someone_else_is_refused_and_left_alone(recipe: Recipe) -> None:
+def test_a_folder_of_someone_else_is_refused_and_left_alone(recipe: Recipe) -> None:
     Path("theirs").mkdir()
     Path("theirs/thesis.tex").write_text("chapter 1")
     for fresh in (False, True):
@@ -259,9 +261,9 @@ def test_checkpoints_without_a_recipe_are_refused(recipe: Recipe) -> None:
         open_run(in_folder(recipe, "here"))
 
 
-def test_run_that_failed_before_its_recipe_was_locked_begins_again(recipe: Recipe) -> None:
+def test_a_run_that_failed_before_its_recipe_was_locked_starts_again(recipe: Recipe) -> None:
     first = open_run(in_folder(recipe, "here"))
-    Journal(first.path).close()
+    Journal(first.path, 10).close()
     (first.path / f".{LOCK_NAME}.3f9a1c2d.half").write_text("run: {")  # killed while it was being locked
     first.release()
     run = open_run(in_folder(recipe, "here"))
@@ -269,26 +271,29 @@ def test_run_that_failed_before_its_recipe_was_locked_begins_again(recipe: Recip
     run.release()
 
 
-@pytest.mark.parametrize("folder", ["file", "file/below", "/proc/run"])
-def test_folder_that_cannot_be_made_is_refused(recipe: Recipe, folder: str) -> None:
+@pytest.mark.parametrize("folder", ["file", "file/below", "/proc/run", "half"])
+def test_a_folder_that_cannot_be_made_is_refused(recipe: Recipe, folder: str) -> None:
     Path("file").write_text("")
+    Path("half").mkdir()
+    Path("half/logs").write_text("in the place of a folder")
     with pytest.raises(RunError, match=rf"^{folder}: cannot be made \(.+\); choose another run.dir$"):
         open_run(in_folder(recipe, folder))
 
 
-def test_folder_that_cannot_be_written_is_refused(recipe: Recipe) -> None:
+def test_a_folder_that_cannot_be_written_is_refused(recipe: Recipe) -> None:
     Path("here/.in-use").mkdir(parents=True)  # as root every mode may be written: the same error by another way
     with pytest.raises(RunError, match=r"^here: cannot be written \(Is a directory\); choose another run.dir$"):
         open_run(in_folder(recipe, "here"))
 
 
-def test_summary_that_is_missing_or_torn_is_empty(tmp_path: Path) -> None:
+def test_a_summary_that_is_missing_or_damaged_is_empty(tmp_path: Path) -> None:
     assert read_summary(tmp_path) == {}
-    (tmp_path / "summary.json").write_text('{"status": "do')
-    assert read_summary(tmp_path) == {}
+    for text in ('{"status": "do', "[1]", "\udcff", "[" * 9000):
+        (tmp_path / "summary.json").write_text(text, errors="surrogateescape")
+        assert read_summary(tmp_path) == {}
 
 
-def test_debug_runs_have_their_own_folders_and_are_not_gone_on_with(recipe: Recipe) -> None:
+def test_debug_runs_have_their_own_folders_and_do_not_resume(recipe: Recipe) -> None:
     folder = debug_folder(recipe)
     assert folder.parent == Path("runs/recipe")
     assert folder.name.startswith("debug-")
@@ -302,19 +307,16 @@ def test_debug_runs_have_their_own_folders_and_are_not_gone_on_with(recipe: Reci
 
 def test_a_run_keeps_its_backbone_whatever_is_allowed(recipe: Recipe) -> None:
     start(in_folder(recipe, "here"))
-    backbone = recipe.backbone.model_copy(update={"freeze": "backbone"})
-    changed = in_folder(recipe.model_copy(update={"backbone": backbone}), "here")
+    changed = in_folder(with_values(recipe, {"backbone.freeze": "backbone"}), "here")
     with pytest.raises(RunError) as raised:
         open_run(changed, allowed=("backbone.freeze",))
     assert str(raised.value) == (
         "here: its recipe has changed: backbone.freeze 'none' -> 'backbone'; "
-        "a run keeps its backbone: put that back to go on, or --fresh to start anew"
+        "the backbone of a run cannot change: put it back to resume, or --fresh to start anew"
     )
 
 
-def test_keys_that_change_nothing_of_the_training_need_no_leave(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_keys_that_do_not_change_the_training_may_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     recipe = load_recipe(DIGITS, ["run.dir=run"]).recipe
     first = open_run(recipe)

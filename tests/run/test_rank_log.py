@@ -1,4 +1,4 @@
-"""A file per rank: messages, warnings and tracebacks, each once, before and after it is open."""
+"""A log file per rank: messages, warnings and tracebacks, each once, before and after it is open."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from launcher.run.rank_log import LOGGER, log_warnings, open_rank_log
 
 @pytest.fixture(autouse=True)
 def _untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As in a fresh `python -m launcher`, and everything put back."""
+    """Start as a fresh `python -m launcher` does, and put everything back."""
     monkeypatch.setattr(sys, "warnoptions", [])
     loggers = (LOGGER, logging.getLogger("py.warnings"))
     kept = [(logger, list(logger.handlers), logger.propagate, logger.level) for logger in loggers]
@@ -29,7 +29,7 @@ def _untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def test_messages_warnings_and_tracebacks(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_messages_warnings_and_tracebacks_are_in_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     log_warnings()
     open_rank_log(tmp_path / "logs", 3)
     LOGGER.info("rank %d", 3)
@@ -48,7 +48,7 @@ def test_messages_warnings_and_tracebacks(tmp_path: Path, capfd: pytest.CaptureF
     assert (captured.out, captured.err) == ("", "")
 
 
-def test_what_came_before_the_log_was_open_is_in_it(tmp_path: Path) -> None:
+def test_messages_from_before_the_log_was_open_are_in_it(tmp_path: Path) -> None:
     log_warnings()
     warnings.warn("early", UserWarning, stacklevel=1)
     LOGGER.info("early too")
@@ -58,7 +58,7 @@ def test_what_came_before_the_log_was_open_is_in_it(tmp_path: Path) -> None:
     assert text.count("INFO early too") == 1
 
 
-def test_opened_twice_no_line_is_doubled(tmp_path: Path) -> None:
+def test_a_log_that_is_opened_twice_has_each_line_once(tmp_path: Path) -> None:
     open_rank_log(tmp_path, 0)
     LOGGER.info("one")
     open_rank_log(tmp_path, 0)
@@ -75,7 +75,7 @@ def test_a_second_run_in_one_process_has_its_own_log(tmp_path: Path) -> None:
     assert "second" in (tmp_path / "b" / "rank-0.log").read_text()
 
 
-def test_who_chose_the_warnings_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warning_filters_of_the_user_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "warnoptions", ["error"])
     warnings.simplefilter("error")
     log_warnings()

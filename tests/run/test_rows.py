@@ -14,18 +14,18 @@ def test_a_train_record_gives_its_numbers() -> None:
 
 
 def test_an_evaluation_is_named_by_its_split() -> None:
-    row = row_of(0, {**PLACE, "kind": "eval", "split": "test", "top1_frac": 0.5, "per_class": {"cat": {}}})
-    assert {key for key in row if "/" in key} == {"test/top1_frac"}
+    row = row_of(0, {**PLACE, "kind": "eval", "split": "test", "accuracy": 0.5, "per_class": {"cat": {}}})
+    assert {key for key in row if "/" in key} == {"test/accuracy"}
 
 
-def test_what_is_no_number_in_json_is_one_again() -> None:
+def test_nonfinite_strings_become_numbers_again() -> None:
     for word in ("nan", "inf", "-inf"):
         value = row_of(0, {**PLACE, "kind": "train", "loss": word})["train/loss"]
         assert isinstance(value, float)
         assert not math.isfinite(value)
 
 
-def test_of_many_classes_the_fullest_cells_are_kept() -> None:
+def test_the_largest_cells_of_many_classes_are_kept() -> None:
     num_classes = 150
     confusion = [[0] * num_classes for _ in range(num_classes)]
     confusion[149][3], confusion[0][0] = 5, 9

@@ -1,4 +1,4 @@
-"""What W&B has of a run, by the real SDK: offline files, and a server on loopback."""
+"""What W&B gets of a run, by the real SDK: offline files, and a server on loopback."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.run.mirror import NoWandb
+from launcher.run.mirror import NullMirror
 from tests.harness.runs import wait_until
 from tests.run.wandb_file import OfflineRun, read_offline_runs
 from tests.run.wandb_program import KEY, result_of, spawn
@@ -38,13 +38,13 @@ from PIL import Image
 (folder / "pictures").mkdir()
 Image.new("RGB", (8, 8)).save(folder / "pictures" / "augmented.png")
 log(1)
-journal.write("event", 1, 1, name="picture", picture="augmented")
-journal.write("train", 2, 1, loss=float("nan"), samples=[1, 2])
-valid = {"loss": 0.5, "top1_frac": 0.75, "top5_frac": 1.0, "num_images": 4}
-per_class = {"cat": {"top1_frac": 0.5, "num_images": 2}, "dog": {"top1_frac": None, "num_images": 0}}
-journal.write("eval", 2, 1, split="valid", **valid, per_class=per_class)
-journal.write("eval", 2, 1, split="test", weights_step=1, **valid, per_class=per_class)
-journal.write("event", 2, 1, name="confusion", split="test", rows=[[1, 1], [0, 0]])
+journal.write("event", 1, name="picture", picture="augmented")
+journal.write("train", 2, loss=float("nan"), samples=[1, 2])
+valid = {"loss": 0.5, "accuracy": 0.75, "top5_accuracy": 1.0, "num_images": 4}
+per_class = {"cat": {"recall": 0.5, "support": 2}, "dog": {"recall": None, "support": 0}}
+journal.write("eval", 2, split="valid", **valid, per_class=per_class)
+journal.write("eval", 2, split="test", weights_step=1, **valid, per_class=per_class)
+journal.write("event", 2, name="confusion", split="test", rows=[[1, 1], [0, 0]])
 end(left=os.environ.get("WANDB_SERVICE"))
 """
     result = result_of(spawn(tmp_path / "run", "offline", body))
@@ -58,7 +58,7 @@ end(left=os.environ.get("WANDB_SERVICE"))
     assert run.axes == dict.fromkeys(("record", "step", "epoch"), "") | dict.fromkeys(by_step, "step")
     assert [row["_step"] for row in run.history] == [row["record"] for row in run.history] == list(range(7))
     own = [{key: value for key, value in row.items() if not key.startswith("_")} for row in run.history]
-    metrics = {"loss": 0.5, "top1_frac": 0.75, "top5_frac": 1.0, "num_images": 4}
+    metrics = {"loss": 0.5, "accuracy": 0.75, "top5_accuracy": 1.0, "num_images": 4}
     assert own[0] == {"event/name": "started", "event/wandb_id": "abcd1234", "record": 0, "step": 0, "epoch": 0}
     assert own[1] == {"train/loss": 1.0, "train/lr": 0.1, "record": 1, "step": 1, "epoch": 1}
     assert {key.split(".")[0] for key in own[2]} == {"augmented", "event/name", "event/picture", *AXES}
@@ -80,8 +80,8 @@ end(left=os.environ.get("WANDB_SERVICE"))
     assert run.exit_code == 0
 
 
-def test_a_killed_run_keeps_its_rows_and_the_next_part_counts_on(tmp_path: Path) -> None:
-    body = "log(10, 20, 30); settle(); time.sleep(1.5); print(service(), flush=True); os.kill(os.getpid(), 9)"
+def test_a_killed_run_keeps_its_rows_and_the_next_part_continues_the_count(tmp_path: Path) -> None:
+    body = "log(10, 20, 30); wait_for_mirror(); time.sleep(1.5); print(service(), flush=True); os.kill(os.getpid(), 9)"
     process = spawn(tmp_path / "run", "offline", body)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (-signal.SIGKILL, "")
@@ -97,11 +97,11 @@ def test_a_killed_run_keeps_its_rows_and_the_next_part_counts_on(tmp_path: Path)
     assert second.history[0]["_step"] > first.history[-1]["_step"], "or `wandb sync` would drop the second part"
 
 
-def test_online_a_resumed_run_is_one_run(tmp_path: Path) -> None:
+def test_a_resumed_run_is_one_run_online(tmp_path: Path) -> None:
     with WandbServer() as server:
         online = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
         for steps in ("1, 2, 3, 4, 5", "3, 4, 5, 6"):
-            result = result_of(spawn(tmp_path / "run", "online", f"log({steps}); settle(); end()", **online))
+            result = result_of(spawn(tmp_path / "run", "online", f"log({steps}); wait_for_mirror(); end()", **online))
             assert (result["mode"], result["failures"], result["service"]) == ("online", [], None)
         (run,) = server.runs.values()
         assert (run.name, run.project, run.exit_code) == ("abcd1234", "birds", 0)
@@ -114,12 +114,12 @@ def test_online_a_resumed_run_is_one_run(tmp_path: Path) -> None:
         assert server.unknown == []
 
 
-def test_online_a_running_one_keeps_its_journal_there_too(tmp_path: Path) -> None:
+def test_the_journal_of_a_running_run_is_online_too(tmp_path: Path) -> None:
     body = """
 launcher.run.wandb.KEEP_EVERY_S = 0.0
 log(1)
-journal.write("eval", 1, 1, split="valid", loss=0.5)
-settle()
+journal.write("eval", 1, split="valid", loss=0.5)
+wait_for_mirror()
 time.sleep(600)
 """
     with WandbServer() as server:
@@ -134,10 +134,10 @@ time.sleep(600)
         assert run.stored["journal.jsonl"] == (tmp_path / "run/journal.jsonl").read_bytes()
 
 
-def test_off_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_null_mirror_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     threads, environment = threading.active_count(), dict(os.environ)
-    mirror = NoWandb()
+    mirror = NullMirror()
     mirror.log(0, {"step": 1, "epoch": 1, "kind": "train", "time_s": 0.0, "loss": 1.0})
     assert (mirror.mode, mirror.take_failures(), mirror.finish(0)) == ("disabled", [], [])
     assert (threading.active_count(), dict(os.environ), list(tmp_path.iterdir())) == (threads, environment, [])

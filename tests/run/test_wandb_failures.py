@@ -1,4 +1,4 @@
-"""Whatever happens to W&B, the training goes on, and says so in one line."""
+"""Whatever happens to W&B, the training continues, and reports it in one line."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from tests.run.wandb_program import KEY, PROGRAM, clean_environment, result_of, 
 from tests.run.wandb_server import WandbServer
 
 
-def test_without_a_server_it_is_offline_and_can_be_sent_later(tmp_path: Path) -> None:
+def test_a_run_without_a_server_is_offline_and_can_be_sent_later(tmp_path: Path) -> None:
     with WandbServer() as server:
         closed = server.url
     result = result_of(
         spawn(
             tmp_path / "run",
             "online",
-            "slow = log(*range(1, 201)); settle(); end(slow=slow)",
+            "slow = log(*range(1, 201)); wait_for_mirror(); end(slow=slow)",
             WANDB_BASE_URL=closed,
             WANDB_API_KEY=KEY,
         )
@@ -45,13 +45,13 @@ def test_without_a_server_it_is_offline_and_can_be_sent_later(tmp_path: Path) ->
     (failure,) = result["failures"]
     assert "\n" not in failure
     how = f"send it later: launcher sync {tmp_path / 'run'}"
-    assert re.fullmatch(rf"W&B could not start online \(.+\): offline instead, {re.escape(how)}", failure) is not None
+    assert re.fullmatch(rf"W&B could not start online \(.+\): offline instead; {re.escape(how)}", failure) is not None
     (run,) = read_offline_runs(tmp_path / "run")
     assert [row["step"] for row in run.history] == list(range(201))
 
 
 @pytest.mark.parametrize("fault", ["hang", 500])
-def test_a_server_out_of_order_costs_the_training_nothing(tmp_path: Path, fault: int | str) -> None:
+def test_a_broken_server_costs_the_training_nothing(tmp_path: Path, fault: int | str) -> None:
     body = "times = sorted(log(step) for step in range(1, 201)); end(median=times[100], slowest=times[-1])"
     with WandbServer(fault) as server:
         online = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
@@ -65,9 +65,9 @@ def test_a_server_out_of_order_costs_the_training_nothing(tmp_path: Path, fault:
     assert len(run.history) == 201
 
 
-def test_a_server_that_dies_midway_cannot_hold_the_end(tmp_path: Path) -> None:
+def test_a_server_that_dies_midway_does_not_delay_the_end(tmp_path: Path) -> None:
     body = """
-log(1, 2); settle()
+log(1, 2); wait_for_mirror()
 (folder / "started").touch()
 while not (folder / "go").exists():
     time.sleep(0.05)
@@ -85,28 +85,28 @@ slow = log(3, 4); end(slow=slow)
     assert result["finish_s"] < 8.5
     assert result["mode"] == "online"
     (failure,) = result["failures"]
-    assert failure.startswith("W&B did not take everything (")
+    assert failure.startswith("W&B did not receive everything (")
 
 
 @pytest.mark.parametrize("signal", ["SIGTERM", "SIGKILL"])
-def test_when_w_and_b_s_own_process_dies_the_loss_is_counted(tmp_path: Path, signal: str) -> None:
-    """SLURM's SIGTERM reaches every process of a job step, and this one obeys; the kernel's SIGKILL asks nobody."""
-    body = f"log(1); settle(); os.kill(service(), signal.{signal}); time.sleep(1); slow = log(*range(2, 40))"
+def test_records_are_counted_that_are_lost_when_the_process_of_wandb_dies(tmp_path: Path, signal: str) -> None:
+    """SLURM's SIGTERM reaches every process of a job step, and W&B's ends by it, as by the kernel's SIGKILL."""
+    body = f"log(1); wait_for_mirror(); os.kill(service(), signal.{signal}); time.sleep(1); slow = log(*range(2, 40))"
     result = result_of(spawn(tmp_path / "run", "offline", f"{body}; end(slow=slow)"))
     refused, unfinished, counted = result["failures"]
     assert refused.startswith("W&B refused a record (")
-    assert unfinished.startswith("W&B did not take everything (")
+    assert unfinished.startswith("W&B did not receive everything (")
     assert counted == f"W&B refused 38 records; send it later: launcher sync {tmp_path / 'run'}"
     assert result["finish_s"] < 8
     assert result["slow"] < 0.1
     assert [record["step"] for record in read_journal(tmp_path / "run")] == list(range(40))
 
 
-def test_nobody_is_asked_on_a_terminal_without_credentials(tmp_path: Path) -> None:
+def test_no_question_is_asked_on_a_terminal_without_credentials(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     parent, child = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM + "log(1); settle(); end()", str(tmp_path / "run"), "online"],
+        [sys.executable, "-c", PROGRAM + "log(1); wait_for_mirror(); end()", str(tmp_path / "run"), "online"],
         env=clean_environment(tmp_path, WANDB_SILENT="false", WANDB_BASE_URL="http://127.0.0.1:9"),
         stdin=child,
         stdout=child,
@@ -117,7 +117,7 @@ def test_nobody_is_asked_on_a_terminal_without_credentials(tmp_path: Path) -> No
     while True:
         try:
             shown += os.read(parent, 65536)
-        except OSError:  # how Linux says that the other end is closed
+        except OSError:  # the other end is closed
             break
     os.close(parent)
     assert process.wait() == 0
@@ -130,7 +130,7 @@ def test_nobody_is_asked_on_a_terminal_without_credentials(tmp_path: Path) -> No
 
 
 class _Rows(SimpleNamespace):
-    """A W&B run that notes what it is given, and refuses negative steps."""
+    """A W&B run that records what it gets, and refuses negative steps."""
 
     def __init__(self) -> None:
         super().__init__(rows=[], finished=[])
@@ -164,19 +164,19 @@ def test_a_full_queue_drops_and_counts(monkeypatch: pytest.MonkeyPatch, tmp_path
     _log(mirror, *range(10))
     threading.Timer(0.2, gate.set).start()  # while finish() waits for room
     how = f"send it later: launcher sync {tmp_path}"
-    assert mirror.finish(1) == [f"7 rows were dropped: W&B took too long; {how}"]
+    assert mirror.finish(1) == [f"W&B took too long, 7 records were dropped; {how}"]
     assert (run.rows, run.finished) == ([0, 1, 2], [1])
-    assert mirror.finish(1) == [], "said once"
+    assert mirror.finish(1) == [], "reported once"
 
 
-def test_a_w_and_b_that_never_starts_is_not_called_online(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_wandb_that_never_starts_is_not_online(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     gate = threading.Event()
     monkeypatch.setattr(mirror_module, "FINISH_TIMEOUT_S", 0.2)
     mirror = _mirror(monkeypatch, tmp_path, lambda mode: gate.wait(30) and _Rows(), "online")
     start = time.monotonic()
     (failure,) = mirror.finish(0)
     assert time.monotonic() - start < 2
-    assert failure == f"W&B did not end in 0 s; send it later: launcher sync {tmp_path}"
+    assert failure == f"W&B did not finish in 0 s; send it later: launcher sync {tmp_path}"
     assert mirror.mode == "disabled"
     gate.set()
     mirror._thread.join(10)
@@ -184,7 +184,7 @@ def test_a_w_and_b_that_never_starts_is_not_called_online(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("error", [SystemExit(1), RuntimeError("no\nmore"), OSError(28, "No space left")])
-def test_whatever_w_and_b_raises_it_is_one_line(
+def test_every_error_of_wandb_is_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: BaseException
 ) -> None:
     def init(mode: Mode) -> Any:
@@ -193,12 +193,14 @@ def test_whatever_w_and_b_raises_it_is_one_line(
     mirror = _mirror(monkeypatch, tmp_path, init, "online")
     _log(mirror, 1)
     online, offline = mirror.finish(0)
-    assert online.startswith(f"W&B could not start online ({str(error).splitlines()[0]}): offline instead, ")
+    assert online.startswith(f"W&B could not start online ({str(error).splitlines()[0]}): offline instead; ")
     assert offline == f"W&B could not start offline ({str(error).splitlines()[0]}): the journal has everything"
     assert mirror.mode == "disabled"
 
 
-def test_a_refused_record_is_told_once_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_refused_records_are_reported_once_and_the_rest_is_sent(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     run = _Rows()
     mirror = _mirror(monkeypatch, tmp_path, lambda mode: run, "offline")
     _log(mirror, 1, -1, 2, -1, -1, 3)

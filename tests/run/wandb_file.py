@@ -18,7 +18,7 @@ WHOLE, FIRST, LAST = 1, 2, 4
 
 @dataclass
 class OfflineRun:
-    """What an offline run has on disk; `axes`: metric or pattern -> its axis."""
+    """An offline run as it is on disk. `axes`: metric or pattern -> its axis."""
 
     run: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
@@ -29,7 +29,7 @@ class OfflineRun:
 
 
 def read_offline_runs(folder: Path) -> list[OfflineRun]:
-    """Those under `folder`/wandb, oldest first."""
+    """The runs under `folder`/wandb, oldest first."""
     return [_read(path) for path in sorted((folder / "wandb").glob("offline-run-*/*.wandb"))]
 
 

@@ -1,4 +1,4 @@
-"""A process of its own that mirrors to W&B and says what became of it."""
+"""A process of its own that mirrors a journal to W&B and reports how that went."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ folder, mode = Path(sys.argv[1]), sys.argv[2]
 section = Wandb(project="birds", group="g", job_type="tune", tags=("a", "b"))
 config = {"optim": {"lr": 0.1}, "run": {"seed": 3}}
 mirror = module.WandbMirror(launcher.run.wandb.RunMetadata("abcd1234", folder, section, config), mode)
-journal = Journal(folder, mirror.log)
-journal.write("event", 0, 0, name="started", wandb_id="abcd1234")
+journal = Journal(folder, 10, mirror.log)
+journal.write("event", 0, name="started", wandb_id="abcd1234")
 
 def log(*steps):
     slowest_s = 0.0
     for step in steps:
         start = time.perf_counter()
-        journal.write("train", step, 1, loss=1.0 / step, lr=0.1)
+        journal.write("train", step, loss=1.0 / step, lr=0.1)
         slowest_s = max(slowest_s, time.perf_counter() - start)
     return slowest_s
 
-def settle():
-    while not (mirror._became and mirror._queue.empty()):
+def wait_for_mirror():
+    while not (mirror._mode_used and mirror._queue.empty()):
         time.sleep(0.05)
 
 def service():
@@ -60,7 +60,7 @@ def end(**more):
 
 
 def clean_environment(home: Path, **more: str) -> dict[str, str]:
-    """This process's, without what could tell W&B anything."""
+    """This process's, without variables that W&B reads."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "NETRC"))}
     return kept | {"HOME": str(home), "TMPDIR": str(home)} | more
 
@@ -78,7 +78,7 @@ def spawn(folder: Path, mode: Mode, body: str, **environment: str) -> subprocess
 
 
 def result_of(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """What the program printed, which is all that anybody printed."""
+    """The result that the program printed; nothing else may be printed."""
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
     result: dict[str, Any] = json.loads(out)

@@ -107,7 +107,7 @@ class WandbServer:
         return self._describe(v, parquetHistory={"parquetUrls": [], "liveData": live})
 
     def _page(self, v: Variables) -> dict[str, Any]:
-        """The rows that have every key that is asked for, and of them nothing else."""
+        """The requested keys of the rows that have all of them."""
         spec = json.loads(v["spec"])
         rows = [
             {key: row[key] for key in spec["keys"]}
@@ -160,7 +160,7 @@ class WandbServer:
         return {"createRunFiles": {"runID": "x", "uploadHeaders": [], "files": files}}
 
     def _create_artifact(self, v: Variables) -> dict[str, Any]:
-        """What W&B keeps the tables of a run in."""
+        """W&B stores the tables of a run in an artifact."""
         artifact = {"id": "a1", "state": "PENDING", "artifactSequence": {"latestArtifact": None}}
         return {"createArtifact": {"__typename": "CreateArtifactPayload", "artifact": artifact}}
 
@@ -170,8 +170,8 @@ class WandbServer:
 
     def _create_artifact_files(self, v: Variables) -> dict[str, Any]:
         def node(name: str) -> dict[str, Any]:
-            workdir = {"storagePath": name, "uploadUrl": f"{self.url}/storage/artifacts/{name}", "uploadHeaders": []}
-            return {"node": workdir | {"uploadMultipartUrls": None, "artifact": {"id": "a1"}}}
+            found = {"storagePath": name, "uploadUrl": f"{self.url}/storage/artifacts/{name}", "uploadHeaders": []}
+            return {"node": found | {"uploadMultipartUrls": None, "artifact": {"id": "a1"}}}
 
         files = v["input"]["artifactFiles"] if "input" in v else v["artifactFiles"]
         return {"createArtifactFiles": {"files": {"edges": [node(file["name"]) for file in files]}}}
@@ -228,9 +228,9 @@ class _Handler(BaseHTTPRequestHandler):
         run, _, name = unquote(self.path).removeprefix("/storage/").partition("/")
         self._send(self.state.runs[run].stored[name], 200)
 
-    def _graphql(self, asked: dict[str, Any]) -> None:
-        found = re.search(r"(?:query|mutation)\s+(\w+)", asked["query"])
-        data = self.state.answer(found[1] if found else asked["query"], asked.get("variables") or {})
+    def _graphql(self, request: dict[str, Any]) -> None:
+        found = re.search(r"(?:query|mutation)\s+(\w+)", request["query"])
+        data = self.state.answer(found[1] if found else request["query"], request.get("variables") or {})
         self._reply({"data": data} if data is not None else {"errors": [{"message": "unknown"}], "data": None})
 
     def _reply(self, reply: dict[str, Any], status: int = 200) -> None:

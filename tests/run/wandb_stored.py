@@ -1,4 +1,4 @@
-"""What the W&B server of the tests knows of a run."""
+"""A run as the W&B server of the tests stores it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 @dataclass
 class Run:
-    """What the server knows of a run; `files`: name -> line number -> line."""
+    """`files`: name -> line number -> line."""
 
     name: str
     project: str
     fields: dict[str, Any] = field(default_factory=dict)
     files: dict[str, dict[int, str]] = field(default_factory=dict)
     stored: dict[str, bytes] = field(default_factory=dict)
-    """Files that were uploaded whole: name -> content, the newest."""
+    """Files that were uploaded whole: name -> newest content."""
     exit_code: int | None = None
     state: str = "finished"
 
@@ -59,7 +59,7 @@ class Run:
         }
 
     def described(self) -> dict[str, Any]:
-        """As `wandb.Api` asks for it."""
+        """The answer to a query of `wandb.Api`."""
         last = max((row["_step"] for row in self.history), default=-1)
         user = {"name": "someone", "username": "someone"}
         metadata = {"state": self.state, "group": self.fields.get("groupName"), "jobType": None, "commit": None}

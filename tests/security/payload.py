@@ -1,4 +1,4 @@
-"""A pickle that, when it is loaded the trusting way, leaves a mark."""
+"""A pickle that leaves a mark when it is unpickled."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Payload:
-    """Makes the folder `mark` when it is unpickled."""
+    """Makes the folder `mark` when unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -21,7 +21,7 @@ class Payload:
 
 
 def payload_bytes(mark: Path) -> bytes:
-    """The pickle, shown to work: loading it makes `mark`, which is then taken away again."""
+    """The pickle, after a check that it works: loading it makes `mark`, which is then removed."""
     content = pickle.dumps(Payload(mark))
     pickle.loads(content)
     assert mark.is_dir()

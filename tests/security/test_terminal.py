@@ -1,4 +1,4 @@
-"""What others wrote (class names, paths, messages) is shown as text: no escape sequence, no markup."""
+"""Text of others (class names, paths, messages) is shown as text: no escape sequence, no markup."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ HOSTILE = "\x1b[2J\x1b]0;title\x07\x9b31m[red]cat[/red] :smile:\r\u202egpj\x00\u
 SHOWN = r"\x1b[2J\x1b]0;title\x07\x9b31m[red]cat[/red] :smile:\r\u202egpj\x00\ud800"
 
 
-def test_what_moves_the_cursor_is_spelt_out() -> None:
+def test_control_characters_are_escaped() -> None:
     assert printable(HOSTILE) == SHOWN
     assert printable("Käse 猫 🐈 \t\n") == r"Käse 猫 🐈 \t\n"
 
 
-def test_the_console_shows_text(capsys: pytest.CaptureFixture[str]) -> None:
+def test_console_shows_text(capsys: pytest.CaptureFixture[str]) -> None:
     console = Console()
     console.say(HOSTILE)
     console.table(HOSTILE, [(HOSTILE, HOSTILE)])
@@ -35,9 +35,9 @@ def test_the_console_shows_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert not set(out) & set("\x1b\x9b\x07\r\x00\u202e")
 
 
-def test_a_summary_from_somebody_else_shows_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    metrics = {"top1_frac": 0.5, "top5_frac": 1.0, "loss": 1.0, "num_images": 2}
-    classes = {name: {"top1_frac": 0.5, "num_images": 1} for name in (HOSTILE, "dog")}
+def test_hostile_summary_shows_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = {"accuracy": 0.5, "top5_accuracy": 1.0, "loss": 1.0, "num_images": 2}
+    classes = {name: {"recall": 0.5, "support": 1} for name in (HOSTILE, "dog")}
     summary = {"status": HOSTILE, "epochs_done": 1, "steps_done": 1, "global_batch": 1, "best": None, "wall_s": 1.0,
                "train": {"images_per_s": 1.0}, "world_size": 1, "device": HOSTILE, "precision": "no",
                "wandb": {"mode": "offline", "id": HOSTILE}, "test": {**metrics, "per_class": classes}}  # fmt: skip
@@ -49,7 +49,7 @@ def test_a_summary_from_somebody_else_shows_text(tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize("error", [RunError, DataError, ShardsError, lambda text: RecipeError([text]), RuntimeError])
-def test_an_error_shows_text(
+def test_error_shows_text(
     error: type[Exception], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*arguments: object) -> None:
@@ -62,7 +62,7 @@ def test_an_error_shows_text(
     assert not set(err) & set("\x1b\x9b\x07\x00\u202e")
 
 
-def test_the_command_line_shows_text(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line_shows_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert command([HOSTILE.replace("\x00", "").replace("\ud800", "")]) == 2
     assert command(["--\x1b[2J"]) == 2
     assert "\x1b" not in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Checkpoints and weights made by somebody else: nothing in them is run, nothing outside of them is read."""
+"""Hostile checkpoints and weights: nothing in them is run, nothing outside of them is read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.security.payload import Payload, payload_bytes
 
 
 def hostile_file(path: Path, mark: Path) -> None:
-    """As torch saves it; loading it the trusting way makes `mark`."""
+    """Write a file as torch saves it; loading it with `weights_only=False` makes `mark`."""
     plain = path.with_suffix(".zip")
     torch.save({"weight": torch.zeros(2), "more": Payload(mark)}, plain)
     torch.load(plain, weights_only=False)
@@ -52,14 +52,16 @@ def test_code_in_a_checkpoint_is_refused_in_one_line(tmp_path: Path, name: str) 
     newest = folder / "step-00000020"
     hostile_file(newest / f"{name}.safetensors", mark)
     trust(newest)
-    with pytest.raises(RunError, match=rf"{name}\.safetensors: has its hash, but is no safetensors file") as error:
+    with pytest.raises(
+        RunError, match=rf"{name}\.safetensors: its hash is right, but it is no safetensors file"
+    ) as error:
         restore(folder, SmallRun(alone()).state, silent)
     assert "\n" not in str(error.value)
     assert not mark.exists()
 
 
 @pytest.mark.parametrize("name", ["../../secret", "/dev/zero", ".."])
-def test_hashes_name_files_of_their_folder_only(tmp_path: Path, name: str) -> None:
+def test_hashes_name_only_files_of_their_folder(tmp_path: Path, name: str) -> None:
     newest = save_two(tmp_path / "checkpoints", alone()) / "step-00000020"
     hashes = json.loads((newest / HASHES).read_text())
     (newest / HASHES).write_text(json.dumps({**hashes, name: "0"}))
@@ -68,7 +70,7 @@ def test_hashes_name_files_of_their_folder_only(tmp_path: Path, name: str) -> No
 
 
 @pytest.mark.parametrize("name", [".step-00000001.tmp", "step-00000001"])
-def test_what_a_planted_link_leads_to_is_not_removed(tmp_path: Path, name: str) -> None:
+def test_target_of_a_planted_link_is_not_removed(tmp_path: Path, name: str) -> None:
     folder, precious = save_two(tmp_path / "checkpoints", alone()), tmp_path / "precious"
     precious.mkdir()
     (precious / "file").write_text("kept")

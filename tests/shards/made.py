@@ -1,4 +1,4 @@
-"""Real images, folders and tars for the tests, made without the package under test."""
+"""Real images, folders and tars, made without the package under test."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import webdataset
 from PIL import Image
 
 
-def picture(seed: int, size: tuple[int, int] = (24, 16), file_format: str = "JPEG") -> bytes:
-    """A small image of noise, each seed another; `size` is width, height."""
+def image_bytes(seed: int, size: tuple[int, int] = (24, 16), file_format: str = "JPEG") -> bytes:
+    """The file of a small image of noise. `size`: width, height."""
     pixels_HWC = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels_HWC).save(buffer, format=file_format)
@@ -29,7 +29,7 @@ def make_folder(root: Path, counts: Mapping[str, int]) -> Path:
     for number, (name, count) in enumerate(counts.items()):
         (root / name).mkdir(parents=True)
         for i in range(count):
-            (root / name / f"{i:03d}.jpg").write_bytes(picture(1000 * number + i))
+            (root / name / f"{i:03d}.jpg").write_bytes(image_bytes(1000 * number + i))
     return root
 
 
@@ -45,7 +45,7 @@ def make_tar(path: Path, members: Mapping[str, bytes], tar_format: int = tarfile
 
 def labelled(number: int, label: int) -> dict[str, bytes]:
     """Two members: one image and its `.cls`."""
-    return {f"{number:04d}.jpg": picture(number), f"{number:04d}.cls": str(label).encode()}
+    return {f"{number:04d}.jpg": image_bytes(number), f"{number:04d}.cls": str(label).encode()}
 
 
 def gnu_tar(path: Path, folder: Path, names: list[str], *options: str) -> Path:

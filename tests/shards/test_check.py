@@ -12,7 +12,7 @@ import pytest
 from shards.check import check
 from shards.index import index
 from shards.manifest import INDEX_DTYPE, ShardsError, read_index, read_manifest, write_index, write_manifest
-from tests.shards.made import as_json, labelled, make_tar, picture
+from tests.shards.made import as_json, image_bytes, labelled, make_tar
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def rewrite(folder: Path, members: dict[str, bytes]) -> None:
-    """Another train-1.tar, to which the manifest is made to agree: only the samples themselves are wrong."""
+    """Another train-1.tar, with a manifest that agrees: only the samples themselves are wrong."""
     tar = make_tar(folder / "train-1.tar", members)
     manifest = read_manifest(folder)
     content = tar.read_bytes()
@@ -38,8 +38,8 @@ def rewrite(folder: Path, members: dict[str, bytes]) -> None:
     write_manifest(folder, dataclasses.replace(manifest, shards=tuple(shards)))
 
 
-def three(**changes: bytes | None) -> dict[str, bytes]:
-    """Members of train-1.tar, changed by name with `_` for the dot and an n in front; None takes one away."""
+def train_1_members(**changes: bytes | None) -> dict[str, bytes]:
+    """Members of train-1.tar, changed by name with `_` for the dot and an n in front; None removes one."""
     members: dict[str, bytes | None] = {}
     for number in (3, 4, 5):
         members |= labelled(number, number % 2)
@@ -72,24 +72,30 @@ def misnumber_classes(folder: Path) -> None:
 
 CORRUPTIONS: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (truncate, "train-1.tar: truncated or not a tar, 1200 bytes"),
-    "hash": (flip_a_byte, "train-1.tar: hash mismatch"),
+    "hash": (flip_a_byte, "train-1.tar: hash mismatch: the content differs from manifest.json"),
     "missing shard": (lambda folder: (folder / "train-1.tar").unlink(), "train-1.tar: missing shard"),
     "extra shard": (lambda folder: make_tar(folder / "train-2.tar", labelled(9, 0)), "train-2.tar: extra shard"),
     "missing index": (lambda folder: (folder / "train-1.index.npy").unlink(), "train-1.tar: index: "),
     "short index": (
         lambda folder: write_index(folder / "train-1.tar", np.zeros(2, INDEX_DTYPE)),
-        "train-1.tar: 3 images, its index has 2",
+        "train-1.tar: 3 images, but 2 in the index and 3 in manifest.json",
     ),
     "wrong index": (swap_labels_in_index, "train-1.tar: 0004: offset, size, label are "),
-    "wrong counts": (misnumber_classes, "manifest.json: test: its class counts"),
-    "missing label": (lambda folder: rewrite(folder, three(n0004_cls=None)), "train-1.tar: 0004: no label"),
-    "missing image": (lambda folder: rewrite(folder, three(n0004_jpg=None)), "train-1.tar: 0004: no image"),
+    "wrong counts": (misnumber_classes, "manifest.json: test: class counts differ from the tars"),
+    "missing label": (lambda folder: rewrite(folder, train_1_members(n0004_cls=None)), "train-1.tar: 0004: no label"),
+    "missing image": (lambda folder: rewrite(folder, train_1_members(n0004_jpg=None)), "train-1.tar: 0004: no image"),
     "undecodable": (
-        lambda folder: rewrite(folder, three(n0004_jpg=picture(4)[:-50])),
+        lambda folder: rewrite(folder, train_1_members(n0004_jpg=image_bytes(4)[:-50])),
         "train-1.tar: 0004: image cannot be decoded",
     ),
-    "out of range": (lambda folder: rewrite(folder, three(n0004_cls=b"2")), "train-1.tar: 0004: label 2 out of range"),
-    "unknown name": (lambda folder: rewrite(folder, three(n0004_cls=b"x")), "train-1.tar: 0004: label 'x' out of"),
+    "out of range": (
+        lambda folder: rewrite(folder, train_1_members(n0004_cls=b"2")),
+        "train-1.tar: 0004: label 2 out of range",
+    ),
+    "unknown name": (
+        lambda folder: rewrite(folder, train_1_members(n0004_cls=b"x")),
+        "train-1.tar: 0004: label 'x' out of",
+    ),
     "key of another shard": (
         lambda folder: rewrite(folder, labelled(1, 1) | labelled(4, 0) | labelled(5, 1)),
         "train-1.tar: 0001: duplicate key, also in train-0.tar",
@@ -98,7 +104,7 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_each_corruption_is_named(folder: Path, name: str) -> None:
+def test_every_corruption_is_reported(folder: Path, name: str) -> None:
     assert check(folder) == []
     corrupt, expected = CORRUPTIONS[name]
     corrupt(folder)
@@ -108,8 +114,8 @@ def test_each_corruption_is_named(folder: Path, name: str) -> None:
     assert not any(problem.startswith(("train-0.tar", "test-0.tar")) for problem in problems)
 
 
-def test_a_key_twice_in_one_shard_is_named(folder: Path) -> None:
-    again = {"0003.jpg": picture(8), "0003.cls": b"1"}
+def test_repeated_key_in_one_shard_is_reported(folder: Path) -> None:
+    again = {"0003.jpg": image_bytes(8), "0003.cls": b"1"}
     tar = make_tar(folder / "a.tar", labelled(3, 1) | labelled(4, 0))
     shutil.copy(make_tar(folder / "b.tar", again), folder / "second.bin")
     content = tar.read_bytes().rstrip(b"\0")
@@ -120,12 +126,12 @@ def test_a_key_twice_in_one_shard_is_named(folder: Path) -> None:
     assert "train-1.tar: 0003: duplicate key, 2 times in this shard" in check(folder)
 
 
-def test_a_good_folder_with_a_label_field_is_good(tmp_path: Path) -> None:
-    make_tar(tmp_path / "t.tar", {"a.jpg": picture(0), "a.json": as_json(species="wolf")})
+def test_folder_with_a_label_field_has_no_problems(tmp_path: Path) -> None:
+    make_tar(tmp_path / "t.tar", {"a.jpg": image_bytes(0), "a.json": as_json(species="wolf")})
     index(tmp_path, label_field="species")
     assert check(tmp_path) == []
 
 
-def test_a_folder_without_manifest_is_a_mistake(tmp_path: Path) -> None:
+def test_folder_without_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ShardsError, match=r"no manifest\.json"):
         check(tmp_path)

@@ -10,10 +10,10 @@ import pytest
 
 from shards.cli import main, parse_split
 from shards.manifest import ShardsError, read_manifest
-from tests.shards.made import as_json, labelled, make_folder, make_tar, picture
+from tests.shards.made import as_json, image_bytes, labelled, make_folder, make_tar
 
 
-def test_pack_check_info(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pack_check_and_info_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_folder(tmp_path / "in", {"1.ant": 9, "2.bee": 8, "3.cat": 7})
     dest = str(tmp_path / "out")
     options = ["--classes", "cat,bee", "--split", "train=5,valid=1,test=rest", "--images-per-shard", "6"]
@@ -37,8 +37,8 @@ def test_pack_check_info(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out.startswith("test-00000.tar: missing shard\n")
 
 
-def test_index_with_field_and_classes_from_a_file(tmp_path: Path) -> None:
-    make_tar(tmp_path / "t.tar", {"a.jpg": picture(0), "a.json": as_json(kind="bee")})
+def test_index_reads_field_and_classes(tmp_path: Path) -> None:
+    make_tar(tmp_path / "t.tar", {"a.jpg": image_bytes(0), "a.json": as_json(kind="bee")})
     (tmp_path / "names.txt").write_text("ant\nbee\n")
     for classes in (str(tmp_path / "names.txt"), "ant,bee"):
         assert main(["index", str(tmp_path), "--label-field", "kind", "--classes", classes]) == 0
@@ -61,7 +61,7 @@ def test_index_with_field_and_classes_from_a_file(tmp_path: Path) -> None:
         (["index", "OUT"], "no .tar files here"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_2(
+def test_user_error_is_one_line_and_exit_code_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
     assert main([str(tmp_path / "out") if word == "OUT" else word for word in arguments]) == 2
@@ -73,12 +73,12 @@ def test_mistakes_are_one_line_and_exit_code_2(
 
 
 @pytest.mark.parametrize("text", ["train", "train=", "train=1,train=2", "=0.5,train=x"])
-def test_parse_split_refuses(text: str) -> None:
+def test_parse_split_refuses_wrong_shares(text: str) -> None:
     with pytest.raises(ShardsError, match="split"):
         parse_split(text)
 
 
-def test_the_program_itself(tmp_path: Path) -> None:
+def test_module_runs_as_a_program(tmp_path: Path) -> None:
     make_tar(tmp_path / "t.tar", labelled(0, 0))
     run = subprocess.run(
         [sys.executable, "-m", "shards", "index", str(tmp_path)], capture_output=True, text=True, check=True
@@ -102,8 +102,8 @@ def test_control_c_is_one_line_and_130(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_control_c_in_text_that_is_executed_is_130_too(tmp_path: Path) -> None:
-    """Libraries execute text as they are imported; Python then ends by the signal whatever code it is given."""
+def test_control_c_in_executed_text_is_130_too(tmp_path: Path) -> None:
+    """Some libraries execute text on import; Python then dies of the signal, whatever its exit code."""
     (tmp_path / "interrupted.py").write_text(
         "import runpy, shards.write\n"
         "shards.write.pack = lambda *_: exec('raise KeyboardInterrupt')\n"

@@ -9,10 +9,10 @@ from PIL import Image
 
 from shards.images import ChannelSums, decode_rgb, encode_png, shrink
 from shards.manifest import ShardsError
-from tests.shards.made import picture
+from tests.shards.made import image_bytes
 
 
-def test_channel_sums_are_numpys_mean_and_std() -> None:
+def test_channel_sums_give_the_mean_and_std_of_numpy() -> None:
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (5 + i, 9, 3), dtype=np.uint8) for i in range(4)]
     sums = ChannelSums()
@@ -26,22 +26,22 @@ def test_channel_sums_are_numpys_mean_and_std() -> None:
 
 @pytest.mark.parametrize(("extension", "file_format"), [("jpg", "JPEG"), ("png", "PNG"), ("webp", "WEBP")])
 def test_shrink_keeps_format_and_shape(extension: str, file_format: str) -> None:
-    small = Image.open(io.BytesIO(shrink(picture(0, (100, 40), file_format), extension, 50)))
+    small = Image.open(io.BytesIO(shrink(image_bytes(0, (100, 40), file_format), extension, 50)))
     assert (small.format, small.size) == (file_format, (50, 20))
 
 
 def test_shrink_leaves_small_images_alone() -> None:
-    content = picture(0, (50, 40))
+    content = image_bytes(0, (50, 40))
     assert shrink(content, "jpg", 50) is content
 
 
-def test_shrink_turns_upright_by_exif() -> None:
-    picture_HWC = np.zeros((40, 80, 3), np.uint8)
-    picture_HWC[:, :40] = 255
+def test_shrink_applies_the_exif_orientation() -> None:
+    image_HWC = np.zeros((40, 80, 3), np.uint8)
+    image_HWC[:, :40] = 255
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying on its side: the viewer turns it by 90 degrees clockwise
     buffer = io.BytesIO()
-    Image.fromarray(picture_HWC).save(buffer, format="JPEG", exif=exif)
+    Image.fromarray(image_HWC).save(buffer, format="JPEG", exif=exif)
     upright = Image.open(io.BytesIO(shrink(buffer.getvalue(), "jpg", 40)))
     assert upright.size == (20, 40)
     assert upright.getexif().get(0x0112, 1) == 1
@@ -71,7 +71,7 @@ def test_encode_png_loses_nothing() -> None:
     assert decode_rgb(encode_png(Image.new("CMYK", (3, 2)))).shape == (2, 3, 3)
 
 
-@pytest.mark.parametrize("content", [b"", b"no image", picture(0)[:-40], picture(0, file_format="PNG")[:-40]])
-def test_damage_is_our_error(content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"", b"no image", image_bytes(0)[:-40], image_bytes(0, file_format="PNG")[:-40]])
+def test_damaged_image_is_a_shards_error(content: bytes) -> None:
     with pytest.raises(ShardsError, match="cannot be decoded"):
         decode_rgb(content)

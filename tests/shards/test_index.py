@@ -11,17 +11,17 @@ from PIL import Image
 
 from shards.index import index, split_of
 from shards.manifest import ShardsError, read_index, read_manifest
-from tests.shards.made import as_json, gnu_tar, labelled, make_tar, picture, read_webdataset
+from tests.shards.made import as_json, gnu_tar, image_bytes, labelled, make_tar, read_webdataset
 
 
 def packed_images_of(tar: Path) -> list[tuple[bytes, int]]:
-    """By offset and size of the index alone."""
+    """Images and labels by the index alone."""
     content = tar.read_bytes()
     return [(content[offset : offset + size], label) for offset, size, label in read_index(tar).tolist()]
 
 
-def test_shards_of_webdatasets_writer(tmp_path: Path) -> None:
-    written = [(picture(i), i % 3) for i in range(10)]
+def test_shards_of_the_webdataset_writer_are_indexed(tmp_path: Path) -> None:
+    written = [(image_bytes(i), i % 3) for i in range(10)]
     with webdataset.ShardWriter(f"{tmp_path}/train-%04d.tar", maxcount=4, verbose=0) as writer:
         for i, (image, label) in enumerate(written):
             writer.write({"__key__": f"sample{i}", "jpg": image, "cls": label})
@@ -36,25 +36,25 @@ def test_shards_of_webdatasets_writer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tar_format", ["gnu", "pax", "ustar"])
-def test_gnu_tar_with_folders_dots_and_long_names(tmp_path: Path, tar_format: str) -> None:
+def test_tar_with_folders_dots_and_long_names_is_indexed(tmp_path: Path, tar_format: str) -> None:
     deep = "v1.0/" + "d" * 60 + "/" + "e" * 60
     (tmp_path / "in" / deep).mkdir(parents=True)
     stems = [f"{deep}/a", f"{deep}/{'f' * 90}", "v1.0/b"]
     names = []
     for number, stem in enumerate(stems):
-        (tmp_path / "in" / f"{stem}.PNG").write_bytes(picture(number, file_format="PNG"))
+        (tmp_path / "in" / f"{stem}.PNG").write_bytes(image_bytes(number, file_format="PNG"))
         (tmp_path / "in" / f"{stem}.cls").write_text(f"{number}\n")
         names += [f"./{stem}.PNG", f"./{stem}.cls"]
     tar = gnu_tar(tmp_path / "some.tar", tmp_path / "in", names, f"--format={tar_format}")
     manifest = index(tmp_path)
     assert manifest.class_counts == {"train": (1, 1, 1)}
-    assert packed_images_of(tar) == [(picture(number, file_format="PNG"), number) for number in range(3)]
+    assert packed_images_of(tar) == [(image_bytes(number, file_format="PNG"), number) for number in range(3)]
     assert [sample["png"] for sample in read_webdataset(tar)] == [image for image, _ in packed_images_of(tar)]
 
 
-def test_links_folders_and_strange_names_are_only_names(tmp_path: Path) -> None:
+def test_links_folders_and_strange_names_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "in" / "a").mkdir(parents=True)
-    (tmp_path / "in" / "a" / "x.jpg").write_bytes(picture(0))
+    (tmp_path / "in" / "a" / "x.jpg").write_bytes(image_bytes(0))
     (tmp_path / "in" / "a" / "x.cls").write_text("0")
     (tmp_path / "in" / "link.jpg").symlink_to("/etc/passwd")
     with (tmp_path / "in" / "hole.jpg").open("wb") as file:
@@ -64,13 +64,13 @@ def test_links_folders_and_strange_names_are_only_names(tmp_path: Path) -> None:
     names = ["link.jpg", "hole.jpg", ".hidden", "README", "a"]
     tar = gnu_tar(tmp_path / "t.tar", tmp_path / "in", names, "--sparse", "--sort=name")
     with tarfile.open(tar, "a") as archive:
-        for name, content in {"../up.jpg": picture(1), "../up.cls": b"1", "__meta__/x.jpg": b"?"}.items():
+        for name, content in {"../up.jpg": image_bytes(1), "../up.cls": b"1", "__meta__/x.jpg": b"?"}.items():
             info = tarfile.TarInfo(name)
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     before = sorted(tmp_path.parent.iterdir())
     assert index(tmp_path).class_counts == {"train": (1, 1)}
-    assert packed_images_of(tar) == [(picture(0), 0), (picture(1), 1)]
+    assert packed_images_of(tar) == [(image_bytes(0), 0), (image_bytes(1), 1)]
     assert sorted(tmp_path.parent.iterdir()) == before
     assert {path.name for path in tmp_path.iterdir()} == {"in", "t.tar", "t.index.npy", "manifest.json"}
 
@@ -79,29 +79,33 @@ def test_members_of_a_sample_come_in_any_order(tmp_path: Path) -> None:
     members = {
         "a.cls": b"1",
         "a.txt": b"?",
-        "a.jpg": picture(0),
-        "b.jpg": picture(1),
+        "a.jpg": image_bytes(0),
+        "b.jpg": image_bytes(1),
         "b.mask.jpg": b"?",
         "b.cls": b"0",
     }
     tar = make_tar(tmp_path / "t.tar", members)
     index(tmp_path)
-    assert packed_images_of(tar) == [(picture(0), 1), (picture(1), 0)]
+    assert packed_images_of(tar) == [(image_bytes(0), 1), (image_bytes(1), 0)]
 
 
 @pytest.mark.parametrize("field", ["label", "cls", "class", "class_id"])
-def test_json_labels(tmp_path: Path, field: str) -> None:
-    members = {"0.jpg": picture(0), "0.json": as_json(**{field: 2, "caption": "x"})}
+def test_labels_are_read_from_json(tmp_path: Path, field: str) -> None:
+    members = {"0.jpg": image_bytes(0), "0.json": as_json(**{field: 2, "caption": "x"})}
     tar = make_tar(tmp_path / "00000.tar", members)
     manifest = index(tmp_path)
     assert manifest.classes == ("0", "1", "2")
-    assert packed_images_of(tar) == [(picture(0), 2)]
+    assert packed_images_of(tar) == [(image_bytes(0), 2)]
 
 
-def test_a_named_json_field_wins_and_names_are_sorted(tmp_path: Path) -> None:
+def test_given_json_field_wins_and_names_are_sorted(tmp_path: Path) -> None:
     members: dict[str, bytes] = {}
     for number, species in enumerate(["wolf", "bear", "wolf"]):
-        members |= {f"{number}.jpg": picture(number), f"{number}.cls": b"7", f"{number}.json": as_json(species=species)}
+        members |= {
+            f"{number}.jpg": image_bytes(number),
+            f"{number}.cls": b"7",
+            f"{number}.json": as_json(species=species),
+        }
     tar = make_tar(tmp_path / "t.tar", members)
     manifest = index(tmp_path, label_field="species")
     assert (manifest.classes, manifest.label_field) == (("bear", "wolf"), "species")
@@ -125,7 +129,7 @@ def test_a_named_json_field_wins_and_names_are_sorted(tmp_path: Path) -> None:
         ("contest-0.tar", "train"),
     ],
 )
-def test_split_of_a_name(name: str, split: str) -> None:
+def test_name_of_a_tar_gives_its_split(name: str, split: str) -> None:
     assert split_of(Path("/test-data", name)) == split
 
 
@@ -143,7 +147,7 @@ def test_splits_are_counted_apart_and_mean_is_of_train(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [1, 700, 3000, -10240, -1500])
-def test_a_truncated_tar_is_named_with_the_byte(tmp_path: Path, keep: int) -> None:
+def test_truncated_tar_is_reported_with_the_byte(tmp_path: Path, keep: int) -> None:
     tar = make_tar(tmp_path / "t.tar", {**labelled(0, 0), **labelled(1, 1)})
     content = tar.read_bytes().rstrip(b"\0")
     tar.write_bytes(content[:keep])
@@ -152,8 +156,8 @@ def test_a_truncated_tar_is_named_with_the_byte(tmp_path: Path, keep: int) -> No
     assert not (tmp_path / "manifest.json").exists()
 
 
-def test_a_tar_without_its_end_is_truncated(tmp_path: Path) -> None:
-    """Cut exactly between two members, where tarfile itself sees nothing wrong."""
+def test_tar_without_end_mark_is_truncated(tmp_path: Path) -> None:
+    """Cut between two members, which tarfile itself accepts."""
     whole = make_tar(tmp_path / "t.tar", labelled(0, 0))
     with tarfile.open(whole) as archive:
         second = archive.getmembers()[1].offset
@@ -162,7 +166,7 @@ def test_a_tar_without_its_end_is_truncated(tmp_path: Path) -> None:
         index(tmp_path)
 
 
-def test_a_damaged_header_is_named_with_the_byte(tmp_path: Path) -> None:
+def test_damaged_header_is_reported_with_the_byte(tmp_path: Path) -> None:
     tar = make_tar(tmp_path / "t.tar", labelled(0, 0))
     with tarfile.open(tar) as archive:
         second = archive.getmembers()[1].offset
@@ -186,28 +190,28 @@ def test_a_damaged_header_is_named_with_the_byte(tmp_path: Path) -> None:
         ({"a.jpg": b"x", "a.json": b"[1]"}, "a: no label, its .json has no label, cls"),
         ({"a.jpg": b"x", "a.json": b'{"label": true}'}, "a: no label"),
         ({f"{i}.jpg": b"x" for i in range(9)}, "9 samples.*and 6 more"),
-        ({"a.jpg": b"x", "a.cls": b"-1"}, "no class numbers"),
-        ({"a.jpg": b"x", "a.cls": b"123456789"}, "no class numbers"),
+        ({"a.jpg": b"x", "a.cls": b"-1"}, "labels from -1 to -1 are not class numbers"),
+        ({"a.jpg": b"x", "a.cls": b"123456789"}, "are not class numbers; choose another label field"),
         ({"a.jpg": b"x", "a.cls": b"1", "b.jpg": b"x", "b.cls": b"cat"}, r"names \('cat'\) and numbers \(1\)"),
         ({"a.txt": b"x"}, "a: no image"),
         ({"a": b"x"}, "no images in its tars"),
         ({"a.jpg": b"x", "a.cls": b"0"}, r"t.tar: a: cannot be decoded"),
     ],
 )
-def test_unusable_samples_are_named(tmp_path: Path, members: dict[str, bytes], words: str) -> None:
+def test_unusable_samples_are_reported(tmp_path: Path, members: dict[str, bytes], words: str) -> None:
     make_tar(tmp_path / "t.tar", members)
     with pytest.raises(ShardsError, match=words):
         index(tmp_path)
     assert not (tmp_path / "manifest.json").exists()
 
 
-def test_a_folder_without_tars_is_refused(tmp_path: Path) -> None:
+def test_folder_without_tars_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train-0.tar.gz").write_bytes(b"")
     with pytest.raises(ShardsError, match=r"no \.tar files here"):
         index(tmp_path)
 
 
-def test_a_compressed_tar_is_refused(tmp_path: Path) -> None:
+def test_compressed_tar_is_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "t.tar", "w:gz"):
         pass
     with pytest.raises(ShardsError, match="not a tar"):

@@ -39,14 +39,14 @@ MANIFEST = Manifest(
 )
 
 
-def test_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_written_manifest_is_read_back(tmp_path: Path) -> None:
     written = dataclasses.replace(MANIFEST, max_side=256, label_field="species")
     write_manifest(tmp_path, written)
     assert read_manifest(tmp_path) == written
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
 
-def test_manifest_of_before_label_field_is_still_read(tmp_path: Path) -> None:
+def test_manifest_without_label_field_is_read(tmp_path: Path) -> None:
     write_manifest(tmp_path, MANIFEST)
     raw = json.loads((tmp_path / "manifest.json").read_text())
     del raw["label_field"]
@@ -54,7 +54,7 @@ def test_manifest_of_before_label_field_is_still_read(tmp_path: Path) -> None:
     assert read_manifest(tmp_path) == MANIFEST
 
 
-def test_splits_shards_and_counts() -> None:
+def test_manifest_knows_its_splits_shards_and_counts() -> None:
     assert MANIFEST.splits == ("train", "test")
     assert [shard.name for shard in MANIFEST.shards_of("train")] == ["train-00000.tar", "train-00001.tar"]
     assert (MANIFEST.num_images("train"), MANIFEST.num_images("test"), MANIFEST.num_images("valid")) == (5, 1, 0)
@@ -72,7 +72,7 @@ def test_splits_shards_and_counts() -> None:
         ('{"format": 1, "source": "", "classes": [], "shards": [{"name": "a"}]}', "damaged"),
     ],
 )
-def test_a_wrong_manifest_is_one_clear_line(tmp_path: Path, content: str | None, words: str) -> None:
+def test_wrong_manifest_is_refused_in_one_line(tmp_path: Path, content: str | None, words: str) -> None:
     if content is not None:
         (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(ShardsError, match=words) as caught:
@@ -81,14 +81,14 @@ def test_a_wrong_manifest_is_one_clear_line(tmp_path: Path, content: str | None,
     assert "python -m shards" in str(caught.value)
 
 
-def test_index_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_written_index_is_read_back(tmp_path: Path) -> None:
     rows = np.array([(512, 100, 3), (2**40, 7, 0)], INDEX_DTYPE)
     write_index(tmp_path / "train-00000.tar", rows)
     assert [path.name for path in tmp_path.iterdir()] == ["train-00000.index.npy"]
     assert read_index(tmp_path / "train-00000.tar").tolist() == [(512, 100, 3), (2**40, 7, 0)]
 
 
-def test_a_wrong_index_is_refused(tmp_path: Path) -> None:
+def test_wrong_index_is_refused(tmp_path: Path) -> None:
     tar = tmp_path / "a.tar"
     with pytest.raises(ShardsError, match="cannot be read"):
         read_index(tar)
@@ -100,7 +100,7 @@ def test_a_wrong_index_is_refused(tmp_path: Path) -> None:
         read_index(tar)
 
 
-def test_the_last_of_several_that_write_a_file_wins_whole(tmp_path: Path) -> None:
+def test_last_of_several_writers_wins(tmp_path: Path) -> None:
     path = tmp_path / "file"
     with open_atomically(path) as first:
         first(b"first ")
@@ -113,7 +113,7 @@ def test_the_last_of_several_that_write_a_file_wins_whole(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_full_disk_is_named_by_the_file_and_left_as_it_was(tmp_path: Path) -> None:
+def test_full_disk_names_the_file_and_keeps_the_old_one(tmp_path: Path) -> None:
     with mount_small(tmp_path / "disk", 3 * 4096) as disk:
         write_atomically(disk / "file", b"before")
         for content in (bytes(5 * 4096), bytes(2 * 4096 + 1)):
@@ -125,7 +125,7 @@ def test_a_full_disk_is_named_by_the_file_and_left_as_it_was(tmp_path: Path) -> 
         write_atomically(disk / "other", bytes(4096))
 
 
-def test_what_killed_processes_left_does_not_gather(tmp_path: Path) -> None:
+def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
     old, young, others = (tmp_path / name for name in (".a.3f9a1c2d.half", ".b.3f9a1c2d.half", ".a.tmp"))
     for path in (old, young, others):
         path.write_text("half")

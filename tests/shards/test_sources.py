@@ -16,7 +16,7 @@ from torchvision import datasets
 
 from shards.manifest import ShardsError
 from shards.sources import Item, PackOptions, Source, check_source_name, describe, open_source
-from tests.shards.made import make_folder, picture
+from tests.shards.made import image_bytes, make_folder
 
 
 def labels_of(source: Source, split: str) -> Counter[int]:
@@ -32,7 +32,7 @@ def sizes_of(source: Source) -> dict[str, int]:
 
 
 def make_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch, per_batch: int = 100) -> np.ndarray[Any, Any]:
-    """The real format, five batches and a test batch, with the hashes torchvision asks for. Gives train images."""
+    """The train images of a CIFAR10 in the real format: five batches, a test batch, and hashes for torchvision."""
     folder = root / "cifar-10-batches-py"
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -91,7 +91,7 @@ def test_imagefolder_takes_file_order_and_any_spelling(tmp_path: Path) -> None:
     assert read == [b"10.JPG", b"2.jpg", b"b.PNG", b"c.webp", b"deep/a.JPEG"]
     extensions = [item.extension for item in source.splits["train"] if item.label == 0]
     assert extensions == ["jpg", "jpg", "png", "webp", "jpeg"]
-    assert source.notes == ("3 files that are not images in a class folder were ignored",)
+    assert source.notes == ("3 files were ignored: they are not images in a class folder",)
     assert not any("." in item.key for item in source.splits["train"])
 
 
@@ -110,7 +110,14 @@ def test_imagefolder_official_splits_are_kept(tmp_path: Path) -> None:
         open_source(f"imagefolder:{tmp_path}", PackOptions())
 
 
-def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+def test_unassigned_images_are_noted(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"cat": 5, "dog": 4})
+    source = open_source(f"imagefolder:{tmp_path}", PackOptions(split={"train": 2, "test": 1}))
+    assert sizes_of(source) == {"train": 4, "test": 2}
+    assert source.notes == ("3 images are unassigned: no split takes them",)
+
+
+def test_class_may_be_called_train(tmp_path: Path) -> None:
     make_folder(tmp_path, {"bus": 4, "train": 4})
     assert open_source(f"imagefolder:{tmp_path}", PackOptions(split={"train": "rest"})).classes == ("bus", "train")
 
@@ -129,9 +136,9 @@ def test_classes_are_chosen_and_numbered_by_name(tmp_path: Path) -> None:
     ("classes", "words"),
     [
         (("gorila",), "did you mean 'gorilla'"),
-        (("bear", "bear"), "once each"),
-        ((), "once each"),
-        (("owl",), "whole name"),
+        (("bear", "bear"), "name each class once; got bear, bear"),
+        ((), "name each class once; got none"),
+        (("owl",), "full name"),
     ],
 )
 def test_wrong_classes_are_refused(tmp_path: Path, classes: tuple[str, ...], words: str) -> None:
@@ -140,7 +147,7 @@ def test_wrong_classes_are_refused(tmp_path: Path, classes: tuple[str, ...], wor
         open_source(f"imagefolder:{tmp_path}", PackOptions(classes=classes))
 
 
-def test_an_empty_or_missing_folder_is_refused(tmp_path: Path) -> None:
+def test_empty_or_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ShardsError, match="not a folder"):
         open_source(f"imagefolder:{tmp_path / 'none'}", PackOptions())
     with pytest.raises(ShardsError, match="no images in class folders"):
@@ -155,7 +162,7 @@ def test_cifar10_divides_only_its_official_train(tmp_path: Path, monkeypatch: py
     assert source.classes[:2] == ("airplane", "automobile")
     assert set(labels_of(source, "valid").values()) == {5}
     whole = open_source("torchvision:CIFAR10", PackOptions(root=tmp_path)).splits["train"]
-    for number, item in enumerate(whole[:20]):  # the file has a plane a colour, then rows
+    for number, item in enumerate(whole[:20]):  # the file has a plane per color, then rows
         assert item.extension == "png"
         assert (decoded(item) == train[number].reshape(3, 32, 32).transpose(1, 2, 0)).all()
         assert item.label == number % 10
@@ -180,8 +187,8 @@ def test_mnist_is_read_from_its_raw_files(tmp_path: Path) -> None:
         assert item.label == number % 10
 
 
-def test_emnist_and_its_variant(tmp_path: Path) -> None:
-    """Its `split` is a variant of the labels; train and test are behind **kwargs."""
+def test_emnist_is_read_in_its_balanced_variant(tmp_path: Path) -> None:
+    """Its `split` is a variant of the labels; `train` is passed by **kwargs."""
     raw = tmp_path / "EMNIST" / "raw"
     raw.mkdir(parents=True)
     for variant in datasets.EMNIST.splits:
@@ -229,13 +236,13 @@ def test_file_datasets_keep_their_bytes(tmp_path: Path) -> None:
     assert source.splits["valid"][1].label == 1
 
 
-def test_formats_that_are_not_ours_become_png(tmp_path: Path) -> None:
+def test_formats_that_are_not_packed_become_png(tmp_path: Path) -> None:
     """GTSRB has `_samples` of .ppm files, and a test set listed in a CSV file."""
     training = tmp_path / "gtsrb" / "GTSRB" / "Training"
     testing = tmp_path / "gtsrb" / "GTSRB" / "Final_Test" / "Images"
     for folder, name in ((training / "00000", "a.ppm"), (training / "00001", "b.ppm"), (testing, "c.ppm")):
         folder.mkdir(parents=True)
-        (folder / name).write_bytes(picture(len(str(folder)), file_format="PPM"))
+        (folder / name).write_bytes(image_bytes(len(str(folder)), file_format="PPM"))
     (tmp_path / "gtsrb" / "GT-final_test.csv").write_text("Filename;ClassId\nc.ppm;1\n")
     source = open_source("torchvision:GTSRB", PackOptions(root=tmp_path, download=False))
     assert sizes_of(source) == {"train": 2, "test": 1}
@@ -244,7 +251,7 @@ def test_formats_that_are_not_ours_become_png(tmp_path: Path) -> None:
     assert (decoded(source.splits["test"][0]) == np.asarray(Image.open(testing / "c.ppm"))).all()
 
 
-def test_a_dataset_that_is_not_there_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_dataset_is_reported_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_network(*_: object, **__: object) -> None:
         raise OSError("Name or service not known")
 
@@ -255,11 +262,11 @@ def test_a_dataset_that_is_not_there_is_one_clear_line(tmp_path: Path, monkeypat
         assert "\n" not in str(caught.value)
     with pytest.raises(ShardsError, match=r"not in .*pass root=FOLDER"):
         open_source("torchvision:CIFAR10", PackOptions(root=tmp_path, download=False))
-    with pytest.raises(ShardsError, match="needs more than a root"):
+    with pytest.raises(ShardsError, match="needs more arguments than root"):
         open_source("torchvision:CocoDetection", PackOptions(root=tmp_path))
 
 
-def test_synthetic_classes_can_be_told_apart_by_their_colour() -> None:
+def test_synthetic_classes_differ_in_color() -> None:
     source = open_source("synthetic:4x6", PackOptions(split={"train": "rest"}))
     assert labels_of(source, "train") == dict.fromkeys(range(4), 6)
     images = [Image.open(io.BytesIO(item.read())) for item in source.splits["train"]]
@@ -282,14 +289,14 @@ def test_synthetic_follows_seed_side_and_names() -> None:
     assert contents == [item.read() for item in open_source("synthetic:2x2x32", options).splits["train"]]
     other = open_source("synthetic:2x2x32", PackOptions(seed=1, split={"train": "rest"}))
     assert contents[0] != other.splits["train"][0].read()
-    with pytest.raises(ShardsError, match="2 classes, but 1 are named"):
+    with pytest.raises(ShardsError, match="2 classes, but 1 names are given"):
         open_source("synthetic:2x2", PackOptions(classes=("a",)))
 
 
 @pytest.mark.parametrize(
     "name", ["digits", "imagefolder:/x", "synthetic:10x100", "synthetic:1x1x8", "torchvision:SVHN"]
 )
-def test_good_names_pass(name: str) -> None:
+def test_right_names_are_accepted(name: str) -> None:
     check_source_name(name)
 
 
@@ -307,12 +314,12 @@ def test_good_names_pass(name: str) -> None:
         ("torchvision:", "unknown source"),
     ],
 )
-def test_wrong_names_get_a_hint(name: str, words: str) -> None:
+def test_wrong_name_gets_a_hint(name: str, words: str) -> None:
     with pytest.raises(ShardsError, match=words):
         check_source_name(name)
 
 
-def test_describe_tells_apart_all_that_decides_the_bytes() -> None:
+def test_description_depends_on_every_option_that_changes_the_bytes() -> None:
     base = describe("digits", PackOptions())
     different = [
         PackOptions(classes=("1", "2")),

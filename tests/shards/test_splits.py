@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards.manifest import ShardsError
-from shards.splits import LEFT_OUT, Share, canonical_rule, divide, seeded_order
+from shards.splits import UNASSIGNED, Share, canonical_rule, divide, seeded_order
 
 
 def split_numbers(counts: dict[str, int], rule: dict[str, Share], seed: int = 0) -> dict[str, list[tuple[str, int]]]:
@@ -21,16 +21,16 @@ def test_whole_numbers_take_images_in_file_order() -> None:
     assert parts["train"] == [(name, i) for name in ("bear", "chimp") for i in range(60)]
     assert parts["valid"] == [(name, i) for name in ("bear", "chimp") for i in range(60, 70)]
     assert parts["test"] == [("bear", i) for i in range(70, 80)] + [("chimp", i) for i in range(70, 73)]
-    assert list(parts) == ["train", "valid", "test", LEFT_OUT]
-    assert parts[LEFT_OUT] == []
+    assert list(parts) == ["train", "valid", "test", UNASSIGNED]
+    assert parts[UNASSIGNED] == []
 
 
-def test_images_that_no_share_takes_are_left_out() -> None:
-    assert len(split_numbers({"a": 10}, {"train": 6, "test": 1})[LEFT_OUT]) == 3
-    assert len(split_numbers({"a": 10}, {"train": 0.6, "test": 0.1})[LEFT_OUT]) == 3
+def test_images_in_no_split_are_unassigned() -> None:
+    assert len(split_numbers({"a": 10}, {"train": 6, "test": 1})[UNASSIGNED]) == 3
+    assert len(split_numbers({"a": 10}, {"train": 0.6, "test": 0.1})[UNASSIGNED]) == 3
 
 
-def test_too_few_images_name_class_needed_and_found() -> None:
+def test_class_with_too_few_images_is_refused() -> None:
     with pytest.raises(ShardsError, match=r"class chimp: the split needs 70 images, found 69"):
         split_numbers({"bear": 70, "chimp": 69}, {"train": 60, "valid": 10})
 
@@ -49,7 +49,7 @@ def test_fractions_shuffle_each_class_by_the_seed() -> None:
     valid=st.sampled_from([0.1, 0.15, 0.29]),
     has_rest=st.booleans(),
 )
-def test_fractions_are_a_partition_with_right_totals(
+def test_fractions_divide_all_images_with_right_totals(
     counts: list[int], train: float, valid: float, has_rest: bool
 ) -> None:
     rule: dict[str, Share] = {"train": train, "valid": valid}
@@ -78,21 +78,21 @@ def test_fractions_are_a_partition_with_right_totals(
         ({"train": "half"}, "must be images per class"),
         ({"train": 1, "dev": 1}, "names must be train, valid, test"),
         ({"train": 1, "val": 1, "valid": 1}, "each once"),
-        ({"test": "rest"}, "name train too"),
-        ({}, "names? must|name train"),
+        ({"test": "rest"}, "add train, for example train=rest"),
+        ({}, "add train"),
     ],
 )
-def test_a_senseless_rule_is_refused(rule: dict[str, Share], words: str) -> None:
+def test_invalid_rule_is_refused(rule: dict[str, Share], words: str) -> None:
     with pytest.raises(ShardsError, match=words):
         canonical_rule(rule)
 
 
-def test_an_empty_split_is_refused() -> None:
+def test_empty_split_is_refused() -> None:
     with pytest.raises(ShardsError, match="test would be empty"):
         split_numbers({"a": 60}, {"train": 60, "test": "rest"})
 
 
-def test_seeded_order_is_a_permutation_of_its_own() -> None:
+def test_seeded_order_is_a_permutation_per_seed_and_purpose() -> None:
     keys = [f"k{i}" for i in range(100)]
     assert sorted(seeded_order(keys, 0, "shuffle")) == list(range(100))
     orders = {tuple(seeded_order(keys, seed, purpose)) for seed in (0, 1) for purpose in ("shuffle", "split")}

@@ -14,10 +14,10 @@ import wids
 from PIL import Image
 
 from shards.manifest import ShardsError, read_index, read_manifest
-from shards.progress import Progress
+from shards.progress import NullProgress
 from shards.sources import PackOptions, open_source
 from shards.write import pack, prepare
-from tests.shards.made import make_folder, picture, read_webdataset
+from tests.shards.made import image_bytes, make_folder, read_webdataset
 
 SMALL = PackOptions(images_per_shard=8, split={"train": "rest", "test": 4})
 
@@ -27,7 +27,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def by_index(folder: Path, split: str) -> list[tuple[bytes, int]]:
-    """Images and labels as a reader of ours gets them: offset and size only."""
+    """Images and labels as our readers find them: by offset and size alone."""
     found = []
     for shard in read_manifest(folder).shards_of(split):
         content = (folder / shard.name).read_bytes()
@@ -37,7 +37,7 @@ def by_index(folder: Path, split: str) -> list[tuple[bytes, int]]:
     return found
 
 
-def test_pack_is_read_alike_by_us_tarfile_webdataset_and_wids(tmp_path: Path) -> None:
+def test_index_tarfile_webdataset_and_wids_read_the_same_images(tmp_path: Path) -> None:
     manifest = pack("synthetic:3x10x24", tmp_path / "out", SMALL)
     folder = tmp_path / "out"
     assert [shard.name for shard in manifest.shards] == [
@@ -70,7 +70,7 @@ def test_pack_is_read_alike_by_us_tarfile_webdataset_and_wids(tmp_path: Path) ->
         shard.close()
 
 
-def test_manifest_says_what_is_in_the_tars(tmp_path: Path) -> None:
+def test_manifest_agrees_with_the_tars(tmp_path: Path) -> None:
     make_folder(tmp_path / "in", {"a": 12, "b": 9})
     manifest = pack(f"imagefolder:{tmp_path / 'in'}", tmp_path / "out", SMALL)
     assert manifest == read_manifest(tmp_path / "out")
@@ -88,7 +88,7 @@ def test_manifest_says_what_is_in_the_tars(tmp_path: Path) -> None:
     np.testing.assert_allclose(manifest.std, pixels.std(0))
 
 
-def test_channel_statistics_may_be_of_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_channel_statistics_are_of_at_most_max_measured_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two images, black and white: with one measured, the mean is 0 or 1 and nothing deviates."""
     (tmp_path / "in" / "a").mkdir(parents=True)
     for value in (0, 255):
@@ -115,7 +115,7 @@ def test_train_is_shuffled_by_the_seed_and_test_is_not(tmp_path: Path) -> None:
     assert orders[0] != orders[1]
 
 
-def test_same_inputs_same_bytes(tmp_path: Path) -> None:
+def test_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
     pack("synthetic:2x10x16", tmp_path / "a", SMALL)
     code = f"""
 import pathlib, shards.write as w
@@ -125,9 +125,9 @@ w.pack("synthetic:2x10x16", pathlib.Path({str(tmp_path / "b")!r}),
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
-def test_max_side_shrinks_only_what_is_larger(tmp_path: Path) -> None:
+def test_max_side_shrinks_only_larger_images(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "in", {"a": 2})
-    (folder / "a" / "big.jpg").write_bytes(picture(7, (80, 60)))
+    (folder / "a" / "big.jpg").write_bytes(image_bytes(7, (80, 60)))
     options = PackOptions(max_side=24, split={"train": "rest"})
     manifest = pack(f"imagefolder:{folder}", tmp_path / "out", options)
     assert manifest.max_side == 24
@@ -137,10 +137,10 @@ def test_max_side_shrinks_only_what_is_larger(tmp_path: Path) -> None:
     assert Image.open(io.BytesIO((images - small).pop())).size == (24, 18)
 
 
-def test_packing_again_is_free_or_refused(tmp_path: Path) -> None:
+def test_packing_again_keeps_the_shards_or_is_refused(tmp_path: Path) -> None:
     lines: list[str] = []
 
-    class Notes(Progress):
+    class Notes(NullProgress):
         def note(self, line: str) -> None:
             lines.append(line)
 
@@ -156,30 +156,30 @@ def test_packing_again_is_free_or_refused(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in dest.iterdir()} == before
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+def test_folder_with_other_content_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     for function in (pack, prepare):
-        with pytest.raises(ShardsError, match="holds something else"):
+        with pytest.raises(ShardsError, match="has other content"):
             function("synthetic:2x10x16", tmp_path, SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_an_empty_folder_may_be_there(tmp_path: Path) -> None:
+def test_empty_folder_is_packed_into(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     assert pack("synthetic:2x10x16", tmp_path / "out", SMALL).num_images("test") == 8
 
 
-def test_what_cannot_be_packed_is_named(tmp_path: Path) -> None:
+def test_image_that_cannot_be_packed_is_named(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "in", {"a": 3})
-    (folder / "a" / "broken.jpg").write_bytes(picture(0)[:-30])
+    (folder / "a" / "broken.jpg").write_bytes(image_bytes(0)[:-30])
     with pytest.raises(
-        ShardsError, match=r"train: a-broken-\d+: cannot be decoded .*; mend .*a/broken.jpg, or take it"
+        ShardsError, match=r"train: a-broken-\d+: cannot be decoded .*; repair .*a/broken.jpg, or remove it"
     ):
         pack(f"imagefolder:{folder}", tmp_path / "out", PackOptions(split={"train": "rest"}))
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "out.partial").exists()
     (folder / "a" / "broken.jpg").write_bytes(b"")
-    (folder / "a" / "zz.jpg").write_bytes(picture(9))
+    (folder / "a" / "zz.jpg").write_bytes(image_bytes(9))
     with pytest.raises(ShardsError, match=r"valid: a-broken-\d+: the image is empty"):
         pack(f"imagefolder:{folder}", tmp_path / "out", PackOptions(split={"train": 3, "valid": 1, "test": 1}))
     with pytest.raises(ShardsError, match="images_per_shard is 0"):
@@ -188,9 +188,9 @@ def test_what_cannot_be_packed_is_named(tmp_path: Path) -> None:
 
 KILLED = """
 import os, pathlib, signal, sys
-from shards.progress import Progress
+from shards.progress import NullProgress
 from shards.write import PackOptions, pack
-class Killer(Progress):
+class Killer(NullProgress):
     def update(self, task, done, total):
         if done == 12:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -199,7 +199,7 @@ pack("synthetic:2x10x16", pathlib.Path(sys.argv[1]), options, Killer())
 """
 
 
-def test_a_killed_pack_leaves_nothing_and_starts_over(tmp_path: Path) -> None:
+def test_killed_pack_leaves_no_folder_and_starts_over(tmp_path: Path) -> None:
     killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "out")], check=False)
     assert killed.returncode == -9
     assert not (tmp_path / "out").exists()
@@ -215,14 +215,14 @@ def test_a_killed_pack_leaves_nothing_and_starts_over(tmp_path: Path) -> None:
 
 PREPARING = """
 import pathlib, sys
-from shards.progress import Progress
+from shards.progress import NullProgress
 from shards.write import PackOptions, prepare
-class Packer(Progress):
-    told = False
+class Packer(NullProgress):
+    has_printed = False
     def update(self, task, done, total):
-        if not self.told:
+        if not self.has_printed:
             print("packing", end=" ")
-        self.told = True
+        self.has_printed = True
 sys.stdin.read()  # all start at once
 print(prepare("synthetic:4x50x64", pathlib.Path(sys.argv[1]), PackOptions(), Packer()).sha256)
 """
@@ -241,7 +241,7 @@ def test_one_of_many_processes_packs(tmp_path: Path) -> None:
     assert {words[-1] for words in outputs} == {read_manifest(tmp_path / "out").sha256}
 
 
-def test_prepare_takes_what_is_there(tmp_path: Path) -> None:
+def test_prepare_keeps_existing_shards(tmp_path: Path) -> None:
     made = pack("synthetic:2x10x16", tmp_path / "out", SMALL)
     assert prepare("digits", tmp_path / "out", PackOptions()) == made
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["source"].startswith("synthetic:2x10x16 ")
@@ -250,7 +250,7 @@ def test_prepare_takes_what_is_there(tmp_path: Path) -> None:
 def test_keys_are_unique_and_plain(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "in", {"Ünïcode class. with dots": 1, "b" * 90: 1})
     for name in ("a.b.jpg", "a_b.jpg", "a-b.JPG", "c" * 200 + ".jpg"):
-        (folder / ("b" * 90) / name).write_bytes(picture(len(name)))
+        (folder / ("b" * 90) / name).write_bytes(image_bytes(len(name)))
     source = open_source(f"imagefolder:{folder}", PackOptions(split={"train": "rest"}))
     keys = [item.key for item in source.splits["train"]]
     assert len(set(keys)) == 6

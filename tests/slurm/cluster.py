@@ -1,7 +1,7 @@
 """A real SLURM cluster on one machine: a controller and two nodes, each in namespaces of its own.
 
 munged, slurmctld and slurmd of the Debian packages; no systemd, no control groups, no accounting. Nodes have their own
-network, processes and host name, and share the disk. Nothing of the machine's own network is changed.
+network, processes and host name, and share the disk. The machine's own network is not changed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ PACKAGES = "munge slurmctld slurmd slurm-client iproute2 util-linux"
 
 NODES = ("node1", "node2")
 CPUS = 4
-"""Of each node, as SLURM counts them; the machine may have fewer."""
+"""CPUs of each node, as SLURM counts them; the machine may have fewer."""
 NETWORK = "10.213.77"
 WAIT_S = 240.0
 
@@ -32,7 +32,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
-# A requeued job waits until its credential has expired: 120 s, if nothing is said.
+# A requeued job waits until its credential has expired: 120 s by default.
 AuthInfo=socket={root}/munge.sock,cred_expire=6
 StateSaveLocation={root}/state
 SlurmdSpoolDir={root}/spool/%n
@@ -66,7 +66,7 @@ PartitionName=urgent Nodes=ALL PriorityTier=10 PreemptMode=OFF State=UP
 
 
 def why_not() -> str | None:
-    """Why there can be no cluster here; None: there can."""
+    """Why a cluster cannot run here; None where it can."""
     missing = [name for name in PROGRAMS if shutil.which(name, path=_path()) is None]
     if missing:
         return f"no {', '.join(missing)}: apt-get install {PACKAGES}"
@@ -80,13 +80,12 @@ def _path() -> str:
 
 @dataclass
 class Cluster:
-    """`root`: a short folder of its own. Between `start` and `stop` its commands are asked by `ask`."""
-
     root: Path
+    """A folder of its own, with a short path."""
     environment: Mapping[str, str]
-    """Of the jobs."""
+    """Environment of the jobs."""
     _inside: dict[str, int] = field(default_factory=dict)
-    """Host -> process id of the first process of its namespaces."""
+    """Host -> process id of the first process in its namespaces."""
     _outside: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self) -> None:
@@ -97,7 +96,7 @@ class Cluster:
             raise
 
     def _start(self) -> None:
-        self.root.chmod(0o755)  # munged refuses a socket that not everybody can come to
+        self.root.chmod(0o755)  # munged refuses a socket that not every user can reach
         for name in ("state", *(f"spool/{node}" for node in NODES)):
             (self.root / name).mkdir(parents=True)
         (self.root / "slurm.conf").write_text(CONFIG.format(root=self.root, network=NETWORK, cpus=CPUS))
@@ -117,7 +116,7 @@ class Cluster:
             self.start_node(node)
 
     def start_node(self, node: str) -> None:
-        """Also one that was lost."""
+        """Start a node, also one that was lost."""
         number = NODES.index(node) + 1
         self._enter(node)
         cable = f"ip link add v{number} type veth peer name eth0 netns {self._inside[node]}"
@@ -127,47 +126,56 @@ class Cluster:
         self.wait(lambda: self.ask("sinfo", "-h", "-n", node, "-o", "%T").split()[0] == "idle", f"{node} is not idle")
 
     def lose_node(self, node: str) -> None:
-        """As if its power had failed: slurmd, jobs and network are gone at once."""
+        """Like a power failure: slurmd, jobs and network are gone at once."""
         os.kill(self._inside.pop(node), signal.SIGKILL)
         self._outside.pop(node).wait(timeout=20)
 
     def stop(self) -> None:
-        """The end of a namespace's first process ends everything in it."""
+        """End each namespace's first process, and thereby everything in it."""
         for host in reversed(list(self._inside)):
             self.lose_node(host)
 
-    def ask(self, *words: str | Path, cwd: Path = Path("/"), text: str | None = None, **settings: str) -> str:
-        """What a SLURM command answers. `text`: for its standard input; `settings`: further environment."""
-        done = self.call(*words, cwd=cwd, text=text, **settings)
-        assert done.returncode == 0, (words, done.stdout, done.stderr)
-        return done.stdout
+    def ask(self, *words: str | Path, cwd: Path = Path("/"), **settings: str) -> str:
+        """Output of a command that must succeed. `settings`: further environment."""
+        ended = self.call(*words, cwd=cwd, **settings)
+        assert ended.returncode == 0, (words, ended.stdout, ended.stderr)
+        return ended.stdout
 
-    def call(
-        self, *words: str | Path, cwd: Path, text: str | None = None, **settings: str
-    ) -> subprocess.CompletedProcess[str]:
-        """Any command on the controller's host, as on a login node."""
-        inside = ["nsenter", "-t", str(self._inside["ctl"]), "-m", "-u", "-n", f"--wd={cwd}", "--", *map(str, words)]
-        environment = {**self.environment, "PATH": self._job_path(), "SLURM_CONF": f"{self.root}/slurm.conf"}
+    def call(self, *words: str | Path, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+        """Run a command on the controller's host, as on a login node."""
+        command, env = self._on_login_node(words, cwd, settings)
         return subprocess.run(
-            inside, env={**environment, **settings}, input=text or "", capture_output=True, text=True, timeout=120
+            command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=WAIT_S
         )
 
+    def start_command(self, *words: str | Path, cwd: Path, **settings: str) -> subprocess.Popen[str]:
+        command, env = self._on_login_node(words, cwd, settings)
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
+
+    def _on_login_node(
+        self, words: Sequence[str | Path], cwd: Path, settings: Mapping[str, str]
+    ) -> tuple[list[str], dict[str, str]]:
+        command = ["nsenter", "-t", str(self._inside["ctl"]), "-m", "-u", "-n", f"--wd={cwd}", "--", *map(str, words)]
+        slurm = {"PATH": self._job_path(), "SLURM_CONF": f"{self.root}/slurm.conf"}
+        return command, {**self.environment, **slurm, **settings}
+
     def sbatch(self, *words: str | Path, cwd: Path, **settings: str) -> str:
-        """The job's id."""
+        """Submit a job and return its id."""
         return self.ask("sbatch", "--parsable", *words, cwd=cwd, **settings).strip()
 
-    def facts(self, job: str) -> dict[str, str]:
-        """What scontrol knows of a job: JobState, Restarts, ExitCode ..."""
+    def job_info(self, job: str) -> dict[str, str]:
+        """scontrol's fields of a job: JobState, Restarts, ExitCode ..."""
         words = self.ask("scontrol", "show", "job", job, "-o").splitlines()[0].split()
         return dict(word.partition("=")[::2] for word in words if "=" in word)
 
     def wait_for_state(self, job: str, *states: str) -> dict[str, str]:
-        self.wait(lambda: self.facts(job)["JobState"] in states, f"job {job} is not {' or '.join(states)}")
-        return self.facts(job)
+        self.wait(lambda: self.job_info(job)["JobState"] in states, f"job {job} is not {' or '.join(states)}")
+        return self.job_info(job)
 
-    def wait(self, is_so: Callable[[], bool], complaint: str) -> None:
+    def wait(self, condition: Callable[[], bool], complaint: str) -> None:
         end = time.monotonic() + WAIT_S
-        while not is_so():
+        while not condition():
             assert time.monotonic() < end, f"{complaint}\n{self.ask('squeue', '-a')}\n{self.ask('sinfo', '-N', '-l')}"
             time.sleep(0.3)
 
@@ -175,7 +183,7 @@ class Cluster:
         return f"{self.environment['PATH']}:/usr/sbin:/sbin"
 
     def _enter(self, host: str) -> None:
-        """A first process that does nothing, in namespaces of its own. It ends with the tests, however those end."""
+        """Start an idle process in namespaces of its own. It ends with the tests, however they end."""
         ready = self.root / f"{host}.ready"
         ready.unlink(missing_ok=True)
         script = (
@@ -204,7 +212,7 @@ class Cluster:
             )
         self._outside[host] = outside
         children = Path(f"/proc/{outside.pid}/task/{outside.pid}/children")
-        end = time.monotonic() + 20
+        end = time.monotonic() + WAIT_S
         while not ready.exists():
             assert time.monotonic() < end, (self.root / f"{host}.log").read_text()
             assert outside.poll() is None, (self.root / f"{host}.log").read_text()
@@ -212,7 +220,7 @@ class Cluster:
         self._inside[host] = int(children.read_text().split()[0])
 
     def _run(self, host: str, spaces: str, script: str) -> None:
-        """A shell script in some namespaces of a host; daemons leave it and stay."""
+        """Run a shell script in some namespaces of a host; the daemons that it starts stay."""
         inside = ["nsenter", "-t", str(self._inside[host]), *(f"-{space}" for space in spaces.removeprefix("-"))]
         environment = {**os.environ, "PATH": self._job_path(), "SLURM_CONF": f"{self.root}/slurm.conf"}
         with (self.root / f"{host}.log").open("ab") as log:

@@ -1,4 +1,4 @@
-"""One cluster for all tests of this folder, which `--dist=loadfile` keeps on one worker as they are one file."""
+"""One cluster for all tests of this folder: they are one file, which `--dist=loadfile` keeps on one worker."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.slurm.cluster import Cluster, why_not
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """Skips where there can be none, unless SLURM_TESTS=required."""
+    """Skips where no cluster can run, unless SLURM_TESTS=required."""
     reason = why_not()
     if reason is not None:
         if os.environ.get("SLURM_TESTS") == "required":
-            pytest.fail(f"SLURM_TESTS=required, but there can be no cluster: {reason}")
+            pytest.fail(f"SLURM_TESTS=required, but a cluster cannot run: {reason}")
         pytest.skip(reason)
     root = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # a socket's path must be short
     cluster = Cluster(root, environment())

@@ -1,7 +1,8 @@
-"""What SLURM does to a job, done by a real SLURM: the training goes on as the same run."""
+"""Jobs under a real SLURM, limited, preempted, cancelled and requeued: the training resumes as the same run."""
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -21,16 +22,25 @@ def node_logs(folder: Path) -> str:
 
 
 def wait_for_step(cluster: Cluster, job: str, folder: Path, step: int) -> None:
-    def is_there() -> bool:
-        state = cluster.facts(job)["JobState"]
+    def is_reached() -> bool:
+        state = cluster.job_info(job)["JobState"]
         assert state in ("PENDING", "RUNNING", "CONFIGURING"), (state, node_logs(folder))
         return any(record["kind"] == "train" and record["step"] >= step for record in journal(folder))
 
-    cluster.wait(is_there, f"step {step} is not reached")
+    cluster.wait(is_reached, f"step {step} is not reached")
+
+
+def write_recipe(path: Path, epochs: int) -> Path:
+    path.write_text(DIGITS.read_text().replace("epochs: 30", f"epochs: {epochs}"))
+    return path
+
+
+LONG = 1000
+"""Epochs, so many that no machine trains them before a test stops the job; the test then gives the recipe fewer."""
 
 
 def assert_one_run(folder: Path, num_steps: int, num_resumes: int) -> Record:
-    """Nothing is missing between start and end, and W&B saw one run."""
+    """No step is missing, and all starts share one W&B run."""
     found = summary(folder)
     assert (found["status"], found["steps_done"], found["world_size"]) == ("done", num_steps, 4)
     resumed = events(folder, "resumed")
@@ -45,9 +55,9 @@ def test_array_of_three_seeds(cluster: Cluster, tmp_path: Path, digits: Path) ->
     words = ["--array=0-2", "--gpus-per-node=0", "--cpus-per-task=1", "--time=10"]
     job = cluster.sbatch(*words, ARRAY, DIGITS, f"data.dir={digits}", "train.epochs=2", cwd=tmp_path, START_WITH="srun")
     for task in range(3):
-        facts = cluster.wait_for_state(f"{job}_{task}", "COMPLETED", "FAILED", "TIMEOUT")
+        info = cluster.wait_for_state(f"{job}_{task}", "COMPLETED", "FAILED", "TIMEOUT")
         folder = tmp_path / "runs" / f"lenet_digits-{job}_{task}"
-        assert facts["JobState"] == "COMPLETED", node_logs(folder)
+        assert info["JobState"] == "COMPLETED", node_logs(folder)
         assert (summary(folder)["status"], summary(folder)["steps_done"]) == ("done", 2 * STEPS_PER_EPOCH)
         assert f"seed: {task}\n" in (folder / "recipe.lock.yaml").read_text()
         assert f"run.seed={task}" in (tmp_path / f"launcher-{job}_{task}.out").read_text()
@@ -56,55 +66,60 @@ def test_array_of_three_seeds(cluster: Cluster, tmp_path: Path, digits: Path) ->
 
 
 def test_time_limit(cluster: Cluster, tmp_path: Path, digits: Path) -> None:
-    """SLURM warns before the limit; the job saves, and queues itself again.
-
-    How much it trains until SLURM looks depends on the machine: what is left is set when that is known.
-    """
-    recipe = tmp_path / "digits.yaml"
-    recipe.write_text(DIGITS.read_text().replace("epochs: 30", "epochs: 1000"))
+    """SLURM warns before the limit; the job saves, and requeues itself."""
+    recipe = write_recipe(tmp_path / "digits.yaml", LONG)
     words = [f"data.dir={digits}", "--allow-change", "train.epochs"]
     job = cluster.sbatch(*TWO_NODES, TRAIN, recipe, *words, cwd=tmp_path, **TWO_PROCESSES)
     folder = tmp_path / "runs" / f"digits-{job}"
     wait_for_step(cluster, job, folder, 20)
-    # SLURM looks every 30 s whether a job is to be warned: 180 s before its end or, here, as soon as it looks.
-    minutes, seconds = map(int, cluster.facts(job)["RunTime"].split(":")[1:])
+    # SLURM checks every 30 s which jobs to warn: 180 s before their end or, here, at the next check.
+    minutes, seconds = map(int, cluster.job_info(job)["RunTime"].split(":")[1:])
     cluster.ask("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes + (seconds + 45) // 60 + 1}")
-    facts = cluster.wait_for_state(job, "PENDING", "COMPLETED", "FAILED", "TIMEOUT")
-    assert facts["JobState"] == "PENDING", node_logs(folder)
+    info = cluster.wait_for_state(job, "PENDING", "COMPLETED", "FAILED", "TIMEOUT")
+    assert info["JobState"] == "PENDING", node_logs(folder)
     stopped = summary(folder)
     assert stopped["status"] == "preempted"
     epochs = stopped["steps_done"] // STEPS_PER_EPOCH + 2
-    recipe.write_text(recipe.read_text().replace("epochs: 1000", f"epochs: {epochs}"))
+    write_recipe(recipe, epochs)
     cluster.ask("scontrol", "update", f"JobId={job}", "TimeLimit=60")
-    facts = cluster.wait_for_state(job, "COMPLETED", "FAILED", "TIMEOUT")
-    assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), node_logs(folder)
+    info = cluster.wait_for_state(job, "COMPLETED", "FAILED", "TIMEOUT")
+    assert (info["JobState"], info["Restarts"]) == ("COMPLETED", "1"), node_logs(folder)
     assert_one_run(folder, epochs * STEPS_PER_EPOCH, 1)
     assert [record["step"] for record in events(folder, "resumed")] == [stopped["steps_done"]]
-    said = (tmp_path / f"launcher-{job}.out").read_text()
-    assert said.count(" start 0 on node[1-2]") == said.count(" start 1 on node[1-2]") == 1
-    assert said.count(" ended with 75\n") == said.count(" ended with 0\n") == 1
+    log = (tmp_path / f"launcher-{job}.out").read_text()
+    assert log.count(" start 0 on node[1-2]") == log.count(" start 1 on node[1-2]") == 1
+    assert log.count(" ended with 75\n") == log.count(" ended with 0\n") == 1
 
 
 def test_preemption_by_a_higher_partition(cluster: Cluster, tmp_path: Path, digits: Path) -> None:
-    """SLURM sends SIGTERM to the processes; here srun itself has started them."""
-    epochs = 12
-    words = [f"data.dir={digits}", f"train.epochs={epochs}"]
+    """SLURM sends SIGTERM to the ranks, which srun has started here.
+
+    The urgent job keeps both nodes until the recipe of the preempted one is shorter.
+    """
+    recipe = write_recipe(tmp_path / "digits.yaml", LONG)
+    words = [f"data.dir={digits}", "--allow-change", "train.epochs"]
     settings = {**TWO_PROCESSES, "START_WITH": "srun"}
-    job = cluster.sbatch(*TWO_NODES, TRAIN, DIGITS, *words, cwd=tmp_path, **settings)
-    folder = tmp_path / "runs" / f"lenet_digits-{job}"
+    job = cluster.sbatch(*TWO_NODES, TRAIN, recipe, *words, cwd=tmp_path, **settings)
+    folder = tmp_path / "runs" / f"digits-{job}"
     wait_for_step(cluster, job, folder, 20)
-    urgent = cluster.sbatch("--partition=urgent", "--nodes=2", "--exclusive", "--wrap=sleep 1", cwd=tmp_path)
-    cluster.wait_for_state(urgent, "COMPLETED")
-    assert summary(folder)["status"] == "preempted"
-    stopped_at = summary(folder)["steps_done"]
-    facts = cluster.wait_for_state(job, "COMPLETED", "FAILED", "TIMEOUT", "PREEMPTED")
-    assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), node_logs(folder)
+    script = "until [ -e shortened ]; do sleep 0.2; done"
+    urgent = cluster.sbatch(
+        "--partition=urgent", "--nodes=2", "--exclusive", "--time=10", f"--wrap={script}", cwd=tmp_path
+    )
+    cluster.wait_for_state(urgent, "RUNNING")
+    stopped = summary(folder)
+    assert stopped["status"] == "preempted"
+    epochs = stopped["steps_done"] // STEPS_PER_EPOCH + 2
+    write_recipe(recipe, epochs)
+    (tmp_path / "shortened").touch()
+    info = cluster.wait_for_state(job, "COMPLETED", "FAILED", "TIMEOUT", "PREEMPTED")
+    assert (info["JobState"], info["Restarts"]) == ("COMPLETED", "1"), node_logs(folder)
     assert_one_run(folder, epochs * STEPS_PER_EPOCH, 1)
-    assert [record["step"] for record in events(folder, "resumed")] == [stopped_at]
+    assert [record["step"] for record in events(folder, "resumed")] == [stopped["steps_done"]]
 
 
 def test_preemption_before_anything_can_be_saved(cluster: Cluster, tmp_path: Path) -> None:
-    """While Python still loads, it dies of SIGTERM: here a stand-in that only dies, and is done the second time."""
+    """SIGTERM kills a training while Python still loads: here a stand-in, which is done the second time."""
     python = tmp_path / "bin" / "python"
     python.parent.mkdir()
     python.write_text('#!/bin/bash\n[ "${SLURM_RESTART_COUNT:-0}" = 1 ] || exec sleep 300\n')
@@ -114,8 +129,8 @@ def test_preemption_before_anything_can_be_saved(cluster: Cluster, tmp_path: Pat
     cluster.wait_for_state(job, "RUNNING")
     urgent = cluster.sbatch("--partition=urgent", "--nodes=2", "--exclusive", "--wrap=sleep 1", cwd=tmp_path)
     cluster.wait_for_state(urgent, "COMPLETED")
-    facts = cluster.wait_for_state(job, "COMPLETED", "FAILED")
-    assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), (tmp_path / f"launcher-{job}.out").read_text()
+    info = cluster.wait_for_state(job, "COMPLETED", "FAILED")
+    assert (info["JobState"], info["Restarts"]) == ("COMPLETED", "1"), (tmp_path / f"launcher-{job}.out").read_text()
 
 
 def test_cancelled_job_saves_and_stays_cancelled(cluster: Cluster, tmp_path: Path, digits: Path) -> None:
@@ -132,32 +147,35 @@ def test_cancelled_job_saves_and_stays_cancelled(cluster: Cluster, tmp_path: Pat
     wait_for_step(cluster, job, folder, 20)
     cluster.ask("scancel", job)
     cluster.wait(lambda: job not in cluster.ask("squeue", "--noheader", "--format=%A").split(), f"job {job} stays")
-    facts = cluster.facts(job)
-    assert (facts["JobState"], facts["Restarts"]) == ("CANCELLED", "0")
-    # The job may leave the queue a moment before its last process has written this.
+    info = cluster.job_info(job)
+    assert (info["JobState"], info["Restarts"]) == ("CANCELLED", "0")
+    # The job may leave the queue just before its last process writes this.
     cluster.wait((folder / "summary.json").exists, f"job {job} leaves no summary")
     assert summary(folder)["status"] == "preempted"
 
 
 def test_node_failure(cluster: Cluster, tmp_path: Path, digits: Path) -> None:
-    """All of a node ends at once. The job comes back, from its newest checkpoint, when the nodes are there."""
-    epochs = 12
-    words = [f"data.dir={digits}", f"train.epochs={epochs}", "checkpoint.every=10st"]
+    """All of a node ends at once. The job resumes from its newest checkpoint when both nodes are back."""
+    recipe = write_recipe(tmp_path / "digits.yaml", LONG)
+    words = [f"data.dir={digits}", "--allow-change", "train.epochs", "checkpoint.every=10st"]
     settings = {**TWO_PROCESSES, "START_WITH": "srun"}
-    job = cluster.sbatch(*TWO_NODES, TRAIN, DIGITS, *words, cwd=tmp_path, **settings)
-    folder = tmp_path / "runs" / f"lenet_digits-{job}"
+    job = cluster.sbatch(*TWO_NODES, TRAIN, recipe, *words, cwd=tmp_path, **settings)
+    folder = tmp_path / "runs" / f"digits-{job}"
     wait_for_step(cluster, job, folder, 20)
     cluster.lose_node("node2")
-    facts = cluster.wait_for_state(job, "PENDING", "COMPLETED", "FAILED", "NODE_FAIL")
-    assert facts["JobState"] == "PENDING", node_logs(folder)
+    info = cluster.wait_for_state(job, "PENDING", "COMPLETED", "FAILED", "NODE_FAIL")
+    assert info["JobState"] == "PENDING", node_logs(folder)
+    newest = max(train_records(folder))
+    epochs = newest // STEPS_PER_EPOCH + 2
+    write_recipe(recipe, epochs)
     cluster.start_node("node2")
-    facts = cluster.wait_for_state(job, "COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL")
-    assert facts["JobState"] == "COMPLETED", node_logs(folder)
-    # SLURM may end the second start, too, for what it still has to clear up of the first: that saves, and comes back.
+    info = cluster.wait_for_state(job, "COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL")
+    assert info["JobState"] == "COMPLETED", node_logs(folder)
+    # SLURM may also end the second start while it cleans up after the first: that saves, and requeues.
     num_resumes = len(events(folder, "resumed"))
-    assert 1 <= num_resumes <= int(facts["Restarts"]) <= 2
+    assert 1 <= num_resumes <= int(info["Restarts"]) <= 2
     assert_one_run(folder, epochs * STEPS_PER_EPOCH, num_resumes)
-    assert 10 <= events(folder, "resumed")[0]["step"] < epochs * STEPS_PER_EPOCH
+    assert 10 <= events(folder, "resumed")[0]["step"] <= newest
 
 
 def test_refusal_is_one_line(cluster: Cluster, tmp_path: Path) -> None:
@@ -176,46 +194,47 @@ def test_submitted_job_trains(cluster: Cluster, tmp_path: Path, digits: Path) ->
     )
     assert sent.returncode == 0, sent.stderr
     job = sent.stdout.removeprefix("job ").partition(":")[0]
-    facts = cluster.wait_for_state(job, "COMPLETED", "FAILED")
+    info = cluster.wait_for_state(job, "COMPLETED", "FAILED")
     folder = tmp_path / "runs" / f"lenet_digits-{job}"
-    assert (facts["JobState"], facts["JobName"]) == ("COMPLETED", "lenet_digits"), node_logs(folder)
+    assert (info["JobState"], info["JobName"]) == ("COMPLETED", "lenet_digits"), node_logs(folder)
     assert summary(folder)["steps_done"] == 4
 
 
-def test_users_mistake_fails_the_job_with_its_code(cluster: Cluster, tmp_path: Path) -> None:
+def test_user_error_fails_the_job_with_exit_code_2(cluster: Cluster, tmp_path: Path) -> None:
     job = cluster.sbatch(
         "--gpus-per-node=0", "--cpus-per-task=1", TRAIN, DIGITS, "optim.lr=-1", cwd=tmp_path, START_WITH="srun"
     )
-    facts = cluster.wait_for_state(job, "COMPLETED", "FAILED")
-    assert (facts["JobState"], facts["ExitCode"], facts["Restarts"]) == ("FAILED", "2:0", "0")
+    info = cluster.wait_for_state(job, "COMPLETED", "FAILED")
+    assert (info["JobState"], info["ExitCode"], info["Restarts"]) == ("FAILED", "2:0", "0")
     assert "optim.lr: must be more than 0, not -1" in node_logs(tmp_path / "runs" / f"lenet_digits-{job}")
 
 
-def test_a_search_whose_trials_are_jobs(cluster: Cluster, tmp_path: Path, digits: Path) -> None:
-    """Two at a time; the search is killed while its jobs run, and finds them again."""
+def test_search_with_trials_as_jobs(cluster: Cluster, tmp_path: Path, digits: Path) -> None:
+    """Two at a time; the search is killed while its jobs run, and the same command finds them."""
     text = "trials: 4\nstart: 4\nsearch:\n  optim.lr: {low: 1.0e-4, high: 3.0e-2, log: true}\n"
     (tmp_path / "s.yaml").write_text(text)
-    words: list[str | Path] = [
-        "tune",
-        DIGITS,
-        f"data.dir={digits}",
-        "train.epochs=2",
-        "log.wandb.mode=disabled",
-        "--search",
-        "s.yaml",
-    ]
-    options = ["--parallel", "2", "--slurm", "--partition=normal --gpus-per-node=0 --cpus-per-task=1 --time=10"]
-    command: list[str | Path] = [sys.executable, "-m", "launcher", *words, *options]
+    words = ["tune", str(DIGITS), f"data.dir={digits}", "train.epochs=2", "log.wandb.mode=disabled"]
+    options = ["--partition=normal", "--gpus-per-node=0", "--cpus-per-task=1", "--time=10"]
+    words += ["--search", "s.yaml", "--parallel", "2", "--slurm", " ".join(options)]
+    command = [sys.executable, "-m", "launcher", *words]
     folder = tmp_path / "runs/lenet_digits-s"
-    cut_off = cluster.call("timeout", "--signal=KILL", "20", *command, cwd=tmp_path)
-    assert cut_off.returncode == -9, cut_off.stderr
-    before = {path.name: path.read_text() for path in folder.glob("logs/*.job")}
-    assert len(before) >= 2
+
+    def read_job_ids() -> dict[str, str]:
+        return {path.name: path.read_text() for path in folder.glob("logs/*.job")}
+
+    killed = cluster.start_command(*command, cwd=tmp_path)
+    cluster.wait(
+        lambda: killed.poll() is not None or sum(map(bool, read_job_ids().values())) == 2, "two jobs are not sent"
+    )
+    killed.kill()
+    output = killed.communicate()
+    assert killed.returncode == -signal.SIGKILL, output
+    before = read_job_ids()
     ended = cluster.call(*command, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
-    numbers = {path.name: path.read_text() for path in folder.glob("logs/*.job")}
-    assert len(set(numbers.values())) == 4
-    assert before.items() <= numbers.items()  # none was sent twice
+    after = read_job_ids()
+    assert len(set(after.values())) == 4
+    assert before.items() <= after.items()  # none was sent twice
     for path in sorted(folder.glob("trial-*")):
         assert (summary(path)["status"], len(events(path, "started")), events(path, "resumed")) == ("done", 1, [])
     assert (folder / "best.yaml").exists()

@@ -48,7 +48,9 @@ SHRINK = "shards packed with --max-side 320"
          f"not input-bound: 3 % of the time waiting for data; {TOOK} 90 % of the core{TOO}"),
     ],
 )  # fmt: skip
-def test_sentence(changes: dict[str, float], tunables: Tunables, sentence: str) -> None:
+def test_the_sentence_names_the_bottleneck_and_what_to_try(
+    changes: dict[str, float], tunables: Tunables, sentence: str
+) -> None:
     report = diagnose([replace(SLOW, **changes)], tunables)  # type: ignore[arg-type]
     assert report is not None
     assert report.sentence == sentence
@@ -77,7 +79,8 @@ def ranks(*own: tuple[float, float]) -> list[InputCost]:
 
 def test_a_straggler_is_named() -> None:
     costs = ranks((2.0, 0.1), (2.1, 0.1), (2.0, 2.0), (1.9, 0.2))
-    line = "rank 2 (d) takes 1.9 times as long as the others: 40.0 ms a step, 20.0 of them waiting for data, against 21.0 ms"
+    times = "40.0 ms a step, 20.0 of them waiting for data, against 21.0 ms"
+    line = f"rank 2 (d) takes 1.9 times as long as the others: {times}"
     assert find_straggler(costs, ["c", "c", "d", "d"]) == line
     report = diagnose(costs, GPU, ["c", "c", "d", "d"])
     assert report is not None
@@ -97,7 +100,7 @@ def test_nobody_is_called_slow_without_need(costs: list[InputCost]) -> None:
     assert find_straggler(costs, ["a", "b"]) is None
 
 
-def test_nothing_trained_is_not_judged() -> None:
+def test_nothing_trained_is_no_report() -> None:
     assert diagnose([InputCost(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 2, 2)], CPU) is None
 
 

@@ -11,23 +11,23 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from launcher.augment.pipeline import build_augment
+from launcher.augment.execute import build_augment
 from launcher.data.decode import decode_image
 from launcher.data.feed import ImageFeed
 from launcher.data.loader import Loader
 from launcher.data.reader import ShardReader
+from launcher.distributed.comm import Comm
 from launcher.distributed.strategy import Strategy, build_strategy
 from launcher.distributed.world import World
 from launcher.errors import Stopped
 from launcher.metrics.counts import Counts
 from launcher.models.lenet import LeNet
 from launcher.models.loss import build_loss, class_scores
-from launcher.recipe.plan import Plan
 from launcher.recipe.schema import Bce, CrossEntropy, Loss
 from launcher.recipe.schema import Strategy as StrategySection
-from launcher.train.evaluate import evaluate
+from launcher.train.evaluate import EvalSplit, evaluate
 from shards.manifest import read_manifest
-from tests.data.made import pack_synthetic, plan_of
+from tests.data.made import pack_synthetic
 from tests.harness.runs import events, journal, summary
 from tests.harness.workdir import LENET, STAGES, WorkDir
 
@@ -48,9 +48,8 @@ def strategy() -> Strategy:
     return build_strategy(StrategySection(device="cpu"), World(), 0, False)
 
 
-def plan(eval_batch: int, world_size: int = 1) -> Plan:
-    train = {"epochs": 1, "global_batch": 12, "eval_batch": eval_batch}
-    return plan_of(42, world_size, num_eval={"valid": NUM_IMAGES}, train=train)
+def valid(batch: int, num_classes: int = 3) -> EvalSplit:
+    return EvalSplit("valid", NUM_IMAGES, num_classes, batch)
 
 
 def lenet(num_outputs: int) -> LeNet:
@@ -58,11 +57,11 @@ def lenet(num_outputs: int) -> LeNet:
     return LeNet(num_outputs)
 
 
-def count(model: nn.Module, reader: ShardReader, loss: Loss, plan: Plan, strategy: Strategy) -> Counts:
+def count(model: nn.Module, reader: ShardReader, loss: Loss, split: EvalSplit, strategy: Strategy) -> Counts:
     loader = Loader(reader, 2, torch.device("cpu"))
     augment = build_augment((), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     feed = ImageFeed(loader, augment, strategy, seed=0, views=None, engine=None)
-    counts = evaluate(model, "valid", feed, build_loss(loss, training=False), plan, strategy)
+    counts = evaluate(model, feed, build_loss(loss, training=False), split, strategy)
     loader.close()
     return counts
 
@@ -83,27 +82,46 @@ def test_every_image_counts_once_with_batches_that_divide_nothing(
     reader: ShardReader, strategy: Strategy, eval_batch: int
 ) -> None:
     model = lenet(3)
-    counts = count(model, reader, CROSS_ENTROPY, plan(eval_batch), strategy)
+    counts = count(model, reader, CROSS_ENTROPY, valid(eval_batch), strategy)
     outputs_BO, labels_B = outputs_and_labels(model, reader)
     metrics = counts.metrics("abc")
     assert metrics["num_images"] == counts.confusion_KK.sum() == NUM_IMAGES
     assert metrics["loss"] == pytest.approx(F.cross_entropy(outputs_BO, labels_B).item(), rel=1e-5)
-    assert metrics["top1_frac"] == pytest.approx((outputs_BO.argmax(1) == labels_B).float().mean().item())
+    assert metrics["accuracy"] == pytest.approx((outputs_BO.argmax(1) == labels_B).float().mean().item())
     assert counts.per_class_K2[:, 0].tolist() == labels_B.bincount().tolist()
 
 
-def test_one_logit(reader: ShardReader, strategy: Strategy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_logit_is_evaluated_as_two_classes(
+    reader: ShardReader, strategy: Strategy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = reader.read
     monkeypatch.setattr(reader, "read", lambda i: replace(whole(i), label=whole(i).label % 2))
     model = lenet(1)
     with torch.no_grad():
         model.fc3.bias.fill_(0.0)
-    counts = count(model, reader, Bce(name="bce"), replace(plan(5), num_classes=2), strategy)
+    counts = count(model, reader, Bce(name="bce"), valid(5, 2), strategy)
     outputs_BO, labels_B = outputs_and_labels(model, reader)
     metrics = counts.metrics("ab")
     expected = F.binary_cross_entropy_with_logits(outputs_BO[:, 0], labels_B.float())
     assert metrics["loss"] == pytest.approx(expected.item(), rel=1e-5)
-    assert metrics["top1_frac"] == pytest.approx(((outputs_BO[:, 0] > 0) == labels_B).float().mean().item())
+    assert metrics["accuracy"] == pytest.approx(((outputs_BO[:, 0] > 0) == labels_B).float().mean().item())
+
+
+class OneOfThree(Comm):
+    """A rank whose others are not there: it adds nothing to its own."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__(World())
+        self.world = World(rank, 3, rank, 3)
+
+    def should_stop(self, also: bool = False) -> bool:
+        return also
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor
+
+    def broadcast_buffers(self, model: nn.Module) -> None:
+        pass
 
 
 def test_processes_share_the_images_and_none_may_miss_one(
@@ -111,14 +129,13 @@ def test_processes_share_the_images_and_none_may_miss_one(
 ) -> None:
     """Three processes one after the other; their counts are added here."""
     model = lenet(3)
-    alone = count(model, reader, CROSS_ENTROPY, plan(5), strategy).confusion_KK
+    alone = count(model, reader, CROSS_ENTROPY, valid(5), strategy).confusion_KK
     parts: list[torch.Tensor] = []
     monkeypatch.setattr(Counts, "reduce", lambda counts, _: parts.append(counts.confusion_KK))
-    monkeypatch.setattr(strategy, "any_process", lambda wish: wish)
     for rank in range(3):
-        monkeypatch.setattr(strategy, "world", World(rank, 3, rank, 3))
+        monkeypatch.setattr(strategy, "comm", OneOfThree(rank))
         with pytest.raises(AssertionError, match=r"valid: saw \d+ of 42 images"):
-            count(model, reader, CROSS_ENTROPY, plan(5, 3), strategy)
+            count(model, reader, CROSS_ENTROPY, valid(5), strategy)
     assert torch.equal(torch.stack(parts).sum(0), alone)
 
 
@@ -137,22 +154,22 @@ class Modes(nn.Module):
 
 def test_the_model_is_in_evaluation_mode_without_gradients(reader: ShardReader, strategy: Strategy) -> None:
     model = Modes()
-    count(model, reader, CROSS_ENTROPY, plan(20), strategy)
+    count(model, reader, CROSS_ENTROPY, valid(20), strategy)
     assert model.seen == [(False, False)] * 3
 
 
-def test_it_stops_between_two_batches_when_asked(reader: ShardReader, strategy: Strategy) -> None:
+def test_evaluation_stops_between_two_batches_when_asked(reader: ShardReader, strategy: Strategy) -> None:
     model, answers = Modes(), iter([False, False, True])
     feed = ImageFeed(
         Loader(reader, 0, torch.device("cpu")), build_augment((), (0, 0, 0), (1, 1, 1)), strategy, 0, None, None
     )
     loss = build_loss(CROSS_ENTROPY, training=False)
     with pytest.raises(Stopped, match="stopped while evaluating valid; the same command evaluates it again"):
-        evaluate(model, "valid", feed, loss, plan(10), strategy, lambda: next(answers))
+        evaluate(model, feed, loss, valid(10), strategy, lambda: next(answers))
     assert len(model.seen) == 2
 
 
-def test_stopped_in_each_validation_a_run_goes_on_exactly(workdir: WorkDir, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_stopped_in_each_validation_resumes_exactly(workdir: WorkDir, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is at the end of a stage of freezing, and is done again before the next begins."""
     words = (LENET, STAGES, "train.epochs=3")
     assert workdir.train(*words, "run.dir=whole") == 0
@@ -177,7 +194,7 @@ def test_stopped_in_each_validation_a_run_goes_on_exactly(workdir: WorkDir, monk
     assert workdir.losses() == workdir.losses("whole")
     evaluations = [
         [
-            (record["split"], record["step"], record["weights_step"], record["loss"], record["top1_frac"])
+            (record["split"], record["step"], record["weights_step"], record["loss"], record["accuracy"])
             for record in journal(folder)
             if record["kind"] == "eval"
         ]

@@ -28,10 +28,10 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def words(workdir: str | Path, name: str) -> list[str | Path]:
+def words(folder: str | Path, name: str) -> list[str | Path]:
     """Not decoded beforehand, so that shards are needed when their images are."""
-    return [DIGITS, "data.source=null", "data.split=null", f"data.dir={workdir}", "data.cache=none", "train.epochs=16st",
-            "train.evaluate_every=8st", "checkpoint.every=4st", "log.every=1", "log.wandb.mode=disabled",
+    return [DIGITS, "data.source=null", "data.split=null", f"data.dir={folder}", "data.cache=none", "train.epochs=16st",
+            "train.evaluate_every=8st", "checkpoint.every=4st", "log.every=1st", "log.wandb.mode=disabled",
             f"run.dir={name}"]  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def losses_of(folder: Path) -> dict[int, float]:
     return {step: record["loss"] for step, record in train_records(folder).items()}
 
 
-def test_a_web_server_that_fails_ends_all_processes_and_the_same_command_goes_on(
+def test_a_web_server_that_fails_ends_all_processes_and_the_same_command_resumes(
     shards: Path, losses: dict[int, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server wants a token, which comes from the environment and is not to be found anywhere afterwards."""
@@ -65,19 +65,19 @@ def test_a_web_server_that_fails_ends_all_processes_and_the_same_command_goes_on
         failed = run(*command, cwd=tmp_path, processes=2)
         assert failed.code != 0
         [line] = {line for line in failed.err.splitlines() if "valid-00000.tar" in line}
-        assert line.startswith(f"launcher: {served.url}/valid-00000.tar: cannot be had after 2 tries (503")
-        assert [line for line in failed.err.splitlines() if line.endswith("failed:")] == []  # what tells of a traceback
+        assert line.startswith(f"launcher: {served.url}/valid-00000.tar: cannot be read after 2 tries (503")
+        assert [line for line in failed.err.splitlines() if line.endswith("failed:")] == []  # of a traceback
         is_well = True
         again = train(*command, cwd=tmp_path, processes=2, launcher="torchrun")  # fsspec asks the environment once
-        assert "goes on after step 4" in again.out
+        assert "resumes at step 4" in again.out
         assert losses_of(tmp_path / "run") == losses
         counts = served.count()
         assert {name: number for name, number in counts.items() if number > 1 and not name.startswith("valid")} == {
             MANIFEST_NAME: 4
         }
         assert len(counts) == 1 + 2 * (11 + 4 + 4)
-        [told] = events(tmp_path / "run", "remote")
-        assert 0 < sum(each["num_shards"] for each in told["ranks"]) <= 8  # some came before the failure
+        [event] = events(tmp_path / "run", "remote")
+        assert 0 < sum(each["num_shards"] for each in event["ranks"]) <= 8  # some came before the failure
     check_nowhere(tmp_path, failed, again)
 
 
@@ -121,15 +121,15 @@ def test_an_s3_server_that_stops_and_starts_again_changes_nothing(
     wait_until(lambda: 2 in train_records(tmp_path / "run"), process)
     server.stop()
     logs = [tmp_path / "run" / "logs" / f"rank-{rank}.log" for rank in range(2)]
-    wait_until(lambda: any("trying again" in log.read_text() for log in logs), process)
+    wait_until(lambda: any("retrying" in log.read_text() for log in logs), process)
     server = serve_s3(port)
     ended = finish(process)
     server.stop()
     assert ended.code == 0, ended.err
     assert losses_of(tmp_path / "run") == losses
-    [told] = events(tmp_path / "run", "remote")
-    assert sum(each["num_shards"] for each in told["ranks"]) == 19
-    assert sum(each["num_retries"] for each in told["ranks"]) > 0
+    [event] = events(tmp_path / "run", "remote")
+    assert sum(each["num_shards"] for each in event["ranks"]) == 19
+    assert sum(each["num_retries"] for each in event["ranks"]) > 0
     check_nowhere(tmp_path, ended)
 
 
@@ -141,15 +141,15 @@ def test_fetched_beforehand_it_trains_without_a_network(
         command = [str(word) for word in words(served.url, "run")]
         assert run_command(["fetch", *command]) == 0
         last = capsys.readouterr().out.splitlines()[-1]
-        images = f"shards: 1,797 images of 10 classes, {served.url}, kept in data/remote, no more than 50 GiB"
+        images = f"shards: 1,797 images of 10 classes, {served.url}, cached in data/remote, at most 50 GiB"
         assert last == f"{images}: 19 of 19 shards fetched"
         assert run_command(["fetch", *command]) == 0
-        assert capsys.readouterr().out.splitlines()[-1] == f"{images}: all here already, nothing to fetch"
+        assert capsys.readouterr().out.splitlines()[-1] == f"{images}: already here, nothing to fetch"
         assert run_command(["fetch", *command, "data.remote_cache_gib=0.0008"]) == 2
-        assert "0.0008 is too little for" in capsys.readouterr().err
+        assert "0.0008 is too small for" in capsys.readouterr().err
     trained = train(*command, "train.epochs=4st", cwd=tmp_path)
-    assert f"shards {served.url}, kept in data/remote, no more than 50 GiB" in trained.out
-    assert "manifest of an earlier time" in (tmp_path / "run" / "logs" / "rank-0.log").read_text()
+    assert f"shards {served.url}, cached in data/remote, at most 50 GiB" in trained.out
+    assert "uses the manifest cached earlier" in (tmp_path / "run" / "logs" / "rank-0.log").read_text()
 
 
 def test_a_password_in_a_recipe_is_refused_unseen(capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,6 +162,6 @@ def test_a_password_in_a_recipe_is_refused_unseen(capsys: pytest.CaptureFixture[
         assert run_command(["check", *map(str, words(url, "run"))]) == 2
         error = capsys.readouterr().err
         assert error == (
-            "launcher: command line: data.dir: has a user, password or signature: leave those to the environment or "
+            "launcher: command line: data.dir: has a user, password or signature; put them in the environment or "
             "fsspec's configuration\n"
         )

@@ -1,4 +1,4 @@
-"""Stages of freezing: what each sets free, at which learning rate, and that a run cut off goes on as if whole."""
+"""Stages of freezing: what each sets free, at which learning rate, and that a run cut off resumes as if whole."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from launcher.train.context import Training
 from safetensors.torch import load_file
 from torch import Tensor
 
 from launcher.data.features import store as feature_store
 from launcher.data.reader import ShardReader
-from launcher.distributed.strategy import Strategy
+from launcher.distributed.comm import Comm
 from launcher.errors import Stopped, UserError
-from launcher.train import loop as fit
-from launcher.train import step as step_module
-from launcher.train.stage import enter_stage
+from launcher.train import loop
+from launcher.train.stage import Stage, check_frozen
+from launcher.train.step import train_step
 from tests.harness.runs import DIGITS, events, start, stop_after, summary, train, train_records
 from tests.harness.workdir import FLIPS, LENET, STAGES, WorkDir
 
@@ -41,13 +40,9 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
     return {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
 
 
-def never() -> bool:
-    return False
-
-
 @pytest.mark.parametrize("room", ["20", "0"])
 def test_each_stage_trains_what_it_sets_free(workdir: WorkDir, room: str) -> None:
-    first = workdir.build(*SHORT, "run.dir=first").network.model.state_dict()
+    first = workdir.build(*SHORT, "run.dir=first").state.model.state_dict()
     workdir.train(*SHORT, f"strategy.feature_cache_gib={room}")
     states = [first, *(weights(workdir, step) for step in (3, 6, 9))]
     for stage, free in enumerate(FREE):
@@ -65,14 +60,13 @@ def test_kept_features_and_pictures_train_the_same_stages(workdir: WorkDir) -> N
         assert workdir.losses(f"kept{len(words)}") == pytest.approx(expected, rel=1e-4)
 
 
-def lr_scales(t: Training) -> dict[str, float]:
+def lr_scales(stage: Stage) -> dict[str, float]:
     """Layer -> learning rate of its weight, over the recipe's."""
-    names = {id(parameter): name for name, parameter in t.network.model.named_parameters()}
-    held = [
-        (names[id(parameter)], group["lr_scale"]) for group in t.optimizer.param_groups for parameter in group["params"]
-    ]
+    model, groups = stage.state.model, stage.state.optimizer.param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    held = [(names[id(parameter)], group["lr_scale"]) for group in groups for parameter in group["params"]]
     assert len({name for name, _ in held}) == len(held), "no parameter is stepped twice"
-    assert {name for name, _ in held} == {name for name, p in t.network.model.named_parameters() if p.requires_grad}
+    assert {name for name, _ in held} == {name for name, each in model.named_parameters() if each.requires_grad}
     return {name.partition(".")[0]: scale for name, scale in held}
 
 
@@ -87,23 +81,34 @@ def lr_scales(t: Training) -> dict[str, float]:
 def test_the_optimizer_gains_what_is_set_free_at_its_learning_rate(
     workdir: WorkDir, key: str, expected: dict[str, float]
 ) -> None:
-    t = workdir.build(LENET, STAGES, "train.epochs=3", key)
-    for stage, free in enumerate(FREE):
-        stage = enter_stage(t, stage, 3 * stage, never)
-        assert stage.stage == stage
-        assert lr_scales(t) == pytest.approx({name: expected[name] for name in free})
-        assert (stage.frozen_sha256 is None) == (stage == 2)
+    parts = workdir.build(LENET, STAGES, "train.epochs=3", key)
+    for number, free in enumerate(FREE):
+        stage = parts.enter(number, 3 * number)
+        assert stage.number == number
+        assert lr_scales(stage) == pytest.approx({name: expected[name] for name in free})
+        assert (stage.frozen_sha256 is None) == (number == 2)
 
 
 def test_a_later_stage_can_be_entered_at_once(workdir: WorkDir) -> None:
     one_by_one, at_once = (workdir.build(LENET, STAGES, "train.epochs=3", f"run.dir={name}") for name in "ab")
-    for stage in range(3):
-        enter_stage(one_by_one, stage, 3 * stage, never)
-    enter_stage(at_once, 2, 6, never)
+    for number in range(3):
+        one_by_one.enter(number, 3 * number)
+    at_once.enter(2, 6)
     shapes = [
-        [[tuple(p.shape) for p in group["params"]] for group in t.optimizer.param_groups] for t in (one_by_one, at_once)
+        [[tuple(parameter.shape) for parameter in group["params"]] for group in parts.state.optimizer.param_groups]
+        for parts in (one_by_one, at_once)
     ]
     assert shapes[0] == shapes[1]
+
+
+def test_a_frozen_tensor_that_changes_is_found(workdir: WorkDir) -> None:
+    parts = workdir.build(LENET, STAGES)
+    stage = parts.enter(0)
+    check_frozen(parts.job, stage)
+    with torch.no_grad():
+        next(parts.state.model.parameters()).add_(1e-3)
+    with pytest.raises(AssertionError, match="a frozen tensor has changed"):
+        check_frozen(parts.job, stage)
 
 
 def test_the_learning_rate_of_a_stage_is_what_steps_it(workdir: WorkDir) -> None:
@@ -122,21 +127,20 @@ class Killed(BaseException):
 
 def die_at(workdir: WorkDir, step: int, *words: str) -> None:
     """Train until step `step` begins."""
-    whole = step_module.train_step
 
-    def dying(t: Training, stage: Any, batches: Any, number: int, guard: Any) -> Any:
+    def dying(job: Any, stage: Any, batches: Any, number: int, *others: Any) -> Any:
         if number == step:
             raise Killed
-        return whole(t, stage, batches, number, guard)
+        return train_step(job, stage, batches, number, *others)
 
     with workdir.patch.context() as patch:
-        patch.setattr(fit, "train_step", dying)
+        patch.setattr(loop, "train_step", dying)
         with pytest.raises(Killed):
             workdir.train(*words)
 
 
 @pytest.mark.parametrize("optim", ["{name: sgd, lr: 0.01, momentum: 0.9}", "{name: adam, lr: 0.01, ema_decay: 0.9}"])
-def test_a_run_cut_off_anywhere_goes_on_as_if_it_were_not(workdir: WorkDir, optim: str) -> None:
+def test_a_run_cut_off_anywhere_resumes_as_if_it_were_not(workdir: WorkDir, optim: str) -> None:
     words = [*SHORT, f"optim={optim}", "checkpoint.every=2st", "optim.layer_decay=0.5"]
     workdir.train(*words, "run.dir=whole")
     for step in (4, 6, 7, 9):  # 4 and 7 are the first of their stages
@@ -148,7 +152,7 @@ def test_a_run_cut_off_anywhere_goes_on_as_if_it_were_not(workdir: WorkDir, opti
     assert last_weights(workdir.path / "run") == last_weights(workdir.path / "whole")
 
 
-def test_a_run_cut_off_after_its_last_step_is_measured(workdir: WorkDir) -> None:
+def test_a_run_cut_off_after_its_last_step_is_evaluated(workdir: WorkDir) -> None:
     """The last of its stages is never reached."""
     schedule = "backbone.freeze={schedule: [{at: 0, freeze: backbone}, {at: 1, freeze: none}]}"
     words = [LENET, schedule, "train.epochs=1"]
@@ -158,7 +162,7 @@ def test_a_run_cut_off_after_its_last_step_is_measured(workdir: WorkDir) -> None
         raise Killed
 
     with workdir.patch.context() as patch:
-        patch.setattr("launcher.train.finish._measure_best", die)
+        patch.setattr("launcher.train.finish._evaluate_best", die)
         with pytest.raises(Killed):
             workdir.train(*words)
     workdir.train(*words)
@@ -190,7 +194,7 @@ def test_asked_to_stop_between_stages_loses_no_step(workdir: WorkDir) -> None:
 def test_killed_in_the_second_stage(tmp_path: Path, digits: Path) -> None:
     """The real program and a real kill."""
     words = [f"data.dir={digits}", STAGES, "augment.train=[{op: resize, size: [32, 32]}]", "train.epochs=3",
-             "checkpoint.every=7st", "log.every=1", "log.wandb.mode=disabled", "optim.backbone_lr=1e-3"]  # fmt: skip
+             "checkpoint.every=7st", "log.every=1st", "log.wandb.mode=disabled", "optim.backbone_lr=1e-3"]  # fmt: skip
     train(DIGITS, *words, "run.dir=whole", cwd=tmp_path)
     ended = stop_after(start([DIGITS, *words, "run.dir=run"], tmp_path), tmp_path / "run", 45, signal.SIGKILL)
     assert ended.code == -signal.SIGKILL
@@ -204,10 +208,10 @@ def test_killed_in_the_second_stage(tmp_path: Path, digits: Path) -> None:
 
 def test_processes_with_other_frozen_weights_are_refused(workdir: WorkDir) -> None:
     """They would compute other features for their part of the images, and nobody would know."""
-    t = workdir.build(LENET)
-    workdir.patch.setattr(Strategy, "gather", lambda strategy, value: [value, "other"])
-    with pytest.raises(UserError, match="rank 1 sees other frozen weights than rank 0"):
-        enter_stage(t, 0, 0, never)
+    parts = workdir.build(LENET)
+    workdir.patch.setattr(Comm, "all_gather_object", lambda comm, value: [value, "other"])
+    with pytest.raises(UserError, match="rank 1 has other frozen weights than rank 0"):
+        parts.enter(0)
 
 
 def test_waiting_is_counted_in_training_alone(workdir: WorkDir) -> None:
@@ -221,8 +225,8 @@ def test_waiting_is_counted_in_training_alone(workdir: WorkDir) -> None:
     workdir.patch.setattr(ShardReader, "read", slowly)
     workdir.train(LENET, "data.workers=0")
     assert summary(workdir.path / "run")["train"]["data_wait_frac"] < 0.7
-    assert summary(workdir.path / "run")["input"]["stage"] in (None, "reading features")
+    assert summary(workdir.path / "run")["input"]["bottleneck"] in (None, "reading features")
     workdir.train(LENET, "data.workers=0", "run.dir=pictures", "strategy.feature_cache_gib=0")
     assert summary(workdir.path / "pictures")["train"]["data_wait_frac"] > 0.7
-    assert summary(workdir.path / "pictures")["input"]["stage"] == "read"
+    assert summary(workdir.path / "pictures")["input"]["bottleneck"] == "read"
     assert [record["step"] for record in events(workdir.path / "pictures", "input")] == [3, 6]

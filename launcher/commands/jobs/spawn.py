@@ -1,4 +1,4 @@
-"""Trainings as processes of their own: started together, followed by their journal, killed."""
+"""Trainings as processes of their own: their ranks started together, followed by the journal, stopped, killed."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from pathlib import Path
 from types import TracebackType
 
 from launcher.distributed.comm import ShouldStop
-from launcher.distributed.world import SRUN, TORCHRUN
-from launcher.errors import SpawnedRunError, Stopped
+from launcher.distributed.world import SRUN, TORCHRUN, read_world
+from launcher.errors import SpawnedRunError, Stopped, UserError
 from launcher.run.journal import JournalTail
 
 POLL_S = 0.002
-"""A small network's step takes 5 ms: the kill is to come within a step or two."""
+"""A step of a small network takes 5 ms, and a kill has to come within a step or two."""
 
 ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
 
 
 class SpawnedRanks:
-    """The ranks of one training on this machine, each with what it says in `output` + `.rank-N.txt`.
+    """The ranks of one training on this machine. Rank N writes its output to `output` + `.rank-N.txt`.
 
-    Ranks that are left when the `with` block is left are killed.
+    Leaving the `with` block kills the ranks that still run.
     """
 
     def __init__(self, command: Sequence[str], size: int, environment: Mapping[str, str], output: Path) -> None:
         self._outputs = [output.with_name(f"{output.name}.rank-{rank}.txt") for rank in range(size)]
         self._processes: list[subprocess.Popen[bytes]] = []
-        for variables, path in zip(_places(size), self._outputs, strict=True):
+        for variables, path in zip(_rank_variables(size), self._outputs, strict=True):
             with path.open("ab") as file:
                 process = subprocess.Popen(
                     command,
@@ -40,7 +40,7 @@ class SpawnedRanks:
                     stdin=subprocess.DEVNULL,
                     stdout=file,
                     stderr=subprocess.STDOUT,
-                    start_new_session=True,  # a group of its own, so that what it starts is killed with it
+                    start_new_session=True,  # a process group of its own, so that a kill reaches its children
                 )
             self._processes.append(process)
 
@@ -53,21 +53,21 @@ class SpawnedRanks:
         self.kill()
 
     def kill(self) -> None:
-        """SIGKILL to every rank and whatever it has started; nothing is asked first."""
+        """SIGKILL every rank and its children."""
         for process in self._processes:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
         for process in self._processes:
             process.wait()
 
-    def ask_to_stop(self) -> None:
-        """SIGTERM: they save, and end with exit code 75."""
+    def request_stop(self) -> None:
+        """SIGTERM: the ranks save, and end with exit code 75."""
         for process in self._processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
 
-    def have_ended(self) -> bool:
-        """Raise AttemptError with the last words of the first rank that failed."""
+    def has_ended(self) -> bool:
+        """Whether all ranks are done. Raise SpawnedRunError with the last line of the first rank that failed."""
         codes = [process.poll() for process in self._processes]
         for rank, code in enumerate(codes):
             if code:
@@ -76,40 +76,46 @@ class SpawnedRanks:
 
     def _last_line(self, rank: int) -> str:
         lines = self._outputs[rank].read_text(errors="replace").split("\n")
-        return next((line for line in reversed(lines) if line.strip()), "said nothing").removeprefix("launcher: ")
+        return next((line for line in reversed(lines) if line.strip()), "no output").removeprefix("launcher: ")
 
 
-def follow(ranks: SpawnedRanks, folder: Path, hang_s: float, stop: ShouldStop) -> Iterator[int]:
-    """The newest step in the journal of this start, again and again until the training has ended well.
+def follow(ranks: SpawnedRanks, journal: JournalTail, hang_s: float, stop: ShouldStop) -> Iterator[int]:
+    """Yield the newest step again and again, 0 before the first, until the training is done; the last step comes last.
 
-    Raise AttemptError when it fails, or writes nothing to its journal for `hang_s` seconds; Stopped when asked to stop.
+    `journal`: opened at its end before the ranks were started, so that it has their records and no older ones.
+    Raise SpawnedRunError when the training fails, or writes nothing to its journal for `hang_s` seconds; Stopped when
+    `stop` turns true.
     """
-    # What is there is of an earlier start. A torn last line is cut off when the run resumes.
-    journal, step = JournalTail(folder, from_end=True), 0
-    since_s = time.monotonic()
+    step, last_record_s = 0, time.monotonic()
     while True:
-        has_ended = ranks.have_ended()  # asked first, so that what was written last is read
+        has_ended = ranks.has_ended()  # before reading, so that the last records are read, too
         records = journal.read()
         if records:
-            since_s = time.monotonic()
-        step = max((record["step"] for record in records if record["kind"] == "train"), default=step)
+            last_record_s = time.monotonic()
+        step = max([step, *(record["step"] for record in records if record["kind"] == "train")])
         yield step
         if has_ended:
             return
         if stop():
-            raise Stopped("stopped while verifying: nothing is proved yet")
-        if time.monotonic() - since_s > hang_s:
-            after = f"after step {step}" if step else "before its first step"
-            raise SpawnedRunError(f"hangs: nothing new in its journal for {hang_s:g} s, {after}")
+            raise Stopped("stopped while verifying; the same command verifies again")
+        if time.monotonic() - last_record_s > hang_s:
+            position = f"after step {step}" if step else "before its first step"
+            raise SpawnedRunError(f"hangs: no journal record for {hang_s:g} s, {position}")
         time.sleep(POLL_S)
 
 
+def check_single_process(usage: str) -> None:
+    """Raise UserError when a launcher started this command as one of several ranks. `usage`: the command alone."""
+    if read_world(os.environ).size > 1:
+        raise UserError(f"{usage.split()[0]} starts its processes itself: launcher {usage} --processes N")
+
+
 def environment_for(size: int, device: str) -> dict[str, str]:
-    """This process's environment, without what a launcher or an allocation has said about ranks."""
+    """This process's environment without the variables of launchers and SLURM about ranks."""
     ranks = {*TORCHRUN.values(), *SRUN.values(), *ADDRESS}
     environment = {name: value for name, value in os.environ.items() if name not in ranks}
     if size > 1:
-        # As torchrun does, but for the number: the ranks share the cores.
+        # torchrun sets 1; here the ranks share the cores.
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // size)))
     return {**environment, "ACCELERATE_USE_CPU": "true"} if device == "cpu" else environment
 
@@ -118,13 +124,13 @@ def train_command(recipe: Path, overrides: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", "launcher", str(recipe), *overrides]
 
 
-def _places(size: int) -> list[dict[str, str]]:
+def _rank_variables(size: int) -> list[dict[str, str]]:
     """The variables that torchrun would set for each rank; none for a single process."""
     if size == 1:
         return [{}]
-    together = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
-    places = [{**together, "RANK": rank, "LOCAL_RANK": rank} for rank in range(size)]
-    return [{name: str(value) for name, value in place.items()} for place in places]
+    shared = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
+    ranks = [{**shared, "RANK": rank, "LOCAL_RANK": rank} for rank in range(size)]
+    return [{name: str(value) for name, value in each.items()} for each in ranks]
 
 
 def _free_port() -> int:

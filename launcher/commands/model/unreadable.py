@@ -1,29 +1,29 @@
-"""Pictures that cannot be read, among those that a trained network looks at: named, while the others go on."""
+"""Unreadable images among those that a trained network is used on: each is named once, the others are processed."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
 import numpy as np
 
-from launcher.data.bad_samples import Mask
-from launcher.data.order import Ids
+from launcher.augment.arrays import BOOL
+from launcher.data.ids import Ids
 from launcher.distributed.comm import Comm
 from launcher.errors import EXIT_DONE, EXIT_FAILED, DataError, UserError
+from launcher.text import Say
 
 
 class NameBadSamples:
-    """Keeps what is to be said of pictures that cannot be read, and goes on. For several threads.
+    """Skips unreadable images and collects their errors for `report`. Several threads may call it.
 
-    `num_told`: of how many it has been said, over all processes.
+    `num_reported`: images whose error has been reported, over all ranks.
     """
 
     def __init__(self) -> None:
-        self.num_told = 0
+        self.num_reported = 0
         self._ids: set[int] = set()
         self._new: list[str] = []
-        self._said: set[str] = set()
+        self._shown: set[str] = set()
         self._lock = threading.Lock()
 
     def note(self, sample_id: int, error: DataError) -> None:
@@ -32,33 +32,33 @@ class NameBadSamples:
                 self._ids.add(sample_id)
                 self._new.append(f"launcher: {error}")
 
-    def report(self, comm: Comm, say: Callable[[str], None]) -> None:
-        """Say what has come on any process since this was called last. Called by every process."""
+    def report(self, comm: Comm, say: Say) -> None:
+        """Show the errors of all ranks since the last call. Called by every rank."""
         with self._lock:
             taken, self._new = self._new, []
         for messages in comm.all_gather_object(taken):
-            self.num_told += len(messages)
+            self.num_reported += len(messages)
             for message in messages:
-                if message not in self._said:  # of a shard that is not there, every picture has the same
+                if message not in self._shown:  # all images of a missing shard have the same
                     say(message)
-                    self._said.add(message)
+                    self._shown.add(message)
 
-    def check_some_can(self, num_images: int) -> None:
-        """Raise UserError when it has been said of all of them. Nothing is to be written before, then."""
-        if num_images and self.num_told == num_images:
+    def check_any_readable(self, num_images: int) -> None:
+        """Raise UserError when all images were reported. Call it before anything is written."""
+        if num_images and self.num_reported == num_images:
             raise UserError(
-                f"{num_images:,} of {num_images:,} pictures cannot be read: nothing is written; name others"
+                f"{num_images:,} of {num_images:,} images cannot be read, nothing is written; choose other images"
             )
 
     def describe(self) -> str:
-        """What follows the number of the others."""
-        return f", {self.num_told:,} more cannot be read" if self.num_told else ""
+        """The end of a line about the other images."""
+        return f"; skipped {self.num_reported:,} unreadable images" if self.num_reported else ""
 
     @property
     def exit_code(self) -> int:
-        return EXIT_FAILED if self.num_told else EXIT_DONE
+        return EXIT_FAILED if self.num_reported else EXIT_DONE
 
-    def among(self, ids_B: Ids) -> Mask:
+    def among(self, ids_B: Ids) -> BOOL:
         with self._lock:
             return np.isin(ids_B, list(self._ids))
 

@@ -1,9 +1,9 @@
-"""`launcher fetch RECIPE`: what a run needs from the network, downloaded and packed beforehand."""
+"""`launcher fetch RECIPE`: download and pack in advance everything that a run needs from the network."""
 
 from __future__ import annotations
 
 from launcher.data.prepare import open_folder, prepare_data
-from launcher.data.remote.remote import RemoteFolder
+from launcher.data.remote.folder import RemoteFolder
 from launcher.distributed.world import World
 from launcher.errors import EXIT_DONE
 from launcher.models.download import fetch_weights
@@ -18,7 +18,7 @@ NOTHING = "nothing to fetch"
 
 
 def fetch(loaded: LoadedRecipe) -> int:
-    """Say for weights and shards where they lie and whether they came just now.
+    """Print where weights and shards are, and whether they were fetched now.
 
     Raise UserError or ShardsError when something can be neither found, downloaded nor packed.
     """
@@ -34,7 +34,7 @@ def _fetch_weights(backbone: Backbone) -> str:
         return f"{backbone.weights}, {NOTHING}"
     fetched = fetch_weights(backbone)
     name = f"{backbone.name} {backbone.weights}"
-    return f"{name} fetched to {fetched.path}" if fetched.is_new else f"{name} in {fetched.path} already, {NOTHING}"
+    return f"{name} fetched to {fetched.path}" if fetched.is_new else f"{name} already in {fetched.path}, {NOTHING}"
 
 
 def _fetch_data(data: Data) -> str:
@@ -45,8 +45,6 @@ def _fetch_data(data: Data) -> str:
     folder = open_folder(data, manifest, World())
     if isinstance(folder, RemoteFolder):
         num_new = folder.fetch_all(manifest.shards)
-        fetched = (
-            f"{num_new:,} of {len(manifest.shards):,} shards fetched" if num_new else f"all here already, {NOTHING}"
-        )
+        fetched = f"{num_new:,} of {len(manifest.shards):,} shards fetched" if num_new else f"already here, {NOTHING}"
         return f"{images}, {folder.describe().removeprefix('shards ')}: {fetched}"
-    return f"{images} packed into {data.dir}" if is_new else f"{images} in {data.dir} already, {NOTHING}"
+    return f"{images} packed into {data.dir}" if is_new else f"{images} already in {data.dir}, {NOTHING}"

@@ -1,4 +1,4 @@
-"""`launcher cache`: what is kept in data/features, listed and removed. Needs no torch."""
+"""`launcher cache`: list and remove the features in data/features. No link is followed. Needs no torch."""
 
 from __future__ import annotations
 
@@ -6,167 +6,122 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from launcher.data.features.format import METADATA_NAME, ROOT
 from launcher.errors import EXIT_DONE, UserError, nearest
 from launcher.run.console import Console
-from launcher.text import show_bytes
+from launcher.text import show_bytes, show_duration
 
-KEY = re.compile(r"[0-9a-f]{24}")
-TEMPORARY = re.compile(r"\.[0-9a-f]{24}-.+")
-"""Names of folders that features are computed into; other names are not ours."""
-
+NAME = re.compile(r"[0-9a-f]{24}|\.[0-9a-f]{24}-.+")
+"""Names of folders of features, and of those that features are computed into. Any other folder is not ours."""
 LEFTOVER_S = 600.0
-"""A temporary folder that nothing was written to for so long is of a process that has ended."""
-
-COLUMNS = ("key", "backbone", "split", "view", "images", "values", "size", "age")
+"""Seconds without a write after which an unfinished folder is left over from a process that has ended."""
+COLUMNS = ("key", "backbone", "split", "view", "images", "values", "size", "last written")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A folder, or a link to one. `changed_s`: newest time in it, as time.time() counts."""
+    """A folder, or a link to one. `age_s`: seconds since the last write in it."""
 
     path: Path
     num_bytes: int
-    changed_s: float
+    age_s: float
 
     @property
-    def is_leftover(self) -> bool:
-        return time.time() - self.changed_s > LEFTOVER_S
+    def is_finished(self) -> bool:
+        return not self.path.name.startswith(".")
 
 
 def list_features(root: Path = ROOT) -> int:
-    """Print a table of what is there."""
-    console = Console()
-    entries, temporary = _find(root, KEY), _find(root, TEMPORARY)
+    console, entries = Console(), _find(root)
     if entries:
-        console.columns(COLUMNS, [_row(entry) for entry in entries])
-    size = show_bytes(sum(entry.num_bytes for entry in entries))
-    console.say(f"{root}: features of {_count(len(entries), 'split')}, {size}")
-    if temporary:
-        size = show_bytes(sum(entry.num_bytes for entry in temporary))
-        console.say(f"{_count(len(temporary), 'unfinished computation')}, {size}: running, or removed by the next rm")
+        console.columns(COLUMNS, [*map(_row, entries)])
+    console.say(f"{root}: {show_bytes(sum(entry.num_bytes for entry in entries))} of features")
     return EXIT_DONE
 
 
 def remove_features(key: str | None, everything: bool, root: Path = ROOT) -> int:
-    """Remove one, or all, and say how many bytes that frees.
+    """Remove one entry, or all, and what processes that have ended left unfinished.
 
     Raise UserError when `key` begins no key or several, and when something cannot be removed.
     """
     if bool(key) == everything:
-        raise UserError("cache rm: give a key, of which the beginning is enough, or --all; see launcher cache ls")
-    console = Console()
-    entries = _find(root, KEY)
-    chosen = [_choose(key, entries, root)] if key else entries
-    for entry in chosen:
-        _remove(entry, root)
-        console.say(f"removed {entry.path}, {show_bytes(entry.num_bytes)}")
-    freed = sum(entry.num_bytes for entry in chosen) + _remove_leftovers(root, console.say)
+        raise UserError("cache rm: give a key of launcher cache ls, or the beginning of one, or --all")
+    console, entries, freed = Console(), _find(root), 0
+    finished = [entry for entry in entries if entry.is_finished]
+    chosen = [_choose(key, finished, root)] if key else finished
+    for entry in (*chosen, *(entry for entry in entries if not entry.is_finished)):
+        if not entry.is_finished and entry.age_s <= LEFTOVER_S:
+            console.say(f"kept {entry.path}, which was written to in the last {show_duration(LEFTOVER_S)}")
+        else:
+            _remove(entry.path)
+            freed += entry.num_bytes
+            console.say(f"removed {entry.path}, {show_bytes(entry.num_bytes)}")
     console.say(f"freed {freed:,} bytes")
     return EXIT_DONE
 
 
-def _find(root: Path, pattern: re.Pattern[str]) -> list[Entry]:
-    """Those of our names, the oldest first."""
+def _find(root: Path) -> list[Entry]:
+    """The folders and links of ours, the oldest first."""
     try:
-        found = [_measure(path) for path in root.iterdir() if pattern.fullmatch(path.name)]
+        entries = [_measure(path) for path in root.iterdir() if NAME.fullmatch(path.name)]
     except FileNotFoundError:
         return []
     except OSError as error:
         raise UserError(f"{root}: cannot be read ({error.strerror})") from None
-    return sorted((entry for entry in found if entry is not None), key=lambda entry: (entry.changed_s, entry.path))
+    return sorted(entries, key=lambda entry: (-entry.age_s, entry.path))
 
 
-def _measure(path: Path) -> Entry | None:
-    """None for what another process has removed meanwhile. Nothing that a link points to is looked at."""
+def _measure(path: Path) -> Entry:
     try:
         files = [] if path.is_symlink() else [file.lstat() for file in path.rglob("*")]
-        own = path.lstat()
-    except FileNotFoundError:
-        return None
-    num_bytes = sum(file.st_size for file in files)
-    return Entry(path, num_bytes, max(stat.st_mtime for stat in (own, *files)))
+        written_s = max(stat.st_mtime for stat in (path.lstat(), *files))
+    except FileNotFoundError:  # another process is at work on it
+        return Entry(path, 0, 0.0)
+    return Entry(path, sum(file.st_size for file in files), max(time.time() - written_s, 0.0))
 
 
-def _choose(key: str, entries: list[Entry], root: Path) -> Entry:
-    names = [entry.path.name for entry in entries]
-    if not names:
-        raise UserError(f"cache rm {key}: there are no features in {root}")
+def _choose(key: str, entries: Sequence[Entry], root: Path) -> Entry:
     matching = [entry for entry in entries if entry.path.name.startswith(key)]
-    if not matching:
-        raise UserError(f"cache rm {key}: no such key{_nearest_beginning(key, names)}")
     if len(matching) > 1:
-        shown = ", ".join(entry.path.name for entry in matching[:4]) + (", ..." if len(matching) > 4 else "")
-        raise UserError(f"cache rm {key}: begins {len(matching)} keys ({shown}); give more of the one you mean")
+        raise UserError(f"cache rm {key}: {len(matching)} keys begin like this; give more of the key")
+    if not matching:
+        beginnings = {entry.path.name[: len(key)] for entry in entries}
+        raise UserError(f"cache rm {key}: no such key in {root}{nearest(key, beginnings)}")
     return matching[0]
 
 
-def _nearest_beginning(key: str, names: list[str]) -> str:
-    """Compared with as much of each name as was given; the whole name is what is suggested."""
-    whole = {name[: len(key)]: name for name in names}
-    hint = nearest(key, whole)
-    for beginning, name in whole.items():
-        hint = hint.replace(f"'{beginning}'", f"'{name}'")
-    return hint if "did you mean" in hint else nearest(key, names)
-
-
-def _remove_leftovers(root: Path, say: Callable[[str], None]) -> int:
-    """Bytes freed. What may still be written to stays."""
-    freed = 0
-    for entry in _find(root, TEMPORARY):
-        if entry.is_leftover:
-            _remove(entry, root)
-            freed += entry.num_bytes
-        else:
-            say(f"{entry.path}: left alone, something was written to it in the last {LEFTOVER_S / 60:.0f} minutes")
-    return freed
-
-
-def _remove(entry: Entry, root: Path) -> None:
-    path = entry.path
+def _remove(path: Path) -> None:
     try:
         if path.is_symlink() or not path.is_dir():
             path.unlink()
         else:
             # Renamed first: a removal that is cut short leaves nothing that looks like features.
-            doomed = path if path.name.startswith(".") else path.rename(root / f".{path.name}-{'0' * 8}")
+            doomed = path if path.name.startswith(".") else path.rename(path.with_name(f".{path.name}-{'0' * 8}"))
             shutil.rmtree(doomed)
     except FileNotFoundError:
-        return
+        pass  # another process has removed it
     except OSError as error:
         raise UserError(f"{path}: cannot be removed ({error.strerror})") from None
 
 
 def _row(entry: Entry) -> tuple[str, ...]:
-    age, size = _show_age(time.time() - entry.changed_s), show_bytes(entry.num_bytes)
-    if entry.path.is_symlink():
-        return (entry.path.name, "a link, not followed", *[""] * 4, size, age)
+    size, age = show_bytes(entry.num_bytes), f"{show_duration(entry.age_s)} ago"
+    return (entry.path.name, *_describe(entry), size, age)
+
+
+def _describe(entry: Entry) -> tuple[str, ...]:
+    """Backbone, split, view, images and values."""
+    if entry.path.is_symlink() or not entry.is_finished:
+        return ("a link, not followed" if entry.path.is_symlink() else "unfinished", *[""] * 4)
     try:
         metadata = json.loads((entry.path / METADATA_NAME).read_text(encoding="utf-8"))
-        return (entry.path.name, *_describe(metadata), size, age)
+        drawn, layout = metadata["drawn"], metadata["layout"]
+        view = "" if drawn is None else f"{int(drawn['view']) + 1}"
+        values = ", ".join(f"{' x '.join(map(str, value['shape']))} {value['dtype']}" for value in layout["values"])
+        return str(metadata["backbone"]), str(metadata["split"]), view, f"{layout['num_images']:,}", values
     except (OSError, ValueError, KeyError, TypeError):
-        return (entry.path.name, "not readable", *[""] * 4, size, age)
-
-
-def _describe(metadata: dict[str, Any]) -> tuple[str, ...]:
-    """Backbone, split, view, images and values."""
-    drawn, layout = metadata["drawn"], metadata["layout"]
-    view = "" if drawn is None else f"{int(drawn['view']) + 1}"
-    values = ", ".join(f"{' x '.join(map(str, value['shape']))} {value['dtype']}" for value in layout["values"])
-    return str(metadata["backbone"]), str(metadata["split"]), view, f"{layout['num_images']:,}", values
-
-
-def _show_age(age_s: float) -> str:
-    for unit, length_s in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if age_s >= 2 * length_s:
-            return f"{age_s / length_s:.0f} {unit}"
-    return f"{max(age_s, 0):.0f} seconds"
-
-
-def _count(num: int, what: str) -> str:
-    return f"{num:,} {what}{'' if num == 1 else 's'}"
+        return ("not readable", *[""] * 4)

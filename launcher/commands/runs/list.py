@@ -1,4 +1,4 @@
-"""`launcher runs`: a table of run folders. Needs no torch, and nothing in a folder makes it fail."""
+"""`launcher runs`: a table of run folders. Nothing in a folder makes it fail. Needs no torch."""
 
 from __future__ import annotations
 
@@ -10,35 +10,36 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import EXIT_DONE, RunError, nearest_path
-from launcher.metrics.names import higher_is_better, show_metric
+from launcher.metrics.names import show_metric
 from launcher.recipe.lock import LOCK_NAME, read_lock
 from launcher.run.console import Console
+from launcher.run.folder import read_summary
 from launcher.run.history import (
     CUT_OFF,
     RUNNING,
-    STARTS,
     drop_superseded,
+    find_best_step,
     find_count,
     find_ending,
     find_number,
+    find_start,
     find_status,
     is_run,
     read_curve,
-    read_own_summary,
 )
-from launcher.run.journal import Record, read_ends, read_journal, render_json
+from launcher.run.journal import Record, epoch_of, read_ends, read_journal, render_json
 from launcher.text import one_line, show_duration
 
 HOME = Path("runs")
 DAMAGED = "damaged"
 MAX_DEPTH = 4
-"""Folders between the one that is named and a run in it."""
-COLUMNS = ("run", "name", "status", "step", "epoch", "best", "images/s", "age")
+"""Levels of folders that are searched below the one that is named."""
+COLUMNS = ("run", "name", "status", "step", "epoch", "best valid", "images/s", "last record")
 
 
 @dataclass(frozen=True)
 class Overview:
-    """None is what is not known. `age_s`: seconds since the run last wrote something."""
+    """None: not known. `age_s`: seconds since the newest record."""
 
     folder: str
     name: str | None
@@ -56,26 +57,26 @@ class Overview:
 
 
 def list_runs(folders: Sequence[Path], as_json: bool) -> int:
-    """Print them, the youngest first. Raise RunError when a folder that was named is not there."""
+    """Print the runs in these folders, the one with the newest record first. Raise RunError for what is no folder."""
     for folder in folders:
         if not folder.is_dir():
-            what = "is no" if folder.exists() else "no such"
+            what = "not a folder" if folder.exists() else "no such folder"
             advice = f"give folders that hold runs, or none for {HOME}/{nearest_path(folder)}"
-            raise RunError(f"{folder}: {what} folder; {advice}")
+            raise RunError(f"{folder}: {what}; {advice}")
     paths = dict.fromkeys(path for folder in folders or [HOME] for path in find_runs(folder))
-    found = sorted(map(look_at, paths), key=lambda each: each.age_s)
+    found = sorted(map(read_overview, paths), key=lambda each: each.age_s)
     console = Console()
     if as_json:
         print(render_json([asdict(each) for each in found], indent=1))
     elif found:
         console.columns(COLUMNS, [_row(each) for each in found])
     else:
-        console.say(f"{', '.join(map(str, folders or [HOME]))}: no runs; launcher RECIPE makes one")
+        console.say(f"{', '.join(map(str, folders or [HOME]))}: no runs; launcher RECIPE starts one")
     return EXIT_DONE
 
 
 def find_runs(folder: Path, depth: int = MAX_DEPTH) -> Iterator[Path]:
-    """The folder itself, or the runs below it. No link is followed."""
+    """The folder itself when it is a run, else the runs below it. No link is followed."""
     if is_run(folder):
         yield folder
         return
@@ -87,26 +88,29 @@ def find_runs(folder: Path, depth: int = MAX_DEPTH) -> Iterator[Path]:
         yield from find_runs(path, depth - 1)
 
 
-def look_at(folder: Path) -> Overview:
-    summary = read_own_summary(folder)
+def read_overview(folder: Path) -> Overview:
+    """From the summary of a run that has ended, else from its whole journal."""
+    summary = read_summary(folder)
     try:
         first, last = read_ends(folder)
         status = find_status(folder, last)
         if last and (status in (RUNNING, CUT_OFF) or not summary or find_ending(last) != summary.get("status")):
             last = drop_superseded(read_journal(folder))
             summary = {}
-        return _overview(folder, summary, first, last, status)
+        return _build_overview(folder, summary, first, last, status)
     except (RunError, KeyError, TypeError, ValueError, AttributeError) as error:
         problem = one_line(error)
         return Overview(str(folder), _name(folder, summary), DAMAGED, _age_s(folder, []), problem)
 
 
-def _overview(folder: Path, summary: dict[str, Any], first: Record, records: Sequence[Record], status: str) -> Overview:
-    start = next((r for r in reversed(records) if r.get("name") in STARTS), first)
+def _build_overview(
+    folder: Path, summary: dict[str, Any], first: Record, records: Sequence[Record], status: str
+) -> Overview:
+    start = find_start(records) or first
     total, per_epoch = (find_count(start, "plan", key) for key in ("total_steps", "steps_per_epoch"))
     steps = [record["step"] for record in records if record["kind"] == "train"]
     step = find_count(summary, "steps_done") if summary else max(steps, default=None)
-    metric, value, best_epoch = _best(folder, summary, records, per_epoch)
+    metric, value, best_epoch = _find_best(folder, summary, records, per_epoch)
     rates = list(read_curve(records, "train", "images_per_s").values())
     rate = find_number(summary, "train", "images_per_s") if summary else (rates[-1] if rates else None)
     return Overview(
@@ -116,8 +120,8 @@ def _overview(folder: Path, summary: dict[str, Any], first: Record, records: Seq
         age_s=_age_s(folder, records),
         step=step,
         total_steps=total,
-        epoch=None if step is None or not per_epoch else -(-step // per_epoch),
-        num_epochs=None if total is None or not per_epoch else -(-total // per_epoch),
+        epoch=None if step is None or not per_epoch else epoch_of(step, per_epoch),
+        num_epochs=None if total is None or not per_epoch else epoch_of(total, per_epoch),
         best_metric=metric,
         best_value=value,
         best_epoch=best_epoch,
@@ -125,7 +129,7 @@ def _overview(folder: Path, summary: dict[str, Any], first: Record, records: Seq
     )
 
 
-def _best(
+def _find_best(
     folder: Path, summary: dict[str, Any], records: Sequence[Record], per_epoch: int | None
 ) -> tuple[str | None, float | None, int | None]:
     """Metric, value and epoch of the best validation."""
@@ -136,11 +140,10 @@ def _best(
         return str(best.get("metric")), find_number(best, "value"), find_count(best, "epoch")
     section = read_lock(folder).get("train") if (folder / LOCK_NAME).exists() else None
     metric = str(section.get("best_metric", "accuracy")) if isinstance(section, dict) else "accuracy"
-    values = {step: value for step, value in read_curve(records, "eval", metric, "valid").items() if value == value}
-    if not values or not per_epoch:
+    step = find_best_step(records, metric)
+    if step is None or not per_epoch:
         return None, None, None
-    step = (max if higher_is_better(metric) else min)(values, key=lambda each: values[each])
-    return metric, values[step], -(-step // per_epoch)
+    return metric, read_curve(records, "eval", metric, "valid")[step], epoch_of(step, per_epoch)
 
 
 def _name(folder: Path, summary: dict[str, Any]) -> str | None:
@@ -173,7 +176,7 @@ def _row(run: Overview) -> list[str]:
         _of(run.epoch, run.num_epochs),
         f"{best}{where}",
         "-" if run.images_per_s is None else f"{run.images_per_s:,.0f}",
-        show_duration(run.age_s),
+        f"{show_duration(run.age_s)} ago",
     ]
 
 

@@ -1,10 +1,10 @@
-"""What a frozen part gives for every image of a split, kept on the disk and mapped into memory.
+"""Features on disk: the values that a frozen part gives for every image of a split, mapped into memory.
 
-data/features/<key>/ features.json   what it was made of; written last
-                     part-0000.bin   one record an image: the values at the boundary, then the label; a part a process
+data/features/<key>/ features.json   metadata of the features; written last
+                     part-0000.bin   a record for each image: the values at the boundary, then the label; a part a rank
 
-The key is a hash of everything that the values follow from, so that what is found under it is never wrong. Needs no
-torch: values are bytes here.
+The key is a hash of everything that the values depend on, so features under a key are never wrong. Needs no torch:
+values are bytes here.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from launcher.data.order import Ids
+from launcher.augment.arrays import INT64, UINT8
+from launcher.data.ids import Ids, part_bounds
 from shards.manifest import fsync_folder, write_atomically
 
 ROOT = Path("data/features")
@@ -31,13 +31,14 @@ LABEL_BYTES = 8
 SKIPPED = -1
 """Label of an image that could not be read."""
 
-Records = npt.NDArray[np.uint8]
+Records = UINT8
+"""Bytes of records: a row for each image."""
 DtypeName = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A value at the boundary, for one image. `dtype`: torch's name of it."""
+    """A value at the boundary, for one image. `dtype`: torch's name."""
 
     dtype: DtypeName
     shape: tuple[int, ...]
@@ -49,7 +50,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How the records of one split lie on the disk."""
+    """Sizes of the records and files of one split."""
 
     values: tuple[Value, ...]
     num_images: int
@@ -63,14 +64,10 @@ class Layout:
     def num_bytes(self) -> int:
         return self.record_bytes * self.num_images
 
-    def first_ids(self) -> Ids:
-        """The first id of each part, and the number of images."""
+    @property
+    def bounds(self) -> Ids:
+        """First id of each part, and the number of images."""
         return part_bounds(self.num_images, self.num_parts)
-
-
-def part_bounds(num_images: int, num_parts: int) -> Ids:
-    """Equal parts, the last ones smaller: shape [num_parts + 1]."""
-    return np.minimum(np.arange(num_parts + 1, dtype=np.int64) * -(-num_images // num_parts), num_images)
 
 
 def key_of(metadata: dict[str, Any]) -> str:
@@ -78,20 +75,20 @@ def key_of(metadata: dict[str, Any]) -> str:
 
 
 class Features:
-    """The records of one split, mapped: read from the disk as they are asked for."""
+    """The records of one split, mapped into memory: read from disk as they are used."""
 
     def __init__(self, folder: Path, layout: Layout) -> None:
         self.folder = folder
         self.layout = layout
-        self._bounds = layout.first_ids()
+        self._bounds = layout.bounds
         shape = (-1, layout.record_bytes)
         self._parts = [
             np.memmap(_part(folder, i), np.uint8, "r").reshape(shape) if self._bounds[i] < self._bounds[i + 1] else None
             for i in range(layout.num_parts)
         ]
 
-    def read(self, ids_B: Ids) -> tuple[list[Records], npt.NDArray[np.int64]]:
-        """Bytes of each value, [B, bytes], and labels_B. An id of -1 gives the first image's."""
+    def read(self, ids_B: Ids) -> tuple[list[Records], INT64]:
+        """Bytes of each value, [B, bytes], and labels_B; for padding, -1, those of image 0."""
         ids_B = np.maximum(ids_B, 0)
         records = np.empty((len(ids_B), self.layout.record_bytes), dtype=np.uint8)
         parts_B = np.searchsorted(self._bounds, ids_B, side="right") - 1
@@ -105,13 +102,13 @@ class Features:
 
 
 def open_features(root: Path, key: str) -> Features | None:
-    """None when they are not there, or not whole: they are then to be computed again."""
+    """None when they do not exist or are incomplete."""
     folder = root / key
     try:
         metadata = json.loads((folder / METADATA_NAME).read_text())
         values = tuple(Value(value["dtype"], tuple(value["shape"])) for value in metadata["layout"]["values"])
         layout = Layout(values, metadata["layout"]["num_images"], metadata["layout"]["num_parts"])
-        bounds = layout.first_ids()
+        bounds = layout.bounds
         sizes = [int(bounds[i + 1] - bounds[i]) * layout.record_bytes for i in range(layout.num_parts)]
         if not sizes or [_part(folder, i).stat().st_size for i in range(layout.num_parts)] != sizes:
             return None
@@ -121,7 +118,7 @@ def open_features(root: Path, key: str) -> Features | None:
 
 
 def write_part(folder: Path, number: int, records: Iterable[Records]) -> int:
-    """One process's part, into a folder that `commit_features` then gives its name. Return its bytes."""
+    """Write one rank's part into a temporary folder, which `commit_features` renames. Return its bytes."""
     with _part(folder, number).open("wb") as file:
         for rows in records:
             file.write(np.ascontiguousarray(rows).data)
@@ -129,7 +126,7 @@ def write_part(folder: Path, number: int, records: Iterable[Records]) -> int:
 
 
 def commit_features(temporary: Path, root: Path, key: str, metadata: dict[str, Any], layout: Layout) -> None:
-    """Give the folder its name once every part is in it. What another run has put there meanwhile is as good."""
+    """Rename the folder to its key once every part is in it. Features that another run has put there are as good."""
     for path in temporary.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""Features: what a frozen part gives for each picture, computed once over all processes, and read ever after."""
+"""Features of each image, computed once by all ranks and read from then on."""
 
 from __future__ import annotations
 
@@ -25,17 +25,16 @@ from launcher.data.features.format import (
     commit_features,
     key_of,
     open_features,
-    part_bounds,
     write_part,
 )
 from launcher.data.feed import FeatureFeed, Feed, ImageFeed
-from launcher.data.order import portion_ids
+from launcher.data.ids import Ids, portion_ids
 from launcher.distributed.comm import Comm
 from launcher.errors import DataError, Stopped
 from launcher.models.frozen.split import FrozenSplit, plain_name
 from launcher.text import Say, show_bytes
 
-NAMES: dict[torch.dtype, DtypeName] = {
+DTYPE_NAMES: dict[torch.dtype, DtypeName] = {
     torch.float32: "float32",
     torch.bfloat16: "bfloat16",
     torch.float16: "float16",
@@ -44,27 +43,24 @@ NAMES: dict[torch.dtype, DtypeName] = {
 
 @dataclass(frozen=True)
 class FeatureRequest:
-    """One split. `transform`: what its images go through, as plain data; `values`: what comes out for one of them.
-
-    `views`: of `num_views` in all, those that the run needs.
-    """
+    """The features of one split that a run needs."""
 
     split: str
     feed: ImageFeed
+    """Passes the images through the frozen part."""
     transform: dict[str, Any]
+    """Operations on its images, and their normalization, as plain data."""
     is_random: bool
     num_images: int
     values: tuple[Value, ...]
+    """Values at the boundary, for one image."""
     views: tuple[int, ...] = (0,)
+    """Views that the run needs, of `num_views` in all."""
     num_views: int = 1
-
-    @property
-    def num_records(self) -> int:
-        return self.num_images * len(self.views)
 
 
 def frozen_part_sha256(split: FrozenSplit) -> str:
-    """Hash of what the frozen part computes: its graph and every tensor in it."""
+    """Hash of the frozen part's graph and of every tensor in it."""
     digest = hashlib.sha256(split.text.encode())
     for name, tensor in split.frozen.state_dict().items():
         digest.update(plain_name(name).encode())
@@ -74,21 +70,20 @@ def frozen_part_sha256(split: FrozenSplit) -> str:
 
 @dataclass(frozen=True)
 class FeatureStore:
-    """Where features are kept, and what all of this run's have in common: `metadata`.
-
-    `run_id`: in the name of what is not whole yet, so that the same run clears it away.
-    """
+    """The features of a run, in folders below `root`. Called by every rank."""
 
     comm: Comm
     device: torch.device
     eval_batch: int
     metadata: dict[str, Any]
+    """Everything that the values of all splits depend on."""
     run_id: str
+    """Part of the names of incomplete folders, so that the same run removes them."""
     say: Say
     root: Path = ROOT
 
     def count_missing(self, request: FeatureRequest) -> int:
-        """Images whose features are still to be computed, all views together. Asked of rank 0 alone."""
+        """Images whose features are still to be computed, all views together, as rank 0 finds them."""
         return self.comm.run_on_rank0(
             lambda: sum(
                 request.num_images
@@ -98,7 +93,7 @@ class FeatureStore:
         )
 
     def open(self, request: FeatureRequest) -> Feed:
-        """A feed that reads them. Computes what is missing; called by every process."""
+        """A feed of these features; computes those that are missing."""
         views = {view: self._open_or_compute(request, view) for view in request.views}
         return FeatureFeed(views, request.num_views, self.device, request.feed.loader.bad_samples)
 
@@ -111,14 +106,14 @@ class FeatureStore:
 
     def _open_or_compute(self, request: FeatureRequest, view: int) -> Features:
         key = self._key(request, view)
-        # Asked of rank 0 alone, so that all read or all compute.
+        # Rank 0 decides, so that all ranks read or all compute.
         if self.comm.run_on_rank0(lambda: open_features(self.root, key) is not None):
             self.say(f"features of {request.split}: read from {self.root / key}")
         else:
             self._compute(request, view, key)
         features = open_features(self.root, key)
         if features is None:
-            raise DataError(f"{self.root / key}: not seen by every process; put it on a disk that all nodes share")
+            raise DataError(f"{self.root / key}: not visible to every rank; put it on a disk that all nodes share")
         return features
 
     def _compute(self, request: FeatureRequest, view: int, key: str) -> None:
@@ -140,45 +135,47 @@ class FeatureStore:
     def _write_part(self, request: FeatureRequest, view: int, temporary: Path, layout: Layout) -> None:
         world = self.comm.world
         ids = portion_ids(request.num_images, world.size, self.eval_batch, world.rank)
-        with _explained(temporary):
+        with _as_data_error(temporary):
             num_bytes = write_part(temporary, world.rank, self._records(request.feed, view, ids))
-        first, end = part_bounds(request.num_images, world.size)[world.rank : world.rank + 2]
+        first, end = layout.bounds[world.rank : world.rank + 2]
         assert num_bytes == (end - first) * layout.record_bytes
 
     def _commit(self, request: FeatureRequest, view: int, temporary: Path, layout: Layout) -> None:
-        with _explained(temporary):
+        with _as_data_error(temporary):
             commit_features(temporary, self.root, self._key(request, view), self._metadata_of(request, view), layout)
 
-    def _records(self, feed: ImageFeed, view: int, ids: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[Records]:
+    def _records(self, feed: ImageFeed, view: int, ids: Ids) -> Iterator[Records]:
         for examples in feed.batches((view, ids_B) for ids_B in ids):
             self.comm.beacon.enter("features")
             if self.comm.should_stop():
-                raise Stopped("stopped while computing features; the same command computes them anew")
-            # Of an image that is left out, these are the features of another: its label says so.
+                raise Stopped("stopped while computing features; the same command computes them again")
+            # A skipped image has the features of another one: its label marks it.
             labels_B = torch.where(examples.weights_B > 0, examples.labels_B, SKIPPED)
             columns = [*map(_bytes_of, examples.inputs), _bytes_of(labels_B[:, None])]
             yield np.concatenate(columns, axis=1)[examples.ids_B >= 0]
 
     def _make_temporary(self, key: str) -> Path:
         temporary = self.root / f".{key}-{self.run_id}"
-        with _explained(temporary):
+        with _as_data_error(temporary):
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
         return temporary
 
 
 @contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """A full disk, or one that not every process sees, is one line."""
+def _as_data_error(folder: Path) -> Iterator[None]:
+    """Raise DataError, one line, for a full disk or one that is not visible to every rank."""
     try:
         yield
     except OSError as error:
         reason = f"cannot be written ({error.strerror})"
-        raise DataError(f"{folder}: {reason}; see to the folder, or set strategy.feature_cache_gib=0") from None
+        raise DataError(
+            f"{folder}: {reason}; free space, check permissions, or set strategy.feature_cache_gib=0"
+        ) from None
 
 
 def values_of(inputs: tuple[Tensor, ...]) -> tuple[Value, ...]:
-    return tuple(Value(NAMES[value.dtype], tuple(value.shape[1:])) for value in inputs)
+    return tuple(Value(DTYPE_NAMES[value.dtype], tuple(value.shape[1:])) for value in inputs)
 
 
 def _bytes_of(values: Tensor) -> Records:

@@ -1,4 +1,4 @@
-"""Fetching shards before they are read. Needs no torch."""
+"""Threads that fetch shards before they are read. Needs no torch."""
 
 from __future__ import annotations
 
@@ -6,24 +6,23 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from launcher.data.order import Ids
-from launcher.data.reader import Work
+from launcher.data.ids import Ids, Work
 from launcher.errors import FetchError
 from shards.manifest import Shard
 
 AHEAD_IMAGES = 10_000
-"""How far the work is looked ahead."""
+"""Images of the work that is known ahead."""
 
 NUM_THREADS = 4
 
 Fetch = Callable[[Shard], bool]
-"""Whether it had to come from elsewhere. Raises FetchError."""
+"""Fetch a shard; return whether it was downloaded just now. Raise FetchError."""
 
 
 def look_ahead(
     work: Work, shards_with: Callable[[Ids], list[Shard]], fetch: Fetch, room_bytes: int
 ) -> Iterator[tuple[int, Ids]]:
-    """The same work; threads fetch its shards in order, no more than `room_bytes` beyond the work that is given out."""
+    """The same work; threads fetch its shards in order, at most `room_bytes` of them before they are reached."""
     ahead = _Ahead(fetch, room_bytes)
     waiting: deque[tuple[tuple[int, Ids], list[Shard]]] = deque()
     num_images = 0
@@ -51,10 +50,10 @@ class _Ahead:
         self._room_bytes = room_bytes
         self._wanted: dict[str, Shard] = {}
         self._unread_bytes: dict[str, int] = {}
-        """Of what is on its way or here, and not reached yet."""
+        """Bytes of the shards that are being fetched or were, and are not reached yet."""
         self._is_closed = False
         self._changed = threading.Condition()
-        # Daemons: nobody waits for what would only have been read by a program that ends. It goes on another time.
+        # Daemons: a program that ends does not wait for shards that it will not read; a later one completes them.
         for _ in range(NUM_THREADS):
             threading.Thread(target=self._work, name="ahead", daemon=True).start()
 
@@ -66,7 +65,7 @@ class _Ahead:
             self._changed.notify_all()
 
     def reach(self, shards: list[Shard]) -> None:
-        """Who reads them fetches what is not here yet."""
+        """These shards are read now; the reader fetches those that are missing."""
         with self._changed:
             for shard in shards:
                 self._wanted.pop(shard.name, None)
@@ -83,20 +82,21 @@ class _Ahead:
             try:
                 is_new = self._fetch(shard)
             except FetchError:
-                is_new = False  # who reads it meets the same error, and says it
+                is_new = False  # the reader of the shard meets the same error and reports it
             if not is_new:
                 self.reach([shard])
 
     def _take(self) -> Shard | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._is_closed or self._has_room())
+            self._changed.wait_for(lambda: self._is_closed or self._has_next())
             if self._is_closed:
                 return None
             shard = self._wanted.pop(next(iter(self._wanted)))
             self._unread_bytes[shard.name] = shard.num_bytes
             return shard
 
-    def _has_room(self) -> bool:
+    def _has_next(self) -> bool:
+        """Whether there is a shard to fetch, and room for it."""
         if not self._wanted:
             return False
         unread = sum(self._unread_bytes.values())

@@ -1,13 +1,13 @@
-"""A folder of this machine that keeps shards from elsewhere, for all processes and runs on it. Needs no torch.
+"""A folder of remote shards on this machine, shared by all its processes and runs. Needs no torch.
 
-    CACHE/<manifest>/train-00000.tar                  whole, its hash checked
+    CACHE/<manifest>/train-00000.tar                  complete, its hash checked
     CACHE/<manifest>/train-00000.index.npy            its index
-    CACHE/<manifest>/train-00001.tar.52428800.partial on its way, with the bytes that it will have
+    CACHE/<manifest>/train-00001.tar.52428800.partial being downloaded, with its final number of bytes
     CACHE/.room                                       locked while room is made
 
-Whoever downloads a shard holds its partial file locked, so the others wait; whoever reads one holds it locked together
-with other readers, and what is locked is never removed. Locks are the operating system's (flock): they end with their
-process, however that ends. Each goes with an open file, so threads of one process exclude each other as well.
+A process that downloads a shard holds an exclusive lock of its partial file, so others wait; readers of a shard hold a
+shared lock, and a locked shard is never removed. Locks are the operating system's (flock): they end with their process,
+however that ends. Each belongs to an open file, so threads of one process exclude each other as well.
 """
 
 from __future__ import annotations
@@ -26,47 +26,47 @@ from launcher.errors import FetchError, UserError
 from shards.manifest import fsync_folder, index_path
 
 ROOM_WAIT_S = 60.0
-"""How long to wait for others to let go of shards before there is no room."""
+"""Longest wait for others to release shards when there is no room."""
 
 _PARTIAL = re.compile(r"\.(\d+)\.partial$")
-_LOOK_AGAIN_S = 0.05
+_POLL_S = 0.05
 
 _OURS = re.compile(r"[0-9a-f]{64}")
-"""Folders that are made here: a user may name one for the cache that holds other tars, too."""
+"""Folders that are created here: the user's folder may hold other tars, too."""
 
 Fill = Callable[[BufferedRandom], None]
-"""Completes a file that may be begun already, and checks it. Raises FetchError."""
+"""Completes a file, of which a part may be there, and checks it. Raises FetchError."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _Cached:
     path: Path
     num_bytes: int
     used_s: float
 
 
 class ShardCache:
-    """`folder` takes no more than `limit_bytes` of shards, those on their way included; the longest unused go first."""
+    """At most `limit_bytes` of shards in `folder`, partial ones counted whole; the least recently used are removed."""
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         self.folder = folder
         self.limit_bytes = limit_bytes
 
     def subfolder(self, name: str) -> Path:
-        """A folder in it, which is there then. Raise UserError when it cannot be."""
+        """A folder in it, created if missing. Raise UserError when that fails."""
         path = self.folder / name
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"{path}: cannot be made ({error.strerror}); set data.remote_cache") from None
+            raise UserError(f"{path}: cannot be created ({error.strerror}); set data.remote_cache") from None
         if path.is_symlink():
             raise UserError(f"{path}: is a symbolic link, which is not followed; delete it")
         return path
 
     def open(self, tar: Path, num_bytes: int, fill: Fill) -> tuple[int, bool]:
-        """An open descriptor of a shard, never removed before it is closed, and whether it was fetched just now.
+        """An open descriptor of a shard, which is not removed before it is released; and whether it was downloaded now.
 
-        Raise FetchError when it is not to be had, or there is no room for it.
+        Raise FetchError when it cannot be fetched, or there is no room for it.
         """
         is_new = False
         try:
@@ -74,14 +74,14 @@ class ShardCache:
                 is_new = self._fetch(tar, num_bytes, fill)
         except OSError as error:
             raise FetchError(
-                f"{tar}: cannot be kept ({error.strerror}); make room, lower data.remote_cache_gib, or set "
+                f"{tar}: cannot be written ({error.strerror}); free disk space, lower data.remote_cache_gib, or set "
                 "data.remote_cache to another folder"
             ) from None
         return descriptor, is_new
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """No other process or thread is in here meanwhile. Raise OSError."""
+        """Exclude all other processes and threads. Raise OSError."""
         descriptor = os.open(self.folder / ".room", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -89,15 +89,15 @@ class ShardCache:
         finally:
             os.close(descriptor)
 
-    def count_arrived(self, tar: Path, num_bytes: int) -> int | None:
-        """Bytes of a shard that is on its way; None for one that is not."""
+    def count_downloaded(self, tar: Path, num_bytes: int) -> int | None:
+        """Bytes of a shard that is being downloaded; None for any other."""
         try:
             return _partial(tar, num_bytes).stat().st_size
         except OSError:
             return None
 
     def _fetch(self, tar: Path, num_bytes: int, fill: Fill) -> bool:
-        """Fetch it, unless somebody else does meanwhile."""
+        """Download a shard. False: another process or thread did."""
         partial = _partial(tar, num_bytes)
         with os.fdopen(self._reserve(partial, num_bytes), "a+b") as file:
             if not _wait_for(file.fileno(), partial):
@@ -113,45 +113,45 @@ class ShardCache:
         return True
 
     def _reserve(self, partial: Path, num_bytes: int) -> int:
-        """An open descriptor of the partial file, for which there is room."""
+        """An open descriptor of the partial file, with room for the whole shard."""
         end = time.monotonic() + ROOM_WAIT_S
         while True:
             with self.locked():
-                # What is begun has its room already.
+                # A partial file has its room already.
                 if partial.exists() or self._make_room(num_bytes):
                     return os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
             if time.monotonic() > end:
                 raise FetchError(
-                    f"{self.folder}: its {self.limit_bytes / 2**30:.3g} GiB are full of shards in use; raise "
-                    "data.remote_cache_gib, or set data.remote_cache to a folder of this run's own"
+                    f"{self.folder}: all {self.limit_bytes / 2**30:.3g} GiB hold shards in use; raise "
+                    "data.remote_cache_gib, or set data.remote_cache to a folder for this run alone"
                 )
-            time.sleep(_LOOK_AGAIN_S)
+            time.sleep(_POLL_S)
 
     def _make_room(self, num_bytes: int) -> bool:
-        """Remove what nobody uses, until so much more fits."""
-        kept = sorted(self._kept(), key=lambda each: each.used_s)
-        used_bytes = sum(each.num_bytes for each in kept)
-        for each in kept:
+        """Remove unused shards until `num_bytes` more fit. False: they do not."""
+        cached = sorted(self._cached(), key=lambda each: each.used_s)
+        used_bytes = sum(each.num_bytes for each in cached)
+        for each in cached:
             if used_bytes + num_bytes <= self.limit_bytes:
                 break
             if _remove_unused(each.path):
                 used_bytes -= each.num_bytes
         return used_bytes + num_bytes <= self.limit_bytes
 
-    def _kept(self) -> Iterator[_Kept]:
+    def _cached(self) -> Iterator[_Cached]:
         ours = [path for path in self.folder.iterdir() if _OURS.fullmatch(path.name) and not path.is_symlink()]
         for path in (path for folder in ours for path in folder.iterdir()):
             partial = _PARTIAL.search(path.name)
             if partial or path.suffix == ".tar":
                 try:
-                    facts = path.lstat()
+                    status = path.lstat()
                 except FileNotFoundError:
                     continue
-                yield _Kept(path, int(partial[1]) if partial else facts.st_size, facts.st_mtime)
+                yield _Cached(path, int(partial[1]) if partial else status.st_size, status.st_mtime)
 
 
-def let_go(descriptor: int) -> None:
-    """Close a shard; from now on it may be removed, after those that were unused for longer."""
+def release(descriptor: int) -> None:
+    """Close a shard; from now on it may be removed, after those used less recently."""
     os.utime(descriptor)
     os.close(descriptor)
 
@@ -167,7 +167,7 @@ def _open_whole(tar: Path, num_bytes: int) -> int | None:
             if os.fstat(descriptor).st_size == num_bytes and index_path(tar).exists():
                 os.utime(descriptor)
                 return descriptor
-            tar.unlink(missing_ok=True)  # cut off, or half removed: fetched anew
+            tar.unlink(missing_ok=True)  # truncated, or half removed: downloaded again
     except BaseException:
         os.close(descriptor)
         raise
@@ -180,9 +180,9 @@ def _partial(tar: Path, num_bytes: int) -> Path:
 
 
 def _wait_for(descriptor: int, partial: Path) -> bool:
-    """Lock it. False: meanwhile it was completed or removed.
+    """Lock the partial file. False: meanwhile it was completed or removed.
 
-    Asked again and again: the system would wait on for a file that has been completed and is read from then on.
+    Polls: a blocking lock would wait on for a file that has been completed and is being read.
     """
     while True:
         try:
@@ -190,13 +190,13 @@ def _wait_for(descriptor: int, partial: Path) -> bool:
         except BlockingIOError:
             if not _is_named(descriptor, partial):
                 return False
-            time.sleep(_LOOK_AGAIN_S)
+            time.sleep(_POLL_S)
         else:
             return _is_named(descriptor, partial)
 
 
 def _is_named(descriptor: int, path: Path) -> bool:
-    """Whether the file still has this name: while its lock was waited for, it may have been renamed or removed."""
+    """Whether the file still has this name: it may have been renamed or removed during the wait for its lock."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.lstat())
     except FileNotFoundError:
@@ -206,7 +206,7 @@ def _is_named(descriptor: int, path: Path) -> bool:
 def _remove_unused(path: Path) -> bool:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-    except OSError:  # gone, or none of ours
+    except OSError:  # gone, or not ours
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

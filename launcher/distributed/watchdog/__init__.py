@@ -1,7 +1,7 @@
-"""Hangs and crashes in words: every rank reports where it is, on a channel that the training does not use.
+"""Detects hangs and crashes, and names the rank that caused them.
 
-Each process has a `Beacon` that the training sets, and a thread that sends it to rank 0 as a heartbeat, by UDP. Rank 0
-keeps the newest heartbeat of every rank in a `HangDetector`, and ends all of them with one line when one stands still.
+The training of each rank sets a `Beacon`; a thread sends it to rank 0 as a heartbeat, by UDP. Rank 0 keeps the newest
+heartbeat of every rank in a `HangDetector`; when one rank makes no progress, all end with one line that names it.
 
-UDP and not torch.distributed's store: the store ends with rank 0, and a call to it may block as the training does.
+UDP and not torch.distributed's store: the store ends with rank 0, and a call to it can block as the training does.
 """

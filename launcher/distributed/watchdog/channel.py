@@ -1,6 +1,6 @@
-"""Short messages between rank 0 and the others, by UDP: nothing connects, nothing blocks, and a lost one is sent again.
+"""Short messages between rank 0 and the others, by UDP: no connections, no blocking; a lost one is sent again.
 
-Every message carries the run's token, so that no other run's is taken for one. JSON, nothing that executes.
+Every message carries the run's token: those of other runs are ignored. Messages are JSON: nothing in them executes.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from typing import Any, Protocol
 Message = dict[str, Any]
 Address = tuple[Any, ...]
 
-MAX_BYTES = 60_000
+MAX_TEXT = 5_000
+"""Characters of text in a message: JSON needs up to 12 bytes for one, and a datagram holds 65,507."""
 
 SLICE_S = 0.1
-"""Longest wait of `receive`: a socket that another thread closes does not wake it."""
+"""Longest wait of `receive`: closing a socket in another thread does not wake it."""
 
 
 class Channel(Protocol):
     def send(self, rank: int, message: Message) -> None:
-        """A message that cannot be sent is lost: the next one may come through."""
+        """Send, or lose the message: another one follows."""
 
     def receive(self, timeout_s: float) -> Message | None:
-        """The next message; None when none has come in time, or sooner: ask again."""
+        """The next message; None when none has come within `timeout_s`, or earlier: call again."""
 
     def close(self) -> None: ...
 
@@ -51,13 +52,13 @@ class NullChannel:
 
 @dataclass(frozen=True)
 class UdpChannel:
-    """A socket of this process. `coordinator`: where rank 0 listens; None on rank 0 itself."""
+    """A socket of this rank. `coordinator`: address of rank 0's socket; None on rank 0."""
 
     socket: socket.socket
     token: str
     coordinator: Address | None
     senders: dict[int, Address] = field(default_factory=dict)
-    """Where answers to a rank go: where its last message came from."""
+    """Address of each rank: the sender of its last message."""
 
     def send(self, rank: int, message: Message) -> None:
         address = self.coordinator if rank == 0 else self.senders.get(rank)
@@ -68,13 +69,13 @@ class UdpChannel:
     def receive(self, timeout_s: float) -> Message | None:
         try:
             self.socket.settimeout(max(min(timeout_s, SLICE_S), 0.001))
-            content, address = self.socket.recvfrom(MAX_BYTES + 1000)
+            content, address = self.socket.recvfrom(65_536)
             message = json.loads(content)
             if not secrets.compare_digest(str(message.pop("token")), self.token):
                 return None
             self.senders[int(message["rank"])] = address
         except (OSError, ValueError, KeyError, AttributeError, TypeError):
-            return None  # nothing came, or nothing of ours
+            return None  # no message, or not one of this run
         return dict(message)
 
     def close(self) -> None:
@@ -82,24 +83,24 @@ class UdpChannel:
 
 
 def open_coordinator(master: str, is_one_node: bool) -> tuple[UdpChannel, str]:
-    """Rank 0's channel, and the name or number that the other ranks reach it by. Raise OSError.
+    """Rank 0's channel, and the host name or address for the other ranks. Raise OSError.
 
-    `master`: a node that all ranks can reach, as MASTER_ADDR is.
+    `master`: host that all ranks can reach, as in MASTER_ADDR.
     """
     host = "127.0.0.1" if is_one_node else master
     family, address = _resolve(host, 9)
     if not is_one_node:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect(address)  # sends nothing, but tells which of this node's addresses the others see
-            seen = str(probe.getsockname()[0])
-        host = master if seen.startswith("127.") or seen == "::1" else seen
+            probe.connect(address)  # sends nothing; the kernel chooses the address of this node that the others see
+            own = str(probe.getsockname()[0])
+        host = master if own.startswith("127.") or own == "::1" else own
     listener = socket.socket(family, socket.SOCK_DGRAM)
     listener.bind((host if is_one_node else "", 0))
     return UdpChannel(listener, secrets.token_hex(16), None), host
 
 
 def open_peer(host: str, port: int, token: str) -> UdpChannel:
-    """Raise OSError when the name means nothing here."""
+    """Another rank's channel. Raise OSError when `host` cannot be resolved."""
     family, address = _resolve(host, port)
     return UdpChannel(socket.socket(family, socket.SOCK_DGRAM), token, address)
 

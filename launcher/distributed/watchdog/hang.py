@@ -1,4 +1,4 @@
-"""Heartbeats of all ranks -> which rank holds the others up, in words. Pure; needs no torch."""
+"""Heartbeats of all ranks -> the line that names the rank which holds the others up. Pure; needs no torch."""
 
 from __future__ import annotations
 
@@ -9,36 +9,34 @@ from dataclasses import dataclass
 from launcher.distributed.watchdog.beacon import Position
 
 ALLOWANCE_S = {"prepare": 3600.0, "save": 3600.0, "finish": 3600.0}
-"""Phases that may take longer than `strategy.hang_timeout_s`: compiling and hashing; a slow disk; W&B's last upload.
-
-Reading images and computing features in them move on, and are watched as anywhere else.
-"""
+"""Longest time in one position for phases that may exceed `strategy.hang_timeout_s`: compiling and hashing, a slow
+disk, the last upload to W&B. Reading images and computing features set the beacon all the time and need none."""
 
 SILENT_FRAC = 0.5
-"""Fraction of the timeout without a heartbeat that makes a rank silent: five heartbeats or more."""
+"""Fraction of the timeout without a heartbeat (five intervals or more) after which a rank counts as silent."""
 
 DEADLOCK_FRAC = 1.2
-"""Fraction of the timeout that all ranks must have waited: a silent one among them is found before."""
+"""Fraction of the timeout that all ranks must have waited: a silent one among them is found earlier."""
 
 MAX_NAMED = 3
-"""Ranks that a line names; the others are counted."""
+"""Ranks that the line names; the others are counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """The newest report of a rank. `for_s`: how long it had stood there. `heard_s`: when the report came."""
+    """The newest report of a rank. `idle_s`: seconds without progress when it was sent. `received_s`: when it came."""
 
     position: Position
     reading: str | None
-    for_s: float
-    heard_s: float
+    idle_s: float
+    received_s: float
 
     def stuck_s(self, now_s: float) -> float:
-        """Seconds without progress; a rank that is not heard from is taken to make none."""
-        return self.for_s + now_s - self.heard_s
+        """Seconds without progress; a silent rank is taken to make none."""
+        return self.idle_s + now_s - self.received_s
 
     def silent_s(self, now_s: float) -> float:
-        return now_s - self.heard_s
+        return now_s - self.received_s
 
 
 Heartbeats = Mapping[int, Heartbeat]
@@ -46,43 +44,44 @@ Heartbeats = Mapping[int, Heartbeat]
 
 
 def find_hang(heartbeats: Heartbeats, hosts: Sequence[str], timeout_s: float, now_s: float) -> str | None:
-    """The line that ends all ranks; None while each makes progress, or waits for one that still has time.
+    """The line with which all ranks end; None while each makes progress, or waits for one that has time left.
 
-    A rank that waits is to blame only when it falls silent, or when every rank waits.
+    A waiting rank is to blame only when it is silent, or when all ranks wait.
     """
     stuck = [rank for rank, heartbeat in heartbeats.items() if _is_stuck(heartbeat, timeout_s, now_s)]
     waiting = {r: each.position for r, each in heartbeats.items() if each.position.is_waiting and r not in stuck}
     if stuck:
 
         def by_blame(rank: int) -> tuple[bool, float, int]:
+            """Silent ranks first, then those stuck for longest."""
             heartbeat = heartbeats[rank]
             return not _is_silent(heartbeat, timeout_s, now_s), -heartbeat.stuck_s(now_s), rank
 
         named = sorted(stuck, key=by_blame)[:MAX_NAMED]
         parts = [_describe(rank, heartbeats[rank], hosts, timeout_s, now_s) for rank in named]
         if len(stuck) > MAX_NAMED:
-            parts.append(f"{len(stuck) - MAX_NAMED} more make no progress either")
+            parts.append(f"{len(stuck) - MAX_NAMED} more make no progress")
         return "; ".join(parts + describe_waiting(waiting))
     least_s = min(heartbeat.stuck_s(now_s) for heartbeat in heartbeats.values())
     if len(waiting) == len(heartbeats) and least_s > DEADLOCK_FRAC * timeout_s:
-        return "; ".join([*describe_waiting(waiting), f"no rank has made progress for {least_s:.0f} s, and all wait"])
+        return "; ".join([*describe_waiting(waiting), f"no rank has made progress for {least_s:.0f} s"])
     return None
 
 
 def find_gone(heartbeats: Heartbeats, hosts: Sequence[str], silent_s: float, now_s: float) -> tuple[int, str] | None:
-    """The rank that has been silent longest, and that it is gone; None when none has been for `silent_s`."""
+    """The rank that has been silent longest, and a line about it; None when no rank has been silent for `silent_s`."""
     rank = max(heartbeats, key=lambda rank: heartbeats[rank].silent_s(now_s))
     if heartbeats[rank].silent_s(now_s) < silent_s:
         return None
-    return rank, f"{name_rank(rank, hosts)} is gone; it was last in {_place(heartbeats[rank].position)}"
+    return rank, f"{name_rank(rank, hosts)} is gone, last seen in {_show(heartbeats[rank].position)}"
 
 
 def describe_waiting(positions: Mapping[int, Position]) -> list[str]:
-    """`7 ranks wait in reduce of step 812`, the most first."""
-    groups = Counter(_place(position) for position in positions.values())
+    """`7 ranks wait in reduce of step 812`, the largest group first."""
+    groups = Counter(_show(position) for position in positions.values())
     lines = []
     for place, number in groups.most_common():
-        first = next(rank for rank, position in positions.items() if _place(position) == place)
+        first = next(rank for rank, position in positions.items() if _show(position) == place)
         lines.append(f"{number} ranks wait in {place}" if number > 1 else f"rank {first} waits in {place}")
     return lines
 
@@ -104,13 +103,12 @@ def _is_silent(heartbeat: Heartbeat, timeout_s: float, now_s: float) -> bool:
 
 
 def _describe(rank: int, heartbeat: Heartbeat, hosts: Sequence[str], timeout_s: float, now_s: float) -> str:
-    name, place = name_rank(rank, hosts), _place(heartbeat.position)
+    name, place = name_rank(rank, hosts), _show(heartbeat.position)
     reading = f", reading {heartbeat.reading}" if heartbeat.reading is not None else ""
     if _is_silent(heartbeat, timeout_s, now_s):
-        silent_s = heartbeat.silent_s(now_s)
-        return f"{name} has not been heard from for {silent_s:.0f} s; it was last in {place}{reading}"
+        return f"{name} has been silent for {heartbeat.silent_s(now_s):.0f} s, last seen in {place}{reading}"
     return f"{name} has been in {place} for {heartbeat.stuck_s(now_s):.0f} s{reading}"
 
 
-def _place(position: Position) -> str:
+def _show(position: Position) -> str:
     return f"{position.phase} of step {position.step}"

@@ -1,4 +1,4 @@
-"""Join the watchdog of all ranks."""
+"""Start the watchdogs of all ranks and connect them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from launcher.distributed.comm import Comm
 from launcher.distributed.watchdog.channel import Channel, NullChannel, UdpChannel, open_coordinator, open_peer
 from launcher.distributed.watchdog.detector import HangDetector
 from launcher.distributed.watchdog.thread import NullWatchdog, ThreadWatchdog, Watchdog
+from launcher.text import Say
 
 REACH_S = 10.0
-"""Time for an answer of rank 0, which takes a millisecond where the network lets UDP through."""
+"""Longest wait for an answer of rank 0: it takes a millisecond where the network allows UDP."""
 
 
 def start_watchdog(
-    comm: Comm, timeout_s: float | None, logs: Path, record: Callable[[str], None], say: Callable[[str], None]
+    comm: Comm, timeout_s: float | None, logs: Path, record: Callable[[str], None], say: Say
 ) -> Watchdog:
-    """Called by every rank. `timeout_s`: without progress, after which all end; None: never.
+    """Called by every rank. `timeout_s`: time without progress after which all ranks end; None: no watchdog.
 
-    `record` gets, on rank 0, the line that ends all; `say` gets why hangs are not looked for although they were to be.
+    `record` gets the line with which all ranks end, on rank 0. `say` gets the reason when there can be no watchdog.
     """
     if timeout_s is None:
         return NullWatchdog()
@@ -32,21 +33,23 @@ def start_watchdog(
 
     if world.size == 1:
         return start(NullChannel())
-    channel, invitation = _open_coordinator(world.local_size == world.size) if world.is_first else (None, None)
-    watchdog: Watchdog = start(channel) if channel is not None else NullWatchdog()  # before any rank writes to it
-    invitation = comm.all_gather_object(invitation)[0]
-    if not world.is_first and invitation is not None and (channel := _open_peer(*invitation)) is not None:
+    channel, address = _open_coordinator(world.local_size == world.size) if world.is_first else (None, None)
+    watchdog: Watchdog = start(channel) if channel is not None else NullWatchdog()  # before any rank sends to it
+    address = comm.all_gather_object(address)[0]
+    if not world.is_first and address is not None and (channel := _open_peer(*address)) is not None:
         watchdog = start(channel)
     is_reached = comm.all_gather_object(watchdog.reach(REACH_S))
     if all(is_reached):
         return watchdog
     watchdog.close()
-    where = "rank 0 cannot listen" if invitation is None else f"no way to {invitation[0]}:{invitation[1]}"
-    say(f"hangs are not looked for: {where} by UDP from rank {is_reached.index(False)}")
+    rank = is_reached.index(False)
+    reason = "rank 0 cannot listen" if address is None else f"rank {rank} cannot reach {address[0]}:{address[1]}"
+    say(f"no hang detection: {reason} by UDP")
     return NullWatchdog()
 
 
 def _open_coordinator(is_one_node: bool) -> tuple[UdpChannel, tuple[str, int, str]] | tuple[None, None]:
+    """Rank 0's channel, and (host, port, token) for `open_peer`; None twice when it cannot listen."""
     try:
         channel, host = open_coordinator(os.environ.get("MASTER_ADDR", "127.0.0.1"), is_one_node)
     except OSError:

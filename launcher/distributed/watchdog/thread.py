@@ -1,4 +1,4 @@
-"""The thread that reports where this process is, and ends it when nothing moves any more. Needs no torch."""
+"""The thread that sends this rank's position, and ends the process on a hang. Needs no torch."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from launcher.distributed.watchdog.beacon import Beacon
-from launcher.distributed.watchdog.channel import MAX_BYTES, Channel
+from launcher.distributed.watchdog.channel import MAX_TEXT, Channel
 from launcher.distributed.watchdog.detector import Failure, HangDetector
 from launcher.distributed.watchdog.hang import name_rank
 from launcher.errors import EXIT_FAILED, LauncherError, RankLost, Stopped, is_peer_lost
 from shards.manifest import ShardsError
 
 END_S = 5.0
-"""Time for last words: then the process ends whatever it still waits for, such as a disk that does not answer."""
+"""Time to write why the process ends: after it the process ends whatever it still waits for, such as a stuck disk."""
+
+STACKS_S = 3.0
+"""Time after the timeout until a process in which no Python can run writes its stacks: later than rank 0 ends the run,
+earlier than launchers kill (30 s). One that was stopped (SIGSTOP) for longer writes them when it continues, while its
+threads run: 2 of 60 such processes crashed of that."""
 
 REACH_EVERY_S = 0.1
 
@@ -33,14 +38,14 @@ class Watchdog(Protocol):
     def fail(self, error: BaseException) -> RankLost | None:
         """Another rank's failure that caused `error`; None: show `error` itself.
 
-        To be called once, by the training, with the error that ends it.
+        The training calls it once, with the error that ends it.
         """
 
     def close(self) -> None: ...
 
 
 class NullWatchdog:
-    """Looks for no hangs."""
+    """Detects nothing."""
 
     def reach(self, timeout_s: float) -> bool:
         return False
@@ -53,7 +58,7 @@ class NullWatchdog:
 
 
 class ThreadWatchdog:
-    """`log`: this rank's log, for the stacks of all its threads. `record`: writes to the journal why all ended."""
+    """`log`: this rank's log, for the stacks of all its threads. `record`: writes the last line to the journal."""
 
     def __init__(
         self,
@@ -61,16 +66,16 @@ class ThreadWatchdog:
         beacon: Beacon,
         channel: Channel,
         log: Path,
-        record: Callable[[str], None] = lambda words: None,
+        record: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._detector = detector
         self._beacon = beacon
         self._channel = channel
-        self._log = log.open("a", encoding="utf-8")
+        self._log = log.open("a", encoding="utf-8", errors="backslashreplace")
         self._record = record
         self._is_leaving = False
         self._is_closed = False
-        faulthandler.enable(self._log)  # a segmentation fault shows its stacks there
+        faulthandler.enable(self._log)  # a segmentation fault writes its stacks there
         detector.update(beacon, time.monotonic())
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
         self._thread.start()
@@ -84,7 +89,7 @@ class ThreadWatchdog:
 
     def fail(self, error: BaseException) -> RankLost | None:
         while self._detector.ending is not None:
-            time.sleep(1)  # the other thread is ending this process
+            time.sleep(1)  # the watchdog's thread is ending this process
         self._is_leaving = True
         self._beacon.enter("finish")
         if isinstance(error, Stopped):
@@ -93,11 +98,11 @@ class ThreadWatchdog:
         if not is_victim:
             self._report(error)
         if isinstance(error, LauncherError | ShardsError):
-            return None  # one line, which is shown as on a single process
+            return None  # one line, shown as by a single process
         first = self._await_decision(is_victim)
         if first is None or first.rank == self._detector.world.rank:
             return None
-        lost = RankLost(first.words, self._detector.should_speak())
+        lost = RankLost(first.text, self._detector.should_print())
         lost.__cause__ = error
         return lost
 
@@ -110,15 +115,16 @@ class ThreadWatchdog:
         self._log.close()
 
     def _report(self, error: BaseException) -> None:
+        """Send this rank's own failure to rank 0."""
         rank = self._detector.world.rank
         is_one_line = isinstance(error, LauncherError | ShardsError)
-        text = f" {error}" if is_one_line else "\n" + "".join(traceback.format_exception(error)).rstrip()
-        words = f"{name_rank(rank, self._detector.hosts)} failed:{text[-MAX_BYTES // 4 :]}"
-        self._detector.blame(Failure(rank, words, True), time.monotonic(), is_decided=rank == 0)
+        reason = f" {error}" if is_one_line else "\n" + "".join(traceback.format_exception(error)).rstrip()
+        text = f"{name_rank(rank, self._detector.hosts)} failed:{reason[-MAX_TEXT:]}"
+        self._detector.blame(Failure(rank, text, is_printed=True), time.monotonic(), is_decided=rank == 0)
         self._channel.send(0, self._detector.message())
 
     def _await_decision(self, is_victim: bool) -> Failure | None:
-        """The rank that failed first; where no rank reports it, the one that has fallen silent."""
+        """The first failure; when no rank reports one, the rank that is silent."""
         detector = self._detector
         for _ in range(1 if detector.world.is_first else 2):  # rank 0 may need as long itself
             end_s = time.monotonic() + detector.grace_s
@@ -135,43 +141,28 @@ class ThreadWatchdog:
         while not self._is_closed:
             now_s = time.monotonic()
             detector.update(self._beacon, now_s)
-            # By a thread that needs no lock of Python's: a call into C that keeps it for good shows its stacks, too.
-            faulthandler.dump_traceback_later(detector.timeout_s + detector.interval_s, file=self._log)
+            # By a timer that takes no lock of Python's: some call into C may never give the lock back.
+            faulthandler.dump_traceback_later(detector.timeout_s + STACKS_S, file=self._log)
             self._channel.send(0, detector.message())
-            words = None if self._is_leaving and detector.ending is None else detector.conclude(now_s)
-            if words is not None:
-                self._end(words)
-            self._listen(now_s + detector.interval_s)
+            line = None if self._is_leaving and detector.ending is None else detector.conclude(now_s)
+            if line is not None:
+                self._end(line)
+            listen(self._channel, detector, now_s + detector.interval_s, lambda: self._is_closed)
 
-    def _listen(self, until_s: float) -> None:
-        """Receive until then, and also what has come by then: a process that was stopped (Ctrl-Z) has yet to read it,
-        and would otherwise take ranks for silent."""
-        num_late, most_late = 0, 2 * self._detector.world.size
-        while not (self._is_closed or self._detector.ending) and num_late <= most_late:
-            left_s = max(0.0, until_s - time.monotonic())
-            message = self._channel.receive(left_s)
-            if message is not None:
-                self._detector.receive(message, time.monotonic())
-                if self._detector.world.is_first:
-                    self._channel.send(message["rank"], self._detector.message())
-            if not left_s:
-                if message is None:
-                    return
-                num_late += 1
-
-    def _end(self, words: str) -> NoReturn:
-        """End this process. Speaks first: from then on the others end, and a launcher ends those that are left."""
+    def _end(self, line: str) -> NoReturn:
+        """End this process. Prints first: then the others end, and a launcher ends those that are left."""
         faulthandler.dump_traceback_later(END_S, exit=True, file=self._log)
-        speaks = self._detector.should_speak()
-        self._detector.ending = words
-        if speaks:
-            os.write(STDERR, f"launcher: {words}\n".encode())  # no lock that a thread that hangs could have
+        should_print = self._detector.should_print()
+        self._detector.ending = line
+        if should_print:
+            # Takes no lock that a hanging thread could hold.
+            os.write(STDERR, f"launcher: {line}\n".encode(errors="backslashreplace"))
         self._send_all()
-        self._log.write(f"{words}\n")
+        self._log.write(f"{line}\n")
         self._log.flush()
         faulthandler.dump_traceback(self._log)
-        self._record(words)
-        for _ in range(3):  # a message may be lost; and all are to show where they are before the first has ended
+        self._record(line)
+        for _ in range(3):  # a message may be lost, and all are to write their stacks before the first has ended
             time.sleep(0.1)
             self._send_all()
         os._exit(EXIT_FAILED)
@@ -179,3 +170,22 @@ class ThreadWatchdog:
     def _send_all(self) -> None:
         for rank in range(self._detector.world.size if self._detector.world.is_first else 1):
             self._channel.send(rank, self._detector.message())
+
+
+def listen(channel: Channel, detector: HangDetector, until_s: float, is_closed: Callable[[], bool]) -> None:
+    """Receive until `until_s`, then what has come by that time: two messages per rank at most.
+
+    A process that was stopped for a while (Ctrl-Z) has yet to read those, and would take their senders for silent.
+    """
+    num_late = 0
+    while not (is_closed() or detector.ending) and num_late < 2 * detector.world.size:
+        left_s = max(0.0, until_s - time.monotonic())
+        message = channel.receive(left_s)
+        if message is not None:
+            detector.receive(message, time.monotonic())
+            if detector.world.is_first:
+                channel.send(message["rank"], detector.message())
+        if not left_s:
+            if message is None:
+                return
+            num_late += 1

@@ -1,6 +1,6 @@
-"""Frozen is frozen: no gradients, BatchNorm and dropout as in evaluation, tensors that hash the same at the end.
+"""Freezing: no gradients, BatchNorm and dropout as in evaluation, tensors whose hash is the same at the end.
 
-What is frozen is a set of parameter names. It is said once, by `freeze`; all else here reads it off the parameters.
+`freeze` takes the gradients from named parameters; everything else here reads from the parameters what is frozen.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from launcher.recipe.fields import with_values
 from launcher.recipe.problem import Problem
 
 FEWEST_BLOCKS = 4
-"""A network whose children are fewer is looked into: DenseNet's blocks are in `features`, ViT's in `encoder.layers`."""
+"""Networks with fewer children are searched deeper: DenseNet's blocks are in `features`, ViT's in `encoder.layers`."""
 
 
 def check_freeze(backbone: Backbone) -> list[Problem]:
-    """What `backbone.freeze` names and the network has not, and stages that set nothing free. Downloads nothing."""
+    """Names in `backbone.freeze` that the network does not have, and stages that free nothing. Downloads nothing."""
     stages = backbone.stages
     if len(stages) == 1 and stages[0].freeze in ("none", "backbone"):
         return []
@@ -36,20 +36,20 @@ def check_freeze(backbone: Backbone) -> list[Problem]:
         try:
             frozen = frozen_names(network, stage.freeze)
         except UserError as error:
-            problems.append(Problem(path, str(error), (path, "backbone.name")))
+            problems.append(Problem(path, str(error), ("backbone.name",)))
             continue
         if before is not None and not frozen < before:
-            problems.append(Problem(path, "freezes no less than the stage before: stages set parts free", (path,)))
+            problems.append(Problem(path, "must freeze less than the stage before"))
         before = frozen
     return problems
 
 
 Block = tuple[str, ...]
-"""Names of modules: a layer or stage, and the normalisation that follows it."""
+"""Names of modules: a layer or a group of layers, and the normalisation that follows it."""
 
 
 def find_blocks(network: Network) -> list[Block]:
-    """The parts of the backbone that have parameters, in the order in which the network defines them."""
+    """The parts of the backbone with parameters, in the order of their definition."""
     names = [""]
     while len(blocks := _with_norms(network, names)) < FEWEST_BLOCKS:
         finer = [inner for name in names for inner in _split(network, name)]
@@ -60,7 +60,7 @@ def find_blocks(network: Network) -> list[Block]:
 
 
 def _with_norms(network: Network, names: list[str]) -> list[Block]:
-    """Blocks of the modules named: one without weights of two or more dimensions goes with what comes before it."""
+    """Blocks of the named modules; one without parameters of two or more dimensions joins the block before it."""
     blocks: list[Block] = []
     for name in names:
         is_norm = all(parameter.ndim < 2 for parameter in _backbone_parameters(network, name))
@@ -72,14 +72,14 @@ def _with_norms(network: Network, names: list[str]) -> list[Block]:
 
 
 def _split(network: Network, module_name: str) -> list[str]:
-    """The children that have parameters beside the heads'; the module itself where there are none."""
+    """The children with parameters beside those of heads; the module itself when there are none."""
     children = [name for name, _ in network.model.get_submodule(module_name).named_children()]
     names = [f"{module_name}.{name}".lstrip(".") for name in children]
     return [name for name in names if _backbone_parameters(network, name)] or [module_name]
 
 
 def _backbone_parameters(network: Network, module_name: str) -> list[nn.Parameter]:
-    """Those of the module that are in no head."""
+    """Parameters of the module that are in no head."""
     named = network.model.get_submodule(module_name).named_parameters(prefix=module_name)
     return [parameter for name, parameter in named if not is_in(name, network.head_names)]
 
@@ -87,7 +87,7 @@ def _backbone_parameters(network: Network, module_name: str) -> list[nn.Paramete
 def frozen_names(network: Network, parts: Parts) -> frozenset[str]:
     """Names of the parameters that `parts` of a recipe freezes.
 
-    Raise UserError when it names what is not there, or leaves nothing to train.
+    Raise UserError when the network does not have a part, or nothing is left to train or to freeze.
     """
     names = [name for name, _ in network.model.named_parameters()]
     if parts == "none":
@@ -95,12 +95,12 @@ def frozen_names(network: Network, parts: Parts) -> frozenset[str]:
     if isinstance(parts, tuple):
         frozen = _matching(names, parts)
     else:
-        free = [*network.head_names, *(_last_blocks(network, parts.except_last) if parts != "backbone" else ())]
-        frozen = frozenset(name for name in names if not is_in(name, free))
+        trained = [*network.head_names, *(_last_blocks(network, parts.except_last) if parts != "backbone" else ())]
+        frozen = frozenset(name for name in names if not is_in(name, trained))
     if len(frozen) == len(names):
         raise UserError("leaves nothing to train")
     if not frozen:
-        raise UserError("leaves nothing frozen: write none")
+        raise UserError("freezes nothing: write none")
     return frozen
 
 
@@ -128,16 +128,16 @@ def _prefixes(name: str) -> Iterator[str]:
 
 
 def freeze(network: Network, frozen: frozenset[str]) -> None:
-    """Take gradients from the parameters named, give them to all others."""
+    """Take gradients from the named parameters, give them to all others."""
     for name, parameter in network.model.named_parameters():
         parameter.requires_grad_(name not in frozen)
 
 
 def training_modes(model: nn.Module) -> dict[str, bool]:
-    """For every module whether it is to be in training mode.
+    """Module name -> whether it must be in training mode.
 
-    What has parameters is when some of them train. What has none, such as dropout, is when the module around it trains
-    whole, or when it comes after the first parameter that trains.
+    A module with parameters: when some of them train. One without, such as dropout: when all parameters of the module
+    around it train, or when it comes after the first parameter that trains.
     """
     modes: dict[str, bool] = {}
     _add_modes(model, "", False, modes)
@@ -146,7 +146,7 @@ def training_modes(model: nn.Module) -> dict[str, bool]:
 
 
 def _add_modes(module: nn.Module, name: str, is_later: bool, modes: dict[str, bool]) -> bool:
-    """Fill in `modes`; return whether a parameter that trains has come by now."""
+    """Fill in `modes`; return whether a parameter that trains has come by the end of this module."""
     trains = [parameter.requires_grad for parameter in module.parameters()]
     if trains and any(trains) and not all(trains):
         modes[name] = True
@@ -161,7 +161,7 @@ def _add_modes(module: nn.Module, name: str, is_later: bool, modes: dict[str, bo
 
 
 def set_training(model: nn.Module) -> None:
-    """`.train()` for what trains only: a frozen BatchNorm would go on counting statistics."""
+    """`.train()` for modules that train only: a frozen BatchNorm would update its statistics."""
     modes = training_modes(model)
     for name, module in model.named_modules():
         module.training = modes[name]
@@ -170,9 +170,9 @@ def set_training(model: nn.Module) -> None:
 def frozen_tensors(model: nn.Module) -> list[str]:
     """Names of the parameters without gradient, and of the buffers of modules that are not in training mode."""
     modes = training_modes(model)
-    free = {name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter.requires_grad}
-    free |= {name for name, _ in model.named_buffers(remove_duplicate=False) if modes[name.rpartition(".")[0]]}
-    return [name for name in model.state_dict() if name not in free]
+    trained = {name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter.requires_grad}
+    trained |= {name for name, _ in model.named_buffers(remove_duplicate=False) if modes[name.rpartition(".")[0]]}
+    return [name for name in model.state_dict() if name not in trained]
 
 
 def frozen_sha256(model: nn.Module) -> str | None:

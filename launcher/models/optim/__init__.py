@@ -1,1 +1,1 @@
-"""How weights and learning rate move."""
+"""Optimizers, and learning rates over time."""

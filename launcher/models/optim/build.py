@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from launcher.models.weights import is_in
 from launcher.recipe.optim import Adam as AdamSection
 from launcher.recipe.optim import Optim
 
@@ -19,7 +20,7 @@ Group = dict[str, Any]
 def build_optimizer(optim: Optim, groups: list[Group], precision: str) -> Optimizer:
     """Fused: one kernel for all tensors, on CUDA and on the CPU.
 
-    Not in fp16: a fused optimizer leaves a step out by itself, and nobody would hear of the overflow.
+    Not in fp16: a fused optimizer skips a step by itself, and the overflow could not be reported.
     """
     fused = precision != "fp16"
     if isinstance(optim, AdamSection):
@@ -35,10 +36,10 @@ def build_groups(
     blocks: Sequence[Collection[str]],
     but: Collection[str] = (),
 ) -> list[Group]:
-    """Parameters that train, but for those named in `but`; one group for each `lr_scale` and weight decay.
+    """Groups of the parameters that train, without those named in `but`: one for each `lr_scale` and weight decay.
 
     `lr_scale`: the group's learning rate over the recipe's. `blocks`: of the backbone, in order, for `layer_decay`.
-    Weights decay; biases and normalisation layers, which have one dimension, do not.
+    Weights decay; biases and the parameters of normalisation layers, which have one dimension, do not.
     """
     groups: dict[tuple[float, float], Group] = {}
     for name, parameter in model.named_parameters():
@@ -51,16 +52,12 @@ def build_groups(
 
 
 def _lr_scale(optim: Optim, name: str, head_names: Collection[str], blocks: Sequence[Collection[str]]) -> float:
-    if _is_in(name, head_names):
+    if is_in(name, head_names):
         return 1.0
     if optim.backbone_lr is not None:
         return optim.backbone_lr / optim.lr
     if optim.layer_decay is not None:
-        # Parameters outside of all blocks, such as ViT's class token, lie before the first.
-        behind = [len(blocks) - i for i, block in enumerate(blocks) if _is_in(name, block)]
-        return float(optim.layer_decay ** (behind[0] if behind else len(blocks) + 1))
+        # Parameters outside of all blocks, such as ViT's class token, come before the first.
+        depths = [len(blocks) - i for i, block in enumerate(blocks) if is_in(name, block)]
+        return float(optim.layer_decay ** (depths[0] if depths else len(blocks) + 1))
     return 1.0
-
-
-def _is_in(name: str, modules: Collection[str]) -> bool:
-    return any(name.startswith(f"{module}.") for module in modules)

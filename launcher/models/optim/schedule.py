@@ -13,12 +13,12 @@ ONECYCLE_END = 25.0 * 1e4
 
 
 def learning_rate(recipe: Recipe, plan: Plan, step: int) -> float:
-    """The head's, in step `step`; those of other parts are in proportion."""
+    """Learning rate of the head in step `step`; those of other parts are in proportion to it."""
     return recipe.optim.lr * lr_factor(recipe.schedule, plan, step)
 
 
 def lr_factor(schedule: Schedule, plan: Plan, step: int) -> float:
-    """Factor on the recipe's learning rate in step `step`, from 1. Equal to torch's schedulers, stepped per batch."""
+    """Factor on the recipe's learning rate in step `step`, counted from 1. Equal to torch's schedulers per step."""
     done = step - 1
     if isinstance(schedule, OneCycle):
         return _onecycle(done, plan.warmup_steps, plan.total_steps)

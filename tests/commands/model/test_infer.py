@@ -1,4 +1,4 @@
-"""Pictures one by one: the network gets of each what a validation would give it."""
+"""Single images enter the network as in a validation."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from launcher.augment.pipeline import build_augment
+from launcher.augment.execute import build_augment
 from launcher.commands.model.infer import build_eval_strategy, to_input
 from launcher.data.reader import ShardReader
-from launcher.distributed.world import World
 from launcher.errors import UserError
-from launcher.recipe.schema import Strategy
 from shards.manifest import read_manifest
 from tests.harness.workdir import WorkDir, plain_images
 
 
-def test_it_is_what_a_validation_sees(workdir: WorkDir) -> None:
+def test_to_input_gives_what_a_validation_sees(workdir: WorkDir) -> None:
     ops = "augment.eval=[{op: resize, size: 24}, {op: center_crop, size: 20}]"
     loaded = workdir.load(ops)
     augment = loaded.recipe.augment
@@ -30,8 +28,8 @@ def test_it_is_what_a_validation_sees(workdir: WorkDir) -> None:
         assert torch.equal(to_input(sample, built)[0], wanted_CHW)
 
 
-def test_a_gpu_that_is_not_there_is_asked_for_by_an_option() -> None:
+def test_missing_gpu_names_the_device_option() -> None:
     if torch.cuda.is_available():
         pytest.skip("needs a machine without CUDA")
     with pytest.raises(UserError, match=r"but 0 GPUs: start with --num_processes 1, or give --device cpu$"):
-        build_eval_strategy(Strategy(), "cuda", World())
+        build_eval_strategy("cuda")

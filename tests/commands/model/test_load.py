@@ -1,4 +1,4 @@
-"""A network opened from what a run left: the same outputs, and one line for whatever is not there."""
+"""A trained network gives the same outputs when loaded; a missing or damaged one is one line."""
 
 from __future__ import annotations
 
@@ -22,25 +22,27 @@ PLAIN = ("backbone.freeze=none", "optim.ema_decay=0.5")
 
 @pytest.fixture
 def run(workdir: WorkDir) -> Path:
-    """Of LeNet, with two checkpoints and averaged weights."""
+    """A run of LeNet with two checkpoints and averaged weights."""
     assert workdir.train(LENET, *PLAIN, "train.epochs=4st", "checkpoint.every=2st") == 0
     return workdir.path / "run"
 
 
-def test_it_is_the_network_that_was_evaluated(workdir: WorkDir, run: Path) -> None:
+def test_load_trained_gives_the_network_that_was_evaluated(workdir: WorkDir, run: Path) -> None:
     trained = load_trained(run, "best", alone())
-    t = workdir.build(LENET, *PLAIN, "run.dir=other")
-    load_weights(trained.checkpoint, t.whole, ema=True)
+    parts = workdir.build(LENET, *PLAIN, "run.dir=other")
+    stage = parts.enter(0)
+    load_weights(trained.checkpoint, stage.eval_model, ema=True)
     images_BCHW = torch.randn(3, 3, 32, 32)
     with torch.inference_mode():
-        assert torch.equal(trained.network.model(images_BCHW), t.whole.eval()(images_BCHW))
-    t.close()
+        assert torch.equal(trained.network.model(images_BCHW), stage.eval_model.eval()(images_BCHW))
+    parts.close()
     assert trained.spec.classes == read_manifest(workdir.path / "shards").classes
-    assert torch.equal(trained.augment.lut, t.augment_eval.levels)
-    assert trained.augment.entries == t.recipe.augment.eval
+    augment = parts.inputs.feeds["valid"].augment
+    assert torch.equal(trained.augment.lut_CV, augment.lut_CV)
+    assert trained.augment.ops == augment.ops == parts.job.recipe.augment.eval
 
 
-def test_a_checkpoint_alone_is_enough(run: Path, tmp_path: Path) -> None:
+def test_load_trained_needs_only_a_checkpoint(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run / "checkpoints" / step_name(3), tmp_path / "alone")
     trained = load_trained(tmp_path / "alone", "best", alone())
     same = load_trained(run, "3", alone())
@@ -48,24 +50,24 @@ def test_a_checkpoint_alone_is_enough(run: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(tensor, same.network.model.state_dict()[name])
 
 
-def test_checkpoints_are_found_by_name_and_step(run: Path) -> None:
+def test_find_checkpoint_by_name_and_step(run: Path) -> None:
     assert find_checkpoint(run, "last").name == find_checkpoint(run, "4").name == step_name(4)
     assert find_checkpoint(run, "3").name == step_name(3)
     assert find_checkpoint(run / "checkpoints/best", "best").name == step_name(3)
 
 
-def test_what_is_not_there_is_said_in_one_line(run: Path, tmp_path: Path) -> None:
+def test_missing_or_damaged_checkpoint_is_one_line(run: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"nowhere: no such folder; give a run's"):
         find_checkpoint(tmp_path / "nowhere", "best")
     with pytest.raises(RunError, match="neither a run's folder nor a checkpoint"):
         find_checkpoint(tmp_path, "best")
-    with pytest.raises(RunError, match=r"--checkpoint 2: there are best, last, 3, 4$"):
+    with pytest.raises(RunError, match=r"--checkpoint 2: no such checkpoint; valid: best, last, 3, 4$"):
         find_checkpoint(run, "2")
-    with pytest.raises(RunError, match=r"--checkpoint \.\./last: there are best"):
+    with pytest.raises(RunError, match=r"--checkpoint \.\./last: no such checkpoint; valid: best"):
         find_checkpoint(run, "../last")
     shutil.copytree(run, tmp_path / "copy", symlinks=True)
     (tmp_path / "copy/checkpoints/best").unlink()
-    with pytest.raises(RunError, match=r"--checkpoint best: there are last, 3, 4$"):
+    with pytest.raises(RunError, match=r"--checkpoint best: no such checkpoint; valid: last, 3, 4$"):
         find_checkpoint(tmp_path / "copy", "best")
     weights = tmp_path / "copy/checkpoints" / step_name(4) / "ema.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
@@ -75,5 +77,5 @@ def test_what_is_not_there_is_said_in_one_line(run: Path, tmp_path: Path) -> Non
     with pytest.raises(RunError, match=r"network.json: cannot be read"):
         load_trained(tmp_path / "copy", "3", alone())
     shutil.rmtree(tmp_path / "copy/checkpoints")
-    with pytest.raises(RunError, match="has no checkpoint yet"):
+    with pytest.raises(RunError, match="no checkpoint yet"):
         load_trained(tmp_path / "copy", "last", alone())

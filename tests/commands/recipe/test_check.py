@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from launcher.cli.main import run
-from launcher.commands.recipe.check import Options, check
+from launcher.commands.recipe.check import check
+from launcher.commands.recipe.options import CheckOptions
 from launcher.data.order import build_order, epoch_order
 from launcher.errors import DataError, RecipeError, UserError
 from launcher.models.known import TORCHVISION, is_known
@@ -29,23 +30,21 @@ from tests.recipe.right import load
 WEIGHTLESS = ("weights: DEFAULT", "weights: none")
 
 
-def test_plan_is_shown(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_shows_the_plan(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = run(["check", "recipes/lenet_digits.yaml", f"data.dir={digits}", "--processes", "4"])
     out = capsys.readouterr().out
     assert code == 0
     assert "lenet_digits.yaml on 4 processes" in " ".join(out.split())
     rows = {row[1].strip(): row[2].strip() for row in (line.split("│") for line in out.splitlines()) if len(row) == 4}
-    named = ("training images", "test images", "batch per process", "steps in all", "warm-up steps")
+    named = ("training images", "test images", "rank batch", "total steps", "warm-up steps")
     assert [rows[name] for name in named] == ["1,078", "359", "8", "990", "33"]
     assert [name for name in rows if "_" in name] == []
 
 
-def test_shards_that_are_not_there_are_announced_and_not_packed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_shards_are_announced_and_not_packed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     loaded = load(tmp_path, WEIGHTLESS, overrides=(f"data.dir={tmp_path / 'shards'}",))
-    assert check(loaded, Options(2)) == 0
-    assert "recipe is right" in capsys.readouterr().out
+    assert check(loaded, CheckOptions(processes=2)) == 0
+    assert "the recipe is valid" in capsys.readouterr().out
     assert not (tmp_path / "shards").exists()
 
 
@@ -63,14 +62,14 @@ def test_shards_that_are_not_there_are_announced_and_not_packed(
         ([WEIGHTLESS], "eval: resize 32 x 32 bilinear; mean 0.5 0.5 0.5; std dataset"),
     ],
 )
-def test_eval_transform_is_shown(
+def test_check_shows_the_eval_transform(
     changes: list[tuple[str, str]], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert check(load(tmp_path, *changes, overrides=(f"data.dir={tmp_path / 'shards'}",)), Options()) == 0
+    assert check(load(tmp_path, *changes, overrides=(f"data.dir={tmp_path / 'shards'}",)), CheckOptions()) == 0
     assert capsys.readouterr().out.splitlines()[0] == line
 
 
-def test_transform_that_does_not_fit_has_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transform_of_a_wrong_size_is_refused_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = Transform((CenterCrop(op="center_crop", size=224),), (0, 0, 0), (1, 1, 1), ("near",))
     monkeypatch.setattr("launcher.models.transform.read_transform", lambda backbone: small)
     sizes = (
@@ -80,17 +79,17 @@ def test_transform_that_does_not_fit_has_its_place(tmp_path: Path, monkeypatch: 
     loaded = load(
         tmp_path, ("resnet18", "inception_v3"), sizes, ("    - {op: resize, size: [32, 32]}\n  mean", "  mean")
     )
-    told: list[str] = []
+    notes: list[str] = []
     with pytest.raises(
         RecipeError, match=r"recipe.yaml:13: augment.eval: inception_v3 takes 299 x 299 pixels, not 224"
     ):
-        complete_recipe(loaded, told.append)
-    assert told == ["note: near"]
+        complete_recipe(loaded, notes.append)
+    assert notes == ["note: near"]
 
 
-def test_names_that_do_not_exist_have_their_place(tmp_path: Path) -> None:
+def test_unknown_model_is_refused_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"recipe.yaml:3: backbone.name: no such model 'resnet19'; did you mean"):
-        check(load(tmp_path, ("resnet18", "resnet19")), Options())
+        check(load(tmp_path, ("resnet18", "resnet19")), CheckOptions())
 
 
 @pytest.mark.parametrize(
@@ -103,14 +102,14 @@ def test_names_that_do_not_exist_have_their_place(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_cannot_be_frozen_has_its_place(freeze: str, line: str, tmp_path: Path) -> None:
+def test_impossible_freeze_is_refused_with_its_line(freeze: str, line: str, tmp_path: Path) -> None:
     loaded = load(tmp_path, ("freeze: none", f"freeze: {freeze}"))
     with pytest.raises(RecipeError) as error:
-        check(loaded, Options())
+        check(loaded, CheckOptions())
     assert error.value.lines == [f"{loaded.file}:{line}"]
 
 
-def test_plan_error_has_its_place(digits: Path, tmp_path: Path) -> None:
+def test_plan_error_has_its_line(digits: Path, tmp_path: Path) -> None:
     loaded = load(
         tmp_path,
         WEIGHTLESS,
@@ -118,37 +117,40 @@ def test_plan_error_has_its_place(digits: Path, tmp_path: Path) -> None:
         overrides=(f"data.dir={digits}",),
     )
     with pytest.raises(RecipeError, match=r"recipe.yaml:24: train.global_batch: 32 cannot be shared .* try 33"):
-        check(loaded, Options(3))
+        check(loaded, CheckOptions(processes=3))
 
 
 def test_shards_of_another_packing_are_refused(digits: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds 'digits split="):
-        check(load(tmp_path, WEIGHTLESS, overrides=(f"data.dir={digits}",)), Options())
+        check(load(tmp_path, WEIGHTLESS, overrides=(f"data.dir={digits}",)), CheckOptions())
 
 
-def test_no_processes_at_all_is_refused(tmp_path: Path) -> None:
+def test_zero_processes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--processes 0: must be at least 1"):
-        check(load(tmp_path, WEIGHTLESS), Options(0))
+        check(load(tmp_path, WEIGHTLESS), CheckOptions(processes=0))
 
 
 @pytest.mark.parametrize(
-    ("wishes", "line"),
+    ("options", "line"),
     [
-        (Options(nodes=0), "--nodes 0: must be at least 1"),
-        (Options(gpus_per_node=-1), "--gpus-per-node -1: must be at least 1"),
-        (Options(4, nodes=2), "--processes: leave it out, --nodes and --gpus-per-node say how many there are"),
-        (Options(nodes=2, gpus_per_node=4, rank=8), "--rank 8: must be 0 to 7"),
-        (Options(rank=-1), "--rank -1: must be 0 to 0"),
+        (CheckOptions(nodes=0), "--nodes 0: must be at least 1"),
+        (CheckOptions(gpus_per_node=-1), "--gpus-per-node -1: must be at least 1"),
+        (
+            CheckOptions(processes=4, nodes=2),
+            "--processes: leave it out; --nodes and --gpus-per-node give the number of processes",
+        ),
+        (CheckOptions(nodes=2, gpus_per_node=4, rank=8), "--rank 8: must be 0 to 7"),
+        (CheckOptions(rank=-1), "--rank -1: must be 0 to 0"),
     ],
 )
-def test_processes_that_cannot_be_are_one_line(options: Options, line: str, tmp_path: Path) -> None:
+def test_impossible_processes_are_one_line(options: CheckOptions, line: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         check(load(tmp_path, WEIGHTLESS), options)
     assert str(error.value) == line
 
 
-def test_known_names_are_those_of_the_library() -> None:
-    """Where torchvision has changed: the names in launcher/models/known.py are to follow."""
+def test_known_names_equal_those_of_torchvision() -> None:
+    """When torchvision has changed, update the names in launcher/models/known.py."""
     assert sorted([*TORCHVISION, *OWN_NETWORKS]) == sorted(model_names())
     for name in TORCHVISION:
         assert check_backbone(Backbone(name=name, weights="DEFAULT")) == []
@@ -167,7 +169,7 @@ def test_known_names_are_those_of_the_library() -> None:
         ({"name": "resnet50", "freeze": {"except_last": 99}}, False),
     ],
 )
-def test_libraries_are_asked_where_something_may_be_wrong(keys: dict[str, Any], known: bool) -> None:
+def test_is_known_only_for_a_valid_backbone(keys: dict[str, Any], known: bool) -> None:
     assert is_known(Backbone.model_validate_json(json.dumps(keys))) is known
 
 
@@ -184,8 +186,8 @@ train: {epochs: 90, global_batch: 32768}
 """
 
 
-def test_4096_processes_and_a_billion_images(tmp_path: Path) -> None:
-    """Within 1 GB and 5 s, of the processor's time: others use the machine, too."""
+def test_check_of_4096_processes_and_a_billion_images_is_fast(tmp_path: Path) -> None:
+    """Within 1 GB of memory and 5 s of CPU time."""
     (tmp_path / "big.yaml").write_text(BIG)
     (tmp_path / "shards").mkdir()
     manifest = manifest_of([10_000] * 100_000, num_classes=1000, shard_bytes=1_200_000_000)
@@ -203,29 +205,33 @@ def test_4096_processes_and_a_billion_images(tmp_path: Path) -> None:
     assert float(used) < 5
     assert code == "0"
     rows = {row[1].strip(): row[2].strip() for row in (line.split("│") for line in lines) if len(row) == 4}
-    assert (rows["training images"], rows["processes"], rows["steps per epoch"]) == ("1,000,000,000", "4,096", "30,517")
+    assert (rows["training images"], rows["world size"], rows["steps per epoch"]) == (
+        "1,000,000,000",
+        "4,096",
+        "30,517",
+    )
     assert rows["shards per node and epoch"] == "196 to 197 of 100,000"
     assert rows["bytes per node and epoch"] == "219.0 GiB to 220.2 GiB"
     loaded = load_recipe(tmp_path / "big.yaml")
     plan = plan_run(loaded, loaded.recipe, 1, manifest)
     last = build_order(plan, manifest, 0).global_batch_ids(1)[-8:].tolist()
-    assert f"step 1, rank 4095: samples {' '.join(map(str, last))}" in lines
+    assert f"step 1, rank 4095: sample ids {' '.join(map(str, last))}" in lines
 
 
-def test_first_batch_is_that_of_training(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without lanes; all of rank 1, and the beginning of rank 0."""
+def test_first_batch_equals_that_of_training(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without lanes: all ids of rank 1, the first ids of rank 0."""
     order = epoch_order(1078, 0, 0).tolist()
     words = ["check", "recipes/lenet_digits.yaml", f"data.dir={digits}", "train.global_batch=64"]
     assert run([*words, "--nodes", "2", "--rank", "1"]) == 0
     out = capsys.readouterr().out
-    assert f"step 1, rank 1: samples {' '.join(map(str, order[32:64]))}\n" in out
+    assert f"step 1, rank 1: sample ids {' '.join(map(str, order[32:64]))}\n" in out
     assert "2 of 2" in " ".join(line for line in out.splitlines() if "shards per node" in line)
     assert run([*words, "--nodes", "2"]) == 0
     shown = " ".join(map(str, order[:16]))
-    assert f"step 1, rank 0: samples {shown} and 16 more; all: --rank 0\n" in capsys.readouterr().out
+    assert f"step 1, rank 0: sample ids {shown} and 16 more; --rank 0 shows all\n" in capsys.readouterr().out
 
 
-def test_nothing_is_written(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_writes_nothing(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = _content(digits)
     recipe = Path("recipes/lenet_digits.yaml").absolute()
     monkeypatch.chdir(tmp_path)

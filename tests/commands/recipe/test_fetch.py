@@ -1,4 +1,4 @@
-"""`launcher fetch` against servers on this machine, which then are shut: training must do without them."""
+"""`launcher fetch` from servers on this machine that are then shut down: training must work without them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHARDS = ("source: digits", "source: synthetic:3x8x16")
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `files`, path -> content, as a web server and as Hugging Face's hub do, and counts what was `sent`."""
+    """Serves `files`, path -> content, as a web server and as Hugging Face's hub, and records the paths `sent`."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -71,7 +71,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where PyTorch keeps weights: empty."""
+    """PyTorch's folder for weights: empty."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     return tmp_path / "torch" / "hub" / "checkpoints"
 
@@ -84,7 +84,7 @@ def saved_weights() -> bytes:
 
 
 def point_at(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    """The weights are downloaded from `url`."""
+    """Download the weights from `url`."""
     monkeypatch.setattr(torchvision.models.get_model_weights(NAME)["DEFAULT"].value, "url", url)
 
 
@@ -92,17 +92,17 @@ def recipe_of(folder: Path, weights: str = "DEFAULT", name: str = NAME) -> list[
     return [str(write(folder, ("resnet18", name), ("DEFAULT", weights), SHARDS)), f"data.dir={folder / 'shards'}"]
 
 
-def test_nothing_is_to_be_fetched(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fetch_does_nothing_where_all_is_there(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in digits.iterdir()}
     assert run(["fetch", str(DIGITS), f"data.dir={digits}"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "weights: none, nothing to fetch",
-        f"shards: 1,797 images of 10 classes in {digits} already, nothing to fetch",
+        f"shards: 1,797 images of 10 classes already in {digits}, nothing to fetch",
     ]
     assert {path: path.stat().st_mtime_ns for path in digits.iterdir()} == before
 
 
-def test_fetched_once_and_enough_without_network(
+def test_fetched_weights_are_enough_without_network(
     tmp_path: Path, server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = saved_weights()
@@ -117,8 +117,8 @@ def test_fetched_once_and_enough_without_network(
     assert [path.name for path in cache.iterdir()] == [file]
     assert run(["fetch", *recipe_of(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        f"weights: {NAME} DEFAULT in {cache / file} already, nothing to fetch",
-        f"shards: 24 images of 3 classes in {tmp_path / 'shards'} already, nothing to fetch",
+        f"weights: {NAME} DEFAULT already in {cache / file}, nothing to fetch",
+        f"shards: 24 images of 3 classes already in {tmp_path / 'shards'}, nothing to fetch",
     ]
     assert server.sent == [f"/models/{file}"]
     point_at(monkeypatch, f"http://127.0.0.1:{free_port()}/models/{file}")
@@ -127,14 +127,14 @@ def test_fetched_once_and_enough_without_network(
     assert [key for key in saved if not torch.equal(saved[key], built[key])] == ["fc.weight", "fc.bias"]
 
 
-def test_weights_of_a_file_are_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_file_needs_no_fetch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "my.pt"
     file.touch()
     assert run(["fetch", *recipe_of(tmp_path, str(file))]) == 0
     assert capsys.readouterr().out.startswith(f"weights: {file}, nothing to fetch\nshards: 24 images")
 
 
-def test_no_network_is_one_line(
+def test_missing_network_is_one_line(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     point_at(monkeypatch, f"http://127.0.0.1:{free_port()}/net-01234567.pth")
@@ -170,7 +170,7 @@ def test_damaged_download_is_one_line_and_leaves_nothing(
         ("data={source: 'imagefolder:nowhere', dir: new}", "nowhere"),
     ],
 )
-def test_what_does_not_exist_is_one_line(
+def test_unknown_model_weights_or_data_is_one_line(
     changes: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -182,7 +182,7 @@ def test_what_does_not_exist_is_one_line(
 
 
 def fetch_timm(folder: Path, endpoint: str) -> subprocess.CompletedProcess[str]:
-    """As a process: huggingface_hub reads its environment when it is imported."""
+    """Run fetch as a process: huggingface_hub reads its environment when it is imported."""
     set_by_us = {"HF_HOME": str(folder / "hf"), "HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_TELEMETRY": "1"}
     return subprocess.run(
         [sys.executable, "-m", "launcher", "fetch", *recipe_of(folder, name="timm/test_resnet.r160_in1k")],
@@ -192,7 +192,7 @@ def fetch_timm(folder: Path, endpoint: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_weights_of_timm(tmp_path: Path, server: Server) -> None:
+def test_fetch_of_timm_weights(tmp_path: Path, server: Server) -> None:
     timm = pytest.importorskip("timm")
     repository = "timm/test_resnet.r160_in1k"
     path = f"/{repository}/resolve/main/model.safetensors"
@@ -204,7 +204,7 @@ def test_weights_of_timm(tmp_path: Path, server: Server) -> None:
     assert Path(file).is_relative_to(tmp_path / "hf")
     assert Path(file).read_bytes() == server.files[path]
     again = fetch_timm(tmp_path, f"http://127.0.0.1:{free_port()}")
-    assert again.stdout.splitlines()[0] == f"weights: {repository} DEFAULT in {file} already, nothing to fetch"
+    assert again.stdout.splitlines()[0] == f"weights: {repository} DEFAULT already in {file}, nothing to fetch"
     assert len(server.sent) == 1
 
 

@@ -1,4 +1,4 @@
-"""`launcher show` on the digits: originals, and views as the network sees them."""
+"""`launcher show` on the digits: originals beside views as the network sees them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from launcher.augment.execute import build_augment
 from launcher.augment.mix import build_mix
-from launcher.augment.pipeline import build_augment
 from launcher.cli.main import run
 from launcher.commands.recipe.show import find_pairs
 from launcher.data.decode import decode_image
@@ -21,7 +21,7 @@ from launcher.data.loader import Loader
 from launcher.data.order import epoch_order
 from launcher.data.reader import ShardReader
 from launcher.recipe.parse import load_recipe
-from launcher.run.pictures import CAPTION_HEIGHT, GAP, to_pixels
+from launcher.run.image_grid import CAPTION_HEIGHT, GAP, to_pixels
 from shards.manifest import read_manifest
 from tests.data.made import order_of, plan_of
 from tests.harness.runs import DIGITS
@@ -40,9 +40,9 @@ def show(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Show:
 
 
 def cells(path: Path, rows: int, columns: int) -> list[list[NDArray[np.uint8]]]:
-    """The pictures of a sheet of digits, as large as the network sees them."""
-    with Image.open(path) as picture:
-        sheet_HWC = np.asarray(picture)
+    """The cells of a sheet of digits, in the size of the network's input."""
+    with Image.open(path) as sheet:
+        sheet_HWC = np.asarray(sheet)
     side = SIDE * FACTOR
     assert sheet_HWC.shape == (rows * (side + CAPTION_HEIGHT + GAP) + GAP, columns * (side + GAP) + GAP, 3)
 
@@ -57,7 +57,7 @@ def cells(path: Path, rows: int, columns: int) -> list[list[NDArray[np.uint8]]]:
 
 
 def whole_epoch(digits: Path, epoch: int, words: tuple[str, ...]) -> dict[int, NDArray[np.uint8]]:
-    """What training sees of every image in an epoch, by its id."""
+    """Every image of an epoch as training sees it, by id."""
     recipe, manifest = load_recipe(DIGITS, words).recipe, read_manifest(digits)
     loader = Loader(ShardReader(digits, manifest, "train"), 0, torch.device("cpu"))
     augment = build_augment(recipe.augment.train, (0.5,) * 3, (0.5,) * 3)
@@ -70,7 +70,7 @@ def whole_epoch(digits: Path, epoch: int, words: tuple[str, ...]) -> dict[int, N
 
 
 @pytest.mark.parametrize("words", [(), MIXED, ("run.seed=3", "augment.views=2")], ids=["plain", "mixed", "views"])
-def test_originals_and_views(
+def test_sheet_shows_originals_and_views(
     show: Show, digits: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert show(*words, "--images", "4", "--views", "3", "--output", "some.png") == 0
@@ -89,13 +89,13 @@ def test_originals_and_views(
     assert all((row[1] == row[3]).all() for row in found) == ("augment.views=2" in words)
 
 
-def test_file_and_size_have_defaults(show: Show) -> None:
+def test_output_and_size_have_defaults(show: Show) -> None:
     assert show() == 0
     cells(Path("augmented.png"), 6, 7)
     assert [path.name for path in Path().iterdir()] == ["augmented.png"]
 
 
-def test_shards_are_packed_where_they_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_show_packs_missing_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["data={source: 'synthetic:2x30x32', dir: shards}", "augment.mean=dataset", "augment.std=dataset"]
     assert run(["show", str(DIGITS), *words, "--images", "2", "--views", "1"]) == 0
@@ -116,14 +116,12 @@ def test_shards_are_packed_where_they_are_not_there(tmp_path: Path, monkeypatch:
         (["--output", "some.jpg"], "--output some.jpg: must end in .png"),
         (
             ["--output", "no/some.png"],
-            "--output no/some.png: cannot be written (No such file or directory); name another file",
+            "--output no/some.png: cannot be written (No such file or directory); choose another file",
         ),
         (["optim.lr=-1"], "command line: optim.lr: must be more than 0, not -1"),
     ],
 )
-def test_what_the_user_can_mend_is_one_line(
-    words: list[str], line: str, show: Show, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_mistake_is_one_line(words: list[str], line: str, show: Show, capsys: pytest.CaptureFixture[str]) -> None:
     assert show(*words) == 2
     assert capsys.readouterr().err == f"launcher: {line}\n"
     assert list(Path().iterdir()) == []
@@ -131,13 +129,13 @@ def test_what_the_user_can_mend_is_one_line(
 
 @pytest.mark.parametrize("num", [6, 7])
 @pytest.mark.parametrize("lanes", [None, 2, 4])
-def test_pairs_are_those_of_training(num: int, lanes: int | None) -> None:
-    """Of 7 images the last is alone, or wrapped with the first."""
+def test_find_pairs_gives_the_pairs_of_training(num: int, lanes: int | None) -> None:
+    """The last of 7 images is alone, or wrapped with the first."""
     data = {"source": "digits", "last_batch": "wrap", "lanes": lanes}
     plan = plan_of(num, data=data, train={"epochs": 2, "global_batch": 4})
-    every = order_of(plan, [num - 3, 3], seed=3)
+    order = order_of(plan, [num - 3, 3], seed=3)
     first, last = 1 + plan.steps_per_epoch, 2 * plan.steps_per_epoch
-    trained = [ids for step in range(first, last + 1) for ids in every.global_batch_ids(step).reshape(-1, 2).tolist()]
-    ids_B, rows_N = find_pairs(every.visits(1), np.arange(num))
+    trained = [ids for step in range(first, last + 1) for ids in order.global_batch_ids(step).reshape(-1, 2).tolist()]
+    ids_B, rows_N = find_pairs(order.visits(1), np.arange(num))
     assert ids_B[rows_N].tolist() == list(range(num))
     assert all(pair in trained for pair in ids_B.reshape(-1, 2).tolist())

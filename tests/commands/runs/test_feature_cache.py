@@ -1,4 +1,4 @@
-"""`launcher cache`: what it shows, what it removes, and what it never touches."""
+"""`launcher cache`: what it lists, what it removes, and what it never touches."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def size_of(folder: Path) -> int:
 
 
 def leave(root: Path, age_s: float) -> Path:
-    """What a computation leaves that was killed, or one that goes on."""
+    """The folder of a computation that was killed, or still runs."""
     folder = root / f".{'ab' * 12}-0123abcd"
     folder.mkdir(parents=True)
     (folder / "part-0000.bin").write_bytes(bytes(1000))
@@ -60,7 +60,7 @@ def rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if line.startswith("│")]
 
 
-def test_ls_shows_what_each_was_made_of(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ls_shows_the_metadata_of_each_entry(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keys = [keep(root, "train", view=2), keep(root, "valid")]
     assert run(["cache", "ls"]) == 0
     out = capsys.readouterr().out
@@ -69,24 +69,25 @@ def test_ls_shows_what_each_was_made_of(root: Path, capsys: pytest.CaptureFixtur
     sizes = [show_bytes(size_of(root / key)) for key in keys]
     assert shown[keys[0]][:6] == ["timm/some_net", "train", "3", "6", values, sizes[0]]
     assert shown[keys[1]][:6] == ["timm/some_net", "valid", "", "6", values, sizes[1]]
-    assert all(re.fullmatch(r"\d+ seconds", cells[6]) for cells in shown.values())
+    assert all(re.fullmatch(r"\d+ s ago", cells[6]) for cells in shown.values())
     total = sum(size_of(root / key) for key in keys)
-    assert out.splitlines()[-1] == f"data/features: features of 2 splits, {show_bytes(total)}"
+    assert out.splitlines()[-1] == f"data/features: {show_bytes(total)} of features"
 
 
-def test_ls_of_nothing_and_of_what_is_damaged(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ls_shows_empty_caches_and_damaged_entries(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["cache", "ls"]) == 0
-    assert capsys.readouterr().out == "data/features: features of 0 splits, 0 bytes\n"
+    assert capsys.readouterr().out == "data/features: 0 bytes of features\n"
     key = keep(root, "train")
     (root / key / "features.json").write_text("{")
-    leave(root, 0)
+    unfinished = leave(root, 30)
     assert run(["cache", "ls"]) == 0
     out = capsys.readouterr().out
-    assert rows(out)[0][:2] == [key, "not readable"]
-    assert "1 unfinished computation, 1000 bytes: running, or removed by the next rm" in out
+    shown = {cells[0]: cells[1:] for cells in rows(out)}
+    assert shown[key][0] == "not readable"
+    assert (shown[unfinished.name][0], shown[unfinished.name][5]) == ("unfinished", "1000 bytes")
 
 
-def test_rm_by_the_beginning_of_a_key(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rm_takes_the_beginning_of_a_key(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keys = [keep(root, "train"), keep(root, "valid")]
     num_bytes = size_of(root / keys[0])
     assert run(["cache", "rm", keys[0][:5]]) == 0
@@ -97,7 +98,7 @@ def test_rm_by_the_beginning_of_a_key(root: Path, capsys: pytest.CaptureFixture[
     assert [path.name for path in root.iterdir()] == [keys[1]]
 
 
-def test_rm_all_leaves_what_is_not_ours(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rm_all_leaves_folders_of_other_names(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keys = [keep(root, "train"), keep(root, "valid")]
     total = sum(size_of(root / key) for key in keys)
     (root / "notes.txt").write_text("mine")
@@ -112,17 +113,27 @@ def test_rm_all_leaves_what_is_not_ours(root: Path, capsys: pytest.CaptureFixtur
 def test_rm_takes_leftovers_but_nothing_that_is_being_written(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old = leave(root, 2 * LEFTOVER_S)
     assert run(["cache", "rm", "--all"]) == 0
-    assert capsys.readouterr().out == "freed 1,000 bytes\n"
+    assert capsys.readouterr().out == f"removed {old}, 1000 bytes\nfreed 1,000 bytes\n"
     assert not old.exists()
     new = leave(root, 0)
     assert run(["cache", "rm", "--all"]) == 0
-    assert "left alone, something was written to it in the last 10 minutes" in capsys.readouterr().out
+    kept = f"kept {new}, which was written to in the last 10 min"
+    assert capsys.readouterr().out == f"{kept}\nfreed 0 bytes\n"
     assert new.exists()
+
+
+def test_rm_of_one_key_takes_leftovers_and_no_other_key(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keys, old = [keep(root, "train"), keep(root, "valid")], leave(root, 2 * LEFTOVER_S)
+    assert run(["cache", "rm", keys[0]]) == 0
+    assert f"removed {old}, 1000 bytes\n" in capsys.readouterr().out
+    assert [path.name for path in root.iterdir()] == [keys[1]]
+    assert run(["cache", "rm", old.name]) == 2
+    assert f"cache rm {old.name}: no such key in data/features; " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["--all"], ["KEY"]])
 def test_links_are_never_followed(root: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Neither one that stands for features, nor one inside of them."""
+    """Neither in the place of features, nor inside of them."""
     outside = Path("outside")
     outside.mkdir()
     (outside / "precious").write_text("1234")
@@ -142,9 +153,9 @@ def test_links_are_never_followed(root: Path, arguments: list[str], capsys: pyte
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "give a key, of which the beginning is enough, or --all"),
-        (["abc", "--all"], "give a key, of which the beginning is enough, or --all"),
-        (["../features"], "cache rm ../features: no such key; valid: "),
+        ([], "cache rm: give a key of launcher cache ls, or the beginning of one, or --all"),
+        (["abc", "--all"], "cache rm: give a key of launcher cache ls, or the beginning of one, or --all"),
+        (["../features"], "cache rm ../features: no such key in data/features; valid: "),
         ([""], "cache rm: give a key"),
     ],
 )
@@ -161,21 +172,21 @@ def test_mistakes_are_one_line(
 
 def test_unknown_and_ambiguous_keys_are_one_line(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["cache", "rm", "abc"]) == 2
-    assert capsys.readouterr().err == "launcher: cache rm abc: there are no features in data/features\n"
+    assert capsys.readouterr().err == "launcher: cache rm abc: no such key in data/features\n"
     key = keep(root, "train")
     typo = ("0" if key[0] != "0" else "1") + key[1:8]
     assert run(["cache", "rm", typo]) == 2
-    assert capsys.readouterr().err == f"launcher: cache rm {typo}: no such key; did you mean '{key}'?\n"
+    error = f"cache rm {typo}: no such key in data/features; did you mean '{key[:8]}'?"
+    assert capsys.readouterr().err == f"launcher: {error}\n"
     twin = key[:-1] + ("0" if key[-1] != "0" else "1")
     (root / twin).mkdir()
     assert run(["cache", "rm", key[:6]]) == 2
-    error = capsys.readouterr().err
-    assert f"cache rm {key[:6]}: begins 2 keys (" in error
-    assert "give more of the one you mean" in error
+    error = f"cache rm {key[:6]}: 2 keys begin like this; give more of the key"
+    assert capsys.readouterr().err == f"launcher: {error}\n"
 
 
-def test_a_root_that_is_a_link_itself_is_one(root: Path) -> None:
-    """Large disks are elsewhere."""
+def test_the_root_itself_may_be_a_link(root: Path) -> None:
+    """As to a larger disk."""
     Path("disk").mkdir()
     root.parent.mkdir()
     root.symlink_to(Path("disk").absolute())
@@ -192,7 +203,6 @@ def test_torch_is_not_loaded(tmp_path: Path) -> None:
     assert ended.returncode == 0
 
 
-def test_facts_are_those_that_runs_write(root: Path) -> None:
-    """The table reads them: a change of one must change the other."""
+def test_metadata_has_the_keys_that_the_table_reads(root: Path) -> None:
     metadata = json.loads((root / keep(root, "train") / "features.json").read_text())
     assert metadata["layout"]["values"] == [{"dtype": v.dtype, "shape": list(v.shape)} for v in VALUES]

@@ -1,4 +1,4 @@
-"""`launcher runs`: the table, its order, and folders of which nothing good can be said."""
+"""`launcher runs`: the table, its order, and damaged folders."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from launcher.cli.main import run as command
-from launcher.run.folder import claim
+from launcher.run.lock_file import claim
 from launcher.text import show_duration
-from tests.commands.runs.compare.made import copy, records, rewrite, summary, train
+from tests.commands.runs.run_folders import copy, records, rewrite, summary, train
 from tests.harness.runs import ROOT
 from tests.harness.workdir import WorkDir
 
@@ -31,7 +31,7 @@ def backdate(run: Path, seconds: float) -> None:
     rewrite(run, [{**record, "time_s": record["time_s"] - seconds} for record in records(run)])
 
 
-def test_runs_in_every_state(workdir: WorkDir, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_of_every_status_are_listed(workdir: WorkDir, capsys: pytest.CaptureFixture[str]) -> None:
     done = train(workdir, "small/done")
     backdate(done, 3600)
     cut = copy(done, "cut")
@@ -54,22 +54,28 @@ def test_runs_in_every_state(workdir: WorkDir, capsys: pytest.CaptureFixture[str
     assert found[1]["images_per_s"] == summary(done)["train"]["images_per_s"]
     assert (found[2]["step"], found[2]["epoch"], found[2]["best_epoch"]) == (3, 1, 1)
     [first] = [each for each in records(cut) if each["kind"] == "eval"]
-    assert found[2]["best_value"] == first["top1_frac"]
+    assert (found[2]["best_metric"], found[2]["best_value"]) == ("accuracy", first["accuracy"])
     assert found[1]["age_s"] == pytest.approx(time.time() - records(done)[-1]["time_s"], abs=5)
 
 
-def test_the_table(workdir: WorkDir, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_has_a_row_for_each_run(workdir: WorkDir, capsys: pytest.CaptureFixture[str]) -> None:
     train(workdir, "one")
     capsys.readouterr()
     assert command(["runs"]) == 0
-    [row] = [line for line in capsys.readouterr().out.splitlines() if "runs/one" in line]
+    out = capsys.readouterr().out
+    [head] = [line for line in out.splitlines() if "images/s" in line]
+    names = [cell.strip() for cell in head.split("┃")[1:-1]]
+    assert names == ["run", "name", "status", "step", "epoch", "best valid", "images/s", "last record"]
+    [row] = [line for line in out.splitlines() if "runs/one" in line]
     cells = [cell.strip() for cell in row.split("│")[1:-1]]
     assert cells[:5] == ["runs/one", "small", "done", "6/6", "2/2"]
-    assert cells[5].startswith("top-1 ")
+    best = summary(Path("runs/one"))["best"]
+    assert cells[5] == f"accuracy {best['value']:.2%} (epoch {best['epoch']})"
     assert cells[6] == f"{summary(Path('runs/one'))['train']['images_per_s']:,.0f}"
+    assert cells[7].endswith(" s ago")
 
 
-def test_nothing_in_a_folder_makes_it_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_in_a_folder_makes_the_list_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hostile: dict[str, dict[str, str | bytes]] = {
         "no-json": {"journal.jsonl": "{\n"},
         "binary": {"journal.jsonl": bytes(range(256)) + b"\n", "recipe.lock.yaml": bytes(range(256))},
@@ -95,24 +101,24 @@ def test_nothing_in_a_folder_makes_it_fail(tmp_path: Path, capsys: pytest.Captur
     found = {Path(each["folder"]).name: each for each in listed(capsys, str(tmp_path))}
     assert found.keys() == hostile.keys() - {"foreign"}
     assert found["no-json"]["status"] == found["binary"]["status"] == "damaged"
-    assert "line 1 is no record" in found["no-json"]["problem"]
+    assert "line 1 is not a record" in found["no-json"]["problem"]
     assert command(["runs", str(tmp_path)]) == 0
     assert "\x1b" not in capsys.readouterr().out
 
 
-def test_no_runs_and_no_folder(
+def test_missing_runs_and_folders_are_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert command(["runs"]) == 0
-    assert capsys.readouterr().out == "runs: no runs; launcher RECIPE makes one\n"
+    assert capsys.readouterr().out == "runs: no runs; launcher RECIPE starts one\n"
     assert command(["runs", "nowhere"]) == 2
     assert capsys.readouterr().err == (
         "launcher: nowhere: no such folder; give folders that hold runs, or none for runs/\n"
     )
 
 
-def test_durations() -> None:
+def test_durations_are_short() -> None:
     shown = [show_duration(seconds) for seconds in (0, 99, 600, 7200, 864000)]
     assert shown == ["0 s", "99 s", "10 min", "2.0 h", "10.0 d"]
 

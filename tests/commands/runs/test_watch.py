@@ -1,4 +1,4 @@
-"""`launcher watch`: what it shows of a run that goes on, and that it ends with it."""
+"""`launcher watch`: what it shows of a running run, and that it ends with it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from launcher.cli.main import run as command
-from launcher.commands.runs.watch import Follower, State, watch
-from launcher.run.folder import claim
-from launcher.run.history import find_status, is_running
+from launcher.commands.runs.watch import RunState, show_event, watch
+from launcher.run.history import find_status
 from launcher.run.journal import Journal, Record
-from tests.commands.runs.compare.made import SMALL, records, rewrite, train
+from launcher.run.lock_file import claim, is_running
+from tests.commands.runs.run_folders import SMALL, records, train
 from tests.harness.runs import environment, start
 from tests.harness.workdir import WorkDir
 
@@ -28,18 +28,18 @@ PLAN = {"total_steps": 100, "steps_per_epoch": 10}
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Journal:
-    journal = Journal(tmp_path)
-    journal.write("event", 0, 0, name="started", plan=PLAN)
+    journal = Journal(tmp_path, 10)
+    journal.write("event", 0, name="started", plan=PLAN)
     return journal
 
 
 def write_train(journal: Journal, step: int, loss: float = 0.5) -> None:
-    journal.write("train", step, 1, loss=loss, lr=0.1, images_per_s=1234.0, data_wait_frac=0.0)
+    journal.write("train", step, loss=loss, lr=0.1, images_per_s=1234.0, data_wait_frac=0.0)
 
 
 def write_eval(journal: Journal, step: int) -> None:
-    metrics = {"loss": 0.25, "top1_frac": 0.875, "top5_frac": 1.0, "num_images": 8}
-    journal.write("eval", step, 1, split="valid", weights_step=step, **metrics)
+    metrics = {"loss": 0.25, "accuracy": 0.875, "top5_accuracy": 1.0, "num_images": 8}
+    journal.write("eval", step, split="valid", weights_step=step, **metrics)
 
 
 def live(folder: Path, work: Callable[[], None]) -> threading.Thread:
@@ -58,22 +58,18 @@ def live(folder: Path, work: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def test_records_come_once_and_whole(tmp_path: Path, journal: Journal) -> None:
-    follower = Follower(tmp_path)
-    assert [record["name"] for record in follower.read()] == ["started"]
-    with (tmp_path / "journal.jsonl").open("a") as file:
-        file.write('{"step": 1, "epoch": 1, ')
-        file.flush()
-        assert follower.read() == []
-        file.write('"kind": "train", "time_s": 1}\n')
-    assert [record["step"] for record in follower.read()] == [1]
-    assert follower.read() == []
-    rewrite(tmp_path, [{"step": 7, "epoch": 1, "kind": "train", "time_s": 1}])
-    assert [record["step"] for record in follower.read()] == [7]
+def test_an_event_is_shown_by_its_message() -> None:
+    record = {"kind": "event", "step": 1, "epoch": 1, "time_s": 0.0}
+    assert show_event({**record, "name": "note", "message": "mind the gap"}) == "note: mind the gap"
+    assert show_event({**record, "name": "input", "sentence": "not input-bound"}) == "input: not input-bound"
+    skipped = "skipped 3 unreadable images of train"
+    assert show_event({**record, "name": "skipped_samples", "message": skipped}) == skipped
+    assert show_event({**record, "name": "resumed"}) == "resumed"
+    assert show_event({**record, "name": "confusion", "rows": [[1]]}) is None
 
 
-def test_time_left_is_at_the_pace_of_the_records() -> None:
-    state = State()
+def test_time_left_follows_from_the_speed_of_the_records() -> None:
+    state = RunState()
     state.add({"kind": "event", "step": 0, "epoch": 0, "time_s": 0.0, "name": "started", "plan": PLAN})
     assert state.left_s is None
     for step in (10, 20, 30):
@@ -83,64 +79,64 @@ def test_time_left_is_at_the_pace_of_the_records() -> None:
     assert state.left_s is None
 
 
-def test_it_ends_with_the_run(tmp_path: Path, journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
+def test_watch_ends_with_the_run(tmp_path: Path, journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
     def work() -> None:
         write_train(journal, 10)
         write_eval(journal, 10)
-        journal.write("event", 10, 1, name="note", message="mind the gap")
+        journal.write("event", 10, name="note", message="mind the gap")
         time.sleep(0.2)
-        journal.write("event", 100, 10, name="done")
+        journal.write("event", 100, name="done")
 
     thread = live(tmp_path, work)
     assert watch(tmp_path, once=False, every_s=0.02) == 0
     thread.join()
     assert capsys.readouterr().out.splitlines()[-4:] == [
         "epoch 1  step 10/100  loss 0.5000  lr 1.00e-01  1,234 images/s",
-        "epoch 1  step 10/100  valid  loss 0.2500  top-1 87.50%  top-5 100.00%  weights of step 10",
+        "epoch 1  step 10/100  valid  loss 0.2500  accuracy 87.50%  top-5 accuracy 100.00%  weights of step 10",
         "epoch 1  step 10/100  note: mind the gap",
         f"{tmp_path}: done",
     ]
 
 
-def test_a_run_that_says_nothing_at_its_end_was_cut_off(
+def test_a_run_without_an_ending_was_cut_off(
     tmp_path: Path, journal: Journal, capsys: pytest.CaptureFixture[str]
 ) -> None:
     thread = live(tmp_path, lambda: write_train(journal, 20))
     assert watch(tmp_path, once=False, every_s=0.02) == 0
     thread.join()
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-2].startswith("epoch 1  step 20/100  loss 0.5000")
+    assert lines[-2].startswith("epoch 2  step 20/100  loss 0.5000")
     assert lines[-1] == f"{tmp_path}: cut off"
 
 
 def test_a_run_that_is_being_resumed_is_followed(
     tmp_path: Path, journal: Journal, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its lock is held from before its journal says so; until then that ends as it ended the last time."""
+    """It holds the lock before it writes that it resumes; until then its journal ends with the earlier ending."""
     write_train(journal, 10)
-    journal.write("event", 10, 1, name="preempted")
+    journal.write("event", 10, name="preempted")
 
     def work() -> None:
-        journal.write("event", 10, 1, name="resumed", plan=PLAN)
+        journal.write("event", 10, name="resumed", plan=PLAN)
         time.sleep(0.2)
         write_train(journal, 20)
-        journal.write("event", 100, 10, name="done")
+        journal.write("event", 100, name="done")
 
     thread = live(tmp_path, work)
     assert watch(tmp_path, once=False, every_s=0.02) == 0
     thread.join()
     out = capsys.readouterr().out
     assert "running" in out
-    assert "epoch 1  step 20/100  loss 0.5000" in out
+    assert "epoch 2  step 20/100  loss 0.5000" in out
     assert out.endswith(f"{tmp_path}: done\n")
 
 
 @pytest.mark.parametrize("ending", ["done", "preempted"])
-def test_a_run_that_holds_its_lock_after_its_last_word(
+def test_a_run_that_holds_its_lock_after_its_last_record_ends(
     tmp_path: Path, journal: Journal, capsys: pytest.CaptureFixture[str], ending: str
 ) -> None:
-    """One that sends its last files, or one that ends before it has said that it is resumed."""
-    journal.write("event", 100, 10, name=ending)
+    """It sends its last files, or ends before it has written that it resumes."""
+    journal.write("event", 100, name=ending)
     thread = live(tmp_path, lambda: None)
     assert watch(tmp_path, once=False, every_s=0.02) == 0
     assert not is_running(tmp_path, has_ended=True)
@@ -155,7 +151,7 @@ def test_a_run_that_ends_as_its_journal_has_been_read(
 
     def end_before(folder: Path, seen: list[Record]) -> str:
         if in_use:
-            journal.write("event", 100, 10, name="done")
+            journal.write("event", 100, name="done")
             os.close(in_use.pop())
         return find_status(folder, seen)
 
@@ -164,18 +160,18 @@ def test_a_run_that_ends_as_its_journal_has_been_read(
     assert capsys.readouterr().out.endswith(f"{tmp_path}: done\n")
 
 
-def test_once_shows_how_it_stands(tmp_path: Path, journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
+def test_once_shows_the_state_of_the_run(tmp_path: Path, journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
     write_train(journal, 40)
     write_eval(journal, 40)
     in_use = claim(tmp_path)
     assert command(["watch", str(tmp_path), "--once"]) == 0
     os.close(in_use)
     out = capsys.readouterr().out
-    for words in ("running", "40/100", "loss 0.5000  lr 1.00e-01  1,234 images/s", "top-1 87.50%", "started"):
+    for words in ("running", "40/100", "loss 0.5000  lr 1.00e-01  1,234 images/s", "accuracy 87.50%", "started"):
         assert words in out
 
 
-def test_a_finished_run(workdir: WorkDir, capsys: pytest.CaptureFixture[str]) -> None:
+def test_watch_of_a_finished_run_shows_its_end(workdir: WorkDir, capsys: pytest.CaptureFixture[str]) -> None:
     run = train(workdir, "one")
     last = [record for record in records(run) if record["kind"] == "train"][-1]
     capsys.readouterr()
@@ -186,8 +182,8 @@ def test_a_finished_run(workdir: WorkDir, capsys: pytest.CaptureFixture[str]) ->
     assert "6/6" in out
 
 
-def test_a_real_training_of_two_processes(workdir: WorkDir, capsys: pytest.CaptureFixture[str]) -> None:
-    """Watched from before its journal is there; what it did on two processes is told from the same on one."""
+def test_a_training_of_two_ranks_is_followed(workdir: WorkDir, capsys: pytest.CaptureFixture[str]) -> None:
+    """Watched from before it has a journal; compare shows that it had two ranks."""
     process = start(["small.yaml", *SMALL, "train.epochs=20"], workdir.path, processes=2)
     run = workdir.path / "run"
     while not (run / ".in-use").exists():
@@ -205,11 +201,11 @@ def test_a_real_training_of_two_processes(workdir: WorkDir, capsys: pytest.Captu
     capsys.readouterr()
     assert command(["compare", "run", "runs/alone"]) == 0
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]
-    assert ["processes", "2", "1"] in cells
+    assert ["world size", "2", "1"] in cells
     assert [row for row in cells if row and row[0].startswith("train.")] == []
 
 
-def test_a_terminal_shows_a_table_in_its_place(tmp_path: Path, journal: Journal) -> None:
+def test_a_terminal_shows_a_table_that_is_drawn_again(tmp_path: Path, journal: Journal) -> None:
     write_train(journal, 10)
     shown = threading.Event()
 
@@ -217,7 +213,7 @@ def test_a_terminal_shows_a_table_in_its_place(tmp_path: Path, journal: Journal)
         assert shown.wait(60)
         write_train(journal, 30, loss=0.125)
         time.sleep(1.5)
-        journal.write("event", 100, 10, name="stopped")
+        journal.write("event", 100, name="early_stopped")
 
     leader, follower = pty.openpty()
     arguments = [sys.executable, "-m", "launcher", "watch", str(tmp_path)]
@@ -231,7 +227,7 @@ def test_a_terminal_shows_a_table_in_its_place(tmp_path: Path, journal: Journal)
     assert "loss 0.1250" in out
     assert "━" in out
     assert "\x1b[1A" in out
-    assert out.rstrip().endswith(": stopped")
+    assert out.rstrip().endswith(": early_stopped")
 
 
 def read_all(terminal: int, shown: threading.Event) -> str:
@@ -246,10 +242,14 @@ def read_all(terminal: int, shown: threading.Event) -> str:
     return found.decode()
 
 
-def test_what_is_no_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folders_that_are_no_run_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged/journal.jsonl").write_text("{\n")
-    for name, words in (("nowhere", "no such folder"), (".", "no run's folder"), ("damaged", "line 1 is no record")):
+    for name, words in (
+        ("nowhere", "no such folder"),
+        (".", "not a run folder"),
+        ("damaged", "line 1 is not a record"),
+    ):
         assert command(["watch", str(tmp_path / name)]) == 2
         error = capsys.readouterr().err
         assert words in error

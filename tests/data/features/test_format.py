@@ -1,3 +1,5 @@
+"""Features on disk: written by several ranks, read back whole or not at all."""
+
 from __future__ import annotations
 
 import json
@@ -6,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from launcher.data.features.format import (
     Features,
@@ -17,17 +17,16 @@ from launcher.data.features.format import (
     commit_features,
     key_of,
     open_features,
-    part_bounds,
     write_part,
 )
-from launcher.data.order import portion_ids
+from launcher.data.ids import portion_ids
 
 VALUES = (Value("float32", (2, 3)), Value("bfloat16", (5,)))
 KEY = "abc"
 
 
 def records_of(layout: Layout) -> Records:
-    """Record i is told from all others by each of its values and by its label, which is i."""
+    """Record i differs from all others in each of its values and in its label, which is i."""
     generator = np.random.default_rng(0)
     records = generator.integers(0, 256, (layout.num_images, layout.record_bytes), dtype=np.uint8)
     records[:, -8:] = np.arange(layout.num_images, dtype=np.int64)[:, None].view(np.uint8)
@@ -35,7 +34,7 @@ def records_of(layout: Layout) -> Records:
 
 
 def write_all(temporary: Path, layout: Layout, batch: int = 4) -> Records:
-    """Each part in batches, as the processes of a run write them."""
+    """Each part in batches, as the ranks of a run write them."""
     records = records_of(layout)
     temporary.mkdir(parents=True)
     for part in range(layout.num_parts):
@@ -44,7 +43,7 @@ def write_all(temporary: Path, layout: Layout, batch: int = 4) -> Records:
     return records
 
 
-def made(root: Path, num_images: int = 10, num_parts: int = 2) -> tuple[Features, Records]:
+def write_features(root: Path, num_images: int = 10, num_parts: int = 2) -> tuple[Features, Records]:
     layout = Layout(VALUES, num_images, num_parts)
     records = write_all(root / ".new", layout)
     commit_features(root / ".new", root, KEY, {"split": "train"}, layout)
@@ -54,8 +53,8 @@ def made(root: Path, num_images: int = 10, num_parts: int = 2) -> tuple[Features
 
 
 @pytest.mark.parametrize(("num_images", "num_parts"), [(1, 1), (10, 1), (10, 2), (10, 3), (7, 4), (3, 5), (1, 3)])
-def test_what_was_written_is_read(tmp_path: Path, num_images: int, num_parts: int) -> None:
-    features, records = made(tmp_path, num_images, num_parts)
+def test_records_are_read_as_they_were_written(tmp_path: Path, num_images: int, num_parts: int) -> None:
+    features, records = write_features(tmp_path, num_images, num_parts)
     ids_B = np.random.default_rng(1).permutation(np.tile(np.arange(num_images), 2))
     (first, second), labels_B = features.read(ids_B)
     assert (first.shape, second.shape) == ((len(ids_B), 24), (len(ids_B), 10))
@@ -64,7 +63,7 @@ def test_what_was_written_is_read(tmp_path: Path, num_images: int, num_parts: in
 
 
 def test_padding_reads_the_first_image(tmp_path: Path) -> None:
-    features, records = made(tmp_path)
+    features, records = write_features(tmp_path)
     (first, _), labels_B = features.read(np.array([3, -1, 9, -1]))
     assert labels_B.tolist() == [3, 0, 9, 0]
     assert np.array_equal(first[1], records[0, :24])
@@ -76,21 +75,21 @@ def test_a_value_takes_its_dtypes_bytes(dtype: Any, num_bytes: int) -> None:
     assert Layout((Value(dtype, (2, 3)),), 10, 1).num_bytes == 10 * (num_bytes + 8)
 
 
-def test_the_facts_are_written_beside_the_values(tmp_path: Path) -> None:
-    made(tmp_path)
+def test_metadata_are_written_beside_the_values(tmp_path: Path) -> None:
+    write_features(tmp_path)
     metadata = json.loads((tmp_path / KEY / "features.json").read_text())
     assert metadata["split"] == "train"
     assert metadata["bytes"] == sum(path.stat().st_size for path in (tmp_path / KEY).glob("part-*.bin"))
 
 
-def test_what_is_not_there_is_none(tmp_path: Path) -> None:
+def test_missing_features_are_none(tmp_path: Path) -> None:
     assert open_features(tmp_path, KEY) is None
 
 
 @pytest.mark.parametrize("part", [0, 1])
 @pytest.mark.parametrize("change", [-1, 1])
 def test_a_part_of_another_size_is_none(tmp_path: Path, part: int, change: int) -> None:
-    made(tmp_path)
+    write_features(tmp_path)
     file = tmp_path / KEY / f"part-{part:04d}.bin"
     content = file.read_bytes()
     file.write_bytes(content[:-1] if change < 0 else content + b"x")
@@ -99,7 +98,7 @@ def test_a_part_of_another_size_is_none(tmp_path: Path, part: int, change: int) 
 
 @pytest.mark.parametrize("part", ["part-0000.bin", "part-0001.bin", "features.json"])
 def test_a_missing_file_is_none(tmp_path: Path, part: str) -> None:
-    made(tmp_path)
+    write_features(tmp_path)
     (tmp_path / KEY / part).unlink()
     assert open_features(tmp_path, KEY) is None
 
@@ -109,20 +108,20 @@ def test_a_missing_file_is_none(tmp_path: Path, part: str) -> None:
     ["", "{", "[]", "null", "7", '"x"', "{}", '{"layout": 3}', '{"layout": {"values": [1]}}', "\x00\xff"]
     + [json.dumps({"layout": {"values": [], "num_images": 10, "num_parts": parts}}) for parts in (0, "2", None)],
 )
-def test_garbage_for_facts_is_none(tmp_path: Path, garbage: str) -> None:
-    made(tmp_path)
+def test_garbage_for_metadata_is_none(tmp_path: Path, garbage: str) -> None:
+    write_features(tmp_path)
     (tmp_path / KEY / "features.json").write_bytes(garbage.encode("latin-1"))
     assert open_features(tmp_path, KEY) is None
 
 
-def test_what_is_not_whole_is_replaced(tmp_path: Path) -> None:
-    made(tmp_path)
+def test_incomplete_features_are_replaced(tmp_path: Path) -> None:
+    write_features(tmp_path)
     (tmp_path / KEY / "part-0001.bin").write_bytes(b"")
-    made(tmp_path)
+    write_features(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [KEY]
 
 
-def test_a_commit_cut_off_leaves_nothing_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_commit_leaves_nothing_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layout = Layout(VALUES, 10, 2)
     write_all(tmp_path / ".new", layout)
     for name in ("fsync", "replace"):
@@ -135,7 +134,7 @@ def test_a_commit_cut_off_leaves_nothing_to_read(tmp_path: Path, monkeypatch: py
     assert open_features(tmp_path, KEY) is not None
 
 
-def test_of_two_runs_that_commit_the_same_both_read_it(tmp_path: Path) -> None:
+def test_two_runs_that_commit_the_same_features_both_read_them(tmp_path: Path) -> None:
     layout = Layout(VALUES, 10, 2)
     records = write_all(tmp_path / ".a", layout)
     write_all(tmp_path / ".b", layout)
@@ -144,14 +143,14 @@ def test_of_two_runs_that_commit_the_same_both_read_it(tmp_path: Path) -> None:
     inode = (tmp_path / KEY / "part-0000.bin").stat().st_ino
     commit_features(tmp_path / ".b", tmp_path, KEY, {}, layout)
     assert [path.name for path in tmp_path.iterdir()] == [KEY]
-    assert (tmp_path / KEY / "part-0000.bin").stat().st_ino == inode, "what the first run reads was taken away"
+    assert (tmp_path / KEY / "part-0000.bin").stat().st_ino == inode, "the files that the first run reads were replaced"
     for features in (first, open_features(tmp_path, KEY)):
         assert features is not None
         assert np.array_equal(features.read(np.arange(10))[0][0], records[:, :24])
 
 
-def test_the_second_of_two_runs_wins_no_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other run commits between the look and the renaming."""
+def test_a_commit_during_another_runs_commit_keeps_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other run commits between the check and the rename."""
     layout = Layout(VALUES, 10, 2)
     for name in (".a", ".b"):
         write_all(tmp_path / name, layout)
@@ -168,7 +167,7 @@ def test_the_second_of_two_runs_wins_no_race(tmp_path: Path, monkeypatch: pytest
     assert [path.name for path in tmp_path.iterdir()] == [KEY]
 
 
-def test_the_key_is_of_every_fact_and_of_no_order() -> None:
+def test_the_key_depends_on_all_metadata_and_not_on_their_order() -> None:
     metadata: dict[str, Any] = {"split": "train", "drawn": {"seed": 0, "view": 0}, "transform": {"ops": [{"size": 32}]}}
     changed: list[dict[str, Any]] = [
         {"split": "valid"},
@@ -179,15 +178,3 @@ def test_the_key_is_of_every_fact_and_of_no_order() -> None:
     ]
     assert len({key_of(metadata), *(key_of({**metadata, **change}) for change in changed)}) == 6
     assert key_of(dict(reversed(metadata.items()))) == key_of(metadata)
-
-
-@given(num=st.integers(1, 200), world=st.integers(1, 12), batch=st.integers(1, 40))
-def test_portions_cover_every_image_once_in_equally_many_steps(num: int, world: int, batch: int) -> None:
-    portions = [portion_ids(num, world, batch, rank) for rank in range(world)]
-    assert len({ids.shape for ids in portions}) == 1
-    ids = np.concatenate([ids[ids >= 0] for ids in portions])
-    assert ids.tolist() == list(range(num))
-    bounds = part_bounds(num, world)
-    for rank, mine in enumerate(portions):
-        assert mine[mine >= 0].tolist() == list(range(bounds[rank], bounds[rank + 1]))
-        assert (np.diff((mine.ravel() < 0).astype(int)) >= 0).all(), "padding stands at the end"

@@ -1,4 +1,4 @@
-"""A web server on this machine that sends parts of files, and can be slow, wrong, overloaded or cut off."""
+"""A web server on this machine that sends parts of files, and can be slow, wrong, overloaded or break off."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 Fault = Callable[["Request"], str | None]
-"""`503`, `cut` in the middle, `wrong` bytes, `whole` whatever was asked for, `slow`, a Location to go to, or None."""
+"""`503`, `cut` in the middle, `wrong` bytes, `whole` in spite of a range, `slow`, the URL of a redirect, or None."""
 
 SLOW_BYTES_PER_S = 20_000
 
 
 @dataclass(frozen=True)
 class Request:
-    """`number`: of those for this file, from 1. `token`: the Authorization it came with."""
+    """`number`: of the requests for this file, from 1. `token`: its Authorization."""
 
     name: str
     start: int
@@ -30,7 +30,7 @@ class Request:
 
 @dataclass
 class Served:
-    """What was asked for. `fault` decides what becomes of a request."""
+    """The requests so far. `fault`: what goes wrong with a request."""
 
     folder: Path
     url: str = ""
@@ -84,7 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
                 if fault == "slow":
                     time.sleep(len(piece) / SLOW_BYTES_PER_S)
         except OSError:
-            pass  # who asked has been killed
+            pass  # the client has been killed
 
     def log_message(self, *_: object) -> None:
         pass

@@ -1,4 +1,4 @@
-"""Shards fetched before the work that needs them is given out: in order, and not too many."""
+"""Shards fetched ahead of the work that needs them: in order, and not too many."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from launcher.data.order import Ids
+from launcher.data.ids import Ids
 from launcher.data.remote import ahead
 from launcher.data.remote.ahead import look_ahead
 from launcher.errors import FetchError
@@ -33,13 +33,13 @@ def wait_until(is_so: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-class Far:
-    """What is fetched, in order."""
+class RecordedFetch:
+    """A fetch that records the names of shards."""
 
     def __init__(self) -> None:
         self.fetched: list[str] = []
 
-    def fetch(self, shard: Shard) -> bool:
+    def __call__(self, shard: Shard) -> bool:
         if shard.name in self.fetched:
             return False
         self.fetched.append(shard.name)
@@ -51,37 +51,37 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ahead, "NUM_THREADS", 1)
 
 
-def test_the_work_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_work_stays_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     for images in (0, 12, 10_000):
         monkeypatch.setattr(ahead, "AHEAD_IMAGES", images)
-        given = [ids_B.tolist() for _, ids_B in look_ahead(work_of(), shards_with, Far().fetch, 300)]
+        given = [ids_B.tolist() for _, ids_B in look_ahead(work_of(), shards_with, RecordedFetch(), 300)]
         assert given == [ids_B.tolist() for _, ids_B in work_of()]
 
 
-def test_what_is_needed_first_is_fetched_first_and_no_more_than_there_is_room_for() -> None:
-    far = Far()
-    work = look_ahead(work_of(), shards_with, far.fetch, 300)
+def test_shards_are_fetched_in_order_and_no_more_than_there_is_room_for() -> None:
+    fetch = RecordedFetch()
+    work = look_ahead(work_of(), shards_with, fetch, 300)
     next(work)
-    wait_until(lambda: len(far.fetched) >= 3)
+    wait_until(lambda: len(fetch.fetched) >= 3)
     time.sleep(0.05)
-    assert len(far.fetched) <= 4  # three ahead of the one that is read now, which may have been fetched before
+    assert len(fetch.fetched) <= 4  # three ahead of the one that is read now, which may have been fetched earlier
     for _ in range(8):
         next(work)
-    wait_until(lambda: far.fetched[-1] in ("7.tar", "6.tar"))
-    assert far.fetched == sorted(far.fetched, key=lambda name: int(name[:-4]))
+    wait_until(lambda: fetch.fetched[-1] in ("7.tar", "6.tar"))
+    assert fetch.fetched == sorted(fetch.fetched, key=lambda name: int(name[:-4]))
     assert len(list(work)) == 31
 
 
-def test_what_is_here_takes_no_room() -> None:
-    far = Far()
-    far.fetched = [shard.name for shard in SHARDS[:15]]
-    work = look_ahead(work_of(), shards_with, far.fetch, 300)
+def test_shards_that_are_there_take_no_room() -> None:
+    fetch = RecordedFetch()
+    fetch.fetched = [shard.name for shard in SHARDS[:15]]
+    work = look_ahead(work_of(), shards_with, fetch, 300)
     next(work)
-    wait_until(lambda: far.fetched[-1] == "17.tar")
-    assert far.fetched[15:] == ["15.tar", "16.tar", "17.tar"]
+    wait_until(lambda: fetch.fetched[-1] == "17.tar")
+    assert fetch.fetched[15:] == ["15.tar", "16.tar", "17.tar"]
 
 
-def test_failures_are_left_to_who_reads() -> None:
+def test_a_failed_fetch_is_left_to_the_reader() -> None:
     def fail(shard: Shard) -> bool:
         raise FetchError(shard.name)
 
@@ -93,11 +93,11 @@ def fetching_threads() -> set[threading.Thread]:
 
 
 def test_threads_end_with_the_work() -> None:
-    others = fetching_threads()  # of the tests before, which may end at any time
-    work = look_ahead(work_of(), shards_with, Far().fetch, 300)
+    others = fetching_threads()  # of earlier tests, which may end at any time
+    work = look_ahead(work_of(), shards_with, RecordedFetch(), 300)
     next(work)
     assert len(fetching_threads() - others) == 1
     del work
     wait_until(lambda: not fetching_threads() - others)
-    list(look_ahead(work_of(), shards_with, Far().fetch, 300))
+    list(look_ahead(work_of(), shards_with, RecordedFetch(), 300))
     wait_until(lambda: not fetching_threads() - others)

@@ -1,4 +1,4 @@
-"""The cache by itself: who may remove what, and what happens where there is no room."""
+"""The cache of shards: which shards may be removed, and a cache without room."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import pytest
 
 from launcher.data.reader import ShardReader
 from launcher.data.remote import shard_cache
-from launcher.data.remote.shard_cache import ShardCache, let_go
+from launcher.data.remote.shard_cache import ShardCache, release
 from launcher.errors import FetchError, UserError
 from shards.manifest import index_path, read_manifest
+from tests.data.remote.far import data_of, expected, reader_of, tars
 from tests.data.remote.shard_server import serve
-from tests.data.remote.test_remote import data_of, expected, reader_of, tars
 
 SHARD_BYTES = 1000
 NAME = "0" * 64
@@ -29,7 +29,7 @@ NAME = "0" * 64
 
 @pytest.fixture
 def cache(tmp_path: Path) -> ShardCache:
-    """Has room for three."""
+    """A cache with room for three shards."""
     return ShardCache(tmp_path / "cache", 3 * SHARD_BYTES + 500)
 
 
@@ -46,33 +46,33 @@ def open_shard(cache: ShardCache, number: int) -> int:
 
 
 def use(cache: ShardCache, number: int) -> None:
-    let_go(open_shard(cache, number))
+    release(open_shard(cache, number))
     time.sleep(0.01)  # a file's time has steps
 
 
-def kept(cache: ShardCache) -> list[str]:
+def cached(cache: ShardCache) -> list[str]:
     return sorted(path.name for path in cache.subfolder(NAME).iterdir())
 
 
-def test_what_was_unused_longest_goes_first_with_its_index(cache: ShardCache) -> None:
+def test_the_least_recently_used_shard_is_removed_with_its_index(cache: ShardCache) -> None:
     for number in (0, 1, 2, 0, 3):
         use(cache, number)
-    assert kept(cache) == ["0.index.npy", "0.tar", "2.index.npy", "2.tar", "3.index.npy", "3.tar"]
+    assert cached(cache) == ["0.index.npy", "0.tar", "2.index.npy", "2.tar", "3.index.npy", "3.tar"]
 
 
-def test_what_is_in_use_stays(cache: ShardCache) -> None:
+def test_a_shard_in_use_stays(cache: ShardCache) -> None:
     held = open_shard(cache, 0)
     for number in (1, 2, 3, 4):
         use(cache, number)
-    assert [name for name in kept(cache) if name.endswith(".tar")] == ["0.tar", "3.tar", "4.tar"]
+    assert [name for name in cached(cache) if name.endswith(".tar")] == ["0.tar", "3.tar", "4.tar"]
     assert os.pread(held, 1, 0) == b"\0"
-    let_go(held)
+    release(held)
     for number in (1, 2, 3):
         use(cache, number)
-    assert [name for name in kept(cache) if name.endswith(".tar")] == ["1.tar", "2.tar", "3.tar"]
+    assert [name for name in cached(cache) if name.endswith(".tar")] == ["1.tar", "2.tar", "3.tar"]
 
 
-def test_what_another_process_uses_stays(cache: ShardCache) -> None:
+def test_a_shard_that_another_process_uses_stays(cache: ShardCache) -> None:
     use(cache, 0)
     program = (
         f"import fcntl; f = open({str(tar_of(cache, 0))!r}); fcntl.flock(f, fcntl.LOCK_SH); print(flush=True); input()"
@@ -82,38 +82,40 @@ def test_what_another_process_uses_stays(cache: ShardCache) -> None:
         process.stdout.readline()
         for number in (1, 2, 3):
             use(cache, number)
-        assert "0.tar" in kept(cache)
+        assert "0.tar" in cached(cache)
         process.kill()
     use(cache, 4)
-    assert "0.tar" not in kept(cache)
+    assert "0.tar" not in cached(cache)
 
 
-def test_all_in_use_is_waited_for_and_then_one_line(cache: ShardCache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_cache_is_waited_for_and_then_raises_fetch_error(
+    cache: ShardCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     held = [open_shard(cache, number) for number in range(3)]
-    threading.Timer(0.3, let_go, [held.pop()]).start()
+    threading.Timer(0.3, release, [held.pop()]).start()
     held.append(open_shard(cache, 3))
     monkeypatch.setattr(shard_cache, "ROOM_WAIT_S", 0.1)
-    with pytest.raises(FetchError, match=r"are full of shards in use; raise data\.remote_cache_gib, or set"):
+    with pytest.raises(FetchError, match=r"hold shards in use; raise data\.remote_cache_gib, or set"):
         open_shard(cache, 4)
     for descriptor in held:
-        let_go(descriptor)
+        release(descriptor)
     use(cache, 4)
 
 
-def test_what_is_on_its_way_counts_whole(cache: ShardCache) -> None:
-    """And when nobody fetches it any more, it goes like all else."""
+def test_a_partial_shard_counts_whole(cache: ShardCache) -> None:
+    """And is removed like any other when no process downloads it any more."""
     use(cache, 0)
     begun = tar_of(cache, 1).with_name(f"1.tar.{SHARD_BYTES}.partial")
     begun.write_bytes(b"x")
     time.sleep(0.01)
     for number in (2, 3):
         use(cache, number)
-    assert [name for name in kept(cache) if "index" not in name] == [begun.name, "2.tar", "3.tar"]
+    assert [name for name in cached(cache) if "index" not in name] == [begun.name, "2.tar", "3.tar"]
     use(cache, 4)
     assert not begun.exists()
 
 
-def test_what_is_not_ours_is_left_alone(cache: ShardCache) -> None:
+def test_other_files_are_left_alone(cache: ShardCache) -> None:
     mine = cache.subfolder("mine") / "a.tar"
     mine.write_bytes(b"x" * 5000)
     elsewhere = cache.folder.parent / "elsewhere"
@@ -126,7 +128,7 @@ def test_what_is_not_ours_is_left_alone(cache: ShardCache) -> None:
     assert (elsewhere / "b.tar").exists()
 
 
-def test_a_shard_that_is_cut_off_or_has_lost_its_index_is_fetched_again(cache: ShardCache) -> None:
+def test_a_shard_that_is_truncated_or_has_lost_its_index_is_downloaded_again(cache: ShardCache) -> None:
     use(cache, 0)
     os.truncate(tar_of(cache, 0), 10)
     use(cache, 0)
@@ -136,14 +138,14 @@ def test_a_shard_that_is_cut_off_or_has_lost_its_index_is_fetched_again(cache: S
     assert index_path(tar_of(cache, 0)).exists()
 
 
-def test_no_leave_to_write_is_one_line(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_raises_user_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"file/x: cannot be made \(Not a directory\); set data\.remote_cache"):
+    with pytest.raises(UserError, match=r"file/x: cannot be created \(Not a directory\); set data\.remote_cache"):
         ShardCache(tmp_path / "file", 10).subfolder("x")
 
 
 def count_bytes(folder: Path) -> int:
-    """Of all shards; some may go meanwhile."""
+    """Bytes of all shards; some may be removed meanwhile."""
     total = 0
     for path in folder.glob("*/*.tar"):
         with contextlib.suppress(FileNotFoundError):
@@ -152,7 +154,7 @@ def count_bytes(folder: Path) -> int:
 
 
 def test_random_reads_through_a_cache_that_is_smaller_than_the_data(few_shards: Path, tmp_path: Path) -> None:
-    """Threads of two readers, each image right, and never more on the disk than allowed."""
+    """Threads of two readers: each image is right, and the cache never exceeds its limit."""
     largest_bytes = max(shard.num_bytes for shard in read_manifest(few_shards).shards)
     limit_bytes = 4 * largest_bytes
     right = expected(few_shards)
@@ -166,7 +168,7 @@ def test_random_reads_through_a_cache_that_is_smaller_than_the_data(few_shards: 
                 sample = reader.read(i)
                 if (sample.content, sample.label) != right[i]:
                     problems.append(i)
-                # Looked at file by file, one that goes and one that comes may both be counted: not three times.
+                # Counted file by file, a removed shard and its successor may both count: but not three times.
                 used_bytes = min(count_bytes(tmp_path) for _ in range(3))
                 if used_bytes > limit_bytes:
                     problems.append(used_bytes)
@@ -178,33 +180,33 @@ def test_random_reads_through_a_cache_that_is_smaller_than_the_data(few_shards: 
             thread.join(60)
         assert problems == []
         assert len(tars(tmp_path)) <= 4
-        assert sum(reader.folder.traffic.num_shards for reader in readers) > 12  # some came again
+        assert sum(reader.folder.traffic.num_shards for reader in readers) > 12  # some were downloaded again
 
 
-def test_a_cache_that_cannot_do_is_refused_before_anything_is_fetched(few_shards: Path, tmp_path: Path) -> None:
+def test_a_cache_that_is_too_small_raises_user_error_before_any_download(few_shards: Path, tmp_path: Path) -> None:
     with serve(few_shards) as served:
         with pytest.raises(UserError) as error:
             reader_of(data_of(served.url, tmp_path, remote_cache_gib=0.0001), num_local=2)
-        assert "data.remote_cache_gib: 0.0001 is too little for 2 processes of a node and shards of" in str(error.value)
+        assert "data.remote_cache_gib: 0.0001 is too small for 2 ranks of a node and shards of" in str(error.value)
         needed = float(str(error.value).rpartition("at least ")[2])
         reader_of(data_of(served.url, tmp_path, remote_cache_gib=needed), num_local=2).read(0)
 
 
 FULL = """
 import sys
-from tests.data.remote.test_remote import *
+from tests.data.remote.far import *
 reader_of(data_of({url!r}, Path({cache!r}))).read(0)
 """
 
 
 def test_a_full_disk_is_one_line(few_shards: Path, tmp_path: Path) -> None:
-    """On a file system of its own, seen by one process only."""
+    """On a file system of its own, mounted for one process only."""
     unshare = shutil.which("unshare")
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = f"mount -t tmpfs -o size=28k none {disk}"
     if unshare is None or subprocess.run([unshare, "-m", "sh", "-c", mount], capture_output=True).returncode:
-        pytest.skip("no leave to mount a small file system")
+        pytest.skip("not allowed to mount a small file system")
     with serve(few_shards) as served:
         program = FULL.format(url=served.url, cache=str(disk / "cache"))
         words = [unshare, "-m", "sh", "-c", f'{mount} && exec "$0" -c "$1"', sys.executable, program]
@@ -212,4 +214,7 @@ def test_a_full_disk_is_one_line(few_shards: Path, tmp_path: Path) -> None:
     assert ended.returncode == 1
     last = ended.stderr.splitlines()[-1]
     assert last.startswith(f"launcher.errors.FetchError: {disk}/cache/")
-    assert "train-00000.tar: cannot be kept (No space left on device); make room, lower data.remote_cache_gib" in last
+    assert (
+        "train-00000.tar: cannot be written (No space left on device); free disk space, lower data.remote_cache_gib"
+        in last
+    )

@@ -12,7 +12,7 @@ def test_entering_the_same_phase_again_is_progress() -> None:
     assert beacon.position is not before
 
 
-def test_waiting_is_part_of_a_phase() -> None:
+def test_waiting_ends_at_the_position_before() -> None:
     beacon = Beacon()
     beacon.enter("save", 7)
     with beacon.waiting():
@@ -24,7 +24,7 @@ def test_waiting_is_part_of_a_phase() -> None:
     assert beacon.position == ("reduce", 7, True)
 
 
-def test_the_first_reader_that_is_reading_says_where() -> None:
+def test_reading_is_that_of_the_first_busy_reader() -> None:
     beacon = Beacon()
     assert beacon.reading() is None
     beacon.readers = [lambda: None, lambda: "a.tar: image 3", lambda: "b.tar: image 4"]

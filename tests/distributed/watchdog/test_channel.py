@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from launcher.distributed.watchdog.channel import NullChannel, UdpChannel, open_coordinator, open_peer
+from launcher.distributed.watchdog.channel import MAX_TEXT, NullChannel, UdpChannel, open_coordinator, open_peer
 
 
 @pytest.fixture
 def pair() -> Iterator[tuple[UdpChannel, UdpChannel]]:
-    """Rank 0's and another's."""
+    """Rank 0's channel and another rank's."""
     coordinator, host = open_coordinator("127.0.0.1", is_one_node=True)
     peer = open_peer(host, coordinator.socket.getsockname()[1], coordinator.token)
     yield coordinator, peer
@@ -21,7 +21,7 @@ def pair() -> Iterator[tuple[UdpChannel, UdpChannel]]:
 
 def test_messages_go_both_ways(pair: tuple[UdpChannel, UdpChannel]) -> None:
     coordinator, peer = pair
-    coordinator.send(3, {"rank": 0})  # not heard of yet: goes nowhere
+    coordinator.send(3, {"rank": 0})  # its address is not known yet: lost
     peer.send(0, {"rank": 3, "words": "größe"})
     assert coordinator.receive(5) == {"rank": 3, "words": "größe"}
     coordinator.send(3, {"rank": 0, "ending": None})
@@ -41,7 +41,7 @@ def test_a_message_of_another_run_is_ignored(pair: tuple[UdpChannel, UdpChannel]
     assert coordinator.senders == {}
 
 
-def test_a_closed_coordinator_is_no_error(pair: tuple[UdpChannel, UdpChannel]) -> None:
+def test_sending_to_a_closed_coordinator_is_no_error(pair: tuple[UdpChannel, UdpChannel]) -> None:
     coordinator, peer = pair
     coordinator.close()
     for _ in range(3):
@@ -49,8 +49,8 @@ def test_a_closed_coordinator_is_no_error(pair: tuple[UdpChannel, UdpChannel]) -
         assert peer.receive(0.01) is None
 
 
-def test_rank_0_is_found_where_the_other_nodes_can_see_it() -> None:
-    """The address by which this node sees the master, which here is itself; never 127.0.0.1 under another name."""
+def test_rank_0_listens_at_an_address_for_other_nodes() -> None:
+    """The master is this node: its host name, and never 127.0.0.1 under another name."""
     name = socket.gethostname()
     coordinator, host = open_coordinator(name, is_one_node=False)
     peer = open_peer(host, coordinator.socket.getsockname()[1], coordinator.token)
@@ -59,6 +59,13 @@ def test_rank_0_is_found_where_the_other_nodes_can_see_it() -> None:
     assert not host.startswith("127.")
     coordinator.close()
     peer.close()
+
+
+def test_the_longest_text_fits_a_message(pair: tuple[UdpChannel, UdpChannel]) -> None:
+    coordinator, peer = pair
+    message = {"rank": 3, "text": MAX_TEXT * "\N{WHALE}"}
+    peer.send(0, message)
+    assert coordinator.receive(5) == message
 
 
 def test_closing_a_null_channel_wakes_its_reader() -> None:

@@ -1,4 +1,4 @@
-"""Networks with weights that show what cutting and folding do, and how far the parts are from the whole."""
+"""Networks whose weights show errors of splitting and folding, and the difference of the two parts from the whole."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from launcher.models.zoo import Network, build_model
 from launcher.recipe.backbone import Backbone, ExceptLast, Parts
 
 NUM_OUTPUTS = 50
-"""With two images a hundred numbers, so that a cosine means something."""
+"""A hundred outputs for two images: enough for a cosine."""
 
 LAST = ExceptLast(except_last=1)
 
 FP64, FP32, BF16 = 1e-10, 1e-4, 1e-3
-"""Largest relative difference, and in bf16 largest difference of a cosine from 1. In bf16 a random network may itself
-be further from what it gives in fp32: twice that is the limit then."""
+"""Largest relative difference; in bf16 the largest difference of a cosine from 1. When the whole network itself differs
+more than that between bf16 and fp32, twice that difference is the limit."""
 
 
 def bf16() -> AbstractContextManager[None]:
@@ -33,12 +33,12 @@ def bf16() -> AbstractContextManager[None]:
 
 
 def quick_normal(tensor: Tensor, mean: float = 0.0, std: float = 1.0, *_: object, **__: object) -> Tensor:
-    """Instead of truncated normal numbers, which take tens of seconds a network."""
+    """Instead of truncated normal numbers, which take tens of seconds per network."""
     return nn.init.normal_(tensor, mean, std)
 
 
 def build_random(name: str, side: int) -> tuple[Network, Tensor]:
-    """The network with no constant tensors, and BatchNorm statistics that are near those of two images."""
+    """The network without constant tensors, with BatchNorm statistics near those of two images."""
     torch.manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("torch.nn.init.trunc_normal_", quick_normal)
@@ -62,16 +62,16 @@ def randomise(model: nn.Module, images_BCHW: Tensor) -> None:
     for norm in norms:
         if norm.running_mean is not None and norm.running_var is not None:
             norm.running_mean.add_(norm.running_var.sqrt() * torch.randn_like(norm.running_mean), alpha=0.2)
-            # Larger than it is: with its own variance a random network magnifies rounding errors from layer to layer.
+            # Larger than the batch's: otherwise a random network magnifies rounding errors from layer to layer.
             norm.running_var.mul_(torch.rand_like(norm.running_var) + 1.0)
     model.eval()
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Largest difference from the whole network over the largest value; in bf16 the cosine's from 1.
+    """Largest difference from the whole network over the largest value; `bf16`: difference of the cosine from 1.
 
-    `whole_bf16`: of the whole network in bf16 from itself in fp32.
+    `whole_bf16`: that difference of the whole network in bf16 from itself in fp32.
     """
 
     boundary: tuple[str, ...]
@@ -87,23 +87,23 @@ class Compared:
 
 
 def compare(network: Network, name: str, parts: Parts, images_BCHW: Tensor) -> Compared:
-    """The network cut where `parts` ends and run by the engine, beside the network itself. Raise CutError."""
+    """Compare the network, split where `parts` ends and run by the engine, with itself. Raise SplitError."""
     model = network.model
     freeze(network, frozen_names(network, parts))
-    two = split_frozen(model, name, [images_BCHW])
+    split = split_frozen(model, name, [images_BCHW])
     whole = _forward(model, images_BCHW)
     whole_bf16 = _forward(model, images_BCHW, bf16)
-    ours = _forward_cut(two, model, images_BCHW)
-    ours_bf16 = _forward_cut(two, model, images_BCHW, bf16, torch.bfloat16)
+    ours = _forward_split(split, model, images_BCHW)
+    ours_bf16 = _forward_split(split, model, images_BCHW, bf16, torch.bfloat16)
     images_BCHW = images_BCHW.double()
-    two = split_frozen(
+    split = split_frozen(
         model.double(), name, [images_BCHW]
-    )  # anew, for constants that tracing finds are in the model's precision
-    exact, ours_exact = _forward(model, images_BCHW), _forward_cut(two, model, images_BCHW)
-    gradients = _gradient_difference(model, two, images_BCHW)
+    )  # again: constants found by tracing have the model's precision
+    exact, ours_exact = _forward(model, images_BCHW), _forward_split(split, model, images_BCHW)
+    gradients = _gradient_difference(model, split, images_BCHW)
     model.float()
     return Compared(
-        two.boundary,
+        split.boundary,
         fp64=relative(ours_exact, exact),
         gradients=gradients,
         fp32=relative(ours, whole),
@@ -122,25 +122,25 @@ def _forward(
 
 
 @torch.no_grad()
-def _forward_cut(
-    two: FrozenSplit,
+def _forward_split(
+    split: FrozenSplit,
     model: nn.Module,
     images_BCHW: Tensor,
     autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    values = Engine(two.prefix, autocast, dtype)(images_BCHW)
+    values = Engine(split.frozen, autocast, dtype)(images_BCHW)
     with autocast():
-        outputs: Tensor = two.eval_trainable(model).eval().to(images_BCHW.dtype)(*values)
+        outputs: Tensor = split.eval_trainable(model).eval().to(images_BCHW.dtype)(*values)
     return outputs
 
 
-def _gradient_difference(model: nn.Module, two: FrozenSplit, images_BCHW: Tensor) -> float:
-    """Of training, with the same random numbers, over the largest gradient."""
+def _gradient_difference(model: nn.Module, split: FrozenSplit, images_BCHW: Tensor) -> float:
+    """Largest difference of a gradient in training, with the same random numbers, over the largest gradient."""
     with torch.no_grad():
-        values = two.prefix(images_BCHW)
+        values = split.frozen(images_BCHW)
     found: list[dict[str, Tensor]] = []
-    forwards: list[Callable[[], Tensor]] = [lambda: model(images_BCHW), lambda: two.suffix(*values)]
+    forwards: list[Callable[[], Tensor]] = [lambda: model(images_BCHW), lambda: split.trainable(*values)]
     for forward in forwards:
         set_training(model)
         torch.manual_seed(1)

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from launcher.errors import UserError
-from launcher.models.frozen.engine import COMPILE_FLOP, Engine, images_at_once, should_compile
+from launcher.models.frozen.engine import COMPILE_FLOP, Engine, chunk_size, should_compile
 from tests.models.frozen.splits import bf16, randomise, relative
 
 
 class Net(nn.Module):
-    """Convolutions that can be folded, and all kinds that cannot. `forward` is chosen by name."""
+    """A convolution whose BatchNorm can be folded, or one of the forms where it cannot."""
 
     def __init__(self, form: str) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ def norms_in(engine: Engine) -> int:
         ("no convolution before", 1),
     ],
 )
-def test_batchnorm_is_folded_where_that_is_the_same(form: str, num_left: int) -> None:
+def test_batchnorm_is_folded_where_values_stay_the_same(form: str, num_left: int) -> None:
     torch.manual_seed(0)
     model, images_BCHW = Net(form), torch.randn(4, 3, 8, 8)
     randomise(model, images_BCHW)
@@ -72,7 +72,7 @@ def test_batchnorm_is_folded_where_that_is_the_same(form: str, num_left: int) ->
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_timms_own_layers_are_not_taken_for_plain_ones() -> None:
+def test_timms_own_layers_are_not_folded_as_plain_ones() -> None:
     layers = pytest.importorskip("timm.layers")
     torch.manual_seed(0)
     parts = [layers.ScaledStdConv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), layers.BatchNormAct2d(8)]
@@ -81,11 +81,11 @@ def test_timms_own_layers_are_not_taken_for_plain_ones() -> None:
     wrapped = nn.Sequential(model)
     graph = _leaf_trace(wrapped)
     with torch.no_grad():
-        whole = model(images_BCHW)
-        assert relative(Engine(graph, nullcontext, None)(images_BCHW)[0], whole[0]) < 1e-5
+        expected = model(images_BCHW)
+        assert relative(Engine(graph, nullcontext, None)(images_BCHW)[0], expected[0]) < 1e-5
         with bf16():
-            whole_bf16 = model(images_BCHW)
-        torch.testing.assert_close(Engine(graph, bf16, torch.bfloat16)(images_BCHW)[0], whole_bf16[0])
+            model_bf16 = model(images_BCHW)
+        torch.testing.assert_close(Engine(graph, bf16, torch.bfloat16)(images_BCHW)[0], model_bf16[0])
 
 
 def _leaf_trace(model: nn.Module) -> fx.GraphModule:
@@ -96,7 +96,7 @@ def _leaf_trace(model: nn.Module) -> fx.GraphModule:
     return fx.GraphModule(model, Tracer().trace(model))
 
 
-def test_weights_are_kept_in_amps_precision_and_the_networks_are_not() -> None:
+def test_the_engines_weights_have_amps_type_and_the_networks_do_not() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.LayerNorm(6))
     engine = Engine(fx.symbolic_trace(model), bf16, torch.bfloat16)
     dtypes = {name: tensor.dtype for name, tensor in engine._eager.named_parameters()}
@@ -107,7 +107,7 @@ def test_weights_are_kept_in_amps_precision_and_the_networks_are_not() -> None:
     assert {tensor.dtype for tensor in model.parameters()} == {torch.float32}
 
 
-def test_no_gradients_are_kept() -> None:
+def test_values_have_no_gradients() -> None:
     model = Net("plain")
     (values,) = engine_of(model)(torch.randn(2, 3, 8, 8, requires_grad=True))
     assert not values.requires_grad
@@ -115,7 +115,7 @@ def test_no_gradients_are_kept() -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_floating_point_operations_are_those_of_the_convolution() -> None:
+def test_flop_are_those_of_the_convolution() -> None:
     model = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.BatchNorm2d(5), nn.ReLU())
     # 8 x 8 x 5 sums of 3 x 3 x 3 products, an addition each.
     assert engine_of(model).count_flop(torch.randn(1, 3, 8, 8)) == 2 * 8 * 8 * 5 * 27
@@ -132,7 +132,7 @@ def test_floating_point_operations_are_those_of_the_convolution() -> None:
         ("auto", 8_000_000_000, 250_000, "cuda", (True, "250,000 images of 8.0 GFLOP repay the compilation")),
     ],
 )
-def test_compiling_is_for_enough_work(
+def test_compiling_repays_from_a_number_of_flop(
     wanted: str, flop: int, num_images: int, device: str, expected: tuple[bool, str]
 ) -> None:
     assert should_compile(wanted, flop, num_images, device) == expected  # type: ignore[arg-type]
@@ -143,12 +143,12 @@ def test_compiling_is_for_enough_work(
     ("num", "side", "expected"),
     [(32, 224, 16), (33, 224, 11), (16, 224, 16), (17, 224, 9), (5, 900, 1), (1, 4000, 1), (512, 32, 512)],
 )
-def test_a_batch_goes_through_in_equal_parts_that_fit_the_caches(num: int, side: int, expected: int) -> None:
-    assert images_at_once(torch.empty(num, 3, side, side, device="cpu", dtype=torch.uint8)) == expected
-    assert images_at_once(torch.empty(num, 3, side, side, device="meta")) == num
+def test_chunks_are_equal_and_fit_the_caches(num: int, side: int, expected: int) -> None:
+    assert chunk_size(torch.empty(num, 3, side, side, device="cpu", dtype=torch.uint8)) == expected
+    assert chunk_size(torch.empty(num, 3, side, side, device="meta")) == num
 
 
-def test_a_batch_in_parts_gives_what_it_gives_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_give_the_values_of_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     model, images_BCHW = Net("plain"), torch.randn(10, 3, 8, 8)
     engine = engine_of(model)
     expected = engine(images_BCHW)[0]
@@ -159,7 +159,7 @@ def test_a_batch_in_parts_gives_what_it_gives_whole(monkeypatch: pytest.MonkeyPa
     assert seen == [4, 4, 2]
 
 
-def test_compiled_gives_what_eager_gives_for_every_number_of_images() -> None:
+def test_compiled_values_are_those_of_eager_for_every_batch_size() -> None:
     torch.manual_seed(0)
     model, images_BCHW = Net("plain"), torch.randn(10, 3, 8, 8)
     randomise(model, images_BCHW)
@@ -170,11 +170,11 @@ def test_compiled_gives_what_eager_gives_for_every_number_of_images() -> None:
         (values,) = engine(images_BCHW[:num])
         assert not values.requires_grad
         torch.testing.assert_close(values, expected[:num], rtol=1e-5, atol=1e-5)
-    engine.forget_compiled()
+    engine.use_eager()
     assert torch.equal(engine(images_BCHW)[0], expected)
 
 
-def test_a_compiler_that_fails_is_one_line_and_eager_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_compilation_is_a_user_error_and_leaves_eager(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> object:
         def call(images_BCHW: Tensor) -> None:
             raise RuntimeError("no C++ compiler\n  found: " + "x" * 500)

@@ -43,10 +43,10 @@ BLOCKS = {
     "timm/efficientnet_lite0": f"conv_stem+bn1 {' '.join(f'blocks.{i}' for i in range(7))} conv_head+bn2",
     "timm/levit_128s": "stem.conv1 stem.conv2 stem.conv3 stem.conv4 stages.0 stages.1 stages.2+head.bn+head_dist.bn",
 }
-"""`features.` and `encoder.layers.` are left out."""
+"""Blocks of networks; without the prefixes `features.` and `encoder.layers.`."""
 
 SHOWN = "conv1 + bn1, layer1, layer2, layer3, layer4"
-"""ResNet's, in messages."""
+"""Blocks of a ResNet in messages."""
 
 
 def build_meta(name: str, parts: Parts = "backbone", head: Head | None = None) -> Network:
@@ -58,14 +58,14 @@ def build_meta(name: str, parts: Parts = "backbone", head: Head | None = None) -
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_blocks_of_families(name: str) -> None:
+def test_blocks_follow_the_layers_of_each_family(name: str) -> None:
     blocks = ["+".join(block) for block in find_blocks(build_meta(name))]
     shown = " ".join(block.replace("features.", "").replace("encoder.layers.", "") for block in blocks)
     assert shown == BLOCKS[name]
 
 
 OUTSIDE = {"vit": {"class_token", "encoder.pos_embedding"}}
-"""Parameters of no block: they lie before the first."""
+"""Parameters outside of all blocks."""
 
 
 def count_in(name: str, block: tuple[str, ...]) -> int:
@@ -104,13 +104,13 @@ def test_every_parameter_of_a_backbone_is_in_one_block(name: str) -> None:
         ("timm/levit_128s", "backbone", {"head.linear", "head_dist.linear"}),
     ],
 )
-def test_what_trains_beside_the_frozen_part(name: str, parts: Parts, trained: set[str]) -> None:
+def test_parameters_outside_of_the_frozen_part_train(name: str, parts: Parts, trained: set[str]) -> None:
     model = build_meta(name, parts).model
     for each, parameter in model.named_parameters():
         assert parameter.requires_grad == any(each.startswith(f"{module}.") for module in trained), each
 
 
-def test_patterns_reach_into_modules_and_name_single_tensors() -> None:
+def test_patterns_match_modules_and_single_tensors() -> None:
     network = build_meta("resnet18", "none")
     assert frozen_names(network, "none") == frozenset()
     assert frozen_names(network, ("layer1.*.bn1",)) == {
@@ -137,11 +137,11 @@ def test_patterns_reach_into_modules_and_name_single_tensors() -> None:
         ("resnet18", ("layer4.0.conv3",), "'layer4.0.conv3' is no part of the network; did you mean 'layer4.0.conv2'?"),
         ("resnet18", ("layer",), "'layer' is no part of the network; did you mean 'layer4'?"),
         ("resnet18", ("*",), "leaves nothing to train"),
-        ("lenet", ExceptLast(except_last=4), "leaves nothing frozen: write none"),
+        ("lenet", ExceptLast(except_last=4), "freezes nothing: write none"),
         ("lenet", ("conv*", "fc?"), "leaves nothing to train"),
     ],
 )
-def test_what_cannot_be_frozen_is_one_line(name: str, parts: Parts, line: str) -> None:
+def test_wrong_parts_are_a_user_error(name: str, parts: Parts, line: str) -> None:
     network = build_shapes(Backbone(name=name))
     with pytest.raises(UserError) as error:
         frozen_names(network, parts)
@@ -157,7 +157,7 @@ def network() -> Network:
 
 
 def train_steps(network: Network, begin: Callable[[], object], side: int = 32) -> None:
-    """Three steps on everything that has a gradient, after `begin` has set the modes."""
+    """Three steps of everything that trains, each after `begin` has set the modes."""
     trainable = [parameter for parameter in network.model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trainable, lr=0.5, momentum=0.9, weight_decay=0.1)
     for _ in range(3):
@@ -165,13 +165,13 @@ def train_steps(network: Network, begin: Callable[[], object], side: int = 32) -
         network.model(torch.randn(4, 3, side, side)).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-        network.model.eval()  # as an evaluation between two epochs does
+        network.model.eval()  # as after an evaluation
 
 
 @pytest.mark.parametrize(
     ("parts", "trained"), [("backbone", ("fc.",)), (ExceptLast(except_last=1), ("fc.", "layer4."))], ids=str
 )
-def test_resnet50_keeps_every_frozen_tensor_and_the_hash_sees_batchnorm_that_counts_on(
+def test_resnet50_keeps_every_frozen_tensor_and_the_hash_sees_a_batchnorm_in_training_mode(
     parts: Parts, trained: tuple[str, ...]
 ) -> None:
     torch.manual_seed(0)
@@ -195,7 +195,7 @@ def test_the_hash_sees_every_tensor(network: Network, name: str) -> None:
     assert frozen_sha256(network.model) != sha256
 
 
-def test_the_hash_is_of_what_is_frozen_alone(network: Network) -> None:
+def test_the_hash_ignores_what_trains(network: Network) -> None:
     freeze(network, frozen_names(network, ("conv1", "layer1")))
     sha256 = frozen_sha256(network.model)
     tensors = network.model.state_dict()
@@ -206,7 +206,7 @@ def test_the_hash_is_of_what_is_frozen_alone(network: Network) -> None:
     assert frozen_sha256(network.model) != sha256
 
 
-def test_the_hash_does_not_depend_on_modes_nor_on_memory_layout(network: Network) -> None:
+def test_the_hash_does_not_depend_on_modes_or_memory_format(network: Network) -> None:
     sha256 = frozen_sha256(network.model)
     network.model.to(memory_format=torch.channels_last)
     assert frozen_sha256(network.model) == sha256
@@ -217,7 +217,7 @@ def modes(model: nn.Module, kind: type[nn.Module]) -> list[bool]:
     return [module.training for module in model.modules() if isinstance(module, kind)]
 
 
-def test_the_heads_dropout_is_at_work_and_the_backbones_batchnorm_is_not(network: Network) -> None:
+def test_the_heads_dropout_trains_and_the_backbones_batchnorm_does_not(network: Network) -> None:
     for begin in (network.model.train, network.model.eval):
         begin()
         set_training(network.model)
@@ -229,24 +229,24 @@ def test_the_heads_dropout_is_at_work_and_the_backbones_batchnorm_is_not(network
     ("parts", "expected"),
     [
         ("backbone", [False, False, True]),
-        (ExceptLast(except_last=1), [False, True, True]),  # classifier.3 trains: what comes after it, too
+        (ExceptLast(except_last=1), [False, True, True]),  # classifier.3 trains, and what comes after it
         (ExceptLast(except_last=2), [True, True, True]),
         ("none", [True, True, True]),
     ],
 )
-def test_dropout_before_the_first_layer_that_trains_is_frozen_too(parts: Parts, expected: list[bool]) -> None:
+def test_dropout_before_the_first_layer_that_trains_is_frozen(parts: Parts, expected: list[bool]) -> None:
     model = build_meta("vgg11", parts, Head(dropout=0.5)).model
     set_training(model)
     assert modes(model, nn.Dropout) == expected
 
 
-def test_batchnorm_of_a_block_that_trains_counts() -> None:
+def test_batchnorm_of_a_block_that_trains_is_in_training_mode() -> None:
     model = build_meta("resnet18", ExceptLast(except_last=1)).model
     found = {name for name, mode in training_modes(model).items() if mode and name.rpartition(".")[2].startswith("bn")}
     assert found == {f"layer4.{i}.bn{j}" for i in (0, 1) for j in (1, 2)}
 
 
-def test_stochastic_depth_is_at_work_in_blocks_that_train_only() -> None:
+def test_stochastic_depth_is_random_in_blocks_that_train_only() -> None:
     model = build_meta("convnext_tiny", ExceptLast(except_last=1)).model
     set_training(model)
     depths = {
@@ -268,14 +268,14 @@ def test_without_freezing_everything_trains() -> None:
     assert frozen_sha256(network.model) is None
 
 
-def test_thawing_gives_gradients_back(network: Network) -> None:
+def test_unfreezing_gives_gradients_back(network: Network) -> None:
     freeze(network, frozen_names(network, ExceptLast(except_last=1)))
     freeze(network, frozen_names(network, "none"))
     assert all(parameter.requires_grad for parameter in network.model.parameters())
 
 
 class Shared(nn.Module):
-    """One layer with two names, in one module and across two."""
+    """A layer with two names in one module, and one in two modules."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -306,7 +306,7 @@ def stages(*freezes: object) -> object:
 
 def problems_of(name: str, freeze: object) -> list[str]:
     backbone = Backbone.model_validate({"name": name, "weights": "DEFAULT", "head": "keep", "freeze": freeze})
-    return [f"{problem.path}: {problem.what}" for problem in check_freeze(backbone)]
+    return [f"{problem.path}: {problem.message}" for problem in check_freeze(backbone)]
 
 
 @pytest.mark.parametrize(
@@ -332,15 +332,15 @@ def problems_of(name: str, freeze: object) -> list[str]:
         ),
         (
             stages("none", "backbone"),
-            ["backbone.freeze.schedule.1.freeze: freezes no less than the stage before: stages set parts free"],
+            ["backbone.freeze.schedule.1.freeze: must freeze less than the stage before"],
         ),
         (
             stages("backbone", ("conv1", "bn1", "layer?")),
-            ["backbone.freeze.schedule.1.freeze: freezes no less than the stage before: stages set parts free"],
+            ["backbone.freeze.schedule.1.freeze: must freeze less than the stage before"],
         ),
         (
             stages(("layer1",), ("conv1",)),
-            ["backbone.freeze.schedule.1.freeze: freezes no less than the stage before: stages set parts free"],
+            ["backbone.freeze.schedule.1.freeze: must freeze less than the stage before"],
         ),
     ],
 )
@@ -348,6 +348,6 @@ def test_freezing_is_checked_against_the_network_without_its_weights(freeze: obj
     assert problems_of("resnet18", freeze) == lines
 
 
-def test_a_problem_rests_on_the_networks_name_too() -> None:
+def test_a_problem_depends_on_the_networks_name_too() -> None:
     (problem,) = check_freeze(Backbone(name="lenet", freeze=("conv3",)))
     assert problem.paths == ("backbone.freeze", "backbone.name")

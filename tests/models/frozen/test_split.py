@@ -1,4 +1,4 @@
-"""The two parts of a cut network against the whole, of every family: outputs in evaluation, gradients in training."""
+"""The two parts of a split network against the whole, for every family: outputs, and gradients in training."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ HAS_TIMM = importlib.util.find_spec("timm") is not None
 NAMES = torchvision.models.list_models(module=torchvision.models)
 SIDES = {"inception_v3": 96, "lenet": 32, "maxvit_t": 224}
 TIMM_SIDES = {"mobilenetv5_300m": 256, "nasnetalarge": 96, "pnasnet5large": 96, "qwen3_vit_88m": 256}
-"""Smaller than their weights want, which would take minutes each, and mobilenetv5_300m 19."""
+"""Smaller than for their weights, which takes minutes each, for mobilenetv5_300m 19."""
 MOST_PARAMETERS = 350_000_000
-"""16 bytes each in float64, whole network and engine: what is larger is left out."""
+"""16 bytes each, in float64 for network and engine: larger networks are skipped."""
 
 FAMILIES = [
     ("lenet", "relu_3", "relu_2"),
@@ -47,7 +47,7 @@ FAMILIES = [
     ("timm/resnet18", "global_pool_flatten", "layer3_1_act2"),
     ("timm/efficientnet_lite0", "global_pool_flatten", "blocks_6_0_bn3"),
 ]
-"""With the value that passes from one part to the other: with the backbone frozen, and without its last block."""
+"""Name, boundary with the backbone frozen, and boundary with all but its last block frozen."""
 
 
 def side_of(name: str) -> int:
@@ -55,7 +55,7 @@ def side_of(name: str) -> int:
 
 
 @pytest.mark.parametrize(("name", "boundary", "boundary_of_last"), FAMILIES)
-def test_the_parts_are_the_whole(name: str, boundary: str, boundary_of_last: str) -> None:
+def test_the_parts_compute_the_whole(name: str, boundary: str, boundary_of_last: str) -> None:
     if name.startswith("timm/"):
         pytest.importorskip("timm")
     network, images_BCHW = build_random(name, side_of(name))
@@ -64,8 +64,8 @@ def test_the_parts_are_the_whole(name: str, boundary: str, boundary_of_last: str
     assert [each for each in found if not each.is_same] == []
 
 
-class Unhappy(nn.Module):
-    """Asks a value of its input, which a symbol has not."""
+class Branching(nn.Module):
+    """Branches on a value of its input, which a symbol does not have."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,40 +79,40 @@ class Unhappy(nn.Module):
         return outputs
 
 
-def test_a_network_that_cannot_be_traced_says_why() -> None:
-    model = Unhappy()
+def test_a_network_that_cannot_be_traced_raises_why() -> None:
+    model = Branching()
     freeze(Network(model, "head"), frozenset(("first.weight", "first.bias")))
     with pytest.raises(SplitError, match=r"^torch.fx cannot trace it: symbolically traced variables cannot be used as"):
-        split_frozen(model, "unhappy", [torch.rand(2, 3, 8, 8)])
+        split_frozen(model, "x", [torch.rand(2, 3, 8, 8)])
 
 
 @pytest.mark.parametrize("frozen", [("fc1",), ("conv2", "fc1")])
-def test_nothing_can_be_cut_off_before_a_first_layer_that_trains(frozen: tuple[str, ...]) -> None:
+def test_a_first_layer_that_trains_leaves_nothing_to_split(frozen: tuple[str, ...]) -> None:
     network = build_model(Backbone(name="lenet"), 3)
     freeze(network, frozen_names(network, frozen))
     with pytest.raises(SplitError, match=r"^the first layers train$"):
         split_frozen(network.model, "lenet", [torch.rand(2, 3, 32, 32)])
 
 
-def test_the_second_part_judges_an_average_with_its_own_weights() -> None:
+def test_the_trainable_part_evaluates_an_average_with_its_own_weights() -> None:
     network, images_BCHW = build_random("resnet18", 64)
     freeze(network, frozen_names(network, LAST))
-    two = split_frozen(network.model, "resnet18", [images_BCHW])
+    split = split_frozen(network.model, "resnet18", [images_BCHW])
     average = copy.deepcopy(network.model)
     with torch.no_grad():
         for name, tensor in average.state_dict().items():
             if name.startswith(("layer4.", "fc.")) and tensor.is_floating_point():
                 tensor.mul_(1.5)
-        outputs = two.eval_trainable(average).eval()(*two.prefix(images_BCHW))
+        outputs = split.eval_trainable(average).eval()(*split.frozen(images_BCHW))
         torch.testing.assert_close(outputs, average.eval()(images_BCHW))
         assert not torch.allclose(outputs, network.model.eval()(images_BCHW))
 
 
 def sweep(name: str, side: int) -> Iterator[str]:
-    """A line for each way of freezing; `WRONG` in it where the parts are not the whole."""
+    """A line for each way of freezing, with `WRONG` in it when the parts do not compute the whole."""
     num_parameters = sum(parameter.numel() for parameter in build_shapes(Backbone(name=name)).model.parameters())
     if num_parameters > MOST_PARAMETERS:
-        yield f"{name}: left out, {num_parameters:,} parameters"
+        yield f"{name}: skipped, {num_parameters:,} parameters"
         return
     network, images_BCHW = build_random(name, side)
     for parts in ("backbone", LAST):
@@ -120,7 +120,7 @@ def sweep(name: str, side: int) -> Iterator[str]:
         try:
             found = compare(network, name, parts, images_BCHW)
         except SplitError as error:
-            yield f"{label} not cut: {error}"
+            yield f"{label} not split: {error}"
         else:
             numbers = (
                 f"fp64 {found.fp64:.0e} gradients {found.gradients:.0e} fp32 {found.fp32:.0e} "
@@ -134,14 +134,14 @@ LONG = pytest.mark.skipif("LAUNCHER_LONG_TESTS" not in os.environ, reason="over 
 
 @LONG
 @pytest.mark.parametrize("name", NAMES)
-def test_the_parts_of_every_torchvision_model_are_the_whole(name: str) -> None:
+def test_the_parts_of_every_torchvision_model_compute_the_whole(name: str) -> None:
     lines = list(sweep(name, side_of(name)))
     print("\n".join(lines))
-    assert [line for line in lines if "WRONG" in line or "not cut" in line] == []
+    assert [line for line in lines if "WRONG" in line or "not split" in line] == []
 
 
 SMALL = ("test_", "atto", "femto", "pico", "nano", "xxs", "xs", "tiny", "mini", "small", "lite0", "18", "s12", "_s")
-"""In the names of a family's small models, the smallest first."""
+"""Words in the names of a family's small models, the smallest first."""
 
 
 def smallest(names: list[str]) -> str:
@@ -163,7 +163,7 @@ def timm_names() -> list[str]:
 
 @LONG
 @pytest.mark.parametrize("name", timm_names())
-def test_the_parts_of_every_timm_family_are_the_whole(name: str) -> None:
+def test_the_parts_of_every_timm_family_compute_the_whole(name: str) -> None:
     import timm
 
     config = timm.get_pretrained_cfg(name)
@@ -174,7 +174,7 @@ def test_the_parts_of_every_timm_family_are_the_whole(name: str) -> None:
 
 
 class DropPath(nn.Module):
-    """As timm has it: the mask's scaling in place gives a value that nobody takes."""
+    """As in timm: the result of scaling the mask in place is not used."""
 
     def forward(self, values_BC: Tensor) -> Tensor:
         if not self.training:
@@ -185,7 +185,7 @@ class DropPath(nn.Module):
 
 
 class ChangesInPlace(nn.Module):
-    """A first part, what `change` makes of its values, and a second part that takes them under their old name."""
+    """A first layer, `change` of its values in place, and layers that use them by their old name."""
 
     def __init__(self, change: Callable[[Tensor], object]) -> None:
         super().__init__()
@@ -210,7 +210,7 @@ CHANGES: dict[str, Callable[[Tensor], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_what_is_changed_in_place_stays_changed(change: Callable[[Tensor], object]) -> None:
+def test_changes_in_place_reach_the_trainable_part(change: Callable[[Tensor], object]) -> None:
     network = Network(ChangesInPlace(change), "fc")
     torch.manual_seed(0)
     found = compare(network, "x", ("first",), torch.randn(2, 3, 2, 2))
@@ -219,7 +219,7 @@ def test_what_is_changed_in_place_stays_changed(change: Callable[[Tensor], objec
 
 
 class DoublesInTraining(nn.Module):
-    """What it does to a part of a tensor reaches the whole of it, which no graph shows."""
+    """Changes a slice of a tensor, and so the tensor, which no graph shows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -232,18 +232,18 @@ class DoublesInTraining(nn.Module):
         return self.fc(values_BC)  # type: ignore[no-any-return]
 
 
-def test_parts_that_give_something_else_in_training_only_are_not_used() -> None:
+def test_parts_that_differ_from_the_whole_in_training_only_are_refused() -> None:
     model = DoublesInTraining()
     freeze(Network(model, "fc"), frozenset(("first.weight", "first.bias")))
     before, seed = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    with pytest.raises(SplitError, match=r"^in training its parts give something else than the whole$"):
+    with pytest.raises(SplitError, match=r"^in training its two parts compute something else than the whole$"):
         split_frozen(model, "x", [torch.ones(2, 3, 2, 2) * torch.tensor([1.0, -1.0]).view(2, 1, 1, 1)])
     torch.testing.assert_close(dict(model.state_dict()), dict(before), rtol=0, atol=0)
     assert torch.equal(torch.get_rng_state(), seed)
 
 
 class WithConstant(nn.Module):
-    """Its code makes a tensor, which tracing keeps as a numbered constant of the model."""
+    """Makes a tensor, which tracing stores as a numbered constant of the model."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -255,7 +255,7 @@ class WithConstant(nn.Module):
         return self.fc(self.conv(images_BCHW).mean((2, 3)) * scale)  # type: ignore[no-any-return]
 
 
-def test_what_a_part_computes_has_one_hash_however_often_it_is_cut() -> None:
+def test_the_hash_of_a_frozen_part_is_the_same_for_every_split() -> None:
     model = WithConstant()
     model.conv.requires_grad_(False)
     hashes = {frozen_part_sha256(split_frozen(model, "x", [torch.randn(2, 3, 8, 8)])) for _ in range(3)}

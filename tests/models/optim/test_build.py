@@ -103,7 +103,7 @@ def test_biases_and_normalisation_do_not_decay(resnet: Network) -> None:
     assert [(group["weight_decay"], group["lr_scale"]) for group in (weights, others)] == [(DECAY, 1.0), (0.0, 1.0)]
 
 
-def test_the_backbone_has_a_rate_of_its_own(resnet: Network) -> None:
+def test_backbone_lr_is_the_rate_of_the_backbone(resnet: Network) -> None:
     groups = groups_of(resnet, backbone_lr=0.02)
     assert [(round(group["lr_scale"], 9), group["weight_decay"]) for group in groups] == [
         (0.2, DECAY),
@@ -114,12 +114,12 @@ def test_the_backbone_has_a_rate_of_its_own(resnet: Network) -> None:
     assert [names_in(resnet, group) for group in groups[2:]] == [["fc.weight"], ["fc.bias"]]
 
 
-def test_rates_fall_from_block_to_block(resnet: Network) -> None:
+def test_layer_decay_lowers_rates_from_block_to_block(resnet: Network) -> None:
     blocks = {"layer4": 0.5, "layer3": 0.25, "layer2": 0.125, "layer1": 0.0625}
     assert scales_of(resnet, layer_decay=0.5) == {"conv1": 0.03125, "bn1": 0.03125, **blocks, "fc": 1.0}
 
 
-def test_rates_of_a_vision_transformer() -> None:
+def test_layer_decay_covers_all_of_a_vision_transformer() -> None:
     network = build_shapes(Backbone(name="vit_b_32"))
     found = {
         name: group["lr_scale"] for group in groups_of(network, layer_decay=0.9) for name in names_in(network, group)
@@ -146,7 +146,7 @@ def test_rates_do_not_depend_on_what_is_frozen(resnet: Network) -> None:
     assert some == {name: free[name] for name in ("layer3", "layer4", "fc")}
 
 
-def test_what_is_set_free_later_comes_in_groups_of_its_own(resnet: Network) -> None:
+def test_parameters_that_are_freed_later_get_groups_of_their_own(resnet: Network) -> None:
     freeze(resnet, frozen_names(resnet, ExceptLast(except_last=1)))
     first = [name for group in groups_of(resnet, layer_decay=0.5) for name in names_in(resnet, group)]
     freeze(resnet, frozenset())
@@ -174,8 +174,8 @@ def test_frozen_parameters_are_not_in_the_optimizer() -> None:
     assert [id(parameter) for parameter in group["params"]] == [id(net[3].weight)]
 
 
-def test_an_overflow_is_seen_in_fp16() -> None:
-    """By a real gradient scaler: a fused optimizer would leave the step out in silence."""
+def test_fp16_has_no_fused_optimizer_that_hides_an_overflow() -> None:
+    """With a real gradient scaler: a fused optimizer would skip the step in silence."""
     net = make_net()
     scaler = torch.amp.GradScaler("cpu")
     optimizer = build(Sgd(name="sgd", lr=0.1), net, "fp16")

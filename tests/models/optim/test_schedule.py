@@ -49,34 +49,34 @@ def rise(optimizer: SGD, steps: int) -> LinearLR:
     return LinearLR(optimizer, start_factor=1 / steps, total_iters=steps - 1)
 
 
-def test_constant() -> None:
+def test_constant_is_1() -> None:
     assert our_factors({"name": "constant"}) == [1.0] * TOTAL
 
 
-def test_constant_after_warmup() -> None:
+def test_constant_rises_in_the_warmup() -> None:
     assert our_factors({"name": "constant", "warmup": 2}) == pytest.approx(torch_factors(lambda o: rise(o, 16)))
 
 
 @pytest.mark.parametrize("every", [1, 3, "5st", "20im"])
-def test_step(every: int | str) -> None:
+def test_step_is_torchs(every: int | str) -> None:
     steps = {1: 8, 3: 24, "5st": 5, "20im": 3}[every]
     ours = our_factors({"name": "step", "every": every, "gamma": 0.3})
     assert ours == pytest.approx(torch_factors(lambda o: StepLR(o, steps, 0.3)))
 
 
-def test_step_drops_count_from_the_start_with_warmup_too() -> None:
+def test_steps_are_counted_from_the_start_with_a_warmup_too() -> None:
     ours = our_factors({"name": "step", "every": 3, "warmup": 2})
     assert ours == pytest.approx(torch_factors(lambda o: ChainedScheduler([rise(o, 16), StepLR(o, 24)])))
 
 
 @pytest.mark.parametrize("end", [0.0, 0.1])
-def test_cosine(end: float) -> None:
+def test_cosine_is_torchs(end: float) -> None:
     ours = our_factors({"name": "cosine", "end_factor": end})
     assert ours == pytest.approx(torch_factors(lambda o: CosineAnnealingLR(o, TOTAL, end)))
 
 
 @pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step")  # torch's own SequentialLR does that
-def test_cosine_after_warmup() -> None:
+def test_cosine_starts_after_the_warmup() -> None:
     ours = our_factors({"name": "cosine", "warmup": 2})
     theirs = torch_factors(
         lambda o: SequentialLR(o, [rise(o, 16), CosineAnnealingLR(o, TOTAL - 16)], milestones=[16]),
@@ -85,7 +85,7 @@ def test_cosine_after_warmup() -> None:
 
 
 @pytest.mark.parametrize(("warmup", "share"), [(None, 0.3), (1, 0.1), (5, 0.5)])
-def test_onecycle(warmup: int | None, share: float) -> None:
+def test_onecycle_is_torchs(warmup: int | None, share: float) -> None:
     theirs = torch_factors(
         lambda o: OneCycleLR(o, 1.0, total_steps=TOTAL, pct_start=share, cycle_momentum=False), TOTAL - 1
     )
@@ -112,7 +112,7 @@ def test_factors_are_between_0_and_1_however_short_the_training(schedule: dict[s
     assert all(0 < factor <= 1 for factor in factors)
 
 
-def test_a_step_alone_decides() -> None:
+def test_factors_depend_on_the_step_only() -> None:
     sections: dict[str, Any] = {"schedule": {"name": "cosine", "warmup": 1}}
     plan, schedule = plan_of(**sections), recipe_of(**sections).schedule
     steps = list(range(1, plan.total_steps + 1))

@@ -1,21 +1,22 @@
-"""The search's folder: one search, and one process at a time that works in it."""
+"""The search's folder: it holds one search, and one process at a time works in it."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from launcher.commands.jobs.tune.search import LoadedSearch, Search, Span, Value
-from launcher.commands.jobs.tune.trial import Task
+from launcher.commands.jobs.tune.plan import SearchPlan
+from launcher.commands.jobs.tune.search import LoadedSearch, Search, show_domain
 from launcher.errors import RecipeError, RunError
 from launcher.recipe.lock import find_differences, is_allowed
 from launcher.recipe.parse import LoadedRecipe, render_recipe
 from launcher.recipe.problem import Problem
-from launcher.run.folder import FREE, IN_USE, claim
+from launcher.run.folder import FREE
+from launcher.run.lock_file import IN_USE, claim
 from shards.manifest import is_leftover, write_atomically
 
 SEARCH_NAME = "search.json"
@@ -23,86 +24,72 @@ SEARCH_NAME = "search.json"
 
 @contextmanager
 def hold_folder(
-    task: Task, found: LoadedSearch, loaded: LoadedRecipe, overrides: Sequence[str], say: Callable[[str], None]
+    plan: SearchPlan, found: LoadedSearch, loaded: LoadedRecipe, overrides: Sequence[str]
 ) -> Iterator[None]:
-    """The folder is this process's until it ends, however that ends. Nothing is written through a link.
+    """Make the folder, and lock it for this process while the context lasts. Nothing is written through a link.
 
-    `overrides`: those `loaded` was read with. Raise UserError when another process has the folder, or it holds
-    another search or something else.
+    `overrides`: those of `loaded`. Raise UserError when another process holds the folder, or when it has another
+    search or other files.
     """
-    if task.folder.is_symlink():
-        raise RunError(f"{task.folder}: is a link; a search writes through none: choose another place with --folder")
+    if plan.folder.is_symlink():
+        raise RunError(f"{plan.folder}: is a link, and a search writes through none; choose another --folder")
     try:
-        task.folder.mkdir(parents=True, exist_ok=True)
+        plan.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"{task.folder}: cannot be made ({error.strerror}); choose another --folder") from None
-    names = {each.name for each in task.folder.iterdir() if not is_leftover(each.name)}
-    if SEARCH_NAME not in names and names - {IN_USE}:  # a search that was killed before it was kept leaves its lock
-        raise RunError(f"{task.folder}: holds something else; choose another place with --folder")
-    in_use = claim(task.folder, "--folder")
+        raise RunError(f"{plan.folder}: cannot be made ({error.strerror}); choose another --folder") from None
+    names = {each.name for each in plan.folder.iterdir() if not is_leftover(each.name)}
+    if SEARCH_NAME not in names and names - {IN_USE}:  # a search killed before it wrote SEARCH_NAME leaves its lock
+        raise RunError(f"{plan.folder}: is not a search's folder and not empty; choose another --folder")
+    in_use = claim(plan.folder, "--folder")
     try:
-        _keep(task, found, loaded, say)
+        _check_same(plan.folder, found, loaded)
+        kept = {"recipe": loaded.recipe.model_dump(mode="json"), **found.search.model_dump(mode="json")}
+        write_atomically(plan.folder / SEARCH_NAME, f"{json.dumps(kept, indent=1)}\n".encode())
         copy = render_recipe(Path(loaded.file), overrides)
-        write_atomically(task.recipe_file, f"# of all trials of {task.name}\n{copy}".encode())
+        write_atomically(plan.recipe_file, f"# recipe of all trials of {plan.name}\n{copy}".encode())
         yield
     finally:
         os.close(in_use)
 
 
-def _keep(task: Task, found: LoadedSearch, loaded: LoadedRecipe, say: Callable[[str], None]) -> None:
-    """A folder holds one search, of one recipe. Its number of trials may grow."""
-    path = task.folder / SEARCH_NAME
-    if path.exists():
-        before, recipe = _read_search(path)
-        if not isinstance(recipe, dict):
-            say(f"note: {path} does not say which recipe the search began with: it is not compared")
-            recipe = loaded.recipe.model_dump(mode="json")
-        changes = find_differences(recipe, loaded.recipe)
-        errors = [
-            *loaded.error(
-                _changed(task, key, json.dumps(old), json.dumps(new))
-                for key, (old, new) in changes.items()
-                if not is_allowed(key, FREE)
-            ).lines,
-            *found.error(_changes_of_search(task, before, found.search)).lines,
-        ]
-        if errors:
-            raise RecipeError(errors)
-    kept = {"recipe": loaded.recipe.model_dump(mode="json"), **found.search.model_dump(mode="json")}
-    write_atomically(path, f"{json.dumps(kept, indent=1)}\n".encode())
+def _check_same(folder: Path, found: LoadedSearch, loaded: LoadedRecipe) -> None:
+    """A resumed search keeps its recipe and its ranges; `trials` may change."""
+    path = folder / SEARCH_NAME
+    if not path.exists():
+        return
+    before, recipe = _read_search(path)
+    differences = find_differences(recipe, loaded.recipe)
+    changed = [
+        _changed(folder, key, json.dumps(old), json.dumps(new))
+        for key, (old, new) in differences.items()
+        if not is_allowed(key, FREE)
+    ]
+    errors = [*loaded.error(changed).lines, *found.error(_changes_of_search(folder, before, found.search)).lines]
+    if errors:
+        raise RecipeError(errors)
 
 
-def _changes_of_search(task: Task, before: Search, now: Search) -> Iterator[Problem]:
+def _changes_of_search(folder: Path, before: Search, now: Search) -> Iterator[Problem]:
     for name in ("start", "seed", "stop_early"):
         old, new = getattr(before, name), getattr(now, name)
         if old != new:
-            yield _changed(task, name, json.dumps(old), json.dumps(new))
+            yield _changed(folder, name, json.dumps(old), json.dumps(new))
     for key in dict.fromkeys([*now.search, *before.search]):
-        old, new = before.search.get(key), now.search.get(key)
-        if old != new:
-            yield _changed(task, f"search.{key}", _show(old), _show(new))
+        domains = before.search.get(key), now.search.get(key)
+        if domains[0] != domains[1]:
+            yield _changed(folder, f"search.{key}", *map(show_domain, domains))
 
 
-def _changed(task: Task, key: str, old: str, new: str) -> Problem:
-    words = f"{new}, but {old} when the search in {task.folder} began"
-    return Problem(key, f"{words}; put that back, or search anew in another place with --folder", (key,))
+def _changed(folder: Path, key: str, old: str, new: str) -> Problem:
+    words = f"{new}, but {old} when the search in {folder} began"
+    return Problem(key, f"{words}; restore it, or start another search with --folder")
 
 
-def _show(domain: Span | Sequence[Value] | None) -> str:
-    """As a search file has it."""
-    if domain is None:
-        return "not there"
-    if not isinstance(domain, Span):
-        return json.dumps(domain)
-    given = domain.model_dump(exclude_defaults=True)
-    return "{" + ", ".join(f"{key}: {json.dumps(value)}" for key, value in given.items()) + "}"
-
-
-def _read_search(path: Path) -> tuple[Search, Any]:
-    """The search and the recipe that it began with; a string or None where that was not kept."""
+def _read_search(path: Path) -> tuple[Search, dict[str, Any]]:
+    """The search and the recipe that it began with."""
     try:
         kept = dict(json.loads(path.read_text()))
         search = Search.model_validate_json(json.dumps({key: kept[key] for key in Search.model_fields}))
+        return search, dict(kept["recipe"])
     except (OSError, ValueError, TypeError, KeyError):
-        raise RunError(f"{path}: damaged; remove its folder to search anew, or choose another with --folder") from None
-    return search, kept.get("recipe")
+        raise RunError(f"{path}: damaged; remove its folder, or start another search with --folder") from None

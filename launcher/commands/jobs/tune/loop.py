@@ -1,4 +1,4 @@
-"""The trials of a search: started, followed, ended early or gone on with, until there are as many as wanted."""
+"""The trials of a search: started, followed, ended early, resumed, until there are as many as the search wants."""
 
 from __future__ import annotations
 
@@ -6,103 +6,112 @@ import time
 from pathlib import Path
 
 from launcher.commands.jobs.tune.optimiser import RUNNING, Optimiser
+from launcher.commands.jobs.tune.plan import SearchPlan
 from launcher.commands.jobs.tune.report import write_best
-from launcher.commands.jobs.tune.search import Search, show_value
-from launcher.commands.jobs.tune.trial import RunningTrial, Task, start_trial
+from launcher.commands.jobs.tune.search import show_value
+from launcher.commands.jobs.tune.trial import RunningTrial, start_trial
 from launcher.distributed.comm import ShouldStop
 from launcher.errors import RunError, Stopped
 from launcher.run.console import Console
-from launcher.run.history import is_running
+from launcher.run.lock_file import is_running
 
 POLL_S = 0.2
-FAILURES = 3
-"""Trials that may fail before one is done: more, and it is not the values."""
-LEFT_S = 60.0
-"""A trial whose search was killed saves and ends within that time."""
+MAX_FAILURES = 3
+"""When so many trials fail before one is done, the cause is not their values."""
+SAVE_S = 60.0
+"""A trial that was signalled, or whose search was killed, saves and ends within this time."""
+
+Active = dict[int, RunningTrial]
+"""Slot -> the trial that runs there."""
 
 
-def run_trials(optimiser: Optimiser, task: Task, search: Search, console: Console, stop: ShouldStop) -> None:
-    """Until as many trials as wanted have ended. Raise Stopped when asked to stop: what runs has been saved then."""
-    active: dict[int, RunningTrial] = {}
+def run_trials(plan: SearchPlan, optimiser: Optimiser, console: Console, stop: ShouldStop) -> None:
+    """Run trials until the search has all of them. Raise Stopped on request, after the running trials have saved."""
+    active: Active = {}
     try:
         while True:
-            if len(active) < task.parallel:
-                _fill(optimiser, task, search, active, console)
+            if len(active) < plan.parallel:
+                _fill_slots(plan, optimiser, active, console)
             if not active:
                 return
-            for running in [*active.values()]:
-                if _follow(optimiser, search, running, console):
-                    del active[running.slot]
+            for trial in [*active.values()]:
+                if _follow(plan, optimiser, trial, console):
+                    del active[trial.slot]
             if stop():
                 _stop_all(active)
-                raise Stopped("stopped while searching; the same command goes on")
+                raise Stopped("stopped while searching; the same command resumes the search")
             time.sleep(POLL_S)
     finally:
-        for running in active.values():
-            running.ranks.kill()
+        for trial in active.values():
+            trial.training.kill()
 
 
-def _fill(optimiser: Optimiser, task: Task, search: Search, active: dict[int, RunningTrial], console: Console) -> None:
-    """Give every free slot a trial: first those that a search before this one has left."""
+def _fill_slots(plan: SearchPlan, optimiser: Optimiser, active: Active, console: Console) -> None:
+    """Start a trial in every free slot; those that an earlier search left unfinished come first."""
     trials = optimiser.trials()
-    numbers = {running.number for running in active.values()}
+    numbers = {trial.number for trial in active.values()}
     waiting = [trial for trial in trials if trial.status == RUNNING and trial.number not in numbers]
-    free = [slot for slot in range(task.parallel) if slot not in active]
-    wanted = min(len(free) - len(waiting), search.wanted - len(trials))
-    if wanted > 0:
-        optimiser.propose(wanted)
+    free = [slot for slot in range(plan.parallel) if slot not in active]
+    num_new = min(len(free) - len(waiting), plan.search.num_trials - len(trials))
+    if num_new > 0:
+        optimiser.propose(num_new)
         waiting = [each for each in optimiser.trials() if each.status == RUNNING and each.number not in numbers]
     for slot, trial in zip(free, waiting, strict=False):
-        if task.job is None:  # a job that is still there is found again
-            _wait_until_left(task.folder_of(trial.number))
+        if plan.job is None:  # SlurmTrial finds a job that still runs
+            _wait_until_free(plan.folder_of(trial.number))
         shown = "  ".join(f"{key} {show_value(value)}" for key, value in trial.values.items())
-        console.say(f"trial {trial.number} of {search.wanted}: {shown}")
-        active[slot] = start_trial(task, trial.number, trial.values, slot)
+        console.say(f"trial {trial.number} of {plan.search.num_trials}: {shown}")
+        active[slot] = start_trial(plan, trial.number, trial.values, slot)
 
 
-def _wait_until_left(folder: Path) -> None:
-    """Processes of a search that was killed may still save."""
-    until_s = time.monotonic() + LEFT_S
+def _wait_until_free(folder: Path) -> None:
+    """Wait for processes of a killed search, which may still be saving."""
+    until_s = time.monotonic() + SAVE_S
     while is_running(folder, has_ended=False) and time.monotonic() < until_s:
         time.sleep(POLL_S)
 
 
-def _follow(optimiser: Optimiser, search: Search, running: RunningTrial, console: Console) -> bool:
-    """Whether it has ended; the optimiser knows then."""
-    state, number = running.look(), running.number
-    if search.stop_early and state == "runs":
-        for step, score in running.read_new().items():
-            optimiser.report(number, score, step)
-            if not running.stop_requested and optimiser.should_stop(number):
-                running.stop_requested = True
-                running.ranks.ask_to_stop()
-    if state == "runs":
+def _follow(plan: SearchPlan, optimiser: Optimiser, trial: RunningTrial, console: Console) -> bool:
+    """Report new validations and, once the trial has ended, its result to the optimiser. Whether it has ended."""
+    state, number = trial.poll(), trial.number
+    if state == "running":
+        if plan.search.stop_early:
+            _report_scores(optimiser, trial)
         return False
-    if state == "done" and (best := running.score) is not None:
-        optimiser.end(number, best, running.last_step)
-        console.say(f"trial {number}: {running.task.metric} {abs(best):.4f}")
-        write_best(running.task, optimiser.trials())
-    elif state == "stopped" and running.stop_requested:
+    if state == "done" and (score := trial.score) is not None:
+        optimiser.end(number, score, trial.last_step)
+        console.say(f"trial {number}: {plan.metric} {plan.sign * score:.4f}")
+        write_best(plan, optimiser.trials())
+    elif state == "stopped" and trial.stop_requested:
         optimiser.end_early(number)
-        console.say(f"trial {number}: ended early, it does not promise much")
+        console.say(f"trial {number}: ended early, below the median of the other trials")
     elif state == "failed":
-        optimiser.fail(number, running.why)
-        console.say(f"trial {number} failed: {running.why}")
-        _check_failures(optimiser, min(FAILURES, search.wanted), running)
+        optimiser.fail(number, trial.error)
+        console.say(f"trial {number} failed: {trial.error}")
+        _check_failures(optimiser, min(MAX_FAILURES, plan.search.num_trials), trial.error)
     return True
 
 
-def _check_failures(optimiser: Optimiser, most: int, running: RunningTrial) -> None:
+def _report_scores(optimiser: Optimiser, trial: RunningTrial) -> None:
+    for step, score in trial.read_scores().items():
+        optimiser.report(trial.number, score, step)
+        if not trial.stop_requested and optimiser.should_stop(trial.number):
+            trial.stop_requested = True
+            trial.training.request_stop()
+
+
+def _check_failures(optimiser: Optimiser, max_failures: int, error: str) -> None:
     trials = optimiser.trials()
-    if len([trial for trial in trials if trial.status == "FAILED"]) >= most and all(t.score is None for t in trials):
-        words = f"{most} trials have" if most > 1 else "the only trial has"
-        raise RunError(f"{words} failed and none is done, the last by: {running.why}")
+    num_failed = sum(trial.status == "FAILED" for trial in trials)
+    if num_failed >= max_failures and all(trial.score is None for trial in trials):
+        which = f"{max_failures} trials have" if max_failures > 1 else "the only trial has"
+        raise RunError(f"{which} failed and none is done; the last error: {error}")
 
 
-def _stop_all(active: dict[int, RunningTrial]) -> None:
-    """They save, and end."""
-    for running in active.values():
-        running.ranks.ask_to_stop()
-    until_s = time.monotonic() + LEFT_S
-    while any(running.look() == "runs" for running in active.values()) and time.monotonic() < until_s:
+def _stop_all(active: Active) -> None:
+    """Let the running trials save and end."""
+    for trial in active.values():
+        trial.training.request_stop()
+    until_s = time.monotonic() + SAVE_S
+    while any(trial.poll() == "running" for trial in active.values()) and time.monotonic() < until_s:
         time.sleep(POLL_S)

@@ -1,4 +1,4 @@
-"""Which values to try next: Sobol's sequence, then Bayesian optimisation. The only importer of Ax, an extra.
+"""Chooses the values to try next: a Sobol sequence, then Bayesian optimization. The only importer of Ax, an extra.
 
 Ax: https://ax.dev; its "fast" strategy is a Gaussian process with expected improvement (BoTorch).
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launcher.commands.jobs.tune.search import Search, Span, Value, Values, tries_all
+from launcher.commands.jobs.tune.search import Domain, Range, Search, Value, Values
 from launcher.errors import RunError, UserError
 from shards.manifest import write_atomically
 
@@ -24,29 +24,30 @@ if TYPE_CHECKING:
 
 STATE_NAME = "optimiser.json"
 OBJECTIVE = "score"
-"""What Ax makes as large as it can."""
+"""Ax's name of what it maximizes."""
 KINDS = {bool: "bool", int: "int", float: "float", str: "str"}
-DRAWN_BY = {"Sobol": "Sobol", "MBM": "model"}
+PROPOSED_BY = {"Sobol": "Sobol", "MBM": "model"}
 """Ax's names of its generators -> ours."""
 DONE, RUNNING = "COMPLETED", "RUNNING"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """`status`: in Ax's words. `score`: the larger the better; None where there is none."""
-
     number: int
     values: Values
     status: str
+    """In Ax's words."""
     score: float | None
-    drawn_by: str
+    """Higher is better; None without a result."""
+    proposed_by: str
+    """recipe, Sobol, model or grid."""
 
 
 class Optimiser:
-    """Trials and what they came to, on disk after every change: killed at any time, it goes on from there."""
+    """Trials and their results. Every change is on disk when its method returns, so that a kill loses nothing."""
 
     def __init__(self, folder: Path, search: Search) -> None:
-        """Open what `folder` holds, or begin. Raise UserError without Ax, RunError when the state is damaged."""
+        """Read the state in `folder`, or begin. Raise UserError without Ax, RunError when the state is damaged."""
         client_class = _import_client()
         self._path, self._search = folder / STATE_NAME, search
         with _quiet():
@@ -55,76 +56,78 @@ class Optimiser:
     def _load(self, client_class: type[Client]) -> Client:
         try:
             return client_class.load_from_json_file(str(self._path))
-        except Exception as error:  # whatever Ax stumbles over: the file is not what was written
-            raise RunError(
-                f"{self._path}: damaged ({type(error).__name__}); remove its folder to search anew"
-            ) from None
+        except Exception as error:  # whatever Ax raises: the file is not what it wrote
+            advice = "remove its folder, or start another search with --folder"
+            raise RunError(f"{self._path}: damaged ({type(error).__name__}); {advice}") from None
 
     def add(self, values: Values) -> None:
-        """A trial of these values, before any other."""
+        """Add a trial of these values, before any other."""
         with self._changed():
             self._client.attach_trial({**values}, arm_name="recipe")
 
-    def propose(self, number: int) -> None:
-        """At most so many trials more; fewer where the next must know what those that run come to."""
-        left = [*itertools.islice(self._untried(), number)] if tries_all(self._search) else None
+    def propose(self, num_trials: int) -> None:
+        """Add trials, at most this many; fewer where the model first needs the results of running trials."""
+        grid = [*itertools.islice(self._untried(), num_trials)] if self._search.is_grid else None
         with self._changed():
-            if left is None:
-                self._client.get_next_trials(max_trials=number)
-            for values in left or ():
+            if grid is None:
+                self._client.get_next_trials(max_trials=num_trials)
+            for values in grid or ():
                 self._client.attach_trial({**values})
 
     def _untried(self) -> Iterator[Values]:
-        """Where all are wanted. Ax is not asked: once there are no more it looks for minutes, or for ever."""
+        """Points of the grid without a trial. Ax would search for minutes, or forever, once all of them are tried."""
         tried = [trial.values for trial in self.trials()]
-        return (values for values in self._search.all_values() if values not in tried)
+        return (values for values in self._search.grid() if values not in tried)
 
-    def report(self, trial: int, score: float, step: int) -> None:
+    def report(self, number: int, score: float, step: int) -> None:
         with self._changed():
-            self._client.attach_data(trial, {OBJECTIVE: score}, progression=step)
+            self._client.attach_data(number, {OBJECTIVE: score}, progression=step)
 
-    def should_stop(self, trial: int) -> bool:
+    def should_stop(self, number: int) -> bool:
         with _quiet():
-            return self._client.should_stop_trial_early(trial)
+            return self._client.should_stop_trial_early(number)
 
-    def end(self, trial: int, score: float, step: int) -> None:
+    def end(self, number: int, score: float, step: int) -> None:
         with self._changed():
-            self._client.complete_trial(trial, {OBJECTIVE: score}, progression=step)
+            self._client.complete_trial(number, {OBJECTIVE: score}, progression=step)
 
-    def end_early(self, trial: int) -> None:
+    def end_early(self, number: int) -> None:
         with self._changed():
-            self._client.mark_trial_early_stopped(trial)
+            self._client.mark_trial_early_stopped(number)
 
-    def fail(self, trial: int, why: str) -> None:
+    def fail(self, number: int, reason: str) -> None:
         with self._changed():
-            self._client.mark_trial_failed(trial, why)
+            self._client.mark_trial_failed(number, reason)
 
     def trials(self) -> list[Trial]:
-        """All of them, in order."""
+        """All trials, by number."""
         with _quiet():
             rows = self._client.summarize().to_dict("records") if self._path.exists() else []
         return [self._read_row(row) for row in sorted(rows, key=lambda row: int(row["trial_index"]))]
 
     def predict(self, points: Sequence[Values]) -> list[float] | None:
-        """Scores that the model of all trials expects there; None while there is no model yet, or never will be."""
-        if tries_all(self._search):
+        """Scores that the model of all trials expects at `points`; None while there is no model; a grid needs none."""
+        if self._search.is_grid:
             return None
         from ax.exceptions.core import UnsupportedError
 
         with _quiet():
-            copy = self._load(type(self._client))  # a model is made when values are asked for
+            copy = self._load(type(self._client))  # proposing builds the model, and adds a trial
             try:
                 copy.get_next_trials(max_trials=1)
-                return [found[OBJECTIVE][0] for found in copy.predict([{**point} for point in points])]
+                return [expected[OBJECTIVE][0] for expected in copy.predict([{**point} for point in points])]
             except UnsupportedError:
                 return None
 
     def _read_row(self, row: Mapping[str, Any]) -> Trial:
-        values = {key: _plain(domain, row[key]) for key, domain in self._search.search.items()}
+        values = {key: _as_written(domain, row[key]) for key, domain in self._search.search.items()}
         score = row.get(OBJECTIVE)
-        known = isinstance(score, float) and math.isfinite(score)
-        drawn_by = "recipe" if row["arm_name"] == "recipe" else DRAWN_BY.get(row.get("generation_node", ""), "in turn")
-        return Trial(int(row["trial_index"]), values, str(row["trial_status"]), score if known else None, drawn_by)
+        has_score = isinstance(score, float) and math.isfinite(score)
+        generator = PROPOSED_BY.get(row.get("generation_node", ""), "grid")
+        proposed_by = "recipe" if row["arm_name"] == "recipe" else generator
+        return Trial(
+            int(row["trial_index"]), values, str(row["trial_status"]), score if has_score else None, proposed_by
+        )
 
     @contextmanager
     def _changed(self) -> Iterator[None]:
@@ -159,10 +162,10 @@ def _begin(client_class: type[Client], search: Search) -> Client:
     return client
 
 
-def _parameter(key: str, domain: Span | Sequence[Value]) -> Any:
+def _parameter(key: str, domain: Domain) -> Any:
     from ax.api.configs import ChoiceParameterConfig, RangeParameterConfig
 
-    if isinstance(domain, Span):
+    if isinstance(domain, Range):
         scaling = "log" if domain.log else "linear"
         bounds = (float(domain.low), float(domain.high))
         return RangeParameterConfig(key, bounds, "int" if domain.whole else "float", scaling=scaling)  # type: ignore[arg-type]
@@ -171,16 +174,16 @@ def _parameter(key: str, domain: Span | Sequence[Value]) -> Any:
     return ChoiceParameterConfig(key, [*domain], kind, is_ordered=kind in ("int", "float"))  # type: ignore[arg-type]
 
 
-def _plain(domain: Span | Sequence[Value], value: Any) -> Value:
-    """As the search wrote it: tables hold NumPy's numbers."""
-    if isinstance(domain, Span):
+def _as_written(domain: Domain, value: Any) -> Value:
+    """The value with the search's type, where Ax's table has NumPy's."""
+    if isinstance(domain, Range):
         return int(value) if domain.whole else float(value)
     return next(choice for choice in domain if choice == value)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Ax says every step to the log, and uses what pandas no longer wants."""
+    """Hide Ax's log, and its warnings about deprecated parts of pandas."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""A trial as a SLURM job of its own: it waits in the queue, saves and is queued again like any training there."""
+"""A trial as a SLURM job: it queues, saves and requeues like any training there."""
 
 from __future__ import annotations
 
@@ -9,90 +9,85 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from launcher.commands.jobs.submit import SBATCH_TIMEOUT_S, Job, render_job, send_job
+from launcher.commands.jobs.sbatch import SBATCH_TIMEOUT_S, SlurmJob, render_job, send_job
 from launcher.errors import SpawnedRunError, UserError
 
-ASK_S = 5.0
-"""Between two questions to SLURM: it has others to answer."""
+POLL_S = 5.0
+"""Seconds between two queries, as SLURM serves many users."""
 OPTION = re.compile(r"--([a-z][a-z-]*)=(\S+)")
-OF_JOB = {"gpus-per-node": int, "cpus-per-task": int, "time": str}
-"""Options that the job's text has a place for; the others are handed on."""
+JOB_OPTIONS = {"gpus-per-node": int, "cpus-per-task": int, "time": str}
+"""Options with a field in SlurmJob, and their types; all others are passed on."""
+FIXED = ("nodes", "array", "output", "signal")
 
 
-def parse_options(text: str) -> Job:
-    """`--partition=gpu --time=4:00:00 --gpus-per-node=2` -> a job on one node.
-
-    Raise UserError for what cannot be chosen, or is no option.
-    """
-    own: dict[str, int | str] = {}
+def parse_options(text: str) -> SlurmJob:
+    """`--partition=gpu --time=4:00:00 --gpus-per-node=2` -> a job on one node. Raise UserError for a wrong option."""
+    fields: dict[str, int | str] = {}
     others: list[str] = []
     for word in shlex.split(text):
         match = OPTION.fullmatch(word)
         if match is None:
-            raise UserError(f"--slurm: '{word}' is no option of sbatch as it is read here; write --name=value")
+            raise UserError(f"--slurm: '{word}' is not an option; write --name=value")
         name, value = match.groups()
-        if name in ("nodes", "array", "output", "signal"):
-            raise UserError(f"--slurm: --{name} is not for you to choose: a trial is one job on one node")
-        if name not in OF_JOB:
+        if name in FIXED:
+            raise UserError(f"--slurm: --{name} cannot be set: a trial is one job on one node")
+        if name not in JOB_OPTIONS:
             others.append(word)
-        elif OF_JOB[name] is int and not value.isdecimal():
+        elif JOB_OPTIONS[name] is int and not value.isdecimal():
             raise UserError(f"--slurm: --{name}={value}: must be a whole number")
         else:
-            own[name.replace("-", "_")] = OF_JOB[name](value)
-    return replace(Job(), **own, options=tuple(others))  # type: ignore[arg-type]
+            fields[name.replace("-", "_")] = JOB_OPTIONS[name](value)
+    return replace(SlurmJob(), **fields, options=tuple(others))  # type: ignore[arg-type]
 
 
 class SlurmTrial:
-    """The job in `note`, a file with its number, if it is queued, runs or is done; else a new one.
+    """The job named in `job_file` if it is queued, runs or is done; else a new one. `run`: the trial's folder."""
 
-    `run`: the trial's folder.
-    """
-
-    def __init__(self, job: Job, words: tuple[str, ...], run: Path, note: Path) -> None:
-        self._run, self._asked_s = run, 0.0
-        self.number = note.read_text().strip() if note.exists() else ""
-        if not self.number or not (_is_queued(self.number) or self._exit_code() == 0):
+    def __init__(self, job: SlurmJob, arguments: tuple[str, ...], run: Path, job_file: Path) -> None:
+        self._run, self._polled_s = run, 0.0
+        self.job_id = job_file.read_text().strip() if job_file.exists() else ""
+        if not self.job_id or not (_is_queued(self.job_id) or self._exit_code() == 0):
             (run / "logs/exit-code").unlink(missing_ok=True)
-            self.number = send_job(render_job(replace(job, name=run.parent.name, words=words)))
-            note.write_text(self.number)
+            self.job_id = send_job(render_job(replace(job, name=run.parent.name, arguments=arguments)))
+            job_file.write_text(self.job_id)
 
-    def have_ended(self) -> bool:
-        """Raise AttemptError with the exit code when it has failed, or was stopped."""
-        if time.monotonic() - self._asked_s < ASK_S:
+    def has_ended(self) -> bool:
+        """Whether it is done. Raise SpawnedRunError with the exit code when it has failed, or was stopped."""
+        if time.monotonic() - self._polled_s < POLL_S:
             return False
-        queued = _is_queued(self.number)
-        self._asked_s = time.monotonic()
-        if queued:
+        is_queued = _is_queued(self.job_id)
+        self._polled_s = time.monotonic()
+        if is_queued:
             return False
         code = self._exit_code()
         if code:
-            raise SpawnedRunError(f"job {self.number} ended with exit code {code}; see {self._run}/logs", code)
+            raise SpawnedRunError(f"job {self.job_id} ended with exit code {code}; see {self._run}/logs", code)
         return True
 
-    def ask_to_stop(self) -> None:
-        """It saves, ends, and is not queued again."""
-        subprocess.run(["scancel", self.number], capture_output=True, timeout=SBATCH_TIMEOUT_S, check=False)
-        self._asked_s = 0.0
+    def request_stop(self) -> None:
+        """Cancel the job: it saves, ends, and is not requeued."""
+        subprocess.run(["scancel", self.job_id], capture_output=True, timeout=SBATCH_TIMEOUT_S, check=False)
+        self._polled_s = 0.0
 
     def kill(self) -> None:
-        """The same: SLURM kills what does not end."""
-        self.ask_to_stop()
+        """Cancel the job: SLURM kills it if it does not end."""
+        self.request_stop()
 
     def _exit_code(self) -> int:
-        """1 where the job came to no end of its own."""
+        """1 where the job left none."""
         try:
             return int((self._run / "logs/exit-code").read_text())
         except (OSError, ValueError):
             return 1
 
 
-def _is_queued(number: str) -> bool:
-    """Also where SLURM does not answer: what it has not said is not known."""
-    words = ["squeue", "--noheader", f"--jobs={number}", "--format=%T"]
+def _is_queued(job_id: str) -> bool:
+    """Whether the job waits or runs. True also when SLURM does not answer."""
+    command = ["squeue", "--noheader", f"--jobs={job_id}", "--format=%T"]
     try:
-        asked = subprocess.run(words, capture_output=True, text=True, timeout=SBATCH_TIMEOUT_S)
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=SBATCH_TIMEOUT_S)
     except FileNotFoundError:
-        raise UserError("squeue is not here: search on a machine of the cluster, or leave --slurm out") from None
+        raise UserError("squeue is not installed here: search on a node of the cluster, or leave out --slurm") from None
     except subprocess.TimeoutExpired:
         return True
-    return bool(asked.stdout.strip()) if asked.returncode == 0 else "Invalid job id" not in asked.stderr
+    return bool(answer.stdout.strip()) if answer.returncode == 0 else "Invalid job id" not in answer.stderr

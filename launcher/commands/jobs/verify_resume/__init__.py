@@ -1,1 +1,1 @@
-"""`launcher verify-resume`: runs that are killed and gone on with, compared with one that was not."""
+"""`launcher verify-resume`: runs that are killed and resumed, compared with an uninterrupted one."""

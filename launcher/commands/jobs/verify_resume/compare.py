@@ -1,6 +1,6 @@
-"""A run that was killed and gone on with beside one that was not: where they first differ, in words.
+"""Compares a run that was killed and resumed with an uninterrupted one: the first step that differs, in words.
 
-Every record counts, also those of steps that were done twice, before the kill and again after it.
+Every record counts, also those of steps that ran twice, before the kill and again after the resume.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Steps = dict[int, Record]
 """Step -> its train record."""
 
 Check = Callable[[Record, Record], str | None]
-"""(record of the whole run, record to compare) -> what differs, in words."""
+"""(expected record, found record) -> what differs, in words."""
 
 SAME = "same"
 DIFFERS = "differs"
@@ -32,12 +32,11 @@ WEIGHTS = ("model.safetensors", "ema.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One comparison. `verdict`: begins with SAME, DIFFERS or NOT_COMPARABLE."""
-
+class Comparison:
     run: str
     what: str
     verdict: str
+    """Begins with SAME, DIFFERS or NOT_COMPARABLE."""
 
     @property
     def differs(self) -> bool:
@@ -45,103 +44,102 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class History:
-    """Train records of a run: up to the kill, and from the checkpoint at `resumed_at` steps on."""
-
+class KilledRun:
     before: Steps
+    """Train records up to the kill."""
     after: Steps
+    """Train records since the resume."""
     resumed_at: int
+    """Step of the checkpoint that it resumed from."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """How far two losses may be apart, as a share of the larger; 0: not at all. `reason`: why they may be."""
+    """Largest difference of two losses, relative to the larger one; 0: none. `reason`: for a difference."""
 
-    share: float
+    relative: float
     reason: str
 
     def __str__(self) -> str:
-        return f"within {self.share:.2%}, as {self.reason}" if self.share else "to the last digit"
+        return f"within {self.relative:.2%}, as {self.reason}" if self.relative else "to the last digit"
 
 
 EXACT = Tolerance(0.0, "")
 
 
-def read_whole(folder: Path) -> Steps:
+def read_steps(folder: Path) -> Steps:
     return _steps(read_journal(folder))
 
 
-def read_history(folder: Path) -> History:
-    """Raise AttemptError when the run was not begun and gone on with once."""
+def read_killed_run(folder: Path) -> KilledRun:
+    """Raise SpawnedRunError when the run was not started once and resumed once."""
     records = read_journal(folder)
     starts = [i for i, record in enumerate(records) if record.get("name") in ("started", "resumed")]
     if [records[i]["name"] for i in starts] != ["started", "resumed"]:
         raise SpawnedRunError(f"its journal has {len(starts)} starts, not 2")
     resumed = starts[1]
-    return History(_steps(records[:resumed]), _steps(records[resumed:]), int(records[resumed]["step"]))
+    return KilledRun(_steps(records[:resumed]), _steps(records[resumed:]), int(records[resumed]["step"]))
 
 
 def _steps(records: Iterable[Record]) -> Steps:
     return {record["step"]: record for record in records if record["kind"] == "train"}
 
 
-def compare_resume(whole: Steps, history: History) -> str:
-    """Whether it went on where a checkpoint stood, and left out no step."""
-    if history.resumed_at == 0:
-        return f"{DIFFERS} at step 1 (began anew, although a checkpoint was there)"
-    to_do = set(range(history.resumed_at + 1, max(whole) + 1))
-    left_out = (set(whole) - set(history.before) - set(history.after)) | (to_do - set(history.after))
-    for step in sorted(left_out | (set(history.after) - to_do)):
-        return f"{DIFFERS} at step {step} ({'left out' if step in left_out else 'was not to be done'})"
-    return f"{SAME}: killed after step {max(history.before)}, went on from step {history.resumed_at}"
+def compare_resume(expected: Steps, run: KilledRun) -> str:
+    """Whether the run resumed from a checkpoint, and has every step."""
+    if run.resumed_at == 0:
+        return f"{DIFFERS} at step 1 (started at step 0, although a checkpoint existed)"
+    remaining = set(range(run.resumed_at + 1, max(expected) + 1))
+    missing = (set(expected) - set(run.before) - set(run.after)) | (remaining - set(run.after))
+    for step in sorted(missing | (set(run.after) - remaining)):
+        return f"{DIFFERS} at step {step} ({'missing' if step in missing else 'unexpected'})"
+    return f"{SAME}: killed after step {max(run.before)}, resumed at step {run.resumed_at}"
 
 
-def compare_samples(whole: Steps, history: History) -> str:
-    def check(expected: Record, found: Record) -> str | None:
-        return _list_difference(expected["samples"], found["samples"])
+def compare_samples(expected: Steps, run: KilledRun) -> str:
+    def check(old: Record, new: Record) -> str | None:
+        return _list_difference(old["samples"], new["samples"])
 
-    return _compare_chains(whole, history, check, "samples")
-
-
-def compare_augmentation(whole: Steps, history: History) -> str:
-    def check(expected: Record, found: Record) -> str | None:
-        old, new = expected["augmentation"], found["augmentation"]
-        return None if old == new else f"parameters with hash {new[:8]}, not {old[:8]}"
-
-    return _compare_chains(whole, history, check, "augmentation")
+    return _compare_chains(expected, run, check, "samples")
 
 
-def _compare_chains(whole: Steps, history: History, check: Check, key: str) -> str:
-    found = first_difference(whole, history.before, check, " before the kill")
-    found = found or first_difference(whole, history.after, check, "")
-    return found or f"{SAME}: {len(whole)} steps, chain {chain(whole, key)}"
+def compare_augmentation(expected: Steps, run: KilledRun) -> str:
+    def check(old: Record, new: Record) -> str | None:
+        right, wrong = old["augmentation"], new["augmentation"]
+        return None if right == wrong else f"parameters with hash {wrong[:8]}, not {right[:8]}"
+
+    return _compare_chains(expected, run, check, "augmentation")
 
 
-def compare_losses(whole: Steps, history: History, before: Tolerance, after: Tolerance | str) -> str:
-    """`after`: of the steps from the resume on, or why they cannot be compared."""
-    found = first_difference(whole, history.before, _loss_check(before), " before the kill")
-    if found:
-        return found
+def _compare_chains(expected: Steps, run: KilledRun, check: Check, key: str) -> str:
+    difference = find_difference(expected, run.before, check, " before the kill")
+    difference = difference or find_difference(expected, run.after, check)
+    return difference or f"{SAME}: {len(expected)} steps, hash {hash_chain(expected, key)}"
+
+
+def compare_losses(expected: Steps, run: KilledRun, before: Tolerance, after: Tolerance | str) -> str:
+    """`before`: up to the kill. `after`: since the resume, or why these losses cannot be compared."""
+    difference = find_difference(expected, run.before, _loss_check(before), " before the kill")
+    if difference:
+        return difference
     if isinstance(after, str):
-        return f"{NOT_COMPARABLE} after step {history.resumed_at} ({after})"
-    found = first_difference(whole, history.after, _loss_check(after), "")
-    return found or f"{SAME}: {after}"
+        return f"{NOT_COMPARABLE} after step {run.resumed_at} ({after})"
+    return find_difference(expected, run.after, _loss_check(after)) or f"{SAME}: {after}"
 
 
 def _loss_check(tolerance: Tolerance) -> Check:
     def check(expected: Record, found: Record) -> str | None:
         old, new = float(expected["loss"]), float(found["loss"])
-        if old == new or abs(old - new) <= tolerance.share * max(abs(old), abs(new)):
-            return None
-        return f"loss {new!r}, not {old!r}"
+        is_close = old == new or abs(old - new) <= tolerance.relative * max(abs(old), abs(new))
+        return None if is_close else f"loss {new!r}, not {old!r}"
 
     return check
 
 
-def first_difference(whole: Steps, steps: Steps, check: Check, when: str) -> str | None:
-    """`differs at step N (what)` for the first step that differs. `when`: added to it."""
+def find_difference(expected: Steps, steps: Steps, check: Check, when: str = "") -> str | None:
+    """`differs at step N{when} (what)` for the first step that differs."""
     for step in sorted(steps):
-        what = check(whole[step], steps[step]) if step in whole else "the whole run has no such step"
+        what = check(expected[step], steps[step]) if step in expected else "the uninterrupted run has no such step"
         if what is not None:
             return f"{DIFFERS} at step {step}{when} ({what})"
     return None
@@ -152,25 +150,25 @@ def _list_difference(expected: list[int], found: list[int]) -> str | None:
         return None
     if len(expected) != len(found):
         return f"{len(found)} samples, not {len(expected)}"
-    place = next(i for i, (old, new) in enumerate(zip(expected, found, strict=True)) if old != new)
-    return f"sample {place + 1} of {len(found)} is {found[place]}, not {expected[place]}"
+    i = next(i for i, (old, new) in enumerate(zip(expected, found, strict=True)) if old != new)
+    return f"sample {i + 1} of {len(found)} is {found[i]}, not {expected[i]}"
 
 
-def chain(steps: Steps, key: str) -> str:
-    """A short hash of a key of all records in the order of steps, each linked to those before it."""
+def hash_chain(steps: Steps, key: str) -> str:
+    """Short hash of one key of all records, in the order of their steps."""
     link = b""
     for step in sorted(steps):
         link = hashlib.blake2b(link + json.dumps(steps[step][key]).encode(), digest_size=8).digest()
     return link.hex()
 
 
-def compare_weights(whole: Path, run: Path, step: int) -> str:
-    """Of the newest checkpoints of two run folders, which are to be of `step`; bit by bit."""
+def compare_weights(expected: Path, found: Path, step: int) -> str:
+    """Compare the newest checkpoints of two run folders, both of `step`, bit by bit."""
     different: dict[str, float] = {}
     for name in WEIGHTS:
-        old, new = _read_weights(whole, name), _read_weights(run, name)
+        old, new = _read_weights(expected, name), _read_weights(found, name)
         if old.keys() != new.keys():
-            return f"{DIFFERS} at step {step} ({name} is of another network)"
+            return f"{DIFFERS} at step {step} ({name} has other tensors)"
         for key, tensor in old.items():
             if not torch.equal(tensor, new[key]):
                 different[f"{name.partition('.')[0]} {key}"] = float((tensor.double() - new[key].double()).abs().max())
@@ -181,6 +179,6 @@ def compare_weights(whole: Path, run: Path, step: int) -> str:
 
 
 def _read_weights(folder: Path, name: str) -> dict[str, Any]:
-    """{} where averaged weights are not kept."""
+    """{} without averaged weights."""
     path = folder / "checkpoints" / "last" / name
     return dict(load_file(path)) if path.exists() else {}

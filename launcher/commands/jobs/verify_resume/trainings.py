@@ -1,9 +1,11 @@
-"""Trainings of a recipe that are run to their end, or killed at a step."""
+"""Trainings of a recipe that run to the end, or are killed at a step."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +13,17 @@ from launcher.commands.jobs.spawn import SpawnedRanks, environment_for, follow, 
 from launcher.distributed.comm import ShouldStop
 from launcher.errors import UserError
 from launcher.run.folder import FINISHED, read_summary
+from launcher.run.journal import JournalTail
 
-CHECKPOINTS = 5
-"""About so many in a run: each kill has one before it and steps after it."""
-TRIES = 3
-"""A short training on a busy machine may end before the kill comes."""
+NUM_CHECKPOINTS = 5
+"""Checkpoints of a run, about: a kill comes after the first and before the last step."""
+MAX_TRIES = 3
+"""On a busy machine a short training may end before the kill."""
 
 
 @dataclass(frozen=True)
 class Trainings:
-    """Trainings of one recipe, each in a folder of its name in `folder`. `hang_s`: as `watch` has it."""
+    """Trainings of one recipe, each in a folder of its name in `folder`. `hang_s`: see `follow`."""
 
     recipe_file: Path
     overrides: tuple[str, ...]
@@ -29,37 +32,45 @@ class Trainings:
     hang_s: float
     stop: ShouldStop
 
-    def start(self, name: str, size: int) -> SpawnedRanks:
-        run_dir = f"run.dir={json.dumps(str(self.folder / name))}"
-        command = train_command(self.recipe_file, [*self.overrides, run_dir])
-        return SpawnedRanks(command, size, environment_for(size, self.device), self.folder / name)
-
-    def run_to_end(self, name: str, size: int) -> None:
-        """Raise AttemptError when the run fails or hangs."""
-        with self.start(name, size) as ranks:
-            for _ in follow(ranks, self.folder / name, self.hang_s, self.stop):
+    def run_to_end(self, name: str, world_size: int) -> None:
+        """Start the training, or resume it. Raise SpawnedRunError when it fails or hangs."""
+        with self._start(name, world_size) as (_, steps):
+            for _ in steps:
                 pass
 
-    def kill_at(self, name: str, size: int, step: int) -> None:
-        """SIGKILL to all ranks as soon as the journal has `step` and a checkpoint is there. Raise AttemptError."""
+    def kill_at(self, name: str, world_size: int, kill_step: int) -> None:
+        """Start the training, and SIGKILL all its ranks once the journal has `kill_step` and a checkpoint exists.
+
+        Raise SpawnedRunError when it fails or hangs, UserError when it ends first, again and again.
+        """
         folder = self.folder / name
-        for _ in range(TRIES):
-            with self.start(name, size) as ranks:
-                for done in follow(ranks, folder, self.hang_s, self.stop):
-                    if done >= step and (folder / "checkpoints" / "last").exists():
+        for _ in range(MAX_TRIES):
+            with self._start(name, world_size) as (ranks, steps):
+                for step in steps:
+                    if step >= kill_step and (folder / "checkpoints" / "last").exists():
                         ranks.kill()
                         break
             if read_summary(folder).get("status") not in FINISHED:
                 return
             shutil.rmtree(folder)
-        raise UserError(f"{name} run: ends before it can be killed at step {step}; give more --steps")
+        raise UserError(f"{name} run: ends before it can be killed at step {kill_step}; give more --steps")
+
+    @contextmanager
+    def _start(self, name: str, world_size: int) -> Iterator[tuple[SpawnedRanks, Iterator[int]]]:
+        """Yield the ranks, and their newest step as `follow` gives it."""
+        folder = self.folder / name
+        command = train_command(self.recipe_file, [*self.overrides, f"run.dir={json.dumps(str(folder))}"])
+        environment = environment_for(world_size, self.device)
+        journal = JournalTail(folder, from_end=True)
+        with SpawnedRanks(command, world_size, environment, folder) as ranks:
+            yield ranks, follow(ranks, journal, self.hang_s, self.stop)
 
 
 def instrumented(steps: int) -> tuple[str, ...]:
-    """Overrides that make of a recipe a few steps that tell all they do, and that nobody else hears of.
+    """Overrides that make a recipe a few steps long, and log everything that is compared.
 
-    Deterministic algorithms, so that what differs is the resume's doing; features are computed anew, so that each
-    step's images are augmented in it.
+    Deterministic algorithms, so that only resuming can make a difference; no stored features, so that each step
+    augments its images.
     """
     return (
         f"train.epochs={steps}st",
@@ -73,4 +84,4 @@ def instrumented(steps: int) -> tuple[str, ...]:
 
 
 def checkpoint_interval(steps: int) -> int:
-    return max(1, steps // CHECKPOINTS)
+    return max(1, steps // NUM_CHECKPOINTS)

@@ -1,1 +1,1 @@
-"""`launcher evaluate`: figures, files and pictures of a trained network on a split."""
+"""`launcher evaluate`: metrics, predictions and charts of a trained network on a split."""

@@ -1,4 +1,4 @@
-"""What a network said of every image of a split: gathered from all processes, kept for comparing runs.
+"""The predictions for every image of a split: gathered from all ranks, kept for comparing runs.
 
 N images, B batch, K classes, T the best classes of each image.
 """
@@ -21,7 +21,7 @@ from shards.manifest import write_atomically
 
 TOP = 5
 BINS = 15
-"""Of the calibration error, as in Guo et al. 2017, On Calibration of Modern Neural Networks."""
+"""Bins of the calibration error, as in Guo et al. 2017, On Calibration of Modern Neural Networks."""
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -29,15 +29,17 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Predictions:
-    """In the order of ids. `label_probs_N`: of the true class. `losses_N`: nats."""
+    """In the order of ids."""
 
     ids_N: Integers
     labels_N: Integers
     top_NT: Integers
-    """Class numbers, the likeliest first."""
+    """Class numbers, the most probable first."""
     probs_NT: Floats
     label_probs_N: Floats
+    """Probability of the true class."""
     losses_N: Floats
+    """Nats."""
 
     @property
     def is_right_N(self) -> npt.NDArray[np.bool_]:  # noqa: N802 - as the fields
@@ -45,37 +47,39 @@ class Predictions:
 
     @property
     def mean_loss(self) -> float:
-        """Rounded once, so that no order of summing is in it; what is not a number stays so."""
+        """Summed exactly, so that the order does not matter; NaN and infinity stay."""
         losses = self.losses_N.astype(np.float64)
         return math.fsum(losses) / len(losses) if np.isfinite(losses).all() else float(losses.mean())
 
     @property
-    def calibration_error(self) -> float:
-        return calibration_error(self.probs_NT[:, 0], self.is_right_N)
+    def ece(self) -> float:
+        return expected_calibration_error(self.probs_NT[:, 0], self.is_right_N)
 
     def worst(self, number: int) -> Integers:
-        """Rows of the most certain mistakes, the worst first."""
+        """Rows of the most confident mistakes, the worst first."""
         wrong = np.flatnonzero(~self.is_right_N)
         order = np.argsort(-self.probs_NT[wrong, 0], kind="stable")
         rows: Integers = wrong[order[:number]]
         return rows
 
 
-def calibration_error(confidences_N: Floats, is_right_N: npt.NDArray[np.bool_], bins: int = BINS) -> float:
-    """Expected calibration error: over bins of equal width, the share of the images that are in one times how far
-    their mean confidence is from the share of them that are right. A bin has its lower bound, the last also 1."""
-    number_N = np.searchsorted(np.linspace(0, 1, bins + 1), confidences_N.astype(np.float64), side="right") - 1
-    number_N = np.clip(number_N, 0, bins - 1)
-    gaps = np.zeros(bins)
+def expected_calibration_error(confidences_N: Floats, is_right_N: npt.NDArray[np.bool_]) -> float:
+    """Mean over images of |confidence - accuracy| of their bin; the bins are of equal width.
+
+    A bin includes its lower bound; the last includes 1, too.
+    """
+    number_N = np.searchsorted(np.linspace(0, 1, BINS + 1), confidences_N.astype(np.float64), side="right") - 1
+    number_N = np.clip(number_N, 0, BINS - 1)
+    gaps = np.zeros(BINS)
     np.add.at(gaps, number_N, confidences_N.astype(np.float64) - is_right_N)
     return float(np.abs(gaps).sum() / len(confidences_N))
 
 
 class Collector:
-    """Remembers what this process's part of an evaluation comes to. `add` is an `OnBatch` of `evaluate`."""
+    """Collects the predictions of this rank. `add` is an `OnBatch` of `evaluate`."""
 
     def __init__(self, show: Callable[[int], None]) -> None:
-        """`show` is given how many images of this rank are done."""
+        """`show`: called with the number of images that this rank has done."""
         self._show = show
         self._parts: list[Predictions] = []
         self._num_done = 0
@@ -92,7 +96,7 @@ class Collector:
         self._show(self._num_done)
 
     def gather(self, comm: Comm, name_of: Callable[[int], str]) -> tuple[Predictions, list[str]]:
-        """Those of all processes and the images' names, on every process."""
+        """The predictions of all ranks and the images' names, on every rank."""
         mine = [_join(self._parts)] if self._parts else []
         names = [name_of(i) for part in mine for i in part.ids_N.tolist()]
         parts = comm.all_gather_object((mine, names))

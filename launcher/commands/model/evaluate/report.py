@@ -1,4 +1,4 @@
-"""What an evaluation leaves: files, pictures and a table. K classes."""
+"""The files, charts and table of an evaluation. K classes, M mistakes."""
 
 from __future__ import annotations
 
@@ -18,41 +18,42 @@ from launcher.errors import UserError
 from launcher.metrics.names import Metrics
 from launcher.run.charts import Matrix, title_of, write_confusion, write_per_class
 from launcher.run.console import Row
+from launcher.run.image_grid import find_cell, to_pixels, write_sheet
 from launcher.run.journal import render_json
-from launcher.run.pictures import find_cell, to_pixels, write_sheet
 from launcher.train.summary import metrics_rows
 from shards.manifest import write_atomically
 
 FIGURES_NAME = "figures.json"
 MISTAKES = 25
 COLUMNS = 5
-CONFUSED = 3
-"""Pairs of classes that the table names."""
+MOST_CONFUSED = 3
+"""Pairs of classes in the table."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`metadata`: of what, on what. `confusion_KK`: [true, predicted]; without rows where the classes are too many."""
-
     metadata: dict[str, Any]
+    """Checkpoint, split, data, transform, device and `skipped_samples`."""
     metrics: Metrics
     confusion_KK: Matrix
+    """[true, predicted]; without rows where there are too many classes."""
     predictions: Predictions
     names: Sequence[str]
+    """Name of each image."""
     classes: Sequence[str]
 
 
 def write_evaluation(evaluation: Evaluation, feed: ImageFeed, transform: TestTransform, folder: Path) -> list[str]:
-    """All files; what is to be said about them. Raise OSError when one cannot be written."""
+    """Write all files and return notes for the user. Raise OSError when a file cannot be written."""
     e, notes = evaluation, []
     content = {**e.metadata, "figures": e.metrics}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FIGURES_NAME).unlink(missing_ok=True)  # comes last: without it, the rest counts as cut off
+    (folder / FIGURES_NAME).unlink(missing_ok=True)  # written last: without it the evaluation is incomplete
     write_predictions(e.predictions, e.names, e.classes, folder / "predictions.npz")
     if len(e.confusion_KK):
         write_atomically(folder / "confusion.csv", _render_matrix(e.confusion_KK, e.classes).encode())
     else:
-        notes.append(f"no confusion matrix: {len(e.classes):,} classes are too many")
+        notes.append(f"no confusion matrix: too many classes ({len(e.classes):,})")
     try:
         _write_charts(e, folder)
     except UserError as error:
@@ -63,7 +64,7 @@ def write_evaluation(evaluation: Evaluation, feed: ImageFeed, transform: TestTra
 
 
 def evaluation_rows(evaluation: Evaluation, folder: Path) -> list[Row]:
-    """What a person wants to know first."""
+    """Rows of the table."""
     e = evaluation
     skipped = e.metrics.get("num_skipped")
     return [
@@ -72,23 +73,23 @@ def evaluation_rows(evaluation: Evaluation, folder: Path) -> list[Row]:
         *metrics_rows(e.metadata["split"], e.metrics),
         ("calibration error", f"{e.metrics['ece']:.2%}  ({BINS} bins)"),
         *([("confused most", confused)] if (confused := _name_confused(e)) else []),
-        *([("skipped", f"{skipped:,} images that cannot be read")] if skipped else []),
+        *([("skipped", f"{skipped:,} unreadable images")] if skipped else []),
         ("folder", str(folder)),
     ]
 
 
 def _name_confused(e: Evaluation) -> str:
-    """`bees taken for ants 5 times, ...`."""
+    """`bees as ants 5x, ...`."""
     if not len(e.confusion_KK):
         return ""
     off_KK = e.confusion_KK * (1 - np.eye(len(e.classes), dtype=np.int64))
-    order = np.argsort(-off_KK, axis=None, kind="stable")[:CONFUSED]
-    pairs = [divmod(int(place), len(e.classes)) for place in order]
-    return ", ".join(f"{e.classes[i]} taken for {e.classes[j]} {off_KK[i, j]:,}x" for i, j in pairs if off_KK[i, j])
+    order = np.argsort(-off_KK, axis=None, kind="stable")[:MOST_CONFUSED]
+    pairs = [divmod(int(cell), len(e.classes)) for cell in order]
+    return ", ".join(f"{e.classes[i]} as {e.classes[j]} {off_KK[i, j]:,}x" for i, j in pairs if off_KK[i, j])
 
 
 def _write_charts(e: Evaluation, folder: Path) -> None:
-    """Raise UserError where matplotlib is not installed, OSError when one cannot be written."""
+    """Raise UserError where matplotlib is not installed, OSError when a chart cannot be written."""
     title = title_of(e.metadata["split"], e.metrics)
     if len(e.confusion_KK):
         write_confusion(e.confusion_KK, e.classes, title, folder / "confusion.png")
@@ -104,16 +105,16 @@ def _render_matrix(confusion_KK: Matrix, classes: Sequence[str]) -> str:
 
 
 def _write_mistakes(e: Evaluation, feed: ImageFeed, transform: TestTransform, path: Path) -> None:
-    """The most certain mistakes as the network saw them, each under what it said, how surely, and what is true."""
+    """The most confident mistakes as the network saw them, captioned with prediction, confidence and true class."""
     rows_M = e.predictions.worst(MISTAKES)
     if not len(rows_M):
-        path.unlink(missing_ok=True)  # of an evaluation before this one
+        path.unlink(missing_ok=True)  # of an earlier evaluation
         return
     [examples] = feed.batches([(0, e.predictions.ids_N[rows_M])])
     assert examples.images_BCHW is not None
     pixels = to_pixels(transform(examples.images_BCHW), feed.augment.mean, feed.augment.std)
-    said = zip(rows_M, e.predictions.top_NT[rows_M, 0], e.predictions.probs_NT[rows_M, 0], strict=True)
-    captions = [f"{e.classes[top]}: {prob:.0%} ({e.classes[e.predictions.labels_N[row]]})" for row, top, prob in said]
+    columns = (e.predictions.top_NT[rows_M, 0], e.predictions.probs_NT[rows_M, 0], e.predictions.labels_N[rows_M])
+    captions = [f"{e.classes[top]}: {prob:.0%} ({e.classes[label]})" for top, prob, label in zip(*columns, strict=True)]
     cells = list(zip(captions, pixels, strict=True))
     rows = [cells[start : start + COLUMNS] for start in range(0, len(cells), COLUMNS)]
     write_sheet(rows, find_cell((pixels.shape[1], pixels.shape[2])), path)

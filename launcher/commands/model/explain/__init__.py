@@ -1,1 +1,1 @@
-"""`launcher explain RUN PATHS`: which parts of a picture speak for a class."""
+"""`launcher explain`: the pixels of an image that are evidence for or against a class."""

@@ -1,4 +1,4 @@
-"""Where in a network grad-CAM looks: the last map of features that still has places."""
+"""The layer for grad-CAM: the last one whose output is a feature map of more than one position."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ _POOLS = (
 
 @torch.no_grad()
 def find_map_layer(model: nn.Module, image_1CHW: Tensor) -> str:
-    """Name of the module that gives the last map [1, channels, height, width] of more than one place.
+    """Name of the module with the last output [1, channels, height, width] of more than one position.
 
-    Not a pooling, not one that is called several times, nor a branch of a block that leaves one place where there is
-    another. Maps before tokens, [1, tokens, channels], do not count. Raise UserError when there is none.
+    Leaves out poolings, modules called several times, and branches of a block that reduces to one position elsewhere.
+    Maps before tokens, [1, tokens, channels], do not count. Raise UserError when there is none.
     """
     calls: Counter[str] = Counter()
     maps: list[str] = []
-    without_places: list[str] = []
+    single: list[str] = []
 
-    def watch(name: str, module: nn.Module) -> None:
-        def note(_module: nn.Module, _inputs: object, output: object) -> None:
+    def hook_module(name: str, module: nn.Module) -> None:
+        def record(_module: nn.Module, _inputs: object, output: object) -> None:
             calls[name] += 1
             if not isinstance(output, Tensor):
                 return
             if output.dim() == 3:
                 maps.clear()
             elif output.dim() == 4 and not isinstance(module, _POOLS):
-                (maps if output[0, 0].numel() > 1 else without_places).append(name)
+                (maps if output[0, 0].numel() > 1 else single).append(name)
 
-        hooks.append(module.register_forward_hook(note))
+        hooks.append(module.register_forward_hook(record))
 
     hooks: list[torch.utils.hooks.RemovableHandle] = []
     for name, module in model.named_modules():
         if name:
-            watch(name, module)
+            hook_module(name, module)
     try:
         model(image_1CHW)
     finally:
@@ -50,8 +50,8 @@ def find_map_layer(model: nn.Module, image_1CHW: Tensor) -> str:
     once = [name for name in maps if calls[name] == 1]
     if not once:
         raise UserError(
-            "--method gradcam: this network has no map of features before its pooling; take occlusion, gradient-shap "
-            "or integrated-gradients"
+            "--method gradcam: this network has no feature map before its pooling; choose occlusion, gradient-shap or "
+            "integrated-gradients"
         )
-    blocks = tuple(f"{name}." for name in without_places)
+    blocks = tuple(f"{name}." for name in single)
     return ([name for name in once if not name.startswith(blocks)] or once)[-1]

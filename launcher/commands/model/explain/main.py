@@ -1,11 +1,10 @@
-"""`launcher explain RUN PATHS`: pictures beside what of them speaks for a class, shared by all processes.
+"""`launcher explain RUN PATHS`: images beside heat maps of the evidence for a class, shared by all ranks.
 
 C channels, H x W pixels, K classes.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -15,70 +14,105 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from launcher.augment.pipeline import Augment
+from launcher.augment.execute import Augment
 from launcher.commands.model.explain.heat import blend
-from launcher.commands.model.explain.methods import Explainer, MethodOptions, Scores, import_captum
-from launcher.commands.model.infer import Device, build_eval_strategy, to_input
+from launcher.commands.model.explain.methods import (
+    Explainer,
+    MethodOptions,
+    Scores,
+    choose_method_options,
+    import_captum,
+)
+from launcher.commands.model.infer import build_eval_strategy, to_input
 from launcher.commands.model.load import TrainedModel, choose_folder, load_trained, read_run_spec
+from launcher.commands.model.options import ExplainOptions
 from launcher.commands.model.unreadable import NameBadSamples
-from launcher.data.pictures import ImageReader, find_images
+from launcher.data.image_files import ImageReader, find_images
 from launcher.distributed.strategy import Strategy
-from launcher.distributed.world import read_world
 from launcher.errors import DataError, UserError, nearest
 from launcher.models.loss import class_scores
-from launcher.recipe.schema import Strategy as StrategySection
 from launcher.run.console import Console
-from launcher.run.pictures import find_cell, to_pixels, write_sheet
+from launcher.run.image_grid import find_cell, to_pixels, write_sheet
 from shards.console import ConsoleProgress
-from shards.progress import SILENT
+from shards.progress import SILENT, Progress
 
 READABLE_PIXELS = 192
-"""Sides that smaller pictures are enlarged to, so that there is room for their captions."""
+"""Sides that smaller images are enlarged to, so that there is room for their captions."""
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """As `launcher explain` takes them. `classes`: names; none: the class that the network names for each picture."""
+@dataclass(frozen=True)
+class HeatMaps:
+    """Writes the PNG files of one run's explanations."""
 
-    method_options: MethodOptions
-    classes: tuple[str, ...] = ()
-    checkpoint: str = "best"
-    output: Path | None = None
-    device: Device = "auto"
+    trained: TrainedModel
+    explainer: Explainer
+    labels: Sequence[int]
+    """Classes to explain; none: the predicted class of each image."""
+    folder: Path
+
+    def write(self, reader: ImageReader, number: int) -> None:
+        """A file for each class, of image `number`. Raise DataError when it cannot be read, OSError when a file cannot
+        be written.
+        """
+        image_1CHW = to_input(reader.read(number), self.trained.augment).to(self.explainer.extremes_NC11.device)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with torch.no_grad():
+            probs_K = class_scores(self.trained.network.model(image_1CHW)).float().softmax(1)[0]
+        [pixels_HWC] = to_pixels(image_1CHW, self.trained.augment.mean, self.trained.augment.std)
+        cell, path = find_cell(pixels_HWC.shape[:2], READABLE_PIXELS), Path(reader.name_of(number))
+        for label in self.labels or [int(probs_K.argmax())]:
+            heat_HW = self.explainer(image_1CHW, label, number)
+            name = self.trained.spec.classes[label]
+            blended_HWC = blend(pixels_HWC, heat_HW.cpu().numpy())
+            row = [(path.name, pixels_HWC), (f"{name}: {probs_K[label]:.0%}", blended_HWC)]
+            write_sheet([row], cell, self.folder / name_file(path, number, name, label))
 
 
-def explain(run: Path, paths: Sequence[str], options: Options) -> int:
-    """Write a PNG for each picture and class, and return the exit code: 1 when a picture could not be read.
+def explain(run: Path, paths: Sequence[str], options: ExplainOptions) -> int:
+    """Write a PNG for each image and class, and return the exit code: 1 when an image cannot be read.
 
-    Of P processes, process r takes every P-th picture from the r-th on. Raise UserError or RunError when run, class or
-    something that was named is not to be had; UserError when no picture could be read, and write nothing.
+    Every rank runs this. Raise UserError or RunError when an argument is wrong; raise UserError and write nothing when
+    no image can be read.
     """
+    method_options = choose_method_options(options)
     import_captum()
     run_classes = read_run_spec(run, options.checkpoint).classes
-    labels = [_find_class(name, run_classes) for name in dict.fromkeys(options.classes)]
+    labels = [_find_class(name, run_classes) for name in dict.fromkeys(options.class_)]
     reader = find_images(paths, run_classes, None)
-    strategy = build_eval_strategy(StrategySection(), options.device, read_world(os.environ))
+    strategy = build_eval_strategy(options.device)
     trained = load_trained(run, options.checkpoint, strategy)
     output = options.output or choose_folder(run, "explanations")
-    explainer, unreadable = build_explainer(trained, options.method_options, strategy), NameBadSamples()
+    maps = HeatMaps(trained, build_explainer(trained, method_options, strategy), labels, output)
+    unreadable = NameBadSamples()
     with ConsoleProgress() if strategy.world.is_first else nullcontext(SILENT) as progress:
-        try:
-            for start in range(0, reader.num_images, strategy.world.size):
-                number = start + strategy.world.rank
-                if number < reader.num_images:
-                    _explain_or_note(reader, number, labels, trained, explainer, output, unreadable)
-                unreadable.report(strategy.comm, progress.note)
-            unreadable.check_some_can(reader.num_images)
-        except OSError as error:
-            raise UserError(f"--output {output}: cannot be written ({error.strerror}); name another folder") from None
-    strategy.comm.close()  # which waits until every process has written its own
+        _explain_all(maps, reader, unreadable, strategy, progress)
+    strategy.comm.close()  # waits until every rank has written its files
     if strategy.world.is_first:
+        num_images = reader.num_images - unreadable.num_reported
         what = f"{len(labels)} classes each" if labels else "the predicted class of each"
-        explained = (
-            f"{reader.num_images - unreadable.num_told} pictures explained by {options.method_options.method}, {what}"
-        )
+        explained = f"{num_images} images explained by {method_options.method}, {what}"
         Console().say(f"{output}: {explained}{unreadable.describe()}")
     return unreadable.exit_code
+
+
+def _explain_all(
+    maps: HeatMaps, reader: ImageReader, unreadable: NameBadSamples, strategy: Strategy, progress: Progress
+) -> None:
+    """Rank r of P takes every P-th image from the r-th on. Raise UserError when no image can be read."""
+    try:
+        for start in range(0, reader.num_images, strategy.world.size):
+            number = start + strategy.world.rank
+            if number < reader.num_images:
+                try:
+                    maps.write(reader, number)
+                except DataError as error:
+                    unreadable.note(number, error)
+            unreadable.report(strategy.comm, progress.note)
+        unreadable.check_any_readable(reader.num_images)
+    except OSError as error:
+        raise UserError(
+            f"--output {maps.folder}: cannot be written ({error.strerror}); choose another folder"
+        ) from None
 
 
 def build_explainer(trained: TrainedModel, method_options: MethodOptions, strategy: Strategy) -> Explainer:
@@ -87,53 +121,13 @@ def build_explainer(trained: TrainedModel, method_options: MethodOptions, strate
 
 
 def to_extremes(augment: Augment) -> Tensor:
-    """A black and a white pixel, normalised: [2, C, 1, 1]."""
+    """A black and a white pixel, normalized: [2, C, 1, 1]."""
     levels_N1 = torch.tensor([[0.0], [1.0]])
     return ((levels_N1 - augment.mean) / augment.std)[:, :, None, None]
 
 
-def _explain_or_note(
-    reader: ImageReader,
-    number: int,
-    labels: Sequence[int],
-    trained: TrainedModel,
-    explainer: Explainer,
-    output: Path,
-    unreadable: NameBadSamples,
-) -> None:
-    try:
-        image_1CHW = to_input(reader.read(number), trained.augment)
-    except DataError as error:
-        unreadable.note(number, error)
-        return
-    output.mkdir(parents=True, exist_ok=True)
-    path = Path(reader.name_of(number))
-    _explain_picture(image_1CHW.to(explainer.extremes_NC11.device), path, number, labels, trained, explainer, output)
-
-
-def _explain_picture(
-    image_1CHW: Tensor,
-    path: Path,
-    number: int,
-    labels: Sequence[int],
-    trained: TrainedModel,
-    explainer: Explainer,
-    output: Path,
-) -> None:
-    with torch.no_grad():
-        probs_K = class_scores(trained.network.model(image_1CHW)).float().softmax(1)[0]
-    [pixels_HWC] = to_pixels(image_1CHW, trained.augment.mean, trained.augment.std)
-    cell = find_cell(pixels_HWC.shape[:2], READABLE_PIXELS)
-    for label in labels or [int(probs_K.argmax())]:
-        heat_HW = explainer(image_1CHW, label, number)
-        name = trained.spec.classes[label]
-        blended_HWC = blend(pixels_HWC, heat_HW.cpu().numpy())
-        row = [(path.name, pixels_HWC), (f"{name}: {probs_K[label]:.0%}", blended_HWC)]
-        write_sheet([row], cell, output / name_file(path, number, name, label))
-
-
 def name_file(path: Path, number: int, class_name: str, label: int) -> str:
-    """No two pictures, and no two classes, have the same: both numbers are in it."""
+    """File name of an image's explanation: both numbers in it make it unique."""
     plain, plain_class = (re.sub(r"[^\w.-]+", "_", text)[:60] for text in (path.stem, class_name))
     return f"{number:05d}-{plain}-{label}-{plain_class}.png"
 

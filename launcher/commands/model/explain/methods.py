@@ -1,7 +1,7 @@
-"""How much each pixel of a picture speaks for a class. The only importer of captum, which is optional.
+"""How much each pixel of an image is evidence for a class. The only importer of captum, which is optional.
 
-C channels, H x W pixels, K classes, O outputs of the network, N pictures to begin from. What is left out, or begun
-from, is the mean colour that normalisation takes away: zero.
+C channels, H x W pixels, K classes, O outputs of the network, N baseline images. Occluded pixels, and the baseline of
+integrated gradients, have the mean color that normalization subtracts: zero.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,21 +17,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from launcher.commands.model.explain.layer import find_map_layer
-from launcher.errors import UserError
-
-Method = Literal["occlusion", "gradient-shap", "integrated-gradients", "gradcam"]
+from launcher.commands.model.options import ExplainOptions, Method
+from launcher.errors import UserError, check_at_least_1
 
 FORWARD_PIXELS = 1 << 21
-"""Of the pictures that are in a forward pass at a time: 41 of 224 x 224."""
+"""Most pixels in a forward pass: 41 images of 224 x 224."""
 MAX_FORWARD = 256
-"""Pictures at a time, however small."""
+"""Most images in a forward pass, however small."""
 NOISE = 0.15
-"""Standard deviation, in normalised levels, of what gradient-shap adds to the picture."""
+"""Standard deviation, in normalized values, of the noise that gradient-shap adds to the image."""
 
 
 @dataclass(frozen=True, slots=True)
 class MethodOptions:
-    """`window`, `stride`: pixels, of occlusion. `samples`: of gradient-shap, and steps of integrated-gradients."""
+    """The numbers of a method; `ExplainOptions` describes them."""
 
     method: Method
     window: int = 15
@@ -45,29 +43,27 @@ APPLY: Mapping[str, tuple[Method, ...]] = {
     "stride": ("occlusion",),
     "samples": ("gradient-shap", "integrated-gradients"),
 }
-"""Methods that an option is for."""
+"""The methods that use an option."""
 
 
-def choose_method_options(method: Method, **given: int | None) -> MethodOptions:
-    """`given`: what is None has its default. Raise UserError for what has no effect with the method, or cannot be."""
-    wanted = {name: number for name, number in given.items() if number is not None}
-    for name, number in wanted.items():
-        if method not in APPLY[name]:
-            meant = " and ".join(APPLY[name])
-            raise UserError(f"--{name} {number}: has no effect with --method {method}, only with {meant}; leave it out")
-        if number < 1:
-            raise UserError(f"--{name} {number}: must be at least 1")
-    method_options = MethodOptions(method, **wanted)
-    if method_options.stride > method_options.window:
-        raise UserError(
-            f"--stride {method_options.stride}: pixels between windows of {method_options.window} would be left out"
-        )
-    return method_options
+def choose_method_options(options: ExplainOptions) -> MethodOptions:
+    """Raise UserError for an option that is out of range or has no effect with the method."""
+    given = {name: number for name in APPLY if (number := getattr(options, name)) is not None}
+    for name, number in given.items():
+        if options.method not in APPLY[name]:
+            only = " and ".join(APPLY[name])
+            what = f"has no effect with --method {options.method}, only with {only}"
+            raise UserError(f"--{name} {number}: {what}; leave it out")
+        check_at_least_1(**{name: number})
+    chosen = MethodOptions(options.method, **given)
+    if chosen.stride > chosen.window:
+        raise UserError(f"--stride {chosen.stride}: would skip pixels between windows of {chosen.window}; lower it")
+    return chosen
 
 
 class Scores(nn.Module):
-    """The network with one score for each class: images_BCHW -> scores_BK, where a single logit is l for class 1 and
-    -l for class 0, so that each class has what speaks for it."""
+    """The network with one score per class: images_BCHW -> scores_BK. A single logit l becomes -l and l, so that there
+    is evidence for either class."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -80,47 +76,46 @@ class Scores(nn.Module):
 
 @dataclass(frozen=True)
 class Explainer:
-    """`extremes_NC11`: black and white, normalised: gradient-shap begins now from this, now from that."""
-
     scores: Scores
-    method_options: MethodOptions
+    options: MethodOptions
     extremes_NC11: Tensor
+    """Black and white, normalized: the baselines that gradient-shap draws from."""
 
     def __call__(self, image_1CHW: Tensor, target: int, seed: int) -> Tensor:
-        """heat_HW, on the device of the image: positive where a pixel speaks for class `target`.
+        """heat_HW, on the device of the image: positive where a pixel is evidence for class `target`.
 
-        The same for the same `seed`. Raise UserError when the method cannot be used with this network or size.
+        `seed` decides what a method draws. Raise UserError when the method does not fit this network or size.
         """
         compute = {
             "occlusion": self._occlusion,
             "gradient-shap": self._gradient_shap,
             "integrated-gradients": self._integrated_gradients,
             "gradcam": self._gradcam,
-        }[self.method_options.method]
+        }[self.options.method]
         with _keyed(seed, image_1CHW.device):
             attribution_1CHW = compute(image_1CHW, target)
         return attribution_1CHW.detach().float().sum(1)[0]
 
     def _occlusion(self, image_1CHW: Tensor, target: int) -> Tensor:
-        window, stride = self.method_options.window, self.method_options.stride
+        window, stride = self.options.window, self.options.stride
         height, width = image_1CHW.shape[2:]
         if window > min(height, width):
-            raise UserError(f"--window {window}: the network sees {height} x {width} pixels; take less")
+            raise UserError(f"--window {window}: the network's input is {height} x {width} pixels; choose less")
         occlusion = import_captum().Occlusion(self.scores)
-        # The heat of a pixel: how much the score falls when it is covered, on average over the windows that do.
+        # The heat of a pixel: the drop of the score when it is covered, averaged over the windows that cover it.
         with torch.no_grad():
             attribution_1CHW: Tensor = occlusion.attribute(
                 image_1CHW,
                 sliding_window_shapes=(image_1CHW.shape[1], window, window),
                 strides=(image_1CHW.shape[1], stride, stride),
                 target=target,
-                perturbations_per_eval=count_at_once(image_1CHW),
+                perturbations_per_eval=max_forward_images(image_1CHW),
             )
-        return attribution_1CHW[:, :1]  # every channel is covered at once: the others are the same
+        return attribution_1CHW[:, :1]  # all channels are covered at once: the others are the same
 
     def _gradient_shap(self, image_1CHW: Tensor, target: int) -> Tensor:
         shap = import_captum().GradientShap(self.scores)
-        samples, at_once = self.method_options.samples, count_at_once(image_1CHW)
+        samples, at_once = self.options.samples, max_forward_images(image_1CHW)
         extremes_NCHW = self.extremes_NC11.expand(-1, -1, *image_1CHW.shape[2:])
         total_1CHW = torch.zeros_like(image_1CHW)
         for start in range(0, samples, at_once):
@@ -136,8 +131,8 @@ class Explainer:
             .attribute(
                 image_1CHW,
                 target=target,
-                n_steps=self.method_options.samples,
-                internal_batch_size=count_at_once(image_1CHW),
+                n_steps=self.options.samples,
+                internal_batch_size=max_forward_images(image_1CHW),
             )
         )
         return attribution_1CHW
@@ -149,14 +144,14 @@ class Explainer:
         return F.interpolate(map_11hw, image_1CHW.shape[2:], mode="bilinear", align_corners=False)
 
 
-def count_at_once(image_1CHW: Tensor) -> int:
-    """Pictures of this size that a forward pass may have."""
+def max_forward_images(image_1CHW: Tensor) -> int:
+    """Most images of this size in a forward pass."""
     return max(1, min(MAX_FORWARD, FORWARD_PIXELS // image_1CHW[0, 0].numel()))
 
 
 @contextmanager
 def _keyed(seed: int, device: torch.device) -> Iterator[None]:
-    """Captum draws from the generators of torch and numpy that everybody uses: they are given back as they were."""
+    """Seed the global generators of torch and numpy, which captum draws from, and restore them afterwards."""
     before = np.random.get_state()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -168,7 +163,7 @@ def _keyed(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def import_captum() -> ModuleType:
-    """Raise UserError when it is not there."""
+    """Raise UserError when captum is not installed."""
     try:
         import captum.attr
     except ImportError:

@@ -1,1 +1,1 @@
-"""`launcher export RUN`: a trained network in the forms that other programs read."""
+"""`launcher export RUN`: a trained network in formats that other programs read."""

@@ -1,39 +1,32 @@
-"""What must be done to a picture before an exported network takes it, and what its outputs mean, as plain facts."""
+"""The metadata of an exported network: its classes, the preprocessing of its images, its inputs and outputs."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from launcher.augment.pipeline import output_size
 from launcher.checkpoint.network_spec import NetworkSpec
 from launcher.errors import UserError
 from launcher.models.timm import PREFIX
 from launcher.models.zoo import OWN
+from launcher.recipe.facts import eval_size
 
 INPUT_NAME = "images"
 OUTPUT_NAME = "probabilities"
 
-Facts = dict[str, Any]
+Metadata = dict[str, Any]
 
 _RESAMPLE = {"bilinear": 2, "bicubic": 3}
-"""Pillow's numbers, which preprocessor_config.json has."""
+"""Pillow's numbers for preprocessor_config.json."""
 
 
-def find_size(spec: NetworkSpec) -> tuple[int, int]:
-    """Height and width of what the network takes."""
-    size = output_size(spec.recipe.augment.eval_ops)
-    assert size is not None, "a recipe whose images have different sizes is refused"
-    return size
-
-
-def describe(spec: NetworkSpec, checkpoint: str) -> Facts:
+def describe(spec: NetworkSpec, checkpoint: str) -> Metadata:
     """JSON: classes, sizes in pixels, operations in order; mean and std on the scale [0, 1]."""
-    height, width = find_size(spec)
+    height, width = eval_size(spec.recipe)
     ops = [op.model_dump(mode="json") for op in spec.recipe.augment.eval_ops]
     return {
         "classes": list(spec.classes),
         "preprocessing": {
-            "decode": "RGB, turned as EXIF says",
+            "decode": "RGB, EXIF orientation applied",
             "ops": [op | {"antialias": True} if op["op"] == "resize" else op for op in ops],
             "size": [height, width],
             "rescale": 1 / 255,
@@ -47,13 +40,13 @@ def describe(spec: NetworkSpec, checkpoint: str) -> Facts:
     }
 
 
-def describe_architecture(spec: NetworkSpec, num_outputs: int) -> Facts:
-    """`config.json` of a folder as Hugging Face's hub has them; of timm's networks one that timm reads."""
+def describe_architecture(spec: NetworkSpec, num_outputs: int) -> Metadata:
+    """`config.json` of a folder of Hugging Face's hub; timm reads that of its own networks."""
     name = spec.recipe.backbone.name
     is_timm = name.startswith(PREFIX)
-    height, width = find_size(spec)
+    height, width = eval_size(spec.recipe)
     head = spec.recipe.backbone.head
-    metadata: Facts = {
+    metadata: Metadata = {
         "architecture": name.removeprefix(PREFIX).partition(".")[0],
         "library": "timm" if is_timm else "launcher" if name in OWN else "torchvision",
         "head": head if isinstance(head, str) else head.model_dump(mode="json"),
@@ -76,12 +69,12 @@ def describe_architecture(spec: NetworkSpec, num_outputs: int) -> Facts:
     return metadata
 
 
-def _describe_timm_ops(spec: NetworkSpec) -> Facts:
-    """`crop_mode`, `crop_pct` and `interpolation` in timm's words, as far as it has them."""
+def _describe_timm_ops(spec: NetworkSpec) -> Metadata:
+    """`crop_mode`, `crop_pct` and `interpolation` as timm names them, as far as it can express the operations."""
     ops = {op["op"]: op for op in (each.model_dump(mode="json") for each in spec.recipe.augment.eval_ops)}
     if "resize" not in ops:
         return {"crop_pct": 1.0}
-    size, height = ops["resize"]["size"], find_size(spec)[0]
+    size, height = ops["resize"]["size"], eval_size(spec.recipe)[0]
     return {
         "interpolation": ops["resize"]["interpolation"],
         "crop_mode": "center" if isinstance(size, int) else "squash",
@@ -89,16 +82,16 @@ def _describe_timm_ops(spec: NetworkSpec) -> Facts:
     }
 
 
-def describe_processor(spec: NetworkSpec) -> Facts:
-    """`preprocessor_config.json`. Raise UserError when it cannot say what the recipe does."""
+def describe_processor(spec: NetworkSpec) -> Metadata:
+    """`preprocessor_config.json`. Raise UserError when it cannot express the recipe's operations."""
     ops = [op.model_dump(mode="json") for op in spec.recipe.augment.eval_ops]
     kinds = [op["op"] for op in ops]
     if kinds not in (["resize"], ["center_crop"], ["resize", "center_crop"]):
         raise UserError(
-            f"--format hf: its preprocessor can resize and then crop, not {', '.join(kinds)}; take another format"
+            f"--format hf: its preprocessor can resize and then crop, not {', '.join(kinds)}; choose another format"
         )
     by_kind = {op["op"]: op for op in ops}
-    metadata: Facts = {
+    metadata: Metadata = {
         "image_processor_type": "BitImageProcessor",
         "do_convert_rgb": True,
         "do_resize": "resize" in by_kind,

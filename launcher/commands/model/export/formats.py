@@ -1,4 +1,4 @@
-"""The forms of an exported network: how each is written, and how it is read back to be checked.
+"""The formats of an exported network: how each is written, and how it is read back to be checked.
 
 B batch, C channels, H x W pixels, K classes.
 """
@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from safetensors import safe_open
@@ -20,23 +19,23 @@ from torch import Tensor, nn
 
 from launcher.checkpoint.network_spec import NetworkSpec
 from launcher.checkpoint.tensor_file import write_tensors
-from launcher.commands.model.export.describe import Facts, describe_architecture, describe_processor
-from launcher.commands.model.export.onnx import check_installed, open_onnx, read_onnx_facts, write_onnx
+from launcher.commands.model.export.describe import Metadata, describe_architecture, describe_processor
+from launcher.commands.model.export.onnx import check_installed, open_onnx, read_onnx_metadata, write_onnx
 from launcher.commands.model.load import TrainedModel
+from launcher.commands.model.options import ExportFormat
 from launcher.models.loss import class_scores, count_outputs
 from launcher.models.zoo import build_trained
 
-Format = Literal["torchscript", "onnx", "safetensors", "hf"]
 Predict = Callable[[Tensor], Tensor]
 """images_BCHW -> probs_BK."""
 
 WEIGHTS_NAME = "model.safetensors"
-FACTS_NAME = "launcher.json"
-"""Of a hub's folder, and of what a TorchScript file has beside its code."""
+METADATA_NAME = "launcher.json"
+"""Name of the metadata in a folder of the hub and in a TorchScript file."""
 
 
 class Probabilities(nn.Module):
-    """The network with what makes probabilities of its outputs: images_BCHW -> probs_BK."""
+    """A network that returns probabilities: images_BCHW -> probs_BK."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -47,30 +46,32 @@ class Probabilities(nn.Module):
 
 
 @dataclass(frozen=True)
-class Form:
-    """`suffix` of the name. `check` raises UserError when it cannot be made of this network, `write` makes it,
-    `open` and `read_facts` know nothing but what was written, and the architecture where it holds weights alone."""
+class Exporter:
+    """One format. `open` and `read_metadata` use only what was written; weights alone need the architecture, too."""
 
     suffix: str
+    """End of the file's or folder's name."""
     check: Callable[[NetworkSpec], object]
-    write: Callable[[Path, TrainedModel, Facts, Tensor], None]
+    """Raise UserError when the network cannot be exported in this format."""
+    write: Callable[[Path, TrainedModel, Metadata, Tensor], None]
+    """Called with an example_BCHW."""
     open: Callable[[Path, NetworkSpec], Predict]
-    read_facts: Callable[[Path], Facts]
+    read_metadata: Callable[[Path], Metadata]
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """TorchScript warns that it will be given up, and of shapes that it takes for constants; these are checked here."""
+    """Silence TorchScript's warnings: that it is deprecated, and of shapes taken for constants, which are checked."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
-def _write_torchscript(path: Path, trained: TrainedModel, metadata: Facts, example_BCHW: Tensor) -> None:
+def _write_torchscript(path: Path, trained: TrainedModel, metadata: Metadata, example_BCHW: Tensor) -> None:
     with _quiet():
         traced = torch.jit.trace(Probabilities(trained.network.model).eval(), example_BCHW, check_trace=False)  # type: ignore[no-untyped-call]
         frozen = torch.jit.freeze(traced)
-        torch.jit.save(frozen, str(path), _extra_files={FACTS_NAME: json.dumps(metadata)})
+        torch.jit.save(frozen, str(path), _extra_files={METADATA_NAME: json.dumps(metadata)})
 
 
 def _open_torchscript(path: Path, spec: NetworkSpec) -> Predict:
@@ -79,19 +80,19 @@ def _open_torchscript(path: Path, spec: NetworkSpec) -> Predict:
     return loaded
 
 
-def _read_torchscript_facts(path: Path) -> Facts:
-    extra = {FACTS_NAME: ""}
+def _read_torchscript_extra(path: Path) -> Metadata:
+    extra = {METADATA_NAME: ""}
     with _quiet():
         torch.jit.load(str(path), map_location="cpu", _extra_files=extra)  # type: ignore[no-untyped-call]
-    metadata: Facts = json.loads(extra[FACTS_NAME])
+    metadata: Metadata = json.loads(extra[METADATA_NAME])
     return metadata
 
 
-def _write_onnx(path: Path, trained: TrainedModel, metadata: Facts, example_BCHW: Tensor) -> None:
+def _write_onnx(path: Path, trained: TrainedModel, metadata: Metadata, example_BCHW: Tensor) -> None:
     write_onnx(path, Probabilities(trained.network.model).eval(), metadata, example_BCHW)
 
 
-def _write_weights(path: Path, trained: TrainedModel, metadata: Facts, _: Tensor) -> None:
+def _write_weights(path: Path, trained: TrainedModel, metadata: Metadata, _: Tensor) -> None:
     write_tensors(
         path, trained.network.model.state_dict(), {name: json.dumps(value) for name, value in metadata.items()}
     )
@@ -103,32 +104,32 @@ def _open_weights(path: Path, spec: NetworkSpec) -> Predict:
     return Probabilities(network.model).eval()
 
 
-def _read_weights_facts(path: Path) -> Facts:
+def _read_weights_extra(path: Path) -> Metadata:
     with safe_open(path, framework="pt") as file:
         return {name: json.loads(text) for name, text in file.metadata().items() if name != "format"}
 
 
-def _write_hf(path: Path, trained: TrainedModel, metadata: Facts, example_BCHW: Tensor) -> None:
+def _write_hf(path: Path, trained: TrainedModel, metadata: Metadata, example_BCHW: Tensor) -> None:
     spec = trained.spec
     path.mkdir()
     config = describe_architecture(spec, count_outputs(spec.recipe.loss, len(spec.classes)))
-    texts = {"config.json": config, "preprocessor_config.json": describe_processor(spec), FACTS_NAME: metadata}
+    texts = {"config.json": config, "preprocessor_config.json": describe_processor(spec), METADATA_NAME: metadata}
     for name, content in texts.items():
         (path / name).write_text(json.dumps(content, indent=2) + "\n")
     _write_weights(path / WEIGHTS_NAME, trained, {}, example_BCHW)
 
 
-FORMS: dict[Format, Form] = {
-    "torchscript": Form(".pt", lambda spec: None, _write_torchscript, _open_torchscript, _read_torchscript_facts),
-    "onnx": Form(
-        ".onnx", lambda spec: check_installed(), _write_onnx, lambda path, spec: open_onnx(path), read_onnx_facts
+EXPORTERS: dict[ExportFormat, Exporter] = {
+    "torchscript": Exporter(".pt", lambda spec: None, _write_torchscript, _open_torchscript, _read_torchscript_extra),
+    "onnx": Exporter(
+        ".onnx", lambda spec: check_installed(), _write_onnx, lambda path, spec: open_onnx(path), read_onnx_metadata
     ),
-    "safetensors": Form(".safetensors", lambda spec: None, _write_weights, _open_weights, _read_weights_facts),
-    "hf": Form(
+    "safetensors": Exporter(".safetensors", lambda spec: None, _write_weights, _open_weights, _read_weights_extra),
+    "hf": Exporter(
         "-hf",
         describe_processor,
         _write_hf,
         lambda path, spec: _open_weights(path / WEIGHTS_NAME, spec),
-        lambda path: json.loads((path / FACTS_NAME).read_text()),
+        lambda path: json.loads((path / METADATA_NAME).read_text()),
     ),
 }

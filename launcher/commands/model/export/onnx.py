@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from launcher.commands.model.export.describe import INPUT_NAME, OUTPUT_NAME, Facts
+from launcher.commands.model.export.describe import INPUT_NAME, OUTPUT_NAME, Metadata
 from launcher.errors import UserError
 
 
@@ -20,11 +20,11 @@ def check_installed() -> None:
     _import_libraries()
 
 
-def write_onnx(path: Path, model: nn.Module, metadata: Facts, example_BCHW: Tensor) -> None:
-    """Any batch; weights and facts inside: each of the facts is JSON in the file's metadata."""
+def write_onnx(path: Path, model: nn.Module, metadata: Metadata, example_BCHW: Tensor) -> None:
+    """Write a network for any batch size, with each entry of `metadata` as JSON in the file's metadata."""
     onnx, _ = _import_libraries()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter about itself; what it made is checked against the network
+        warnings.simplefilter("ignore")  # of the exporter about itself; its result is checked against the network
         program = torch.onnx.export(
             model,
             (example_BCHW,),
@@ -47,8 +47,7 @@ def open_onnx(path: Path) -> Callable[[Tensor], Tensor]:
     return lambda images_BCHW: torch.from_numpy(session.run(None, {INPUT_NAME: images_BCHW.numpy()})[0])
 
 
-def read_onnx_facts(path: Path) -> Facts:
-    """What `write_onnx` put beside the weights."""
+def read_onnx_metadata(path: Path) -> Metadata:
     onnx, _ = _import_libraries()
     return {each.key: json.loads(each.value) for each in onnx.load(path).metadata_props}
 

@@ -1,1 +1,1 @@
-"""`launcher predict`: what a trained network, or one of torchvision's, says of pictures."""
+"""`launcher predict`: classes and probabilities of any images."""

@@ -1,4 +1,7 @@
-"""Predictions as text: a table, JSON lines, CSV; on stdout or in a file. T the best classes of an image."""
+"""Predictions as text: a table, JSON lines or CSV, on stdout or in a file.
+
+T the most probable classes of an image.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +22,19 @@ from launcher.run.journal import render_json
 from shards.manifest import open_atomically
 
 TABLE_ROWS = 500
-"""After so many there is a new table: the width of columns is known only when all rows of one are there."""
+"""Rows of a table; further rows make another one. A table can be printed only when all its rows are known."""
 
 Write = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """`best`: T classes and their probabilities, the likeliest first. `truth`: None where nobody has said it."""
-
     name: str
+    """Path of the image, or its name in the shards."""
     best: tuple[tuple[str, float], ...]
+    """T classes and their probabilities, the most probable first."""
     truth: str | None
+    """The true class, where it is known."""
 
     @property
     def is_right(self) -> bool:
@@ -57,8 +61,8 @@ def render_csv(predictions: Iterable[Prediction], num_best: int, _width: int) ->
 
 def render_tables(predictions: Iterable[Prediction], num_best: int, width: int) -> Iterator[str]:
     names = ["image", *map(str, range(1, num_best + 1))]
-    coming = iter(predictions)
-    while block := list(islice(coming, TABLE_ROWS)):
+    remaining = iter(predictions)
+    while block := list(islice(remaining, TABLE_ROWS)):
         has_truth = any(each.truth is not None for each in block)
         rows = [
             [
@@ -76,37 +80,36 @@ FORMATS: Mapping[str, Callable[[Iterable[Prediction], int, int], Iterator[str]]]
     "jsonl": render_jsonl,
     "csv": render_csv,
 }
-"""What `--format` may be."""
+"""Renderers by `--format`: (predictions, T, width of a table) -> pieces of text."""
 
-
-ENDINGS: Mapping[str, str] = {".txt": "table", ".jsonl": "jsonl", ".csv": "csv"}
-"""Of files, and their formats."""
+SUFFIXES: Mapping[str, str] = {".txt": "table", ".jsonl": "jsonl", ".csv": "csv"}
+"""Format of each file suffix."""
 
 
 def choose_format(wanted: str | None, output: Path | None) -> str:
-    """Said, or by the ending of the file, or a table. Raise UserError when the file is named as something else is."""
-    ending = "" if output is None else output.suffix.lower()
-    if not ending:
+    """`wanted`, or the format of the output's suffix, or a table. Raise UserError when wanted and suffix differ."""
+    suffix = "" if output is None else output.suffix.lower()
+    if not suffix:
         return wanted or "table"
-    if wanted is not None and wanted != ENDINGS.get(ending):
-        its = next(each for each, name in ENDINGS.items() if name == wanted)
-        raise UserError(f"--output {output}: --format {wanted} is for {its}, not {ending}; leave one of the two out")
-    if ending not in ENDINGS:
-        raise UserError(f"--output {output}: no format ends in {ending}{nearest(ending, ENDINGS)}")
-    return ENDINGS[ending]
+    if wanted is not None and wanted != SUFFIXES.get(suffix):
+        right = next(each for each, name in SUFFIXES.items() if name == wanted)
+        raise UserError(f"--output {output}: --format {wanted} is for {right}, not {suffix}; leave one of the two out")
+    if suffix not in SUFFIXES:
+        raise UserError(f"--output {output}: no format has the suffix {suffix}{nearest(suffix, SUFFIXES)}")
+    return SUFFIXES[suffix]
 
 
 def find_width(output: Path | None) -> int:
-    """Of a table, in characters."""
+    """Width of a table in characters."""
     is_terminal = output is None and sys.stdout.isatty()
     return shutil.get_terminal_size().columns if is_terminal else PLAIN_WIDTH
 
 
 @contextmanager
 def open_output(output: Path | None) -> Iterator[Write]:
-    """Writes to the file, which has its name when all is in it, or to stdout.
+    """Yields the function that writes text to stdout, or to a file that gets its name when it is complete.
 
-    Raise UserError where it cannot be; OSError with its name when there is no room for it.
+    Raise UserError when the file cannot be created, OSError with its name when the disk is full.
     """
     if output is None:
         yield _write_stdout
@@ -115,12 +118,12 @@ def open_output(output: Path | None) -> Iterator[Write]:
         try:
             write = stack.enter_context(open_atomically(output))
         except OSError as error:
-            raise UserError(f"--output {output}: cannot be written ({error.strerror}); name another file") from None
+            raise UserError(f"--output {output}: cannot be written ({error.strerror}); choose another file") from None
         yield lambda text: write(text.encode("utf-8", "surrogateescape"))
 
 
 def _write_stdout(text: str) -> None:
-    """Nobody reads any more, as after `| head`: nothing more is said."""
+    """Print no more once nobody reads any more, as after `| head`."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()

@@ -1,1 +1,1 @@
-"""`launcher bench`: how fast each stage of a training is on this machine."""
+"""`launcher bench`: the speed of each stage of a training on this machine."""

@@ -1,4 +1,4 @@
-"""What speeds measured stage by stage say about a recipe's settings. Pure."""
+"""From the measured speed of each stage to the settings to try. Pure."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from launcher.text import show_bytes
 from launcher.train.bottleneck import Tunables, find_remedies
 
 GROWTH = 1.1
-"""More threads must do so much more to be worth having; an input this much faster than the network keeps up."""
+"""Speed-up that counts: more threads must bring it, and an input this much faster than the network keeps up."""
 
 
 @dataclass(frozen=True)
 class Speeds:
-    """Images per second. `stages`: read, decode and, where threads do it, augment, each by one thread.
-
-    `by_workers`: the whole input, by number of threads. `both`: input and network at once, which is training.
-    """
+    """Images per second."""
 
     stages: dict[str, float]
+    """read, decode and, where threads do it, augment, each by one thread."""
     by_workers: dict[int, float]
+    """The whole input, by number of threads."""
     network: float
     both: float
+    """Input and network at once, which is training."""
 
     @property
     def best_input(self) -> float:
@@ -31,28 +31,28 @@ class Speeds:
 
     @property
     def slowest(self) -> str:
-        """Stage of the input that takes longest."""
+        """The slowest stage of the input."""
         return min(self.stages, key=lambda stage: self.stages[stage])
 
 
 def choose_workers(by_workers: dict[int, float], network: float) -> int:
-    """The fewest threads that keep ahead of the network, or those after which more do not do much more."""
+    """The fewest threads that keep ahead of the network, or beyond which more threads bring little."""
     wanted = min(GROWTH * network, max(by_workers.values()) / GROWTH)
     return min(workers for workers, speed in by_workers.items() if speed >= wanted)
 
 
-def describe_limit(speeds: Speeds, long_side: float, setting: Tunables) -> str:
-    """What training waits for, and what to try. `long_side`: of an image on average, in pixels."""
+def describe_bottleneck(speeds: Speeds, long_side: float, tunables: Tunables) -> str:
+    """The bottleneck of training, and what to try. `long_side`: mean of the images, in pixels."""
     if speeds.both * GROWTH >= speeds.network:
-        return "the network limits"
-    remedies = " or ".join(find_remedies(speeds.slowest, long_side, setting)[:2])
+        return "bottleneck: the network"
+    remedies = " or ".join(find_remedies(speeds.slowest, long_side, tunables)[:2])
     if speeds.both * GROWTH >= speeds.best_input:
-        return f"the input limits: {speeds.slowest}; try {remedies}"
-    return f"input and network slow each other down; what takes the input longest is {speeds.slowest}; try {remedies}"
+        return f"bottleneck: the input ({speeds.slowest}); try {remedies}"
+    return f"input and network slow each other down; slowest stage of the input: {speeds.slowest}; try {remedies}"
 
 
 def cache_keys(data: Data, num_bytes: int, free_bytes: int) -> str | None:
-    """What keeps so many bytes of decoded images in memory; None where there is no room for them."""
+    """The keys that keep `num_bytes` of decoded images in memory; None where they do not fit."""
     if num_bytes > free_bytes:
         return None
     if data.cache == "none":
@@ -63,13 +63,13 @@ def cache_keys(data: Data, num_bytes: int, free_bytes: int) -> str | None:
 
 
 def describe_cache(speeds: Speeds, keys: str | None, num_bytes: int, free_bytes: int) -> str:
-    """Whether training would be a tenth faster, or more, with decoded images in memory: an estimate."""
-    size = f"{show_bytes(num_bytes)} decoded, memory has room for {show_bytes(free_bytes)}"
+    """Whether decoded images in memory would make training a tenth faster, or more: an estimate."""
+    size = f"decoded images take {show_bytes(num_bytes)}, memory has room for {show_bytes(free_bytes)}"
     if keys is None:
-        return f"data.cache has no room for the training images: {size}"
+        return f"data.cache does not help: {size}"
     costs_s = {stage: 1 / speed for stage, speed in speeds.stages.items()}
     saved_s = (costs_s["read"] + costs_s["decode"]) / sum(costs_s.values()) / speeds.best_input
-    # Not faster than the network alone; nor slower than now, should the network alone have been measured so.
+    # No faster than the network alone; no slower than now, should the network alone have been measured slower.
     after_s = min(max(1 / speeds.both - saved_s, 1 / speeds.network), 1 / speeds.both)
     gain = 1 / speeds.both / after_s
-    return f"{keys} {'helps' if gain >= GROWTH else 'does not help much'}: training x {gain:.2f} by estimate; {size}"
+    return f"{keys} {'helps' if gain >= GROWTH else 'does not help much'}: training x {gain:.2f} (estimate); {size}"

@@ -1,4 +1,4 @@
-"""`launcher bench RECIPE`: which stage of a training limits it on this machine, and what to set."""
+"""`launcher bench RECIPE`: the bottleneck of a training on this machine, and what to set."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from launcher.commands.recipe.bench.advice import cache_keys, choose_workers, describe_cache, describe_limit
+from launcher.commands.recipe.bench.advice import cache_keys, choose_workers, describe_bottleneck, describe_cache
 from launcher.commands.recipe.bench.measure import feed_of, measure, take_samples
-from launcher.data.decoded import free_bytes
-from launcher.data.loader import count_workers
+from launcher.commands.recipe.options import BenchOptions
+from launcher.data.shared_memory import free_bytes
+from launcher.data.threads import count_workers
 from launcher.distributed.strategy import build_strategy
 from launcher.distributed.world import World, read_world
 from launcher.errors import EXIT_DONE, UserError
@@ -35,28 +36,24 @@ WITHOUT_KEEPING = {
     "strategy.feature_cache_gib": 0.0,
     "log.wandb.mode": "disabled",
 }
-"""Nothing goes to W&B or to a cache, and no threads run but those that are measured."""
+"""Changes of the recipe: nothing goes to W&B or to a cache, and only measured threads run."""
 
 
-def bench(loaded: LoadedRecipe, seconds: float, processes: int) -> int:
-    """Measure for about so many seconds, as one of `processes` that share this machine and the batch. Print a table.
+def bench(loaded: LoadedRecipe, options: BenchOptions) -> int:
+    """Measure one of the processes that share this machine and the batch. Print a table and advice.
 
-    Raise LauncherError or ShardsError for what the user can mend.
+    Raise LauncherError or ShardsError for what the user can fix.
     """
-    if not seconds > 0:
-        raise UserError(f"--seconds {seconds:g}: must be more than 0")
-    if processes < 1:
-        raise UserError(f"--processes {processes}: must be at least 1")
+    options.check()
     if read_world(os.environ).size > 1:
         raise UserError("bench is a single process: python -m launcher bench RECIPE --processes N")
     console = Console()
     recipe = complete_recipe(loaded, console.say)
     log_warnings()
-    num_cores = count_workers(None, World(local_size=processes))
     with TemporaryDirectory(prefix="launcher-bench-") as folder, ExitStack() as closing:
         alone = with_values(recipe, {**WITHOUT_KEEPING, "run.dir": folder})
         strategy = build_strategy(alone.strategy, World(), alone.run.seed, alone.run.deterministic)
-        job = open_job(loaded, alone, strategy, open_run, world_size=processes)
+        job = open_job(loaded, alone, strategy, open_run, world_size=options.processes)
         closing.callback(job.run.release)
         state, log = build_state(job), open_run_log(job)
         inputs = build_inputs(job, log.say)
@@ -64,29 +61,30 @@ def bench(loaded: LoadedRecipe, seconds: float, processes: int) -> int:
             closing.callback(each.close)
         try:
             stage = enter_stage(job, state, inputs, 0, 0, log)
-            _measure_and_say(job, stage, recipe, num_cores, seconds, console)
+            _measure_and_advise(job, stage, recipe, options, console)
         except torch.OutOfMemoryError:
             raise UserError(
-                f"train.micro_batch: a pass of {job.plan.micro_batch} images takes more memory than the GPU has; lower "
-                "it, or say with --processes how many share the batch"
+                f"train.micro_batch: a forward pass of {job.plan.micro_batch} images takes more memory than the GPU "
+                "has; lower it, or give the number of processes that share the batch as --processes"
             ) from None
     return EXIT_DONE
 
 
-def _measure_and_say(job: Job, stage: Stage, recipe: Recipe, num_cores: int, seconds: float, console: Console) -> None:
+def _measure_and_advise(job: Job, stage: Stage, recipe: Recipe, options: BenchOptions, console: Console) -> None:
     """`recipe`: as the user wrote it; `stage`: the first stage of its freezing."""
     set_training(stage.state.model)
     samples = take_samples(job, stage)
-    speeds, rows = measure(job, stage, samples, num_cores, seconds)
+    num_cores = count_workers(None, World(local_size=options.processes))
+    speeds, rows = measure(job, stage, samples, num_cores, options.seconds)
     console.columns(("stage", "images/s", "measured"), rows)
     num_bytes = 3 * int(samples.num_pixels * job.plan.num_train)
     room_bytes = free_bytes(is_shared=job.plan.world_size > 1)
     keys = cache_keys(recipe.data, num_bytes, room_bytes)
     tunables = replace(tunables_of(recipe, stage, job.strategy.device.type), cache_keys=keys)
-    console.say(describe_limit(speeds, samples.long_side, tunables))
+    console.say(describe_bottleneck(speeds, samples.long_side, tunables))
     console.say(f"recommended: data.workers={choose_workers(speeds.by_workers, speeds.network)}")
     console.say(describe_cache(speeds, keys, num_bytes, room_bytes))
     if feed_of(stage).engine is not None and tunables.feature_keys is None:
         console.say(
-            "the frozen part's features may be kept (strategy.feature_cache_gib): then images pass as above only once"
+            "features of the frozen part can be kept (strategy.feature_cache_gib): each image then passes only once"
         )

@@ -1,1 +1,1 @@
-"""`launcher probe`: logistic regression on what a frozen backbone gives."""
+"""`launcher probe`: logistic regression on a frozen backbone's features, saved as the network's head."""

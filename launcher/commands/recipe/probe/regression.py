@@ -1,4 +1,4 @@
-"""Logistic regression on standardised features, and the one linear layer that it comes to. The owner of scikit-learn.
+"""Logistic regression on standardised features, as one linear layer. The only importer of scikit-learn.
 
 N images, D features, K classes.
 """
@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 MAX_ITERATIONS = 1000
 
 GRID = tuple(10.0**power for power in range(-4, 3))
-"""Values of C that are tried, the strongest regularisation first."""
+"""Values of C to try, the strongest regularisation first."""
 
 C_WITHOUT_VALID = 1.0
 
@@ -30,7 +30,7 @@ Labels = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Layer:
-    """A linear layer whose softmax gives the regression's probabilities for features as they are, not standardised."""
+    """A linear layer whose softmax gives the regression's probabilities from features that are not standardised."""
 
     weight_KD: Array
     bias_K: Array
@@ -42,12 +42,12 @@ class Layer:
 
 @dataclass(frozen=True)
 class Fit:
-    """A regression. `valid_accuracy`: None without a valid split; `is_converged`: within MAX_ITERATIONS."""
-
     C: float
     layer: Layer
     valid_accuracy: float | None
+    """None without a valid split."""
     is_converged: bool
+    """Within MAX_ITERATIONS."""
     fit_s: float
 
     def to_json(self) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class Fit:
 
 
 def fit_grid(train: tuple[Array, Labels], valid: tuple[Array, Labels] | None) -> Iterator[Fit]:
-    """A fit to `train` for every C, judged on `valid`; a single one where that is None.
+    """A fit to `train` for every C, scored on `valid`; without `valid` a single fit.
 
     Every class must be in `train`.
     """
@@ -75,7 +75,7 @@ def fit_grid(train: tuple[Array, Labels], valid: tuple[Array, Labels] | None) ->
 
 
 def choose_best(fits: list[Fit]) -> Fit:
-    """The most accurate on valid; of equals the one with the smallest C."""
+    """The most accurate fit on valid; among equals the one with the smallest C."""
     return max(fits, key=lambda fit: (fit.valid_accuracy or 0.0, -fit.C))
 
 
@@ -92,7 +92,7 @@ def _fit(C: float, standard_ND: Array, labels_N: Labels) -> tuple[LogisticRegres
 def _as_layer(scaler: StandardScaler, regression: LogisticRegression) -> Layer:
     coef_KD, intercept_K = regression.coef_, regression.intercept_
     if len(coef_KD) == 1:
-        # Of two classes scikit-learn has the log odds of the second: half of them each way are the same to a softmax.
+        # For two classes scikit-learn gives the log odds of the second; half of it each way has the same softmax.
         coef_KD = np.concatenate([-coef_KD, coef_KD]) / 2
         intercept_K = np.concatenate([-intercept_K, intercept_K]) / 2
     return Layer(coef_KD / scaler.scale_, intercept_K - coef_KD @ (scaler.mean_ / scaler.scale_))

@@ -1,1 +1,1 @@
-"""`launcher compare`: what differs in recipes beside what differs in results."""
+"""`launcher compare`: what differs in the recipes of runs beside what differs in their results."""

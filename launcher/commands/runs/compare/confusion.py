@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from launcher.commands.runs.compare.groups import Group, Run
-from launcher.commands.runs.compare.metrics import final_evaluation
+from launcher.commands.runs.compare.metrics import find_evaluation
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Confusion:
     num_runs: int
 
     def pairs(self) -> list[tuple[str, str, int]]:
-        """Different classes that were taken for one another, the most frequent first."""
+        """True class, predicted class and images of all confusions, the most frequent first."""
         found = [
             (true, predicted, num)
             for true, row in zip(self.classes, self.rows, strict=True)
@@ -30,7 +30,7 @@ class Confusion:
 
 
 def find_confusion(group: Group) -> Confusion | None:
-    """Of the runs that have one of the same classes; None where none has."""
+    """The sum over the runs that have a matrix of the same split and classes; None when none has one."""
     found = [one for run in group.runs if (one := _read(run)) is not None]
     alike = [one for one in found if (one.split, one.classes) == (found[0].split, found[0].classes)]
     if not alike:
@@ -40,20 +40,15 @@ def find_confusion(group: Group) -> Confusion | None:
 
 
 def _read(run: Run) -> Confusion | None:
-    """The newest; None for one that is not square, or not of whole numbers."""
-    events = [record for record in run.history.records if record.get("name") == "confusion"]
-    if not events:
-        return None
-    split, rows = str(events[-1].get("split")), events[-1].get("rows")
-    classes = final_evaluation(run, split).get("per_class")
+    """The newest; None when it is not a square matrix of whole numbers."""
+    event = next((each for each in reversed(run.history.records) if each.get("name") == "confusion"), {})
+    split, rows = str(event.get("split")), event.get("rows")
+    classes = find_evaluation(run.history, split).get("per_class")
     if not isinstance(classes, dict) or not rows or not _is_square(rows, len(classes)):
         return None
     return Confusion(split, tuple(map(str, classes)), tuple(map(tuple, rows)), 1)
 
 
 def _is_square(rows: Any, side: int) -> bool:
-    return (
-        isinstance(rows, list)
-        and len(rows) == side
-        and all(isinstance(row, list) and len(row) == side and all(type(num) is int for num in row) for row in rows)
-    )
+    is_list = isinstance(rows, list) and len(rows) == side
+    return is_list and all(isinstance(row, list) and [*map(type, row)] == [int] * side for row in rows)

@@ -1,4 +1,4 @@
-"""Runs from what the command line names: folders, globs that no shell has expanded, and runs and groups of W&B."""
+"""The runs that the command line names: folders, globs that no shell has expanded, and runs and groups of W&B."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _WANDB_PAGE = re.compile(r"https?://[^/]+/([\w.-]+/[\w.-]+)/runs/([\w-]+)([/?].*
 
 
 @dataclass(frozen=True)
-class Found:
-    """A run. `folder`: of what it wrote. `name`: what is said of where it is. `state`: W&B's word; "" of a folder."""
+class FoundRun:
+    """`folder`: holds its files. `name`: its folder or W&B path, for people. `state`: W&B's word; "" for a folder."""
 
     folder: Path
     name: str
     state: str = ""
 
 
-def find_runs(names: Sequence[str], store: Path) -> list[Found]:
-    """Each once, in the order given; what W&B keeps comes below the folder `store`.
+def find_runs(names: Sequence[str], store: Path) -> list[FoundRun]:
+    """Each run once, in the order given; W&B's files come below the folder `store`.
 
-    Raise RunError for a name that leads to no run, and for fewer than two.
+    Raise RunError for a name without a run, and for fewer than two runs.
     """
-    found: dict[Path, Found] = {}
+    found: dict[Path, FoundRun] = {}
     for name in names:
         for run in _expand(name, store):
             found.setdefault(run.folder.resolve(), run)
@@ -44,49 +44,48 @@ def find_runs(names: Sequence[str], store: Path) -> list[Found]:
     return list(found.values())
 
 
-def _expand(name: str, store: Path) -> list[Found]:
+def _expand(name: str, store: Path) -> list[FoundRun]:
     folder = Path(name)
     if folder.is_dir():
         if not _is_training(folder):
-            raise RunError(f"{name}: no run's folder: needs {LOCK_NAME} and {JOURNAL_NAME}; give runs/NAME/DATE-...")
-        return [Found(folder, name)]
+            raise RunError(f"{name}: not a run folder: needs {LOCK_NAME} and {JOURNAL_NAME}; give runs/NAME/DATE-...")
+        return [FoundRun(folder, name)]
     if path := _read_wandb_path(name):
         return _fetch(name, path, store)
     if glob.has_magic(name):
-        matches = [path for path in map(Path, sorted(glob.glob(name, recursive=True))) if _is_training(path)]  # noqa: PTH207  # absolute patterns too
+        matches = [path for path in sorted(glob.glob(name, recursive=True)) if _is_training(Path(path))]  # noqa: PTH207  # absolute patterns too
         if not matches:
-            raise RunError(f"{name}: matches no run; launcher runs lists those that are there")
-        return [Found(match, str(match)) for match in matches]
-    raise RunError(f"{name}: no such run; launcher runs lists those that are there{nearest_path(folder)}")
+            raise RunError(f"{name}: matches no run; launcher runs lists the runs there are")
+        return [FoundRun(Path(match), match) for match in matches]
+    raise RunError(f"{name}: no such run; launcher runs lists the runs there are{nearest_path(folder)}")
 
 
 def _read_wandb_path(name: str) -> str | None:
-    """`entity/project/id`, or a group; None for what is rather a file's path."""
+    """`entity/project/id`, or a group; None for a name that is rather a file's path."""
     if page := _WANDB_PAGE.fullmatch(name):
         return f"{page[1]}/{page[2]}"
     is_path = _WANDB.fullmatch(name) and (name.startswith("group:") or not Path(Path(name).parts[0]).exists())
     return name if is_path else None
 
 
-def _fetch(name: str, path: str, store: Path) -> list[Found]:
-    """Raise RunError when W&B does not give them, or has none that `launcher` has sent."""
+def _fetch(name: str, path: str, store: Path) -> list[FoundRun]:
+    """Raise RunError when W&B fails, or has no journal of a run."""
     if not has_wandb_credentials(os.environ):
         raise RunError(f"{name}: no such folder, and no credentials for W&B; run 'wandb login', or set WANDB_API_KEY")
     quiet_wandb()
     try:
         runs = fetch_runs(path, store)
     except (Exception, SystemExit) as error:
-        raise RunError(f"{name}: no such folder, and W&B does not give it ({first_line(error)})") from None
+        raise RunError(f"{name}: no such folder, and W&B cannot give it ({first_line(error)})") from None
     finally:
         stop_service()
     if not runs:
         raise RunError(f"{name}: W&B has no run of this group; give entity/project/group:NAME")
     for run in runs:
         if not _is_training(run.folder):
-            raise RunError(f"{run.path}: W&B has no {JOURNAL_NAME} of it; when it has ended, launcher sync sends it")
-    return [Found(run.folder, run.path, run.state) for run in runs]
+            raise RunError(f"{run.path}: W&B has no {JOURNAL_NAME} of it; after its end, launcher sync sends it")
+    return [FoundRun(run.folder, run.path, run.state) for run in runs]
 
 
 def _is_training(folder: Path) -> bool:
-    """Probes keep no journal."""
     return (folder / LOCK_NAME).is_file() and (folder / JOURNAL_NAME).is_file()

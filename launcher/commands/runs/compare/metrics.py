@@ -1,123 +1,103 @@
-"""The numbers that runs are compared by."""
+"""The measures that runs are compared by, from their summaries, or from the journals of unfinished runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
-from launcher.commands.runs.compare.groups import Run
-from launcher.metrics.names import higher_is_better, shows_top5
-from launcher.run.history import count_worked_s, find_count, find_number, read_curve
-from launcher.run.journal import Record
+from launcher.metrics.names import shows_top5
+from launcher.run.history import History, count_worked_s, find_best_step, find_count, find_number, read_curve
+from launcher.run.journal import Record, epoch_of
+
+NONE = "-"
+"""Shown in place of a value that is not known."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """`is_frac`: shown in per cent. `is_tested`: whether groups are tested for a difference in it."""
+    """`is_fraction`: shown as a percentage. `is_tested`: whether groups are tested for a difference in it."""
 
     name: str
-    find: Callable[[Run], float | None]
-    is_frac: bool = False
+    is_fraction: bool = False
     is_tested: bool = False
     digits: int = 4
 
-    def show(self, value: float) -> str:
-        return f"{100 * value:.2f} %" if self.is_frac else f"{value:,.{self.digits}f}"
+    def show(self, value: float | None) -> str:
+        if value is None:
+            return NONE
+        return f"{100 * value:.2f} %" if self.is_fraction else f"{value:,.{self.digits}f}"
 
     def show_difference(self, value: float) -> str:
-        return f"{100 * value:+.2f} points" if self.is_frac else f"{value:+,.{self.digits}f}"
-
-
-def final_evaluation(run: Run, split: str = "test") -> Record:
-    """The newest evaluation of a split, of the best weights where the run came to its end; {} without one."""
-    found = [r for r in run.history.records if r["kind"] == "eval" and r.get("split") == split]
-    return found[-1] if found else {}
-
-
-def per_class(run: Run, split: str = "test") -> dict[str, float]:
-    """Class -> recall; without those that have no images."""
-    summary = run.history.summary.get(split)
-    classes: Any = (summary if isinstance(summary, dict) else final_evaluation(run, split)).get("per_class")
-    if not isinstance(classes, dict):
-        return {}
-    values = {str(name): find_number(metrics, "recall") for name, metrics in classes.items()}
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _test(name: str) -> Callable[[Run], float | None]:
-    def find(run: Run) -> float | None:
-        value = find_number(run.history.summary, "test", name)
-        return value if value is not None else find_number(final_evaluation(run), name)
-
-    return find
-
-
-def _test_top5(run: Run) -> float | None:
-    test = run.history.summary.get("test")
-    evaluation = test if isinstance(test, dict) else final_evaluation(run)
-    return _test("top5_accuracy")(run) if shows_top5(evaluation) else None
-
-
-def _best_valid(name: str) -> Callable[[Run], float | None]:
-    """Of the epoch that was chosen; of an unfinished run by the recipe's metric."""
-
-    def find(run: Run) -> float | None:
-        value = find_number(run.history.summary, "valid", name)
-        step = _best_step(run)
-        return value if value is not None or step is None else _valid(run, name).get(step)
-
-    return find
-
-
-def _valid(run: Run, name: str) -> dict[int, float]:
-    return read_curve(run.history.records, "eval", name, "valid")
-
-
-def _best_step(run: Run) -> int | None:
-    metric = str(run.recipe.get("train.best_metric", "accuracy"))
-    values = {step: value for step, value in _valid(run, metric).items() if value == value}
-    return (max if higher_is_better(metric) else min)(values, key=lambda step: values[step]) if values else None
-
-
-def _best_epoch(run: Run) -> float | None:
-    best = run.history.summary.get("best")
-    if isinstance(best, dict) and best.get("metric") != "step":
-        return find_number(best, "epoch")
-    per_epoch, step = find_count(run.history.start, "plan", "steps_per_epoch"), _best_step(run)
-    return float(-(-step // per_epoch)) if step is not None and per_epoch else None
-
-
-def _last_valid(name: str) -> Callable[[Run], float | None]:
-    return lambda run: next(reversed(_valid(run, name).values()), None)
-
-
-def _last_train_loss(run: Run) -> float | None:
-    return next(reversed(read_curve(run.history.records, "train", "loss").values()), None)
-
-
-def _wall_s(run: Run) -> float | None:
-    value = find_number(run.history.summary, "wall_s")
-    return value if value is not None else count_worked_s(run.history.records)
-
-
-def _images_per_s(run: Run) -> float | None:
-    """Of the process that ended the run; of an unfinished run the mean of its records."""
-    value = find_number(run.history.summary, "train", "images_per_s")
-    rates = list(read_curve(run.history.records, "train", "images_per_s").values())
-    return value if value is not None else sum(rates) / len(rates) if rates else None
+        return f"{100 * value:+.2f} points" if self.is_fraction else f"{value:+,.{self.digits}f}"
 
 
 MEASURES = (
-    Measure("test accuracy", _test("accuracy"), is_frac=True, is_tested=True),
-    Measure("test top-5 accuracy", _test_top5, is_frac=True),
-    Measure("test loss", _test("loss"), is_tested=True),
-    Measure("best valid accuracy", _best_valid("accuracy"), is_frac=True, is_tested=True),
-    Measure("best valid loss", _best_valid("loss"), is_tested=True),
-    Measure("best epoch", _best_epoch, digits=1),
-    Measure("last valid accuracy", _last_valid("accuracy"), is_frac=True),
-    Measure("last valid loss", _last_valid("loss")),
-    Measure("last train loss", _last_train_loss),
-    Measure("time, s", _wall_s, digits=1),
-    Measure("images/s", _images_per_s, digits=1),
+    Measure("test accuracy", is_fraction=True, is_tested=True),
+    Measure("test top-5 accuracy", is_fraction=True),
+    Measure("test loss", is_tested=True),
+    Measure("best valid accuracy", is_fraction=True, is_tested=True),
+    Measure("best valid loss", is_tested=True),
+    Measure("best epoch", digits=1),
+    Measure("last valid accuracy", is_fraction=True),
+    Measure("last valid loss"),
+    Measure("last train loss"),
+    Measure("time, s", digits=1),
+    Measure("images/s", digits=1),
 )
+
+
+def find_evaluation(history: History, split: str = "test") -> Record:
+    """The newest evaluation of a split, which for a finished run is of the best weights; {} without one."""
+    evaluations = (r for r in reversed(history.records) if r["kind"] == "eval" and r.get("split") == split)
+    return next(evaluations, {})
+
+
+def read_recalls(history: History) -> dict[str, float]:
+    """Recall of each class on the test split; without classes that have no images there."""
+    classes = _read_test(history).get("per_class")
+    found = classes.items() if isinstance(classes, dict) else ()
+    recalls = {str(name): find_number(each, "recall") for name, each in found}
+    return {name: recall for name, recall in recalls.items() if recall is not None}
+
+
+def read_measures(history: History, best_metric: str) -> dict[str, float]:
+    """Name of a measure -> value, for those that the run has. The best epoch of an unfinished run is the best so far.
+
+    The speed is that of the process that ended the run; for an unfinished run it is the mean of the records.
+    """
+    summary, records, test = history.summary, history.records, _read_test(history)
+    losses, accuracies = (read_curve(records, "eval", name, "valid") for name in ("loss", "accuracy"))
+    train_losses, speeds = (read_curve(records, "train", name).values() for name in ("loss", "images_per_s"))
+    best_step = find_best_step(records, best_metric) or 0
+    found = {
+        "test accuracy": find_number(test, "accuracy"),
+        "test top-5 accuracy": find_number(test, "top5_accuracy") if shows_top5(test) else None,
+        "test loss": find_number(test, "loss"),
+        "best valid accuracy": _first(find_number(summary, "valid", "accuracy"), accuracies.get(best_step)),
+        "best valid loss": _first(find_number(summary, "valid", "loss"), losses.get(best_step)),
+        "best epoch": _find_best_epoch(history, best_step),
+        "last valid accuracy": _first(*reversed(accuracies.values())),
+        "last valid loss": _first(*reversed(losses.values())),
+        "last train loss": _first(*reversed(train_losses)),
+        "time, s": _first(find_number(summary, "wall_s"), count_worked_s(records)),
+        "images/s": _first(find_number(summary, "train", "images_per_s"), fmean(speeds) if speeds else None),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _read_test(history: History) -> dict[str, Any]:
+    test = history.summary.get("test")
+    return find_evaluation(history) | (test if isinstance(test, dict) else {})
+
+
+def _find_best_epoch(history: History, best_step: int) -> float | None:
+    best = history.summary.get("best")
+    if isinstance(best, dict) and best.get("metric") != "step":
+        return find_number(best, "epoch")
+    per_epoch = find_count(history.start, "plan", "steps_per_epoch")
+    return float(epoch_of(best_step, per_epoch)) if best_step and per_epoch else None
+
+
+def _first(*values: float | None) -> float | None:
+    return next((value for value in values if value is not None), None)

@@ -1,9 +1,9 @@
-"""Style and script of the report: all of it is in the page, which loads nothing."""
+"""Style and script of the HTML report, which are inside the page: it loads nothing."""
 
 from __future__ import annotations
 
-COLOURS = ("#4269d0", "#e15759", "#3ca951", "#b07aa1", "#ed9d3b", "#6cc5b0", "#9c6b4e", "#ff8ab7", "#84a000", "#777777")
-"""Of groups, in their order; after the last comes the first."""
+COLORS = ("#4269d0", "#e15759", "#3ca951", "#b07aa1", "#ed9d3b", "#6cc5b0", "#9c6b4e", "#ff8ab7", "#84a000", "#777777")
+"""Colors of the groups, in their order and again from the first."""
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
@@ -57,22 +57,17 @@ for (const svg of document.querySelectorAll("svg.panel")) {
   svg.addEventListener("mousemove", (event) => {
     const box = svg.getBoundingClientRect();
     const x = (event.clientX - box.left) / box.width * panel.width;
-    const share = (x - panel.left) / (panel.right - panel.left);
-    const step = panel.first + share * (panel.last - panel.first);
-    values.replaceChildren();
-    let shown = null;
-    for (const line of panel.lines) {
-      let best = line.points[0];
-      for (const point of line.points) if (Math.abs(point[0] - step) < Math.abs(best[0] - step)) best = point;
-      if (shown === null || Math.abs(best[0] - step) < Math.abs(shown - step)) shown = best[0];
+    const step = panel.first + (x - panel.left) / (panel.right - panel.left) * (panel.last - panel.first);
+    const nearer = (a, b) => Math.abs(b[0] - step) < Math.abs(a[0] - step) ? b : a;
+    const shown = panel.curves.map((curve) => curve.points.reduce(nearer));
+    values.replaceChildren(...panel.curves.map((curve, i) => {
       const word = document.createElement("span");
-      word.style.color = line.colour;
-      word.textContent = line.label + ", step " + best[0] + ": " + best[1].toPrecision(5);
-      values.append(word);
-    }
-    const at = panel.left + (shown - panel.first) / ((panel.last - panel.first) || 1) * (panel.right - panel.left);
-    cursor.setAttribute("x1", at);
-    cursor.setAttribute("x2", at);
+      word.style.color = curve.color;
+      word.textContent = curve.label + ", step " + shown[i][0] + ": " + shown[i][1].toPrecision(5);
+      return word;
+    }));
+    const frac = (shown.reduce(nearer)[0] - panel.first) / ((panel.last - panel.first) || 1);
+    for (const end of ["x1", "x2"]) cursor.setAttribute(end, panel.left + frac * (panel.right - panel.left));
     cursor.style.visibility = "visible";
   });
   svg.addEventListener("mouseleave", () => { cursor.style.visibility = "hidden"; values.replaceChildren(); });

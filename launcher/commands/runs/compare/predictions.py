@@ -1,16 +1,16 @@
-"""Stored predictions of two runs on the same images, `RUN/evaluations/<split>-<checkpoint>/predictions.npz`: those that
-were made by the best weights which the run has now.
+"""Stored predictions of two runs for the same images: `RUN/evaluations/<split>-<checkpoint>/predictions.npz`.
+
+Only predictions of the best weights that the run has now count. A, B: the images of the first and the second run.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,35 +18,21 @@ import numpy.typing as npt
 from launcher.commands.runs.compare.groups import Run
 from launcher.commands.runs.compare.statistics import Paired, compare_paired
 from launcher.errors import RunError
+from launcher.run.folder import read_json
 from launcher.run.history import find_count
 from launcher.text import one_line
 
-EVALUATIONS = "evaluations"
-FIGURES = "figures.json"
-PREDICTIONS = "predictions.npz"
-MISTAKES = "mistakes.png"
 FIRST_SPLITS = ("test", "valid")
-"""What is compared first, where there is more."""
+"""Splits that are preferred, in this order, when several can be compared."""
 
 Ints = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """`names_N`: the images, each once; `labels_N`, `predicted_N`: class numbers."""
-
-    name: str
-    names_N: npt.NDArray[np.str_]
-    labels_N: Ints
-    predicted_N: Ints
-
-
-@dataclass(frozen=True, order=True)
-class PackedImages:
-    """What was judged: two runs are compared on the same. `data`: hash of its shards, or the folder's path."""
+class EvalImages(NamedTuple):
+    """The images of an evaluation: two runs are compared on the same. `data`: hash of the shards, or folder's path."""
 
     priority: int
-    """The lower, the rather it is taken."""
+    """The evaluation with the lowest is taken."""
     split: str
     transform: str
     data: str
@@ -54,54 +40,52 @@ class PackedImages:
 
 @dataclass(frozen=True)
 class Match:
-    """`what`: what was evaluated of each run. `paired`: None where that cannot be compared; `why` says it then."""
+    """`name`: of the evaluations compared. `paired`: None when they cannot be. `note`: why not, or what is ignored."""
 
-    what: str
+    name: str
     paired: Paired | None
-    why: str = ""
+    note: str = ""
 
 
 def match_runs(first: Run, second: Run) -> Match:
-    """The two runs on images that both have predictions of. Raise RunError for a damaged file."""
-    judged = [find_judged(run) for run in (first, second)]
-    common = sorted(judged[0].keys() & judged[1].keys())
+    """Compare the runs on images that both have predictions for. Raise RunError for a damaged file."""
+    files = {run.folder: find_evaluations(run) for run in (first, second)}
+    common = sorted(files[first.folder].keys() & files[second.folder].keys())
     if not common:
-        lacking = [run for run, files in zip((first, second), judged, strict=True) if not files]
-        made = " and ".join(how_to_judge(run) for run in lacking or (first, second))
-        return Match("", None, f"no predictions of both on the same images: {made} writes them")
-    a, b = (read_predictions(files[common[0]]) for files in judged)
-    what = a.name if a.name == b.name else f"{a.name} / {b.name}"
-    both, of_a, of_b = np.intersect1d(a.names_N, b.names_N, assume_unique=True, return_indices=True)
-    if not len(both) or not np.array_equal(a.labels_N[of_a], b.labels_N[of_b]):
-        return Match(what, None, "not the same images: names or labels differ")
-    unpaired = max(len(a.names_N), len(b.names_N)) - len(both)
-    right_a, right_b = (p.predicted_N[of] == p.labels_N[of] for p, of in ((a, of_a), (b, of_b)))
-    return Match(
-        what, compare_paired(right_a, right_b), f"{unpaired} images of one alone are left out" if unpaired else ""
-    )
+        lacking = [run for run in (first, second) if not files[run.folder]] or [first, second]
+        commands = " and ".join(map(how_to_evaluate, lacking))
+        return Match("", None, f"no predictions of both on the same images: {commands} writes them")
+    a, b = (files[run.folder][common[0]] for run in (first, second))
+    name = " / ".join(dict.fromkeys((a.parent.name, b.parent.name)))
+    (names_A, labels_A, predicted_A), (names_B, labels_B, predicted_B) = map(read_predictions, (a, b))
+    both, in_A, in_B = np.intersect1d(names_A, names_B, assume_unique=True, return_indices=True)
+    if not len(both) or not np.array_equal(labels_A[in_A], labels_B[in_B]):
+        return Match(name, None, "not the same images: names or labels differ")
+    paired = compare_paired(predicted_A[in_A] == labels_A[in_A], predicted_B[in_B] == labels_B[in_B])
+    num_alone = max(len(names_A), len(names_B)) - len(both)
+    return Match(name, paired, f"{num_alone} images that only one run has are ignored" if num_alone else "")
 
 
-def how_to_judge(run: Run) -> str:
-    how = "launcher evaluate, then launcher sync of" if run.found.state else "launcher evaluate"
-    return f"{how} {run.found.name}"
+def how_to_evaluate(run: Run) -> str:
+    return f"launcher evaluate{', then launcher sync of' if run.found.state else ''} {run.found.name}"
 
 
-def find_judged(run: Run) -> dict[PackedImages, Path]:
-    """Images -> predictions of them; without those that were made by other weights than the run's best."""
+def find_evaluations(run: Run) -> dict[EvalImages, Path]:
+    """Images -> file of predictions for them by the best weights of the run."""
     best, found = _find_best_step(run), {}
-    for file in sorted((run.folder / EVALUATIONS).glob(f"*/{PREDICTIONS}")):
-        metadata = _read_metadata(file.with_name(FIGURES))
+    for file in sorted(run.folder.glob("evaluations/*/predictions.npz")):
+        metadata = read_json(file.with_name("figures.json"))
         if metadata and best in (_read_step(str(metadata.get("checkpoint"))), None):
             split, transform = str(metadata.get("split")), str(metadata.get("transform"))
             data = str(metadata.get("data_sha256") or Path(str(metadata.get("data"))).absolute())
-            is_own = transform == "none" and data == run.data_sha256
+            is_own = transform == "none" and data == run.environment["data sha256"]
             priority = FIRST_SPLITS.index(split) if is_own and split in FIRST_SPLITS else len(FIRST_SPLITS)
-            found[PackedImages(priority, split, transform, data)] = file
+            found[EvalImages(priority, split, transform, data)] = file
     return found
 
 
 def _find_best_step(run: Run) -> int | None:
-    """Of a folder where its link leads, of a run of W&B what its summary says."""
+    """From the link of a folder, or the summary of a run in W&B."""
     link = run.folder / "checkpoints/best"
     return _read_step(str(link.resolve())) if link.is_dir() else find_count(run.history.summary, "best", "step")
 
@@ -111,36 +95,26 @@ def _read_step(checkpoint: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def _read_metadata(file: Path) -> dict[str, Any]:
-    """{} where an evaluation was cut off."""
-    try:
-        metadata = json.loads(file.read_text())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return metadata if isinstance(metadata, dict) else {}
-
-
 def find_mistakes(run: Run) -> Path | None:
-    """The picture that belongs to the predictions; None where nothing was judged, or nothing was wrong."""
-    judged = find_judged(run)
-    pictures = (judged[images].with_name(MISTAKES) for images in sorted(judged))
-    return next((picture for picture in pictures if picture.is_file() and not picture.is_symlink()), None)
+    """The grid of mistakes beside the predictions; None without an evaluation, or without a mistake."""
+    files = (file.with_name("mistakes.png") for _, file in sorted(find_evaluations(run).items()))
+    return next((file for file in files if file.is_file() and not file.is_symlink()), None)
 
 
-def read_predictions(file: Path) -> Predictions:
-    """Raise RunError when it is damaged, or not what `launcher evaluate` writes."""
+def read_predictions(file: Path) -> tuple[npt.NDArray[np.str_], Ints, Ints]:
+    """Names of images, each once, their labels and the predicted classes. Raise RunError when the file is damaged."""
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             names, labels, top = (np.asarray(arrays[name]) for name in ("name", "label", "top"))
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise _damaged(file, one_line(error)) from None
     if (names.dtype.kind, labels.dtype.kind, top.dtype.kind) != ("U", "i", "i"):
-        raise _damaged(file, "names are no text, or classes no numbers")
+        raise _damaged(file, "names are not text, or classes not numbers")
     if (names.ndim, labels.ndim, top.ndim) != (1, 1, 2) or not len(names) == len(labels) == len(top) or not top.size:
         raise _damaged(file, "its columns differ in length")
     if len(np.unique(names)) != len(names):
-        raise _damaged(file, "an image is there twice")
-    return Predictions(file.parent.name, names, labels.astype(np.int64), top[:, 0].astype(np.int64))
+        raise _damaged(file, "it has an image twice")
+    return names, labels.astype(np.int64), top[:, 0].astype(np.int64)
 
 
 def _damaged(file: Path, what: str) -> RunError:

@@ -1,60 +1,54 @@
-"""The comparison as one HTML page that needs nothing else. Well-formed as XML, too; every text in it is escaped."""
+"""The comparison as one HTML page that needs no other file. It is well-formed XML, too, and all text is escaped."""
 
 from __future__ import annotations
 
 import base64
 import html
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from launcher.commands.runs.compare.confusion import Confusion, find_confusion
-from launcher.commands.runs.compare.curves import Line, Panel, Points
+from launcher.commands.runs.compare.curves import Points, find_limits
 from launcher.commands.runs.compare.groups import Group
-from launcher.commands.runs.compare.page import COLOURS, POLICY, SCRIPT, STYLE
-from launcher.commands.runs.compare.predictions import find_mistakes, how_to_judge
+from launcher.commands.runs.compare.page import COLORS, POLICY, SCRIPT, STYLE
+from launcher.commands.runs.compare.predictions import find_mistakes, how_to_evaluate
 from launcher.commands.runs.compare.tables import Table
+from launcher.run.charts import Panel
 from shards.printable import printable
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 960, 260, 70, 940, 12, 228
-"""Of a chart, and of the part of it that curves are drawn in."""
-
+"""Size of a chart, and the sides of the part of it that curves are drawn in."""
 MAX_POINTS = 1000
-"""Of a curve in the page."""
-
+"""Points of a curve in the page."""
 MAX_CLASSES = 60
-"""Of a confusion matrix that is shown whole."""
-
+"""Classes of a confusion matrix that is shown whole."""
 MAX_PAIRS = 100
-"""Of classes confused most, where there are more."""
-
-
-def escape(text: str) -> str:
-    return html.escape(printable(text))
+"""Pairs of classes that are shown in place of a larger matrix: those confused most."""
 
 
 def render_report(groups: Sequence[Group], tables: Sequence[Table], panels: Sequence[Panel]) -> str:
-    thin = [
-        Panel(p.title, tuple(Line(line.label, line.group, thin_out(line.points)) for line in p.lines)) for p in panels
-    ]
+    thin = [replace(panel, curves=[replace(c, points=thin_out(c.points)) for c in panel.curves]) for panel in panels]
     title = escape(" / ".join(group.title for group in groups))
-    charts = "\n".join(render_panel(panel, i) for i, panel in enumerate(thin))
-    shown = "\n".join(map(render_table, tables))
-    confusions = "\n".join(render_confusion(group, find_confusion(group)) for group in groups)
-    mistakes = "\n".join(map(render_mistakes, groups))
+    parts = [
+        f"<h1>{title}</h1>",
+        *map(render_table, tables),
+        "<h2>curves</h2>",
+        _note(f"of a curve with more than {MAX_POINTS:,} points, {MAX_POINTS:,} are drawn"),
+        *map(render_panel, thin, itertools.count()),
+        "<h2>confusion matrices</h2>",
+        *(render_confusion(group, find_confusion(group)) for group in groups),
+        "<h2>mistakes</h2>",
+        *map(render_mistakes, groups),
+    ]
+    body = "\n".join(parts)
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"/><meta http-equiv="Content-Security-Policy" content="{POLICY}"/>
 <title>{title}</title>
 <style>{STYLE}</style></head>
-<body><h1>{title}</h1>
-{shown}
-<h2>curves</h2>
-<p class="note">of more than {MAX_POINTS:,} points, {MAX_POINTS:,} are drawn</p>
-{charts}
-<h2>confusion matrices</h2>
-{confusions}
-<h2>mistakes</h2>
-{mistakes}
-<script type="application/json" id="panels">{_script_json([_metadata(panel) for panel in thin])}</script>
+<body>{body}
+<script type="application/json" id="panels">{_script_json([_panel_data(panel) for panel in thin])}</script>
 <script>//<![CDATA[
 {SCRIPT}
 //]]></script>
@@ -63,25 +57,23 @@ def render_report(groups: Sequence[Group], tables: Sequence[Table], panels: Sequ
 
 
 def render_table(table: Table) -> str:
-    notes = "".join(f'<p class="note">{escape(note)}</p>\n' for note in table.notes)
-    head = "".join(f"<th>{escape(name)}</th>" for name in table.columns)
-    rows = "\n".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in table.rows)
-    whole = f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table>'
-    body = f'<div class="wide">{whole}</div>' if table.rows else ""
-    return f"<h2>{escape(table.title)}</h2>\n{body}\n{notes}"
+    rows = "\n".join(f"<tr>{_cells('td', row)}</tr>" for row in table.rows)
+    whole = f"<thead><tr>{_cells('th', table.columns)}</tr></thead><tbody>\n{rows}\n</tbody>"
+    body = f'<div class="wide"><table class="sortable">{whole}</table></div>' if table.rows else ""
+    return "\n".join([f"<h2>{escape(table.title)}</h2>", body, *map(_note, table.notes)])
 
 
 def render_panel(panel: Panel, number: int) -> str:
-    """A chart, and below it the place where a pointer's values appear."""
-    first, last, low, high = _limits(panel)
+    """A chart, and below it the place where the values under the pointer appear."""
+    first, last, low, high = find_limits(panel)
     lines = "\n".join(
-        f'<polyline stroke="{_colour(line.group)}" points="{_path(line.points, first, last, low, high)}">'
-        f"<title>{escape(line.label)}</title></polyline>"
-        for line in panel.lines
+        f'<polyline stroke="{_color(curve.color)}" points="{_path(curve.points, first, last, low, high)}">'
+        f"<title>{escape(curve.label)}</title></polyline>"
+        for curve in panel.curves
     )
     legend = " ".join(
-        f'<span style="color: {_colour(line.group)}">{escape(line.label)}: {line.points[-1][1]:.5g}</span>'
-        for line in panel.lines
+        f'<span style="color: {_color(curve.color)}">{escape(curve.label)}: {curve.points[-1][1]:.5g}</span>'
+        for curve in panel.curves
     )
     return f"""<h3>{escape(panel.title)}</h3><p class="values">{legend}</p>
 <svg class="panel" data-panel="{number}" viewBox="0 0 {WIDTH} {HEIGHT}" xmlns="http://www.w3.org/2000/svg">
@@ -93,82 +85,80 @@ def render_panel(panel: Panel, number: int) -> str:
 
 
 def render_confusion(group: Group, confusion: Confusion | None) -> str:
-    """Rows are true classes, columns predicted ones; darker is more of a row."""
+    """Rows are true classes, columns predicted ones; the darker, the larger a cell is in its row."""
+    heading = f"<h3>{escape(group.title)}</h3>"
     if confusion is None:
-        return f'<h3>{escape(group.title)}</h3><p class="note">no confusion matrix in the journal</p>'
-    what = f"{confusion.split}, sum of {confusion.num_runs} run{'s' if confusion.num_runs > 1 else ''}"
-    heading = f'<h3>{escape(group.title)}</h3><p class="note">{escape(what)}; a row for each true class</p>'
+        return heading + _note("no confusion matrix in the journal")
+    runs = "1 run" if confusion.num_runs == 1 else f"{confusion.num_runs} runs"
+    heading += _note(f"{confusion.split}, sum of {runs}; rows are true classes")
     if len(confusion.classes) > MAX_CLASSES:
         pairs = [(true, predicted, f"{num:,}") for true, predicted, num in confusion.pairs()[:MAX_PAIRS]]
         title = f"the {len(pairs)} pairs of classes confused most"
         return heading + render_table(Table(title, ("true", "predicted", "images"), tuple(pairs)))
-    head = "".join(f"<th>{escape(name)}</th>" for name in confusion.classes)
     rows = "\n".join(
-        f"<tr><th>{escape(name)}</th>{''.join(_confusion_cell(num, sum(row)) for num in row)}</tr>"
+        f"<tr>{_cells('th', [name])}{''.join(_confusion_cell(num, sum(row)) for num in row)}</tr>"
         for name, row in zip(confusion.classes, confusion.rows, strict=True)
     )
-    return f'{heading}<div class="wide"><table class="confusion"><tr><th></th>{head}</tr>\n{rows}\n</table></div>'
-
-
-def render_mistakes(group: Group) -> str:
-    """What `launcher evaluate` has drawn of the first run that has some."""
-    heading = f"<h3>{escape(group.title)}</h3>"
-    found = ((run, picture) for run in group.runs if (picture := find_mistakes(run)))
-    run, picture = next(found, (group.runs[0], None))
-    if picture is None:
-        return f'{heading}<p class="note">no picture of them: {escape(how_to_judge(run))} draws it</p>'
-    what = f"{run.found.name}, {picture.parent.name}: the most certain ones, each under what was said (and is true)"
-    data = base64.b64encode(picture.read_bytes()).decode()
-    image = f'<img alt="mistakes of {escape(group.title)}" src="data:image/png;base64,{data}"/>'
-    return f'{heading}<p class="note">{escape(what)}</p>\n{image}'
+    head = f"<tr><th></th>{_cells('th', confusion.classes)}</tr>"
+    return f'{heading}<div class="wide"><table class="confusion">{head}\n{rows}\n</table></div>'
 
 
 def _confusion_cell(num: int, total: int) -> str:
-    share = num / total if total else 0.0
-    return f'<td style="background: rgba(66, 105, 208, {0.75 * share:.3f})">{num}</td>'
+    frac = num / total if total else 0.0
+    return f'<td style="background: rgba(66, 105, 208, {0.75 * frac:.3f})">{num}</td>'
+
+
+def render_mistakes(group: Group) -> str:
+    """The grid of mistakes that `launcher evaluate` has written for the first run that has one."""
+    heading = f"<h3>{escape(group.title)}</h3>"
+    run, file = next(((run, file) for run in group.runs if (file := find_mistakes(run))), (group.runs[0], None))
+    if file is None:
+        return heading + _note(f"no grid of mistakes: {how_to_evaluate(run)} writes it")
+    what = f"{run.found.name}, {file.parent.name}: the most certain mistakes, each below its predicted (and true) class"
+    data = base64.b64encode(file.read_bytes()).decode()
+    return f'{heading}{_note(what)}\n<img alt="mistakes of {escape(group.title)}" src="data:image/png;base64,{data}"/>'
 
 
 def thin_out(points: Points) -> Points:
-    """Evenly chosen, the last among them."""
+    """At most MAX_POINTS, evenly chosen, with the first and the last."""
     if len(points) <= MAX_POINTS:
         return points
     return [points[round(i * (len(points) - 1) / (MAX_POINTS - 1))] for i in range(MAX_POINTS)]
 
 
-def _limits(panel: Panel) -> tuple[float, float, float, float]:
-    """First and last step, lowest and highest value."""
-    steps = [step for line in panel.lines for step, _ in line.points]
-    values = [value for line in panel.lines for _, value in line.points]
-    return min(steps), max(steps), min(values), max(values)
+def escape(text: str) -> str:
+    return html.escape(printable(text))
+
+
+def _cells(tag: str, texts: Iterable[str]) -> str:
+    return "".join(f"<{tag}>{escape(text)}</{tag}>" for text in texts)
+
+
+def _note(text: str) -> str:
+    return f'<p class="note">{escape(text)}</p>'
 
 
 def _path(points: Points, first: float, last: float, low: float, high: float) -> str:
     """A single point becomes a short dash, which can be seen."""
-    places = [
-        (
-            LEFT + (step - first) / ((last - first) or 1.0) * (RIGHT - LEFT),
-            BOTTOM - (value - low) / ((high - low) or 1.0) * (BOTTOM - TOP),
-        )
-        for step, value in points
-    ]
+    x_scale, y_scale = (RIGHT - LEFT) / ((last - first) or 1.0), (BOTTOM - TOP) / ((high - low) or 1.0)
+    places = [(LEFT + (step - first) * x_scale, BOTTOM - (value - low) * y_scale) for step, value in points]
     if len(places) == 1:
         places.append((places[0][0] + 4, places[0][1]))
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
 
 
-def _metadata(panel: Panel) -> dict[str, object]:
-    first, last, _, _ = _limits(panel)
-    lines = [
-        {"label": printable(line.label), "colour": _colour(line.group), "points": line.points} for line in panel.lines
-    ]
-    return {"width": WIDTH, "left": LEFT, "right": RIGHT, "first": first, "last": last, "lines": lines}
+def _panel_data(panel: Panel) -> dict[str, object]:
+    """What the script needs of a panel."""
+    first, last, _, _ = find_limits(panel)
+    curves = [{"label": printable(c.label), "color": _color(c.color), "points": c.points} for c in panel.curves]
+    return {"width": WIDTH, "left": LEFT, "right": RIGHT, "first": first, "last": last, "curves": curves}
 
 
 def _script_json(value: object) -> str:
-    """Nothing in it can end the script, or be taken for markup."""
+    """Escaped, so that nothing in it ends the script or is read as markup."""
     text = json.dumps(value, allow_nan=False)
     return text.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")
 
 
-def _colour(group: int) -> str:
-    return COLOURS[group % len(COLOURS)]
+def _color(number: int) -> str:
+    return COLORS[number % len(COLORS)]

@@ -1,4 +1,4 @@
-"""The comparison as a report in W&B, beside the runs that it is of. The only importer of wandb_workspaces."""
+"""The comparison as a report in W&B, beside its runs. The only importer of wandb_workspaces."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ from shards.printable import printable
 
 CURVES = ("train/loss", "valid/loss", "valid/accuracy", "train/lr")
 MAX_ROWS = 100
+"""Rows of a table."""
 MAX_TITLE = 128
-"""Letters that W&B allows."""
+"""Letters of a title that W&B allows."""
 
 
 def publish_report(groups: Sequence[Group], tables: Sequence[Table]) -> str:
-    """Its address. Raise RunError as `find_project`, UserError when W&B does not take it."""
+    """Return its address. Raise RunError as `find_project` does, UserError when W&B fails."""
     entity, project = find_project(groups)
     quiet_wandb()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it is written for an older pydantic
+            warnings.simplefilter("ignore")  # wandb_workspaces is written for an older pydantic
             import wandb_workspaces.reports.v2 as wr
 
-            runsets = [
-                wr.Runset(entity=entity, project=project, name=printable(group.title), filters=_filter(group))
-                for group in groups
-            ]
+            runsets = []
+            for group in groups:
+                ids = [run.found.name.rsplit("/", 1)[1] for run in group.runs]
+                title = printable(group.title)
+                runsets.append(wr.Runset(entity=entity, project=project, name=title, filters=f"ID in {ids}"))
             panels = [wr.LinePlot(title=name, x="step", y=[name]) for name in CURVES]
             blocks = [part for table in tables for part in (wr.H2(table.title), wr.MarkdownBlock(render_table(table)))]
             title = printable(", ".join(group.title for group in groups))[:MAX_TITLE]
@@ -40,29 +42,27 @@ def publish_report(groups: Sequence[Group], tables: Sequence[Table]) -> str:
     except ModuleNotFoundError:
         raise UserError("--wandb-report needs pip install 'launcher[reports]'") from None
     except (Exception, SystemExit) as error:
-        raise UserError(f"--wandb-report: W&B does not take it ({first_line(error)})") from None
+        raise UserError(f"--wandb-report: W&B did not receive it ({first_line(error)})") from None
     finally:
         stop_service()
 
 
 def find_project(groups: Sequence[Group]) -> tuple[str, str]:
-    """Entity and project. Raise RunError unless all runs are of one project of W&B."""
+    """Entity and project. Raise RunError unless all runs are in one project of W&B."""
     runs = [run for group in groups for run in group.runs]
     if folders := [run.found.name for run in runs if not run.found.state]:
-        raise RunError(f"--wandb-report: {folders[0]} is a folder; name runs of W&B, entity/project/id or group:NAME")
+        raise RunError(f"--wandb-report: {folders[0]} is a folder; name runs in W&B, entity/project/id or group:NAME")
     projects = {tuple(run.found.name.split("/")[:2]) for run in runs}
     if len(projects) > 1:
-        raise RunError(f"--wandb-report: runs of several projects, {', '.join(map('/'.join, sorted(projects)))}")
+        raise RunError(
+            f"--wandb-report: the runs are in several projects, {', '.join(map('/'.join, sorted(projects)))}"
+        )
     [(entity, project)] = projects
     return entity, project
 
 
-def _filter(group: Group) -> str:
-    return f"ID in {[run.found.name.rsplit('/', 1)[1] for run in group.runs]}"
-
-
 def render_table(table: Table) -> str:
-    """As Markdown, in which nothing in it can be markup."""
+    """As Markdown, with all text escaped."""
     lines = [table.columns, ("---",) * len(table.columns), *table.rows[:MAX_ROWS]] if table.rows else []
     shown = [f"| {' | '.join(map(_escape, line))} |" for line in lines]
     notes = [f"*{_escape(note)}*" for note in table.notes]

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 from launcher.commands.jobs.tune.optimiser import DONE, RUNNING, STATE_NAME, Optimiser
-from launcher.commands.jobs.tune.search import Search, Span, Values
+from launcher.commands.jobs.tune.search import Range, Search, Values
 from launcher.errors import RunError
 
 SEARCH = Search(
     trials=9,
     start=4,
     search={
-        "lr": Span(low=1e-4, high=1.0, log=True),
-        "depth": Span(low=2, high=9, whole=True),
+        "lr": Range(low=1e-4, high=1.0, log=True),
+        "depth": Range(low=2, high=9, whole=True),
         "kind": ("a", "b"),
     },
 )
@@ -26,10 +26,10 @@ def score(values: Values) -> float:
     return 1 - abs(math.log10(float(values["lr"])) + 2) / 4
 
 
-def run(folder: Path, number: int) -> list[Values]:
-    """So many trials, each by an Optimiser that has nothing but the file."""
+def run(folder: Path, num_trials: int) -> list[Values]:
+    """Run trials, each with an Optimiser that has nothing but the file."""
     tried = []
-    for _ in range(number):
+    for _ in range(num_trials):
         Optimiser(folder, SEARCH).propose(1)
         optimiser = Optimiser(folder, SEARCH)
         (trial,) = [each for each in optimiser.trials() if each.status == RUNNING]
@@ -38,7 +38,7 @@ def run(folder: Path, number: int) -> list[Values]:
     return tried
 
 
-def test_goes_on_from_its_file_and_finds_better_values(tmp_path: Path) -> None:
+def test_optimiser_resumes_from_its_file_and_finds_better_values(tmp_path: Path) -> None:
     optimiser = Optimiser(tmp_path, SEARCH)
     assert optimiser.trials() == []
     optimiser.add(OWN)
@@ -51,7 +51,7 @@ def test_goes_on_from_its_file_and_finds_better_values(tmp_path: Path) -> None:
     assert [trial.values for trial in trials] == [OWN, *tried]
     assert {trial.status for trial in trials} == {DONE}
     assert [trial.score for trial in trials] == [pytest.approx(score(trial.values)) for trial in trials]
-    assert [trial.drawn_by for trial in trials] == ["recipe", *["Sobol"] * 3, *["model"] * 5]
+    assert [trial.proposed_by for trial in trials] == ["recipe", *["Sobol"] * 3, *["model"] * 5]
     assert max(trial.score or 0 for trial in trials[4:]) > score(OWN)
     for values in tried:
         assert 1e-4 <= float(values["lr"]) <= 1
@@ -59,10 +59,10 @@ def test_goes_on_from_its_file_and_finds_better_values(tmp_path: Path) -> None:
         assert values["kind"] in ("a", "b")
     near, far = Optimiser(tmp_path, SEARCH).predict([{**OWN, "lr": 0.01}, {**OWN, "lr": 1e-4}]) or (0.0, 0.0)
     assert near > far + 0.1
-    assert len(Optimiser(tmp_path, SEARCH).trials()) == 9  # asking what is expected adds none
+    assert len(Optimiser(tmp_path, SEARCH).trials()) == 9  # predictions add none
 
 
-def test_what_fails_and_what_ends_early_stays_so(tmp_path: Path) -> None:
+def test_failed_and_early_ended_trials_keep_their_status(tmp_path: Path) -> None:
     optimiser = Optimiser(tmp_path, SEARCH)
     optimiser.propose(2)
     optimiser.fail(0, "out of memory")
@@ -72,7 +72,7 @@ def test_what_fails_and_what_ends_early_stays_so(tmp_path: Path) -> None:
     assert [(trial.status, trial.score) for trial in trials] == [("FAILED", None), ("EARLY_STOPPED", 0.25)]
 
 
-def test_a_trial_far_below_the_others_should_stop(tmp_path: Path) -> None:
+def test_trial_far_below_the_others_should_stop(tmp_path: Path) -> None:
     optimiser = Optimiser(tmp_path, SEARCH)
     optimiser.propose(6)
     for trial in range(5):
@@ -84,12 +84,12 @@ def test_a_trial_far_below_the_others_should_stop(tmp_path: Path) -> None:
     assert optimiser.should_stop(5)
 
 
-def test_where_all_are_wanted_each_is_tried_once(tmp_path: Path) -> None:
-    search = Search(trials=9, search={"depth": Span(low=1, high=3, whole=True), "kind": ("a", "b")})
+def test_grid_tries_each_combination_once(tmp_path: Path) -> None:
+    search = Search(trials=9, search={"depth": Range(low=1, high=3, whole=True), "kind": ("a", "b")})
     optimiser = Optimiser(tmp_path, search)
     optimiser.add({"depth": 2, "kind": "b"})
     optimiser.end(0, 0.5, 10)
-    for _ in range(4):  # more than there are
+    for _ in range(4):  # more than the grid has
         Optimiser(tmp_path, search).propose(2)
     trials = Optimiser(tmp_path, search).trials()
     assert [tuple(trial.values.values()) for trial in trials] == [
@@ -100,11 +100,11 @@ def test_where_all_are_wanted_each_is_tried_once(tmp_path: Path) -> None:
         (3, "a"),
         (3, "b"),
     ]
-    assert [trial.drawn_by for trial in trials] == ["recipe", *["in turn"] * 5]
+    assert [trial.proposed_by for trial in trials] == ["recipe", *["grid"] * 5]
     assert Optimiser(tmp_path, search).predict([{"depth": 2, "kind": "b"}]) is None
 
 
-def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
+def test_damaged_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / STATE_NAME).write_text('{"_type"')
     with pytest.raises(RunError, match=r"optimiser\.json: damaged"):
         Optimiser(tmp_path, SEARCH)

@@ -1,4 +1,4 @@
-"""What networks do in training, and what follows for losses on other processes."""
+"""Traits of networks, and what follows for losses on another number of processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from launcher.recipe.plan import Plan, make_plan
 from launcher.recipe.schema import Recipe
 from tests.data.made import recipe_of
 
-QUIET = NetworkTraits(draws=False, counts=False)
+PLAIN = NetworkTraits(is_random=False, has_batchnorm=False)
+BATCHNORM = NetworkTraits(is_random=False, has_batchnorm=True)
+RANDOM = NetworkTraits(is_random=True, has_batchnorm=False)
 
 
 def plan(recipe: Recipe, world_size: int) -> Plan:
@@ -31,58 +33,61 @@ def stages(at: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "habits"),
+    ("backbone", "traits"),
     [
-        ({"name": "lenet"}, QUIET),
-        ({"name": "resnet18"}, NetworkTraits(draws=False, counts=True)),
-        ({"name": "resnet18", "freeze": "backbone"}, QUIET),
-        ({"name": "resnet18", "freeze": stages(15)}, NetworkTraits(draws=False, counts=True)),
-        ({"name": "resnet18", "freeze": stages(16)}, QUIET),  # of 16 steps: never reached
-        ({"name": "squeezenet1_1"}, NetworkTraits(draws=True, counts=False)),
-        ({"name": "mobilenet_v3_small"}, NetworkTraits(draws=True, counts=True)),
-        ({"name": "lenet", "head": {"hidden": [8], "dropout": 0.5}}, NetworkTraits(draws=True, counts=False)),
+        ({"name": "lenet"}, PLAIN),
+        ({"name": "resnet18"}, BATCHNORM),
+        ({"name": "resnet18", "freeze": "backbone"}, PLAIN),
+        ({"name": "resnet18", "freeze": stages(15)}, BATCHNORM),
+        ({"name": "resnet18", "freeze": stages(16)}, PLAIN),  # of 16 steps: never reached
+        ({"name": "squeezenet1_1"}, RANDOM),
+        ({"name": "mobilenet_v3_small"}, NetworkTraits(is_random=True, has_batchnorm=True)),
+        ({"name": "lenet", "head": {"hidden": [8], "dropout": 0.5}}, RANDOM),
     ],
 )
-def test_networks_are_asked(backbone: Mapping[str, Any], habits: NetworkTraits) -> None:
+def test_traits_follow_from_the_network(backbone: Mapping[str, Any], traits: NetworkTraits) -> None:
     recipe = recipe_of(backbone=backbone, train={"epochs": "16st", "global_batch": 8})
-    assert probe_traits(recipe, plan(recipe, 1)) == habits
+    assert probe_traits(recipe, plan(recipe, 1)) == traits
 
 
-def test_weights_are_not_looked_for() -> None:
+def test_probe_needs_no_weights() -> None:
     recipe = recipe_of(backbone={"name": "squeezenet1_1", "weights": "nowhere/weights.pt", "head": "keep"})
-    assert probe_traits(recipe, plan(recipe, 1)).draws
+    assert probe_traits(recipe, plan(recipe, 1)).is_random
 
 
-def why(habits: NetworkTraits, other: int, **train: Any) -> str | None:
+def why(traits: NetworkTraits, other: int, **train: Any) -> str | None:
     recipe = recipe_of(train={"epochs": 1, "global_batch": 24, **train})
-    return why_not_comparable(habits, recipe, plan(recipe, 2), plan(recipe, other))
+    return why_not_comparable(traits, recipe, plan(recipe, 2), plan(recipe, other))
 
 
-def test_dropout_cannot_be_compared() -> None:
-    assert why(QUIET, 1) is None
-    assert why(NetworkTraits(draws=True, counts=False), 1) == (
-        "the network draws random numbers, as for dropout, and on other processes others"
+def test_losses_with_dropout_cannot_be_compared() -> None:
+    assert why(PLAIN, 1) is None
+    assert why(RANDOM, 1) == (
+        "the network draws random numbers, as dropout does, and each number of processes draws others"
     )
 
 
-def test_batchnorm_can_be_compared_where_it_sees_the_same_images() -> None:
-    counts = NetworkTraits(draws=False, counts=True)
-    assert why(counts, 1) == (
-        "BatchNorm sees 12 images together with world size 2, 24 with 1; train.micro_batch=12 would make that the same"
+def test_losses_with_batchnorm_can_be_compared_when_it_sees_as_many_images() -> None:
+    assert why(BATCHNORM, 1) == (
+        "BatchNorm sees 12 images at a time with world size 2, 24 with 1; train.micro_batch=12 makes them equal"
     )
-    assert "train.micro_batch=4 would" in str(why(counts, 3))
-    assert why(counts, 3, micro_batch=4) is None
+    assert "train.micro_batch=4 makes" in str(why(BATCHNORM, 3))
+    assert why(BATCHNORM, 3, micro_batch=4) is None
 
 
-def test_rounding_is_rougher_in_amp_and_under_batchnorm() -> None:
-    counts, plain, amp = NetworkTraits(draws=False, counts=True), recipe_of(), recipe_of(strategy={"precision": "bf16"})
-    assert [rounding_of(*of).share for of in ((QUIET, plain), (counts, plain), (QUIET, amp))] == [FINE, ROUGH, ROUGH]
+def test_tolerance_is_larger_with_amp_and_with_batchnorm() -> None:
+    plain, amp = recipe_of(), recipe_of(strategy={"precision": "bf16"})
+    assert [rounding_of(*case).relative for case in ((PLAIN, plain), (BATCHNORM, plain), (PLAIN, amp))] == [
+        FINE,
+        ROUGH,
+        ROUGH,
+    ]
 
 
-def test_a_batchnorm_over_all_processes_sees_what_they_see_together() -> None:
-    for micro_batch, reason in ((None, None), (4, "BatchNorm sees 8 images together with world size 2, 4 with 1; ")):
+def test_synchronized_batchnorm_sees_the_images_of_all_processes() -> None:
+    for micro_batch, reason in ((None, None), (4, "BatchNorm sees 8 images at a time with world size 2, 4 with 1; ")):
         recipe = recipe_of(
             train={"epochs": 1, "global_batch": 24, "micro_batch": micro_batch}, strategy={"sync_batchnorm": True}
         )
-        found = why_not_comparable(NetworkTraits(draws=False, counts=True), recipe, plan(recipe, 2), plan(recipe, 1))
-        assert found == (reason and reason + "train.micro_batch=null would make that the same")
+        found = why_not_comparable(BATCHNORM, recipe, plan(recipe, 2), plan(recipe, 1))
+        assert found == (reason and reason + "train.micro_batch=null makes them equal")

@@ -1,4 +1,4 @@
-"""The calibration error beside torchmetrics', and the order of mistakes."""
+"""The calibration error equals torchmetrics'; the most confident mistakes come first."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassCalibrationError
 
-from launcher.commands.model.evaluate.predictions import Predictions, calibration_error
+from launcher.commands.model.evaluate.predictions import Predictions, expected_calibration_error
 
 
 @pytest.mark.parametrize("num_classes", [2, 10])
 @pytest.mark.parametrize("sharpness", [0.1, 1.0, 4.0])
-def test_calibration_error_is_that_of_torchmetrics(num_classes: int, sharpness: float) -> None:
+def test_expected_calibration_error_equals_torchmetrics(num_classes: int, sharpness: float) -> None:
     torch.manual_seed(1)
     probs_NK = (sharpness * torch.randn(500, num_classes)).softmax(1)
     labels_N = torch.randint(num_classes, (500,))
     expected = MulticlassCalibrationError(num_classes, n_bins=15, norm="l1")(probs_NK, labels_N).item()
     confidences_N, predicted_N = probs_NK.max(dim=1)
-    found = calibration_error(confidences_N.numpy(), (predicted_N == labels_N).numpy())
+    found = expected_calibration_error(confidences_N.numpy(), (predicted_N == labels_N).numpy())
     assert found == pytest.approx(expected, abs=1e-6)
     assert found > 0.01
 
 
-def test_what_is_certain_is_in_the_last_bin() -> None:
+def test_last_bin_includes_confidence_1() -> None:
     """0.95 right and 1.0 wrong are one bin: mean confidence 0.975, half of them right."""
     confidences_N = np.array([0.95, 1.0], dtype=np.float32)
-    assert calibration_error(confidences_N, np.array([True, False])) == pytest.approx(0.475)
+    assert expected_calibration_error(confidences_N, np.array([True, False])) == pytest.approx(0.475)
 
 
-def test_the_most_certain_mistakes_come_first() -> None:
+def test_worst_gives_the_most_confident_mistakes_first() -> None:
     top_NT = np.array([[0], [1], [1], [0], [1]])
     probs_NT = np.array([[0.6], [0.9], [0.7], [0.8], [0.95]], dtype=np.float32)
     predictions = Predictions(

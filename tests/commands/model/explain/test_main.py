@@ -1,4 +1,4 @@
-"""`launcher explain`: a PNG for each picture and class, the same on any number of processes."""
+"""`launcher explain`: a PNG for each image and class, the same on any number of processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from launcher.cli.main import run as launch
 from launcher.commands.model.explain.main import READABLE_PIXELS, name_file
 from launcher.data.reader import ShardReader
 from launcher.errors import EXIT_USER_ERROR
-from launcher.run.pictures import CAPTION_HEIGHT, GAP
+from launcher.run.image_grid import CAPTION_HEIGHT, GAP
 from shards.manifest import read_manifest
 from tests.harness import runs
 from tests.harness.workdir import LENET, WorkDir
@@ -25,21 +25,21 @@ def run(workdir: WorkDir) -> Path:
 
 
 @pytest.fixture
-def pictures(workdir: WorkDir) -> Path:
+def images(workdir: WorkDir) -> Path:
     """Five files, two of one name in different folders."""
     manifest = read_manifest(workdir.path / "shards")
     reader = ShardReader(workdir.path / "shards", manifest, "test")
     for number, name in enumerate(("a/1.jpg", "a/2.jpg", "b/1.jpg", "b/two words.jpg", "c.jpg")):
-        path = workdir.path / "pictures" / name
+        path = workdir.path / "images" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(reader.read(number).content)
-    return workdir.path / "pictures"
+    return workdir.path / "images"
 
 
-def test_a_picture_for_each_file_beside_its_heat(run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert launch(["explain", str(run), str(pictures), "--device", "cpu"]) == 0
+def test_each_image_has_a_png_with_its_heat_map(run: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch(["explain", str(run), str(images), "--device", "cpu"]) == 0
     folder = run / "explanations"
-    assert f"{folder}: 5 pictures explained by occlusion, the predicted class of each" in capsys.readouterr().out
+    assert f"{folder}: 5 images explained by occlusion, the predicted class of each" in capsys.readouterr().out
     files = sorted(folder.iterdir())
     assert [file.name.rpartition("-")[0].rpartition("-")[0] for file in files] == [
         "00000-1",
@@ -52,28 +52,28 @@ def test_a_picture_for_each_file_beside_its_heat(run: Path, pictures: Path, caps
     assert sheet_HWC.shape == (READABLE_PIXELS + CAPTION_HEIGHT + 2 * GAP, 2 * READABLE_PIXELS + 3 * GAP, 3)
     top, right = GAP + CAPTION_HEIGHT, 2 * GAP + READABLE_PIXELS
     left_HWC = sheet_HWC[top : top + READABLE_PIXELS : 6, GAP:right:6][:, :32]
-    [original_HWC] = [np.asarray(Image.open(pictures / "a/1.jpg").convert("RGB"))]
+    [original_HWC] = [np.asarray(Image.open(images / "a/1.jpg").convert("RGB"))]
     assert np.abs(left_HWC.astype(int) - original_HWC).max() <= 2
     assert (sheet_HWC[top : top + READABLE_PIXELS, right : right + READABLE_PIXELS] != sheet_HWC[0, 0]).any()
 
 
 @pytest.mark.parametrize("method", ["gradient-shap", "integrated-gradients", "gradcam"])
-def test_every_class_that_is_asked(run: Path, pictures: Path, method: str) -> None:
+def test_each_given_class_has_a_png(run: Path, images: Path, method: str) -> None:
     classes = read_manifest(run.parent / "shards").classes[:2]
     method_options = [word for name in classes for word in ("--class", name)]
     samples = [] if method == "gradcam" else ["--samples", "4"]
     arguments = ["--method", method, *samples, "--output", "out", "--device", "cpu", *method_options]
-    assert launch(["explain", str(run), str(pictures / "c.jpg"), *arguments]) == 0
+    assert launch(["explain", str(run), str(images / "c.jpg"), *arguments]) == 0
     found = sorted(file.name for file in Path("out").iterdir())
     assert found == [name_file(Path("c.jpg"), 0, name, label) for label, name in enumerate(classes)]
 
 
-def test_two_processes_write_what_one_writes(run: Path, pictures: Path) -> None:
-    arguments = ("explain", run, pictures, "--method", "gradient-shap", "--samples", "5", "--output")
+def test_two_processes_write_what_one_writes(run: Path, images: Path) -> None:
+    arguments = ("explain", run, images, "--method", "gradient-shap", "--samples", "5", "--output")
     assert launch([*map(str, arguments), "one", "--device", "cpu"]) == 0
     ended = runs.run(*arguments, "two", cwd=run.parent, processes=2)
     assert ended.code == 0, ended.err
-    assert ended.out.count("5 pictures explained") == 1
+    assert ended.out.count("5 images explained") == 1
     one, two = (sorted((run.parent / name).iterdir()) for name in ("one", "two"))
     assert [file.name for file in one] == [file.name for file in two]
     assert len(one) == 5
@@ -86,8 +86,8 @@ def test_two_processes_write_what_one_writes(run: Path, pictures: Path) -> None:
     [
         (("--class", "nobody"), "--class nobody: the run has no such class; valid: "),
         (("--window", "0"), "--window 0: must be at least 1"),
-        (("--window", "4", "--stride", "5"), "--stride 5: pixels between windows of 4 would be left out"),
-        (("--window", "40"), "--window 40: the network sees 32 x 32 pixels; take less"),
+        (("--window", "4", "--stride", "5"), "--stride 5: would skip pixels between windows of 4; lower it"),
+        (("--window", "40"), "--window 40: the network's input is 32 x 32 pixels; choose less"),
         (("--method", "gradient-shap", "--samples", "-1"), "--samples -1: must be at least 1"),
         (
             ("--samples", "50"),
@@ -101,49 +101,49 @@ def test_two_processes_write_what_one_writes(run: Path, pictures: Path) -> None:
             ("--method", "integrated-gradients", "--stride", "3"),
             "--stride 3: has no effect with --method integrated-gradients, only with occlusion; leave it out",
         ),
-        (("--checkpoint", "7"), "--checkpoint 7: there are best, last, "),
+        (("--checkpoint", "7"), "--checkpoint 7: no such checkpoint; valid: best, last, "),
     ],
 )
-def test_mistakes_are_one_line(
-    run: Path, pictures: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+def test_mistake_is_one_line(
+    run: Path, images: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
 ) -> None:
-    words = ["explain", str(run), str(pictures), "--device", "cpu", *arguments]
+    words = ["explain", str(run), str(images), "--device", "cpu", *arguments]
     assert launch(words) == EXIT_USER_ERROR
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"launcher: {message}")
 
 
-def test_what_cannot_be_read_is_named_and_the_others_go_on(run: Path, pictures: Path) -> None:
-    """One for each of two processes."""
+def test_unreadable_images_are_named_and_the_others_explained(run: Path, images: Path) -> None:
+    """One unreadable image for each of two processes."""
     for name in ("a/2.jpg", "b/1.jpg"):
-        (pictures / name).write_bytes(b"no picture")
+        (images / name).write_bytes(b"not an image")
     for processes in (1, 2):
-        arguments = ("explain", run, pictures, "--method", "gradcam", "--output", str(processes))
+        arguments = ("explain", run, images, "--method", "gradcam", "--output", str(processes))
         ended = runs.run(*arguments, cwd=run.parent, processes=processes)
         assert ended.code == 1
         lines = [line for line in ended.err.splitlines() if "cannot be decoded" in line]
         assert [line.partition(": cannot")[0] for line in lines] == [
-            f"launcher: {pictures / name}" for name in ("a/2.jpg", "b/1.jpg")
+            f"launcher: {images / name}" for name in ("a/2.jpg", "b/1.jpg")
         ]
         assert "shards check" not in ended.err
-        assert "3 pictures explained by gradcam, the predicted class of each, 2 more cannot be read" in ended.out
+        assert "3 images explained by gradcam, the predicted class of each; skipped 2 unreadable images" in ended.out
         found = [file.name for file in sorted((run.parent / str(processes)).iterdir())]
         assert [name[:5] for name in found] == ["00000", "00003", "00004"]
 
 
-def test_pictures_that_are_not_there_are_one_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_images_are_one_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("empty").mkdir()
     for path, message in (
         ("nowhere", "nowhere: no such file, folder or pattern"),
-        ("empty", "empty: no pictures there"),
+        ("empty", "empty: no images there"),
     ):
         assert launch(["explain", str(run), path, "--device", "cpu"]) == EXIT_USER_ERROR
         [line] = capsys.readouterr().err.splitlines()
         assert line.startswith(f"launcher: {message}")
 
 
-def test_nothing_is_written_through_a_link(run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (run / "explanations").symlink_to(pictures)
-    assert launch(["explain", str(run), str(pictures), "--device", "cpu"]) == EXIT_USER_ERROR
-    assert capsys.readouterr().err.startswith(f"launcher: {run}/explanations: is a link; a run writes through none")
-    assert len(list(pictures.iterdir())) == 3
+def test_explain_writes_through_no_link(run: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "explanations").symlink_to(images)
+    assert launch(["explain", str(run), str(images), "--device", "cpu"]) == EXIT_USER_ERROR
+    assert capsys.readouterr().err.startswith(f"launcher: {run}/explanations: is a symbolic link; remove it")
+    assert len(list(images.iterdir())) == 3

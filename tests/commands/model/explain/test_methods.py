@@ -1,4 +1,4 @@
-"""Each method against the plain computation that it stands for."""
+"""Each method against a plain computation of the same."""
 
 from __future__ import annotations
 
@@ -11,8 +11,16 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+from launcher.cli.main import run
 from launcher.commands.model.explain.layer import find_map_layer
-from launcher.commands.model.explain.methods import MAX_FORWARD, Explainer, Method, MethodOptions, Scores, count_at_once
+from launcher.commands.model.explain.methods import (
+    MAX_FORWARD,
+    Explainer,
+    MethodOptions,
+    Scores,
+    max_forward_images,
+)
+from launcher.commands.model.options import Method
 from launcher.errors import UserError
 from launcher.models.avatar_cnn import AvatarCnn
 from launcher.models.lenet import LeNet
@@ -35,30 +43,30 @@ def lenet(num_outputs: int = 4) -> LeNet:
 
 @torch.no_grad()
 def occlude_plainly(model: nn.Module, image_1CHW: Tensor, target: int, window: int, stride: int) -> Tensor:
-    """For each pixel the mean fall of the score over the windows on it, one forward pass a window."""
+    """For each pixel the mean drop of the score over the windows that cover it, one forward pass per window."""
     side = image_1CHW.shape[-1]
     whole = model(image_1CHW)[0, target]
-    falls_HW, counts_HW = torch.zeros(side, side), torch.zeros(side, side)
+    drops_HW, counts_HW = torch.zeros(side, side), torch.zeros(side, side)
     starts = range(0, side - window + stride, stride)
     for top in starts:
         for left in starts:
             covered_1CHW = image_1CHW.clone()
             covered_1CHW[:, :, top : top + window, left : left + window] = 0
-            fall = whole - model(covered_1CHW)[0, target]
-            falls_HW[top : top + window, left : left + window] += fall
+            drop = whole - model(covered_1CHW)[0, target]
+            drops_HW[top : top + window, left : left + window] += drop
             counts_HW[top : top + window, left : left + window] += 1
-    return falls_HW / counts_HW
+    return drops_HW / counts_HW
 
 
 @pytest.mark.parametrize(("window", "stride"), [(15, 8), (10, 3), (4, 4)])
-def test_occlusion_is_a_loop_over_windows(window: int, stride: int) -> None:
+def test_occlusion_equals_a_loop_over_windows(window: int, stride: int) -> None:
     model, image_1CHW = lenet(), image(32)
     heat_HW = build(model, "occlusion", window=window, stride=stride)(image_1CHW, 2, 0)
     torch.testing.assert_close(heat_HW, occlude_plainly(model, image_1CHW, 2, window, stride), rtol=1e-4, atol=1e-6)
 
 
-def test_window_larger_than_the_picture_is_said() -> None:
-    with pytest.raises(UserError, match="--window 33: the network sees 32 x 32 pixels; take less"):
+def test_window_larger_than_the_image_is_refused() -> None:
+    with pytest.raises(UserError, match="--window 33: the network's input is 32 x 32 pixels; choose less"):
         build(lenet(), "occlusion", window=33)(image(32), 0, 0)
 
 
@@ -88,7 +96,7 @@ def read_numpy() -> list[int]:
     return np.random.get_state(legacy=False)["state"]["key"].tolist()  # type: ignore[no-any-return]
 
 
-def test_gradient_shap_is_keyed_and_leaves_generators_alone() -> None:
+def test_gradient_shap_is_seeded_and_restores_global_generators() -> None:
     explainer, image_1CHW = build(lenet(), "gradient-shap", samples=7), image(32)
     torch.manual_seed(3)
     np.random.seed(3)
@@ -100,7 +108,7 @@ def test_gradient_shap_is_keyed_and_leaves_generators_alone() -> None:
     assert not torch.equal(first, explainer(image_1CHW, 0, 12))
 
 
-def test_gradcam_is_what_hooks_give() -> None:
+def test_gradcam_equals_hooks_on_the_layer() -> None:
     torch.manual_seed(0)
     model = torchvision.models.resnet18(num_classes=5).eval()
     image_1CHW, seen = image(64), {}
@@ -133,43 +141,51 @@ def test_gradcam_is_what_hooks_give() -> None:
         ("swin_t", 64, "permute"),
     ],
 )
-def test_layer_is_the_last_map_before_pooling(name: str, side: int, layer: str) -> None:
+def test_find_map_layer_gives_the_last_map_before_pooling(name: str, side: int, layer: str) -> None:
     model = torchvision.models.get_model(name, weights=None).eval()
     assert find_map_layer(model, image(side)) == layer
     assert build(model, "gradcam")(image(side), 0, 0).shape == (side, side)
 
 
-def test_layer_is_no_pooling_and_none_that_is_used_twice() -> None:
+def test_find_map_layer_skips_poolings_and_reused_modules() -> None:
     assert find_map_layer(lenet(), image(32)) == "conv2"
     assert find_map_layer(AvatarCnn(1).eval(), image(64)) == "conv2"
 
 
-def test_networks_of_tokens_have_none() -> None:
+def test_find_map_layer_refuses_a_network_of_tokens() -> None:
     model = torchvision.models.VisionTransformer(32, 8, 1, 2, 16, 32, num_classes=3).eval()
-    with pytest.raises(UserError, match=r"gradcam: this network has no map of features.*take occlusion"):
+    with pytest.raises(UserError, match=r"gradcam: this network has no feature map.*choose occlusion"):
         find_map_layer(model, image(32))
 
 
 @pytest.mark.parametrize("method", ["occlusion", "integrated-gradients", "gradient-shap"])
-def test_a_single_logit_speaks_for_one_class_and_against_the_other(method: Method) -> None:
+def test_single_logit_is_evidence_for_one_class_and_against_the_other(method: Method) -> None:
     explainer = build(lenet(1), method, samples=8)
     for_HW, against_HW = (explainer(image(32), label, 4) for label in (1, 0))
     assert for_HW.abs().max() > 0
     torch.testing.assert_close(for_HW, -against_HW)
 
 
-def test_passes_are_of_bounded_size() -> None:
-    """The most pictures that a network of this size gets at a time, whatever is asked for."""
+def test_forward_passes_have_a_bounded_size() -> None:
+    """Whatever the options, a forward pass has at most the images that `max_forward_images` allows."""
     model, sizes = lenet(), []
     model.register_forward_hook(lambda _module, inputs, _output: sizes.append(len(inputs[0])))
     for method in ("occlusion", "gradient-shap", "integrated-gradients"):
         build(model, method, window=2, stride=1, samples=700)(image(32), 0, 0)
-    assert max(sizes) == MAX_FORWARD == count_at_once(image(32))
-    assert count_at_once(image(224)) == 41
-    assert count_at_once(image(1600)) == 1
+    assert max(sizes) == MAX_FORWARD == max_forward_images(image(32))
+    assert max_forward_images(image(224)) == 41
+    assert max_forward_images(image(1600)) == 1
 
 
-def test_without_captum_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_captum_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     with pytest.raises(UserError, match=r"captum is not installed; pip install 'launcher\[explain\]'"):
         build(lenet(), "occlusion")(image(32), 0, 0)
+
+
+def test_help_states_the_default_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["explain", "--help"]) == 0
+    words = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    defaults = MethodOptions("occlusion")
+    for name in ("window", "stride", "samples"):
+        assert f"Default: {getattr(defaults, name)}." in words.partition(f"--{name} ")[2].partition("--")[0]

@@ -1,4 +1,4 @@
-"""`launcher export`: what was written computes what the network computes, says what it needs, or is not there."""
+"""`launcher export`: the export computes what the network does and describes itself, or nothing is written."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor
 
 from launcher.cli.main import run as launch
-from launcher.commands.model.export.formats import FORMS, Form, Format, Predict
-from launcher.commands.model.export.onnx import read_onnx_facts
+from launcher.commands.model.export.formats import EXPORTERS, Exporter, Predict
+from launcher.commands.model.export.onnx import read_onnx_metadata
 from launcher.commands.model.infer import to_input
 from launcher.commands.model.load import TrainedModel, load_trained
+from launcher.commands.model.options import ExportFormat
 from launcher.data.reader import Sample, ShardReader
 from launcher.errors import EXIT_USER_ERROR
 from launcher.models.zoo import build_trained
@@ -38,7 +39,7 @@ from tests.harness.two_runs import list_files
 from tests.harness.workdir import LENET, WorkDir, plain_images
 
 PLAIN = ("backbone.freeze=none", "train.epochs=2st", "optim.ema_decay=0.5")
-FORMATS: tuple[Format, ...] = ("torchscript", "onnx", "safetensors", "hf")
+FORMATS: tuple[ExportFormat, ...] = ("torchscript", "onnx", "safetensors", "hf")
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def run_torchscript(path: Path, images_BCHW: Tensor) -> Tensor:
     return found
 
 
-def test_onnx_names_the_same_class_for_every_digit(workdir: WorkDir, digits: Path) -> None:
+def test_onnx_predicts_the_same_class_for_every_digit(workdir: WorkDir, digits: Path) -> None:
     data = f"data.dir={digits}"
     assert workdir.train(LENET, *PLAIN[:1], data, "train.epochs=40st", "train.global_batch=50", "optim.lr=0.05") == 0
     assert export("run", "--format", "onnx", "--output", "digits.onnx") == 0
@@ -85,7 +86,7 @@ def test_onnx_names_the_same_class_for_every_digit(workdir: WorkDir, digits: Pat
         )
 
 
-def test_resnet_of_larger_pictures(workdir: WorkDir) -> None:
+def test_export_of_a_resnet_for_larger_images(workdir: WorkDir) -> None:
     size = "[{op: resize, size: 72}, {op: center_crop, size: 64}]"
     assert workdir.train("backbone.name=resnet18", *PLAIN, f"augment.train={size}", f"augment.eval={size}") == 0
     assert export("run", "--format", "onnx", "--output", "resnet.onnx") == 0
@@ -98,7 +99,7 @@ def test_resnet_of_larger_pictures(workdir: WorkDir) -> None:
         script_BK = run_torchscript(Path("resnet.pt"), images_BCHW[:batch])
         torch.testing.assert_close(onnx_BK, wanted_BK[:batch], rtol=0, atol=1e-4)
         torch.testing.assert_close(script_BK, wanted_BK[:batch], rtol=0, atol=1e-4)
-    metadata = read_onnx_facts(Path("resnet.onnx"))["preprocessing"]
+    metadata = read_onnx_metadata(Path("resnet.onnx"))["preprocessing"]
     assert metadata["ops"] == [
         {"op": "resize", "size": 72, "interpolation": "bilinear", "antialias": True},
         {"op": "center_crop", "size": 64},
@@ -107,19 +108,21 @@ def test_resnet_of_larger_pictures(workdir: WorkDir) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_classes_and_preprocessing_are_inside(run: Path, name: Format, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_holds_classes_and_preprocessing(
+    run: Path, name: ExportFormat, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert export(run, "--format", name) == 0
-    form = FORMS[name]
+    exporter = EXPORTERS[name]
     step = (run / "checkpoints/best").resolve().name
     [path] = (run / "exports").iterdir()
-    assert path.name == f"{step}{form.suffix}"
-    assert f"{name} of {step}; probabilities of 9 pictures of test of shards differ by at most" in (
+    assert path.name == f"{step}{exporter.suffix}"
+    assert f"{name} of {step}; probabilities of 9 images of test of shards differ by at most" in (
         capsys.readouterr().out
     )
-    metadata = form.read_facts(path)
+    metadata = exporter.read_metadata(path)
     assert tuple(metadata["classes"]) == read_manifest(Path("shards")).classes
     assert metadata["preprocessing"] == {
-        "decode": "RGB, turned as EXIF says",
+        "decode": "RGB, EXIF orientation applied",
         "ops": [{"op": "resize", "size": [32, 32], "interpolation": "bilinear", "antialias": True}],
         "size": [32, 32],
         "rescale": 1 / 255,
@@ -129,11 +132,11 @@ def test_classes_and_preprocessing_are_inside(run: Path, name: Format, capsys: p
     images_BCHW = torch.randn(3, 3, 32, 32)
     trained = load_trained(run, "best", alone())
     with torch.no_grad():
-        found_BK = form.open(path, trained.spec)(images_BCHW)
+        found_BK = exporter.open(path, trained.spec)(images_BCHW)
     torch.testing.assert_close(found_BK, probabilities(trained, images_BCHW), rtol=0, atol=1e-6)
 
 
-def test_safetensors_and_hub_folder_are_of_plain_names(run: Path) -> None:
+def test_safetensors_and_hub_folder_have_plain_names(run: Path) -> None:
     for name in ("safetensors", "hf"):
         assert export(run, "--format", name, "--output", name) == 0
     trained = load_trained(run, "best", alone())
@@ -178,7 +181,7 @@ def test_timm_reads_the_folder_of_its_own_network(workdir: WorkDir, ops: str) ->
     torch.testing.assert_close(theirs_CHW[None], ours_1CHW, rtol=0, atol=0.05)  # levels of bytes are 0.016 apart
 
 
-def test_a_single_logit_becomes_two_probabilities(workdir: WorkDir, two_classes: Path) -> None:
+def test_single_logit_becomes_two_probabilities(workdir: WorkDir, two_classes: Path) -> None:
     assert workdir.train(LENET, *PLAIN, f"data.dir={two_classes}", "loss.name=bce") == 0
     trained = load_trained(Path("run"), "best", alone())
     images_BCHW = torch.randn(4, 3, 32, 32)
@@ -195,8 +198,8 @@ def two_classes(tmp_path: Path) -> Path:
     return tmp_path / "two"
 
 
-def spoiled(form: Form, by: float) -> Form:
-    """As it is, but for a weight that is not written as it should be."""
+def spoiled(exporter: Exporter, by: float) -> Exporter:
+    """The exporter, but it writes a wrong weight."""
 
     def write(path: Path, trained: TrainedModel, metadata: dict[str, object], example_BCHW: Tensor) -> None:
         spec = trained.spec
@@ -204,34 +207,34 @@ def spoiled(form: Form, by: float) -> Form:
         other.model.load_state_dict(trained.network.model.state_dict())
         with torch.no_grad():
             next(reversed(list(other.model.parameters())))[0] += by
-        form.write(path, replace(trained, network=other), metadata, example_BCHW)
+        exporter.write(path, replace(trained, network=other), metadata, example_BCHW)
 
-    return replace(form, write=write)
+    return replace(exporter, write=write)
 
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("by", [0.02, float("nan")])
-def test_other_outputs_are_refused_and_nothing_is_left(
-    run: Path, name: Format, by: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_wrong_probabilities_are_refused_and_nothing_is_left(
+    run: Path, name: ExportFormat, by: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(FORMS, name, spoiled(FORMS[name], by))
+    monkeypatch.setitem(EXPORTERS, name, spoiled(EXPORTERS[name], by))
     assert export(run, "--format", name, "--output", "out/file") == EXIT_USER_ERROR
     [line] = capsys.readouterr().err.splitlines()
     assert "out/file: probabilities differ from the network's by" in line
-    assert "more than 1e-03; nothing is kept" in line
+    assert "more than 1e-03; nothing is written" in line
     assert list(Path("out").iterdir()) == []
 
 
-def test_a_difference_below_the_limit_is_told(
+def test_difference_below_the_limit_is_shown(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(FORMS, "safetensors", spoiled(FORMS["safetensors"], 0.002))
+    monkeypatch.setitem(EXPORTERS, "safetensors", spoiled(EXPORTERS["safetensors"], 0.002))
     assert export(run, "--format", "safetensors") == 0
-    told = float(capsys.readouterr().out.split()[-1])
-    assert 1e-4 < told < 1e-3
+    shown = float(capsys.readouterr().out.split()[-1])
+    assert 1e-4 < shown < 1e-3
 
 
-def test_a_reader_that_fails_is_one_line(
+def test_failing_reader_is_one_line(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def open_fixed(path: Path, spec: object) -> Predict:
@@ -240,29 +243,27 @@ def test_a_reader_that_fails_is_one_line(
 
         return predict
 
-    monkeypatch.setitem(FORMS, "torchscript", replace(FORMS["torchscript"], open=open_fixed))
+    monkeypatch.setitem(EXPORTERS, "torchscript", replace(EXPORTERS["torchscript"], open=open_fixed))
     assert export(run, "--format", "torchscript") == EXIT_USER_ERROR
     assert capsys.readouterr().err == (
-        "launcher: this network cannot be exported so (batch 1 is not 2); take another --format\n"
+        "launcher: this network cannot be exported in this format (batch 1 is not 2); choose another --format\n"
     )
     assert list((run / "exports").iterdir()) == []
 
 
-def test_other_pictures_where_the_data_are_gone(
-    workdir: WorkDir, run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_data_option_replaces_missing_data(workdir: WorkDir, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sample = ShardReader(Path("shards"), read_manifest(Path("shards")), "test").read(0)
-    Path("pictures").mkdir()
-    Path("pictures/a.jpg").write_bytes(sample.content)
+    Path("images").mkdir()
+    Path("images/a.jpg").write_bytes(sample.content)
     Path("shards").unlink()
     assert export(run, "--format", "safetensors") == EXIT_USER_ERROR
-    assert "or name a folder of pictures to check on with --data" in capsys.readouterr().err
+    assert "or give a folder of images to check on with --data" in capsys.readouterr().err
     assert not (run / "exports").exists()
-    assert export(run, "--format", "safetensors", "--data", "pictures") == 0
-    assert "probabilities of 1 pictures of pictures differ" in capsys.readouterr().out
+    assert export(run, "--format", "safetensors", "--data", "images") == 0
+    assert "probabilities of 1 images of images differ" in capsys.readouterr().out
 
 
-def test_a_checkpoint_alone_is_not_added_to(run: Path, tmp_path: Path) -> None:
+def test_export_writes_nothing_into_a_single_checkpoint(run: Path, tmp_path: Path) -> None:
     shutil.copytree((run / "checkpoints/last").resolve(), tmp_path / "alone")
     before = sorted((tmp_path / "alone").iterdir())
     assert export(tmp_path / "alone", "--format", "torchscript") == 0
@@ -276,56 +277,58 @@ def refused(capsys: pytest.CaptureFixture[str], arguments: Sequence[str | Path])
     return line
 
 
-def test_mistakes_are_one_line(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistake_is_one_line(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     Path("there").mkdir()
     Path("link").symlink_to("elsewhere")
-    assert "--output there: is there already" in refused(capsys, [run, "--format", "hf", "--output", "there"])
-    assert "--output link: is a link" in refused(capsys, [run, "--format", "safetensors", "--output", "link"])
-    assert "--checkpoint 9: there are best" in refused(capsys, [run, "--format", "hf", "--checkpoint", "9"])
+    assert "--output there: exists already" in refused(capsys, [run, "--format", "hf", "--output", "there"])
+    assert "--output link: is a symbolic link" in refused(capsys, [run, "--format", "safetensors", "--output", "link"])
+    assert "--checkpoint 9: no such checkpoint; valid: best" in refused(
+        capsys, [run, "--format", "hf", "--checkpoint", "9"]
+    )
     (run / "exports").symlink_to(run.parent)
-    assert f"{run}/exports: is a link; a run writes through none" in refused(capsys, [run, "--format", "safetensors"])
+    assert f"{run}/exports: is a symbolic link; remove it" in refused(capsys, [run, "--format", "safetensors"])
     Path("file").touch()
     line = refused(capsys, [run, "--format", "hf", "--output", "file/below/it"])
     assert line.startswith("launcher: --output file/below/it: cannot be written")
     with monkeypatch.context() as patch:
         patch.setenv("RANK", "0")
         patch.setenv("WORLD_SIZE", "2")
-        assert "export: works as one process" in refused(capsys, [run, "--format", "hf"])
+        assert "export: runs as one process" in refused(capsys, [run, "--format", "hf"])
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     line = refused(capsys, [run, "--format", "onnx"])
     assert line == "launcher: --format onnx: onnxruntime is not installed; pip install 'launcher[export]'"
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         ("safetensors --output pics/a.jpg", "--output pics/a.jpg: --format safetensors is for .safetensors, not .jpg"),
         ("torchscript --output net.onnx", "--output net.onnx: --format torchscript is for .pt, not .onnx"),
         ("hf --output net.safetensors", "--output net.safetensors: --format hf is for a folder, not .safetensors"),
-        ("safetensors --data plain --output plain", "--output plain: is one of the pictures; name another"),
+        ("safetensors --data plain --output plain", "--output plain: is one of the images; choose another"),
         (
             "safetensors --output run/checkpoints/best/model.safetensors",
-            "--output run/checkpoints/best/model.safetensors: lies in a checkpoint; name another",
+            "--output run/checkpoints/best/model.safetensors: is inside a checkpoint; choose another",
         ),
         (
             "hf --output run/checkpoints/last/a/b",
-            "--output run/checkpoints/last/a/b: lies in a checkpoint; name another",
+            "--output run/checkpoints/last/a/b: is inside a checkpoint; choose another",
         ),
     ],
 )
-def test_nothing_that_is_read_is_written_over(
-    run: Path, capsys: pytest.CaptureFixture[str], words: str, says: str
+def test_input_file_is_never_overwritten(
+    run: Path, capsys: pytest.CaptureFixture[str], words: str, message: str
 ) -> None:
     Path("pics").mkdir()
     sample = ShardReader(Path("shards"), read_manifest(Path("shards")), "test").read(0)
     for name in ("pics/a.jpg", "plain"):
         Path(name).write_bytes(sample.content)
     before = list_files(Path())
-    assert refused(capsys, ["run", "--format", *words.split()]).startswith(f"launcher: {says}")
+    assert refused(capsys, ["run", "--format", *words.split()]).startswith(f"launcher: {message}")
     assert list_files(Path()) == before
 
 
-def test_the_hub_cannot_say_everything(workdir: WorkDir, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hub_format_refuses_other_preprocessing(workdir: WorkDir, capsys: pytest.CaptureFixture[str]) -> None:
     size = "[{op: center_crop, size: 20}, {op: resize, size: [32, 32]}]"
     assert workdir.train(LENET, *PLAIN, f"augment.eval={size}") == 0
     assert "can resize and then crop, not center_crop, resize" in refused(capsys, ["run", "--format", "hf"])

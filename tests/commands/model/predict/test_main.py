@@ -1,4 +1,4 @@
-"""`launcher predict` beside a plain loop over the same pictures."""
+"""`launcher predict` against a plain loop over the same images."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ import pytest
 from PIL import Image
 
 from launcher.cli.main import run
-from launcher.commands.model.predict import main
 from launcher.commands.model.predict.output import FORMATS, Prediction, open_output
-from launcher.data.loader import READ_AHEAD
-from launcher.data.pictures import FilePart
-from launcher.run.pictures import CAPTION_HEIGHT, GAP
+from launcher.commands.model.predict.predictor import BATCH
+from launcher.data.image_files import FilePart
+from launcher.data.threads import READ_AHEAD
+from launcher.run.image_grid import CAPTION_HEIGHT, GAP
 from tests.harness.evaluated_run import CLASSES, decode, plain_scores, read_split, write_files
 from tests.harness.runs import finish, ranks_of, run_warm, start
 from tests.harness.small_disk import mount_small
 from tests.harness.two_runs import list_files
 
-pytestmark = pytest.mark.usefixtures("in_judged")
+pytestmark = pytest.mark.usefixtures("in_evaluated_run")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_it_counts_to_the_accuracy_that_evaluate_says(
+def test_accuracy_equals_that_of_evaluate(
     in_evaluated_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["evaluate", "run", "--output", str(tmp_path / "judged")]) == 0
-    metrics = json.loads((tmp_path / "judged/figures.json").read_text())["figures"]
-    assert run(["predict", "run", "shards", "--split", "test", "--output", str(tmp_path / "said.jsonl")]) == 0
-    lines = read_lines(tmp_path / "said.jsonl")
+    assert run(["evaluate", "run", "--output", str(tmp_path / "evaluated")]) == 0
+    metrics = json.loads((tmp_path / "evaluated/figures.json").read_text())["figures"]
+    assert run(["predict", "run", "shards", "--split", "test", "--output", str(tmp_path / "predictions.jsonl")]) == 0
+    lines = read_lines(tmp_path / "predictions.jsonl")
     is_right = [line["predictions"][0]["class"] == line["truth"] for line in lines]
-    assert sum(is_right) / len(is_right) == metrics["top1_frac"]
+    assert sum(is_right) / len(is_right) == metrics["accuracy"]
     assert 0 < sum(is_right) < len(is_right)
-    assert f"9 pictures, top-1 {metrics['top1_frac']:.2%} of the 9 whose class is known" in capsys.readouterr().err
-    with np.load(tmp_path / "judged/predictions.npz") as kept:
+    assert f"9 images, accuracy {metrics['accuracy']:.2%} on the 9 of a known class" in capsys.readouterr().err
+    with np.load(tmp_path / "evaluated/predictions.npz") as kept:
         assert [line["image"] for line in lines] == [f"shards/{name}" for name in kept["name"].tolist()]
-        said = [[each["probability"] for each in line["predictions"]] for line in lines]
-        np.testing.assert_allclose(said, kept["prob"], rtol=1e-4)
+        probabilities = [[each["probability"] for each in line["predictions"]] for line in lines]
+        np.testing.assert_allclose(probabilities, kept["prob"], rtol=1e-4)
 
 
 @pytest.mark.parametrize("flips", [False, True])
-def test_probabilities_are_those_of_a_plain_loop(in_evaluated_run: Path, tmp_path: Path, flips: bool) -> None:
+def test_probabilities_equal_a_plain_loop(in_evaluated_run: Path, tmp_path: Path, flips: bool) -> None:
     members = read_split(in_evaluated_run / "shards", "test")
     contents = [member.content for member in members]
     probs_NK = plain_scores(in_evaluated_run / "run", contents).softmax(1)
@@ -60,7 +60,7 @@ def test_probabilities_are_those_of_a_plain_loop(in_evaluated_run: Path, tmp_pat
     if flips:
         probs_NK = (probs_NK + mirrored_NK) / 2
     paths = write_files(in_evaluated_run / "shards", "test", tmp_path / "files")
-    output = tmp_path / "said.csv"
+    output = tmp_path / "predictions.csv"
     words = ["predict", "run", *map(str, paths), "--top", "2", "--output", str(output)]
     assert run([*words, *(["--flips"] if flips else [])]) == 0
     with output.open(newline="") as file:
@@ -73,7 +73,9 @@ def test_probabilities_are_those_of_a_plain_loop(in_evaluated_run: Path, tmp_pat
     np.testing.assert_allclose([[float(row[3]), float(row[5])] for row in rows], top_N2.values, rtol=1e-4)
 
 
-def test_a_table_for_people(in_evaluated_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_shows_class_probability_and_truth(
+    in_evaluated_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = write_files(in_evaluated_run / "shards", "test", tmp_path)[0]
     alone = tmp_path / "alone.jpg"
     alone.write_bytes(path.read_bytes())
@@ -94,35 +96,35 @@ def test_a_table_for_people(in_evaluated_run: Path, tmp_path: Path, capsys: pyte
     assert json.loads(capsys.readouterr().out)["predictions"][0]["class"] == CLASSES[k]
 
 
-def test_what_cannot_be_read_is_named_and_the_others_go_on(
+def test_unreadable_images_are_named_and_the_others_predicted(
     in_evaluated_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = write_files(in_evaluated_run / "shards", "test", tmp_path / "files")
     paths[2].write_bytes(paths[2].read_bytes()[:300])
-    paths[5].write_bytes(b"no picture at all")
+    paths[5].write_bytes(b"not an image")
     paths[7].unlink()
     paths[7].symlink_to(tmp_path / "gone")
     words = [*map(str, paths), str(tmp_path / "files")]
-    assert run(["predict", "run", *words, "--output", str(tmp_path / "said.jsonl")]) == 1
+    assert run(["predict", "run", *words, "--output", str(tmp_path / "predictions.jsonl")]) == 1
     err = capsys.readouterr().err
     for path in (paths[2], paths[5]):
         [line] = [line for line in err.splitlines() if str(path) in line]
         assert line.startswith(f"launcher: {path}: cannot be decoded (")
         assert "shards check" not in line
     assert err.count(f"launcher: {paths[7]}: cannot be read (No such file or directory)") == 1
-    assert "6 pictures, " in err
-    assert ", 3 more cannot be read" in err
+    assert "6 images, " in err
+    assert "; skipped 3 unreadable images" in err
     good = [path for path in paths if path not in (paths[2], paths[5], paths[7])]
-    assert [line["image"] for line in read_lines(tmp_path / "said.jsonl")] == [str(path) for path in good]
+    assert [line["image"] for line in read_lines(tmp_path / "predictions.jsonl")] == [str(path) for path in good]
 
 
-def test_nothing_is_computed_when_something_named_is_not_there(
+def test_wrong_argument_is_found_before_anything_is_computed(
     in_evaluated_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     read = []
     monkeypatch.setattr(FilePart, "read", lambda part, number: read.append(number))
     path = write_files(in_evaluated_run / "shards", "test", tmp_path)[0]
-    output = tmp_path / "said.jsonl"
+    output = tmp_path / "predictions.jsonl"
     for words in (
         [str(tmp_path / "missing.jpg")],
         ["--grid", str(tmp_path / "grid.jpg")],
@@ -141,13 +143,13 @@ def test_nothing_is_computed_when_something_named_is_not_there(
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (
             "--output files/class_0/a.jpg",
-            "--output files/class_0/a.jpg: no format ends in .jpg; valid: .csv, .jsonl, .txt",
+            "--output files/class_0/a.jpg: no format has the suffix .jpg; valid: .csv, .jsonl, .txt",
         ),
-        ("--output said.cvs", "--output said.cvs: no format ends in .cvs; did you mean '.csv'?"),
+        ("--output predictions.cvs", "--output predictions.cvs: no format has the suffix .cvs; did you mean '.csv'?"),
         (
             "--output a.csv --format jsonl",
             "--output a.csv: --format jsonl is for .jsonl, not .csv; leave one of the two",
@@ -156,25 +158,28 @@ def test_nothing_is_computed_when_something_named_is_not_there(
             "--output a.jpg --format table",
             "--output a.jpg: --format table is for .txt, not .jpg; leave one of the two out",
         ),
-        ("--output plain --format csv", "--output plain: is one of the pictures; name another"),
-        ("--grid files/b.png", "--grid files/b.png: is one of the pictures; name another"),
-        ("--grid link.png", "--grid link.png: is one of the pictures; name another"),
+        ("--output plain --format csv", "--output plain: is one of the images; choose another"),
+        ("--grid files/b.png", "--grid files/b.png: is one of the images; choose another"),
+        ("--grid link.png", "--grid link.png: is one of the images; choose another"),
         ("--grid files/c.jpg", "--grid files/c.jpg: must end in .png"),
-        ("--output run/journal.jsonl", "--output run/journal.jsonl: is the journal of a run; name another"),
-        ("--output same.png --grid same.png", "--output same.png: no format ends in .png; valid: .csv, .jsonl, .txt"),
+        ("--output run/journal.jsonl", "--output run/journal.jsonl: is the journal of a run; choose another"),
+        (
+            "--output same.png --grid same.png",
+            "--output same.png: no format has the suffix .png; valid: .csv, .jsonl, .txt",
+        ),
     ],
 )
-def test_nothing_that_is_read_is_written_over(
+def test_input_file_is_never_overwritten(
     in_evaluated_run: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     words: str,
-    says: str,
+    message: str,
 ) -> None:
-    picture = write_files(in_evaluated_run / "shards", "test", tmp_path / "files")[0]
+    image = write_files(in_evaluated_run / "shards", "test", tmp_path / "files")[0]
     for name in ("files/class_0/a.jpg", "files/b.png", "files/c.jpg", "plain"):
-        (tmp_path / name).write_bytes(picture.read_bytes())
+        (tmp_path / name).write_bytes(image.read_bytes())
     (tmp_path / "link.png").symlink_to("files/b.png")
     (tmp_path / "run").symlink_to(in_evaluated_run / "run")
     monkeypatch.chdir(tmp_path)
@@ -182,24 +187,35 @@ def test_nothing_that_is_read_is_written_over(
     before = list_files(tmp_path)
     assert run(["predict", "run", "files", "plain", *words.split()]) == 2
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"launcher: {says}")
+    assert line.startswith(f"launcher: {message}")
     assert list_files(tmp_path) == before
 
 
-def test_of_fewer_classes_than_wanted_all_are_named(in_evaluated_run: Path, tmp_path: Path) -> None:
-    words = ["predict", "run", "shards", "--split", "test", "--top", "500", "--output", str(tmp_path / "said.jsonl")]
+def test_top_beyond_the_number_of_classes_gives_all(in_evaluated_run: Path, tmp_path: Path) -> None:
+    words = [
+        "predict",
+        "run",
+        "shards",
+        "--split",
+        "test",
+        "--top",
+        "500",
+        "--output",
+        str(tmp_path / "predictions.jsonl"),
+    ]
     assert run(words) == 0
-    for line in read_lines(tmp_path / "said.jsonl"):
+    for line in read_lines(tmp_path / "predictions.jsonl"):
         assert {each["class"] for each in line["predictions"]} == {*CLASSES}
 
 
-def test_a_name_without_an_ending_is_of_any_format(in_evaluated_run: Path, tmp_path: Path) -> None:
+def test_output_without_suffix_takes_any_format(in_evaluated_run: Path, tmp_path: Path) -> None:
+    output = tmp_path / "predictions"
     for words in ([], ["--format", "csv"]):
-        assert run(["predict", "run", "shards", "--split", "test", "--output", str(tmp_path / "said"), *words]) == 0
-    assert (tmp_path / "said").read_text().startswith("image,truth,class_1")
+        assert run(["predict", "run", "shards", "--split", "test", "--output", str(output), *words]) == 0
+    assert output.read_text().startswith("image,truth,class_1")
 
 
-def test_the_grid_shows_the_first_pictures(in_evaluated_run: Path, tmp_path: Path) -> None:
+def test_grid_shows_the_first_images(in_evaluated_run: Path, tmp_path: Path) -> None:
     assert run(["predict", "run", "shards", "--split", "test", "--grid", str(tmp_path / "grid.png")]) == 0
     with Image.open(tmp_path / "grid.png") as image:
         sheet_HWC = np.asarray(image).astype(int)
@@ -212,12 +228,12 @@ def test_the_grid_shows_the_first_pictures(in_evaluated_run: Path, tmp_path: Pat
         assert (sheet_HWC[y - CAPTION_HEIGHT : y, x : x + side] < 128).any(), "no caption"
 
 
-def test_no_more_pictures_are_read_than_will_soon_be_needed(
+def test_images_are_read_only_shortly_before_use(
     in_evaluated_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Thousands stream through: however slowly they are taken, few are in memory."""
+    """However slowly predictions are consumed, few of thousands of images are in memory."""
     path = write_files(in_evaluated_run / "shards", "test", tmp_path)[0]
-    num_images, num_read, ahead = 40 * main.BATCH, 0, []
+    num_images, num_read, ahead = 40 * BATCH, 0, []
     names = [str(tmp_path / f"{number:04}.jpg") for number in range(num_images)]
     for name in names:
         os.link(path, name)
@@ -236,13 +252,13 @@ def test_no_more_pictures_are_read_than_will_soon_be_needed(
     monkeypatch.setattr(FilePart, "read", counted)
     monkeypatch.setattr("launcher.commands.model.predict.main.FORMATS", {**FORMATS, "jsonl": slow})
     monkeypatch.setattr("launcher.commands.model.infer.count_workers", lambda wanted, world: 2)
-    output = tmp_path / "said.jsonl"
+    output = tmp_path / "predictions.jsonl"
     assert run(["predict", "run", *names, "--output", str(output)]) == 0
     assert output.read_text().splitlines() == names
-    assert max(ahead) <= (2 + READ_AHEAD + 1) * main.BATCH
+    assert max(ahead) <= (2 + READ_AHEAD + 1) * BATCH
 
 
-def test_half_written_output_is_not_left(
+def test_interrupted_output_is_not_kept(
     in_evaluated_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(predictions: Iterable[Prediction], _num_best: int, _width: int) -> Iterator[str]:
@@ -250,21 +266,21 @@ def test_half_written_output_is_not_left(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("launcher.commands.model.predict.main.FORMATS", {**FORMATS, "csv": failing})
-    output = tmp_path / "said.csv"
+    output = tmp_path / "predictions.csv"
     output.write_text("of before")
     assert run(["predict", "run", "shards", "--output", str(output)]) == 130
     assert output.read_text() == "of before"
     assert list(tmp_path.iterdir()) == [output]
 
 
-def test_control_c_is_one_line_and_leaves_nothing(in_evaluated_run: Path, tmp_path: Path) -> None:
+def test_control_c_is_one_line_and_leaves_no_file(in_evaluated_run: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     (tmp_path / "files").mkdir()
     Image.fromarray(rng.integers(0, 255, (900, 900, 3), np.uint8)).save(tmp_path / "files/a.png")
     for number in range(4000):
         os.link(tmp_path / "files/a.png", tmp_path / f"files/{number}.png")
-    process = start(["predict", "run", tmp_path / "files", "--output", tmp_path / "said.csv"], in_evaluated_run)
-    while not list(tmp_path.glob(".said.csv.*")) and process.poll() is None:
+    process = start(["predict", "run", tmp_path / "files", "--output", tmp_path / "predictions.csv"], in_evaluated_run)
+    while not list(tmp_path.glob(".predictions.csv.*")) and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     ended = finish(process)
@@ -274,22 +290,22 @@ def test_control_c_is_one_line_and_leaves_nothing(in_evaluated_run: Path, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["files"]
 
 
-def test_a_full_disk_is_named_and_keeps_its_room(
+def test_full_disk_is_named_and_nothing_is_kept_on_it(
     in_evaluated_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_files(in_evaluated_run / "shards", "test", tmp_path / "files")
     words = ["predict", "run", str(tmp_path / "files"), "shards", "--output"]
     with mount_small(tmp_path / "disk", 4096) as disk:
-        assert run([*words, str(disk / "said.jsonl")]) == 2
+        assert run([*words, str(disk / "predictions.jsonl")]) == 2
         line = capsys.readouterr().err.splitlines()[-1]
-        assert line.startswith(f"launcher: no space left on the disk of {disk}/said.jsonl; make room")
-        assert run([*words, str(tmp_path / "said.csv"), "--grid", str(disk / "said.png")]) == 2
-        assert f"--grid {disk}/said.png: cannot be written (No space left on device)" in capsys.readouterr().err
+        assert line.startswith(f"launcher: no space left on the disk of {disk}/predictions.jsonl; free some")
+        assert run([*words, str(tmp_path / "predictions.csv"), "--grid", str(disk / "predictions.png")]) == 2
+        assert f"--grid {disk}/predictions.png: cannot be written (No space left on device)" in capsys.readouterr().err
         assert list(disk.iterdir()) == []
 
 
-def test_each_of_several_writes_a_file_of_its_own(in_evaluated_run: Path, tmp_path: Path) -> None:
-    output = tmp_path / "said.csv"
+def test_concurrent_writers_do_not_mix_their_output(in_evaluated_run: Path, tmp_path: Path) -> None:
+    output = tmp_path / "predictions.csv"
     with open_output(output) as first, open_output(output) as second:
         first("of the first")
         second("second")
@@ -297,26 +313,26 @@ def test_each_of_several_writes_a_file_of_its_own(in_evaluated_run: Path, tmp_pa
     assert list(tmp_path.iterdir()) == [output]
 
 
-def test_two_processes_write_what_one_does(in_evaluated_run: Path, tmp_path: Path) -> None:
-    """Three batches, so that one process has none in the second round; one unreadable picture for each process."""
+def test_two_processes_write_what_one_writes(in_evaluated_run: Path, tmp_path: Path) -> None:
+    """Three batches, so that one process has none in the second round; one unreadable image per process."""
     [path, *_] = write_files(in_evaluated_run / "shards", "test", tmp_path / "files")
     rng = np.random.default_rng(0)
     for number in range(70):
         Image.fromarray(rng.integers(0, 255, (40, 40, 3), np.uint8)).save(tmp_path / f"files/{number:03d}.png")
     for number in (5, 40):
         (tmp_path / f"files/{number:03d}.png").write_bytes(path.read_bytes()[:100])
-    said = {}
+    written = {}
     for processes in (1, 2):
-        output, grid = tmp_path / f"said-{processes}.jsonl", tmp_path / f"grid-{processes}.png"
+        output, grid = tmp_path / f"predictions-{processes}.jsonl", tmp_path / f"grid-{processes}.png"
         words: list[str | Path] = ["predict", "run", tmp_path / "files", "--output", output, "--grid", grid]
         ended = run_warm(ranks_of(processes), words, in_evaluated_run)
         assert ended.code == 1
         assert ended.out == ""
         for number in (5, 40):
             assert ended.err.count(f"{number:03d}.png") == 1
-        assert "2 more cannot be read" in ended.err
-        said[processes] = (output.read_bytes(), grid.read_bytes())
-    assert said[1] == said[2]
-    assert len(said[1][0].splitlines()) == 77
+        assert "skipped 2 unreadable images" in ended.err
+        written[processes] = (output.read_bytes(), grid.read_bytes())
+    assert written[1] == written[2]
+    assert len(written[1][0].splitlines()) == 77
     refused = run_warm(ranks_of(2), ["predict", "run", tmp_path / "nothing.png"], in_evaluated_run)
     assert (refused.code, refused.err.count("\n")) == (2, 1)

@@ -1,4 +1,4 @@
-"""What a probe left, and scikit-learn by itself on what the same network gives to a hook.
+"""What a probe wrote, and plain scikit-learn on the features that a hook on the same network sees.
 
 N images, D features, K classes.
 """
@@ -19,7 +19,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from launcher.augment.pipeline import build_augment
+from launcher.augment.execute import build_augment
 from launcher.data.loader import Loader
 from launcher.data.reader import ShardReader
 from launcher.models.zoo import build_model
@@ -34,7 +34,7 @@ Labels = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Probed:
-    """What a probe left. `shards`: its data; `out`: what it said."""
+    """A finished probe. `shards`: its data; `out`: its output."""
 
     folder: Path
     shards: Path
@@ -54,15 +54,8 @@ def new_probe(cwd: Path, shards: Path, out: str) -> Probed:
     return Probed(folders[-1], shards, out)
 
 
-class NeverStop:
-    """In place of the handlers of signals."""
-
-    def is_wanted(self) -> bool:
-        return False
-
-
 def read_split(shards: Path, split: str, side: int = 32) -> tuple[Tensor, Tensor]:
-    """images_NCHW as evaluation sees them, and labels_N."""
+    """images_NCHW as in evaluation, and labels_N."""
     manifest = read_manifest(shards)
     reader = ShardReader(shards, manifest, split)
     loader = Loader(reader, 0, torch.device("cpu"))
@@ -89,7 +82,7 @@ def fit_pipeline(C: float, features_ND: Array, labels_N: Labels) -> Pipeline:
 
 
 def check_against_sklearn(probed: Probed, name: str, side: int = 32) -> None:
-    """Figures by a pipeline of one's own, and the saved network's probabilities, on every split."""
+    """The metrics equal those of a scikit-learn pipeline and of the saved network, on every split."""
     summary, num_classes = probed.summary, len(read_manifest(probed.shards).classes)
     network = build_model(Backbone(name=name, weights=str(probed.saved), head="keep"), num_classes)
     splits = [split for split in ("train", "valid", "test") if split in summary]
@@ -100,17 +93,17 @@ def check_against_sklearn(probed: Probed, name: str, side: int = 32) -> None:
         (features_ND, probabilities_NK), labels_N = entered[split], images[split][1].numpy()
         metrics, expected_NK = summary[split], pipeline.predict_proba(features_ND)
         assert metrics["num_images"] == len(labels_N)
-        assert metrics["top1_frac"] == pytest.approx(
+        assert metrics["accuracy"] == pytest.approx(
             (expected_NK.argmax(1) == labels_N).mean(), abs=1.01 / len(labels_N)
         )
         assert metrics["loss"] == pytest.approx(log_loss(labels_N, expected_NK), rel=5e-3)
         assert np.abs(probabilities_NK - expected_NK).max() < 0.01
-        saved_frac = (probabilities_NK.argmax(1) == labels_N).mean()
-        assert metrics["top1_frac"] == pytest.approx(saved_frac, abs=1.01 / len(labels_N))
+        saved_accuracy = (probabilities_NK.argmax(1) == labels_N).mean()
+        assert metrics["accuracy"] == pytest.approx(saved_accuracy, abs=1.01 / len(labels_N))
 
 
 class Untraceable(nn.Module):
-    """Looks at its images to decide what to do with them."""
+    """A network whose control flow depends on its images."""
 
     def __init__(self, num_outputs: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""`launcher probe` against scikit-learn by itself, on what the network gives without any of our cutting and caching.
+"""`launcher probe` against plain scikit-learn, on features of the network without our splitting and caching.
 
 N images, D features, K classes.
 """
@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import launcher.commands.recipe.probe.main
 from launcher.cli.main import run
+from launcher.commands.recipe.probe import main
 from launcher.commands.recipe.probe.regression import GRID, Fit, Layer, choose_best
 from launcher.models import zoo
 from launcher.models.lenet import LeNet
@@ -27,7 +27,6 @@ from launcher.recipe.parse import load_recipe
 from launcher.run.folder import open_run, probe_folder
 from launcher.run.rank_log import LOGGER
 from tests.commands.recipe.probe.probes import (
-    NeverStop,
     Probed,
     Untraceable,
     check_against_sklearn,
@@ -69,21 +68,21 @@ def probed(tmp_path_factory: pytest.TempPathFactory, digits: Path, weights: Path
 
 @pytest.fixture
 def probe_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
-    """The command in this process: without taking over its signals, its log and its warnings."""
+    """The command in this process, leaving its signal handlers, log and warnings alone."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setattr(LOGGER, "handlers", [NullHandler()])
     for name in ("log_warnings", "follow_launcher"):
-        monkeypatch.setattr(launcher.commands.recipe.probe.main, name, lambda: None)
-    monkeypatch.setattr(launcher.commands.recipe.probe.main, "open_rank_log", lambda folder, rank: None)
-    monkeypatch.setattr(launcher.commands.recipe.probe.main, "StopRequest", NeverStop)
+        monkeypatch.setattr(main, name, lambda: None)
+    monkeypatch.setattr(main, "install_signal_handlers", lambda: lambda: False)
+    monkeypatch.setattr("launcher.train.job.open_rank_log", lambda folder, rank: None)
     yield lambda *each: run(["probe", *map(str, each)])
     torch.set_num_threads(num_threads)
 
 
-def test_figures_are_those_of_scikit_learn_and_of_the_saved_network(probed: Probed) -> None:
+def test_metrics_equal_scikit_learn_and_the_saved_network(probed: Probed) -> None:
     check_against_sklearn(probed, "lenet")
     assert probed.summary["num_features"] == 84
     assert probed.summary["largest_difference"] < 1e-4
@@ -98,25 +97,25 @@ def test_c_is_the_best_on_valid(probed: Probed, weights: Path) -> None:
         for C in GRID
     }
     tried = probed.summary["tried"]
-    assert {each["C"]: each["valid_top1_frac"] for each in tried} == pytest.approx(scores, abs=1.01 / 360)
+    assert {each["C"]: each["valid_accuracy"] for each in tried} == pytest.approx(scores, abs=1.01 / 360)
     assert all(each["is_converged"] for each in tried)
-    best = max(each["valid_top1_frac"] for each in tried)
-    assert probed.summary["C"] == min(each["C"] for each in tried if each["valid_top1_frac"] == best)
-    assert probed.summary["valid"]["top1_frac"] == best
+    best = max(each["valid_accuracy"] for each in tried)
+    assert probed.summary["C"] == min(each["C"] for each in tried if each["valid_accuracy"] == best)
+    assert probed.summary["valid"]["accuracy"] == best
 
 
-def test_of_equals_the_strongest_regularisation_wins() -> None:
+def test_choose_best_prefers_strong_regularisation_among_equals() -> None:
     layer = Layer(np.zeros((2, 1)), np.zeros(2))
-    fits = [Fit(C, layer, frac, True, 0.0) for C, frac in ((0.1, 0.5), (1.0, 0.75), (10.0, 0.75), (100.0, 0.6))]
+    fits = [Fit(C, layer, accuracy, True, 0.0) for C, accuracy in ((0.1, 0.5), (1.0, 0.75), (10.0, 0.75), (100.0, 0.6))]
     assert choose_best(fits).C == 1.0
 
 
-def test_features_of_a_frozen_training_are_read(probed: Probed) -> None:
+def test_probe_reads_the_features_of_a_frozen_training(probed: Probed) -> None:
     assert "computing" not in probed.out
     assert probed.summary["num_computed"] == {"train": 0, "valid": 0, "test": 0}
 
 
-def test_folder_tells_the_whole_story(probed: Probed) -> None:
+def test_run_folder_holds_journal_lock_and_summary(probed: Probed) -> None:
     summary, records = probed.summary, runs.journal(probed.folder)
     assert (summary["kind"], summary["status"]) == ("probe", "done")
     assert {len(summary[split]["per_class"]) for split in ("train", "valid", "test")} == {10}
@@ -125,10 +124,10 @@ def test_folder_tells_the_whole_story(probed: Probed) -> None:
     lock = load_recipe(probed.folder / "recipe.lock.yaml").recipe
     assert (lock.backbone.freeze, lock.augment.train) == ("backbone", lock.augment.eval)
     assert f"C                    │ {summary['C']:g}, best of 7 on valid" in probed.out
-    assert f"top-1 {summary['test']['top1_frac']:.2%}" in probed.out
+    assert f"accuracy {summary['test']['accuracy']:.2%}" in probed.out
 
 
-def test_training_never_goes_on_with_a_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_never_resumes_a_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     recipe = load_recipe(DIGITS).recipe
     path = probe_folder(recipe)
@@ -139,14 +138,14 @@ def test_training_never_goes_on_with_a_probe(tmp_path: Path, monkeypatch: pytest
     found.release()
 
 
-def test_two_processes_give_the_same(probed: Probed, weights: Path, tmp_path: Path) -> None:
+def test_two_processes_give_the_same_metrics(probed: Probed, weights: Path, tmp_path: Path) -> None:
     ended = runs.run("probe", *arguments(probed.shards, weights), cwd=tmp_path, processes=2)
     assert ended.code == 0, ended.err
     two = new_probe(tmp_path, probed.shards, ended.out)
     assert two.summary["world_size"] == 2
     assert two.summary["num_computed"] == {"train": 1078, "valid": 360, "test": 359}
-    [facts] = [json.loads(file.read_text()) for file in tmp_path.glob("data/features/*/features.json")][:1]
-    assert facts["layout"]["num_parts"] == 2
+    [metadata] = [json.loads(file.read_text()) for file in tmp_path.glob("data/features/*/features.json")][:1]
+    assert metadata["layout"]["num_parts"] == 2
     assert two.summary["C"] == probed.summary["C"]
     for split in ("train", "valid", "test"):
         found, expected = two.summary[split], probed.summary[split]
@@ -156,35 +155,35 @@ def test_two_processes_give_the_same(probed: Probed, weights: Path, tmp_path: Pa
     assert {name: tensor.shape for name, tensor in saved.items()} == {n: t.shape for n, t in expected_saved.items()}
 
 
-def test_two_classes_with_one_logit_and_no_valid_split(
+def test_probe_with_one_logit_and_no_valid_split(
     probe_here: Callable[..., int], weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changes = [TWO, "loss={name: bce}", f"backbone.weights={weights}", "train.global_batch=16", "train.patience=null"]
     assert probe_here(DIGITS, *changes, "data.dir=shards") == 0
     done = new_probe(tmp_path, tmp_path / "shards", capsys.readouterr().out)
     assert done.summary["C"] == 1.0
-    assert [each["valid_top1_frac"] for each in done.summary["tried"]] == [None]
+    assert [each["valid_accuracy"] for each in done.summary["tried"]] == [None]
     assert "C 1: no valid split to choose C by" in done.out
     assert "1, no valid split to choose it by" in done.out
     check_against_sklearn(done, "lenet")
 
 
-def test_a_convolution_as_head(
+def test_probe_of_a_convolution_as_head(
     probe_here: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """SqueezeNet: a value a pixel enters the head, and a ReLU follows it."""
+    """SqueezeNet: the head takes a value per pixel, and a ReLU follows it."""
     side = "augment.{}=[{{op: resize, size: [48, 48]}}]"
     changes = ["backbone.name=squeezenet1_1", side.format("eval"), side.format("train"), "data.dir=shards"]
     assert probe_here(DIGITS, TWO, *changes, "run.seed=3") == 0
     done = new_probe(tmp_path, tmp_path / "shards", capsys.readouterr().out)
     assert load_file(done.saved)["classifier.1.weight"].shape == (2, 512, 1, 1)
     assert done.summary["num_features"] == 512
-    assert done.summary["test"]["top1_frac"] > 0.8
+    assert done.summary["test"]["accuracy"] > 0.8
     check_against_sklearn(done, "squeezenet1_1", 48)
 
 
-def test_a_pooling_between_boundary_and_head(probe_here: Callable[..., int], tmp_path: Path) -> None:
-    """timm's heads are modules that pool, too: they train whole, and the cut is before them."""
+def test_probe_with_pooling_between_boundary_and_head(probe_here: Callable[..., int], tmp_path: Path) -> None:
+    """timm's head modules pool as well: the boundary is before them."""
     pytest.importorskip("timm")
     name = "timm/test_byobnet"
     assert probe_here(DIGITS, TWO, f"backbone.name={name}", "data.dir=shards", "run.name=lenet_digits") == 0
@@ -207,7 +206,7 @@ def test_a_pooling_between_boundary_and_head(probe_here: Callable[..., int], tmp
         ),
     ],
 )
-def test_what_the_user_can_mend_is_one_line(
+def test_user_error_is_one_line(
     changes: list[str],
     expected: str,
     probe_here: Callable[..., int],
@@ -218,7 +217,7 @@ def test_what_the_user_can_mend_is_one_line(
     assert capsys.readouterr().err.splitlines() == [expected]
 
 
-def test_network_that_cannot_be_cut_is_one_line(
+def test_untraceable_network_is_one_line(
     probe_here: Callable[..., int],
     digits: Path,
     tmp_path: Path,
@@ -233,7 +232,7 @@ def test_network_that_cannot_be_cut_is_one_line(
     assert new_probe(tmp_path, digits, "").summary["status"] == "failed"
 
 
-def test_recipe_that_cannot_be_read_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_recipe_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     missing = tmp_path / "recipe.yaml"
     assert run(["probe", str(missing)]) == 2
     assert capsys.readouterr().err == f"launcher: {missing}: no such recipe\n"

@@ -1,4 +1,4 @@
-"""Runs that really were trained: two learning rates, two seeds of each."""
+"""Trained runs: two learning rates, two seeds of each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from launcher.distributed.signals import SIGNALS
-from tests.commands.runs.compare.made import train
+from tests.commands.runs.run_folders import train
 from tests.harness.workdir import make_workdir
 
 
@@ -29,7 +29,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, few_shards: Path) -> Path:
 
 @pytest.fixture
 def runs(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of them, to damage; it is in the working directory as `runs`."""
+    """A copy of them that a test may damage: `runs` in the working directory."""
     shutil.copytree(trained / "runs", tmp_path / "runs", symlinks=True)
     monkeypatch.chdir(tmp_path)
     return Path("runs")

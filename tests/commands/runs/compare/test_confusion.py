@@ -1,4 +1,4 @@
-"""Confusion matrices out of journals."""
+"""Confusion matrices from journals."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from launcher.commands.runs.compare.confusion import Confusion, find_confusion
 from launcher.commands.runs.compare.groups import group_runs
-from tests.commands.runs.compare.made import read, records, rewrite, summary
+from tests.commands.runs.run_folders import read, records, rewrite, summary
 
 
 def written(run: Path) -> Any:
@@ -26,17 +26,17 @@ def test_matrices_of_seeds_are_added(runs: Path) -> None:
     assert (found.split, found.num_runs) == ("test", 2)
     np.testing.assert_array_equal(found.rows, total)
     assert list(found.classes) == list(summary(runs / "slow-0")["test"]["per_class"])
-    accuracies = [summary(runs / f"slow-{seed}")["test"]["top1_frac"] for seed in (0, 1)]
+    accuracies = [summary(runs / f"slow-{seed}")["test"]["accuracy"] for seed in (0, 1)]
     assert np.trace(total) / total.sum() == pytest.approx(np.mean(accuracies))
 
 
-def test_pairs_are_those_confused_most() -> None:
+def test_pairs_come_in_the_order_of_their_confusions() -> None:
     confusion = Confusion("test", ("a", "b", "c"), ((9, 1, 0), (4, 5, 2), (0, 0, 9)), 1)
     assert confusion.pairs() == [("b", "a", 4), ("b", "c", 2), ("a", "b", 1)]
 
 
 @pytest.mark.parametrize("rows", [None, [], [[1, 2], [3, 4]], [[1, 2, "<b>"]] * 3, "rows", [[True, 1, 1]] * 3])
-def test_what_is_no_matrix_is_none(runs: Path, rows: Any) -> None:
+def test_a_damaged_matrix_is_none(runs: Path, rows: Any) -> None:
     changed = [{**r, "rows": rows} if r.get("name") == "confusion" else r for r in records(runs / "slow-0")]
     rewrite(runs / "slow-0", changed)
     [group] = group_runs([read(runs / "slow-0")])

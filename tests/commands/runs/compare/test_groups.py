@@ -1,4 +1,4 @@
-"""Seeds together, and what differs by meaning."""
+"""Groups of seeds, and what differs between groups."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from launcher.commands.runs.compare.groups import find_differing, group_runs, label_of
-from tests.commands.runs.compare.made import copy, read, records, rewrite
+from tests.commands.runs.run_folders import copy, read, records, rewrite
 
 
 def change_lock(run: Path, change: Callable[[dict[str, Any]], object]) -> Path:
@@ -40,7 +40,7 @@ def test_seeds_of_a_recipe_are_one_group(runs: Path) -> None:
     assert find_differing(groups) == {"optim.lr": [0.002, 0.02], "highest lr": [0.002, 0.02]}
 
 
-def test_names_logs_and_other_words_for_the_same_do_not_differ(runs: Path) -> None:
+def test_names_and_other_spellings_of_a_value_do_not_differ(runs: Path) -> None:
     other = copy(runs / "slow-0", "other")
 
     def change(lock: dict[str, Any]) -> None:
@@ -59,7 +59,7 @@ def test_a_key_that_a_lock_lacks_has_its_default(runs: Path) -> None:
     assert differing(runs / "slow-0", other)["train.global_batch"][0] == 12
 
 
-def test_what_a_recipe_does_not_say_differs_too(runs: Path) -> None:
+def test_the_environment_differs_too(runs: Path) -> None:
     other = change_start(
         copy(runs / "slow-0", "other"),
         data_sha256="f00",
@@ -75,7 +75,7 @@ def test_what_a_recipe_does_not_say_differs_too(runs: Path) -> None:
     assert found["data sha256"] == [ours["data_sha256"], "f00"]
     assert found["data.dir"] == ["shards", "elsewhere"]
     assert found["device"] == ["cpu", "cuda"]
-    assert found["processes"] == [1, 8]
+    assert found["world size"] == [1, 8]
     assert found["global batch"] == [12, 96]
     assert found["torch"] == [versions["torch"], "3.0.0"]
     assert found["launcher"] == [versions["launcher"], "0.2.0"]

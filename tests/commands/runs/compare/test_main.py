@@ -1,4 +1,4 @@
-"""`launcher compare` as it is typed."""
+"""`launcher compare` on the command line."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import yaml
 from PIL import Image
 
 from launcher.cli.main import run as command
-from tests.commands.runs.compare.made import predict, records, rewrite, summary
+from tests.commands.runs.run_folders import predict, records, rewrite, summary
 
 
-def test_two_recipes_over_seeds(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_recipes_are_compared_over_seeds(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, predicted in (("slow-0", [0, 1, 0, 0]), ("fast-0", [0, 1, 2, 0])):
         predict(runs / name, predicted, [0, 1, 2, 1])
     assert command(["compare", "runs/slow-*", "runs/fast-*", "--html", "r.html", "--curves", "c.png"]) == 0
@@ -33,10 +33,10 @@ def test_two_recipes_over_seeds(runs: Path, capsys: pytest.CaptureFixture[str]) 
         assert image.size[0] == 1100
 
 
-def test_seeds_of_one_recipe(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_seeds_of_one_recipe_have_no_test(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(["compare", "runs/slow-*"]) == 0
     out = capsys.readouterr().out
-    assert "nothing but the seed differs" in out
+    assert "note: only the seed differs: recipe, data, devices and versions are the same" in out
     assert "Welch" not in out
 
 
@@ -48,7 +48,7 @@ def test_seeds_of_one_recipe(runs: Path, capsys: pytest.CaptureFixture[str]) -> 
         (["runs/slow-0", "nowhere"], "nowhere: no such run"),
         (["runs/x*"], "runs/x*: matches no run"),
         (["me/pets/3f9a1c2b", "runs/slow-0"], "no such folder, and no credentials for W&B"),
-        (["runs/slow-0", "runs/damaged"], "journal.jsonl: damaged: line 3 is no record"),
+        (["runs/slow-0", "runs/damaged"], "journal.jsonl: damaged: line 3 is not a record"),
         (["runs/slow-0", "runs/torn"], "recipe.lock.yaml: cannot be read"),
         (["runs/slow-0", "runs/fast-0", "--html", "nowhere/r.html"], "nowhere/r.html: cannot be written"),
         (["runs/slow-0", "runs/fast-0", "--curves", "nowhere/c.png"], "nowhere/c.png: cannot be written"),
@@ -75,7 +75,7 @@ def test_mistakes_are_one_line(
 
 
 def test_a_run_of_many_classes_is_shortened_on_the_console(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    classes = {f"class_{i}": {"top1_frac": 0.5, "num_images": 1} for i in range(50)}
+    classes = {f"class_{i}": {"recall": 0.5, "support": 1} for i in range(50)}
     for name in ("slow-0", "fast-0"):
         (runs / name / "summary.json").unlink()
         rewrite(runs / name, [{**r, "per_class": classes} if r["kind"] == "eval" else r for r in records(runs / name)])
@@ -86,7 +86,7 @@ def test_a_run_of_many_classes_is_shortened_on_the_console(runs: Path, capsys: p
     assert "class_49" in Path("r.html").read_text()
 
 
-def test_a_recipe_of_another_version_is_compared_as_it_stands(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_recipe_of_another_version_is_compared_as_written(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lock = runs / "slow-0/recipe.lock.yaml"
     lock.write_text(yaml.safe_dump({**yaml.safe_load(lock.read_text()), "bygone": {"key": 3}}))
     assert command(["compare", "runs/slow-0", "runs/fast-0"]) == 0

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from launcher.commands.runs.compare.predictions import find_judged, find_mistakes, match_runs, read_predictions
+from launcher.commands.runs.compare.predictions import find_evaluations, find_mistakes, match_runs, read_predictions
 from launcher.errors import RunError
-from tests.commands.runs.compare.made import predict, read
+from tests.commands.runs.run_folders import predict, read
 
 LABELS = [0, 1, 2, 0, 1, 2, 0, 1, 2]
 
@@ -28,41 +28,41 @@ def test_the_same_images_are_compared(runs: Path) -> None:
     assert (match.paired.num_images, match.paired.only_first, match.paired.only_second) == (9, 1, 3)
     assert match.paired.difference == pytest.approx(right[1].mean() - right[0].mean())
     assert match.paired.p == pytest.approx(stats.binomtest(1, 4).pvalue)
-    assert (match.what, match.why) == ("test-best", "")
+    assert (match.name, match.note) == ("test-best", "")
 
 
-def test_without_predictions_it_says_how_to_make_them(runs: Path) -> None:
+def test_missing_predictions_are_reported_with_the_command_that_writes_them(runs: Path) -> None:
     predict(runs / "slow-0", LABELS, LABELS)
     match = match_runs(read(runs / "slow-0"), read(runs / "fast-0"))
     assert match.paired is None
-    assert match.why == "no predictions of both on the same images: launcher evaluate runs/fast-0 writes them"
+    assert match.note == "no predictions of both on the same images: launcher evaluate runs/fast-0 writes them"
     predict(runs / "fast-0", LABELS, LABELS, "valid-best")
     match = match_runs(read(runs / "slow-0"), read(runs / "fast-0"))
-    assert "launcher evaluate runs/slow-0 and launcher evaluate runs/fast-0" in match.why
+    assert "launcher evaluate runs/slow-0 and launcher evaluate runs/fast-0" in match.note
 
 
-def test_images_of_one_alone_are_left_out_and_other_images_refused(runs: Path) -> None:
+def test_images_of_one_run_only_are_ignored_and_other_images_refused(runs: Path) -> None:
     predict(runs / "slow-0", LABELS, LABELS)
     predict(runs / "fast-0", LABELS[:7], LABELS[:7])
     predict(runs / "fast-1", LABELS, LABELS[::-1])
     match = match_runs(read(runs / "slow-0"), read(runs / "fast-0"))
     assert match.paired is not None
-    assert (match.paired.num_images, match.why) == (7, "2 images of one alone left out")
+    assert (match.paired.num_images, match.note) == (7, "2 images that only one run has are ignored")
     match = match_runs(read(runs / "slow-0"), read(runs / "fast-1"))
-    assert (match.paired, match.why) == (None, "not the same images: names or labels differ")
+    assert (match.paired, match.note) == (None, "not the same images: names or labels differ")
 
 
 def test_only_predictions_of_the_best_weights_count(runs: Path) -> None:
     predict(runs / "slow-0", LABELS, LABELS)
     predict(runs / "fast-0", LABELS, LABELS, checkpoint="elsewhere/step-00000001")
     match = match_runs(read(runs / "slow-0"), read(runs / "fast-0"))
-    assert (match.paired, match.why.count("launcher evaluate runs/fast-0")) == (None, 1)
+    assert (match.paired, match.note.count("launcher evaluate runs/fast-0")) == (None, 1)
     assert find_mistakes(read(runs / "fast-0")) is None
     (runs / "slow-0/evaluations/test-best/figures.json").unlink()  # cut off
-    assert find_judged(read(runs / "slow-0")) == {}
+    assert find_evaluations(read(runs / "slow-0")) == {}
 
 
-def test_pictures_that_were_turned_or_of_another_folder_are_others(runs: Path) -> None:
+def test_transformed_images_and_other_folders_are_not_compared(runs: Path) -> None:
     predict(runs / "slow-0", LABELS, LABELS, "test-best-rotate180", transform="rotate180")
     predict(runs / "fast-0", LABELS, LABELS, "test-best-mine-3f9a1c", data="a/mine", data_sha256=None)
     predict(runs / "fast-1", LABELS, LABELS, "test-best-mine-0008a8", data="b/mine", data_sha256=None)
@@ -70,10 +70,10 @@ def test_pictures_that_were_turned_or_of_another_folder_are_others(runs: Path) -
         assert match_runs(read(runs / one), read(runs / other)).paired is None
     predict(runs / "fast-0", LABELS, LABELS, "turned", split="test", transform="rotate180")
     match = match_runs(read(runs / "slow-0"), read(runs / "fast-0"))
-    assert (match.what, match.paired is not None) == ("test-best-rotate180 / turned", True)
+    assert (match.name, match.paired is not None) == ("test-best-rotate180 / turned", True)
     for name in ("slow-0", "fast-0"):
         predict(runs / name, LABELS, LABELS, "valid-best")
-    assert match_runs(read(runs / "slow-0"), read(runs / "fast-0")).what == "valid-best"
+    assert match_runs(read(runs / "slow-0"), read(runs / "fast-0")).name == "valid-best"
 
 
 def test_damaged_files_are_one_line(runs: Path) -> None:

@@ -1,4 +1,4 @@
-"""The HTML report: well-formed, complete, safe, and alive in a browser."""
+"""The HTML report: well-formed, complete, safe, and interactive in a browser."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from launcher.commands.runs.compare.curves import build_panels
 from launcher.commands.runs.compare.groups import Group, group_runs
 from launcher.commands.runs.compare.report import MAX_POINTS, render_confusion, render_report, thin_out
 from launcher.commands.runs.compare.tables import build_tables
-from tests.commands.runs.compare.made import predict, read, records, rewrite, summary
+from tests.commands.runs.run_folders import predict, read, records, rewrite, summary
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>&\"'\x1b[2J]]>"
@@ -36,7 +36,7 @@ def report(groups: list[Group]) -> str:
 
 
 def parse(page: str) -> ElementTree.Element:
-    """As XML: fails on anything that is not closed, nested or escaped."""
+    """Parsed as XML, which fails on anything that is not closed, nested or escaped."""
     return ElementTree.fromstring(page.removeprefix("<!DOCTYPE html>\n"))
 
 
@@ -68,8 +68,8 @@ def test_every_point_and_matrix_is_there(runs: Path) -> None:
     page = parse(report(groups))
     [data] = [each for each in page.iter("script") if each.get("id") == "panels"]
     panels = json.loads(data.text or "")
-    shown = [[[tuple(p) for p in line["points"]] for line in panel["lines"]] for panel in panels]
-    assert shown == [[line.points for line in panel.lines] for panel in build_panels(groups)]
+    shown = [[[tuple(p) for p in curve["points"]] for curve in panel["curves"]] for panel in panels]
+    assert shown == [[curve.points for curve in panel.curves] for panel in build_panels(groups)]
     svgs = [each for each in page.iter() if each.tag.endswith("svg")]
     assert [len([each for each in svg if each.tag.endswith("polyline")]) for svg in svgs] == [4] * 4
     confusions = [cells_of(table) for table in page.iter("table") if table.get("class") == "confusion"]
@@ -84,16 +84,16 @@ def test_curves_lie_where_their_values_are(runs: Path) -> None:
     page = parse(report(groups_of(runs)))
     svg = next(each for each in page.iter() if each.tag.endswith("svg"))
     places = [
-        tuple(map(float, workdir.split(",")))
+        tuple(map(float, place.split(",")))
         for line in svg.iter()
         if line.tag.endswith("polyline")
-        for workdir in line.attrib["points"].split()
+        for place in line.attrib["points"].split()
     ]
     assert (min(x for x, _ in places), max(x for x, _ in places)) == (70.0, 940.0)
     assert (min(y for _, y in places), max(y for _, y in places)) == (12.0, 228.0)
 
 
-def test_text_of_others_stays_text(runs: Path) -> None:
+def test_hostile_text_stays_text(runs: Path) -> None:
     rename_classes(runs / "slow-0", HOSTILE)
     lock = runs / "slow-0/recipe.lock.yaml"
     lock.write_text(lock.read_text().replace("name: small", f"name: {json.dumps(HOSTILE)}"))
@@ -122,8 +122,8 @@ def test_mistakes_are_in_the_page(runs: Path) -> None:
     [image] = page.iter("img")
     assert base64.b64decode(image.attrib["src"].removeprefix("data:image/png;base64,")) == content
     notes = [each.text or "" for each in page.iter("p") if each.get("class") == "note"]
-    assert f"no picture of them: launcher evaluate {runs}/slow-0 draws it" in notes
-    assert [note for note in notes if note.startswith(f"{runs}/fast-1, test-best: the most certain ones")]
+    assert f"no grid of mistakes: launcher evaluate {runs}/slow-0 writes it" in notes
+    assert [note for note in notes if note.startswith(f"{runs}/fast-1, test-best: the most certain mistakes")]
 
 
 def test_many_classes_become_the_pairs_confused_most(runs: Path) -> None:
@@ -149,16 +149,16 @@ def test_in_a_browser_tables_sort_and_curves_show_their_values(runs: Path) -> No
     rename_classes(runs / "slow-0", HOSTILE)
     groups = groups_of(runs)
     probe = """<script>
-const said = [];
-window.alert = () => said.push("alert");
-window.onerror = (message) => said.push(message);
+const found = [];
+window.alert = () => found.push("alert");
+window.onerror = (message) => found.push(message);
 const table = document.querySelector("table.sortable"), heads = table.tHead.rows[0].cells;
 const column = () => Array.from(table.tBodies[0].rows, row => row.cells[5].textContent);
-heads[5].click(); said.push(column()); heads[5].click(); said.push(column());
+heads[5].click(); found.push(column()); heads[5].click(); found.push(column());
 const svg = document.querySelector("svg.panel"), box = svg.getBoundingClientRect();
 svg.dispatchEvent(new MouseEvent("mousemove", {clientX: box.left + box.width * 940 / 960, clientY: box.top + 20}));
-said.push(Array.from(svg.nextElementSibling.children, s => s.textContent));
-document.body.replaceChildren(); document.title = JSON.stringify(said);
+found.push(Array.from(svg.nextElementSibling.children, s => s.textContent));
+document.body.replaceChildren(); document.title = JSON.stringify(found);
 </script></body>"""
     file = Path("page.html").absolute()
     file.write_text(report(groups).replace("</body>", probe))
@@ -176,8 +176,8 @@ document.body.replaceChildren(); document.title = JSON.stringify(said);
     losses = [f"{summary(runs / name)['test']['loss']:.4f}" for name in NAMES]
     assert rising == sorted(losses, key=float)
     assert falling == rising[::-1]
-    lines = build_panels(groups)[0].lines
-    assert [value.split(": ")[0] for value in values] == [f"{line.label}, step 6" for line in lines]
+    curves = build_panels(groups)[0].curves
+    assert [value.split(": ")[0] for value in values] == [f"{curve.label}, step 6" for curve in curves]
     assert [float(value.split(": ")[1]) for value in values] == pytest.approx(
-        [line.points[-1][1] for line in lines], rel=1e-4
+        [curve.points[-1][1] for curve in curves], rel=1e-4
     )

@@ -1,4 +1,4 @@
-"""Runs and groups of W&B, by the real SDK and a server on loopback: the same comparison as of the folders."""
+"""Runs and groups in W&B, by the real SDK and a server on loopback: the same comparison as of the folders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from launcher.commands.runs.compare.tables import Table
 from launcher.commands.runs.compare.wandb_report import CURVES, render_table
-from tests.commands.runs.compare.made import predict
+from tests.commands.runs.run_folders import predict
 from tests.run.wandb_program import launch, online
 from tests.run.wandb_server import WandbServer
 
@@ -35,12 +35,12 @@ def sent(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
         yield server, path
 
 
-def test_what_is_kept_of_a_run(sent: tuple[WandbServer, Path]) -> None:
+def test_wandb_stores_the_files_that_compare_reads(sent: tuple[WandbServer, Path]) -> None:
     server, path = sent
     for name, run in zip(NAMES, server.runs.values(), strict=True):
         kept = {file: content for file, content in run.stored.items() if not file.startswith(("media/", "artifacts/"))}
-        evaluated_run = {"evaluations/test-best/figures.json", "evaluations/test-best/predictions.npz"}
-        more = evaluated_run if name.endswith("-0") else set()
+        evaluation = {"evaluations/test-best/figures.json", "evaluations/test-best/predictions.npz"}
+        more = evaluation if name.endswith("-0") else set()
         assert {*kept} - {"config.yaml", "wandb-metadata.json", "wandb-summary.json", "requirements.txt"} == {
             *("recipe.lock.yaml", "journal.jsonl", "summary.json"),
             *more,
@@ -71,7 +71,7 @@ def test_runs_by_path_and_by_page_beside_a_folder(sent: tuple[WandbServer, Path]
         lines = run.stored["journal.jsonl"].splitlines(keepends=True)
         run.stored["journal.jsonl"] = b"".join(lines[:-1])
     slow.state = "running"
-    pages = (f"someone/launcher/{fast.name}", f"{server.url}/someone/launcher/commands/runs/list/{slow.name}?nw=me")
+    pages = (f"someone/launcher/{fast.name}", f"{server.url}/someone/launcher/runs/{slow.name}?nw=me")
     ended = launch("compare", *pages, "runs/slow-1", cwd=path, **online(server))
     fast.stored, slow.stored, slow.state = *whole, "finished"
     assert (ended.code, ended.err) == (0, "")
@@ -83,13 +83,13 @@ def test_runs_by_path_and_by_page_beside_a_folder(sent: tuple[WandbServer, Path]
 @pytest.mark.parametrize(
     ("name", "environment", "words"),
     [
-        ("someone/launcher/nowhere1", {}, "no such folder, and W&B does not give it (Could not find run"),
+        ("someone/launcher/nowhere1", {}, "no such folder, and W&B cannot give it (Could not find run"),
         ("someone/launcher/group:cats", {}, "W&B has no run of this group; give entity/project/group:NAME"),
         ("group:small", {"WANDB_API_KEY": ""}, "no credentials for W&B; run 'wandb login', or set WANDB_API_KEY"),
-        ("group:small", {"WANDB_BASE_URL": "http://127.0.0.1:9"}, "W&B does not give it ("),
+        ("group:small", {"WANDB_BASE_URL": "http://127.0.0.1:9"}, "W&B cannot give it ("),
     ],
 )
-def test_what_wandb_does_not_give(
+def test_runs_that_wandb_cannot_give_are_one_line(
     sent: tuple[WandbServer, Path], name: str, environment: dict[str, str], words: str
 ) -> None:
     server, path = sent
@@ -100,7 +100,7 @@ def test_what_wandb_does_not_give(
     assert ended.err.count("\n") == 1
 
 
-def test_a_run_that_keeps_no_journal_there(sent: tuple[WandbServer, Path]) -> None:
+def test_a_run_without_a_journal_in_wandb_is_one_line(sent: tuple[WandbServer, Path]) -> None:
     server, path = sent
     run = next(iter(server.runs.values()))
     journal = run.stored.pop("journal.jsonl")
@@ -110,7 +110,7 @@ def test_a_run_that_keeps_no_journal_there(sent: tuple[WandbServer, Path]) -> No
     assert f"launcher: someone/launcher/{run.name}: W&B has no journal.jsonl of it; " in ended.err
 
 
-def test_a_report_in_wandb(sent: tuple[WandbServer, Path]) -> None:
+def test_a_report_in_wandb_has_the_tables_and_runs(sent: tuple[WandbServer, Path]) -> None:
     server, path = sent
     ended = launch("compare", GROUP, "--wandb-report", cwd=path, **online(server))
     assert (ended.code, ended.err, server.unknown) == (0, "", [])
@@ -135,10 +135,10 @@ def test_a_report_of_folders_is_refused_at_once(sent: tuple[WandbServer, Path]) 
     _, path = sent
     ended = launch("compare", "runs/slow-0", "runs/fast-0", "--wandb-report", cwd=path)
     assert (ended.code, ended.out) == (2, "")
-    assert "--wandb-report: runs/slow-0 is a folder; name runs of W&B, entity/project/id or group:NAME" in ended.err
+    assert "--wandb-report: runs/slow-0 is a folder; name runs in W&B, entity/project/id or group:NAME" in ended.err
 
 
-def test_nothing_in_a_table_becomes_markup() -> None:
+def test_text_in_a_table_is_no_markup() -> None:
     table = Table("t", ("a", "b"), (("x|y", "![](http://a.b) *c* <img> $d$"),), ("a_note",))
     assert render_table(table).splitlines() == [
         "| a | b |",

@@ -1,6 +1,6 @@
-"""Breaks a resume in a way of its own, in every process that has this folder on its PYTHONPATH.
+"""Breaks resuming in every process that has this folder on its PYTHONPATH.
 
-SABOTAGE_ALONE names what a single process gets wrong from its second start on, SABOTAGE_TOGETHER what several do.
+SABOTAGE_ALONE names the fault of a single process that resumes, SABOTAGE_TOGETHER that of several ranks.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 
 
 def is_resumed() -> bool:
-    """Whether this process is a training whose folder has a checkpoint already."""
+    """Whether this process is a training whose folder has a checkpoint."""
     folders = [word.removeprefix("run.dir=") for word in sys.orig_argv if word.startswith("run.dir=")]
     return any((Path(json.loads(folder)) / "checkpoints" / "last").exists() for folder in folders)
 
 
 def break_order() -> None:
-    """The order of samples is that of another seed."""
+    """Order the samples by another seed."""
     from launcher.data import order
 
     right = order.build_order
@@ -31,7 +31,7 @@ def break_order() -> None:
 
 
 def break_augmentation() -> None:
-    """Augmentation draws from another seed; the order of samples is right."""
+    """Augment with another seed; the order of samples stays right."""
     from launcher.augment import draw
 
     right = draw.draw_uniforms
@@ -43,11 +43,11 @@ def break_augmentation() -> None:
 
 
 def crash() -> None:
-    """The start fails."""
+    """Fail to start."""
     raise SystemExit("launcher: no such luck")
 
 
-WAYS = {"order": break_order, "augmentation": break_augmentation, "crash": crash}
+FAULTS = {"order": break_order, "augmentation": break_augmentation, "crash": crash}
 
 if is_resumed():
-    WAYS[os.environ["SABOTAGE_TOGETHER" if "RANK" in os.environ else "SABOTAGE_ALONE"]]()
+    FAULTS[os.environ["SABOTAGE_TOGETHER" if "RANK" in os.environ else "SABOTAGE_ALONE"]]()

@@ -1,0 +1,164 @@
+"""The recipe's `augment` lists applied to batches: all parameters are drawn first, then the pixels are moved.
+
+On a GPU the operations of `ops` run on the whole batch. On a CPU a few images at a time pass through all of them, so
+that their pixels stay in the caches, and bytes stay bytes as long as possible (`cpu`).
+
+Shapes: as in `ops` and `draw`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from launcher.augment.arrays import INT64
+from launcher.augment.cpu import (
+    apply_to_bytes,
+    as_scale_and_move,
+    move_bytes,
+    normalizing_lut,
+    scale_and_move,
+    scale_each,
+)
+from launcher.augment.fuse import FusedOp, fuse_ops, whole_window
+from launcher.augment.groups import on_device
+from launcher.augment.images import ImageBatch
+from launcher.augment.ops import blacken, normalize, resample, rotate, take
+from launcher.augment.ops_table import draw_parameters
+from launcher.augment.parameter_hash import HashRecorder, NullParameterHashes
+from launcher.augment.pixels import PIXEL_OPS
+from launcher.errors import DataError
+from launcher.recipe.augment import TrainOp
+
+PIECE_PIXELS = 2**19
+"""Pixels of images that a CPU works on together, so that they stay in the caches: eight of 256x256."""
+
+
+@dataclass(frozen=True)
+class Augment:
+    """A list of the recipe with its normalization: called with batches."""
+
+    ops: tuple[TrainOp, ...]
+    mean: Tensor
+    """mean_C on the scale [0, 1]."""
+    std: Tensor
+    """std_C on the scale [0, 1]."""
+    lut_CV: Tensor
+    """Normalized number of each value of a byte."""
+    layout: torch.memory_format
+    """Memory layout of the results on a CPU."""
+    hashes: HashRecorder = field(default_factory=NullParameterHashes)
+    """Records the parameters that are applied to each image."""
+
+    def __call__(self, images: ImageBatch, ids_B: INT64, seed: int, epoch: int) -> Tensor:
+        """Normalized float32 images_BChw, on the device of the images, all of one size.
+
+        Seed and epoch have no effect where nothing in the list is random. Raise DataError when sizes differ at the end.
+        """
+        drawn_ops = draw_parameters(self.ops, images.sizes_B2, ids_B, seed, epoch)
+        sizes_B2 = drawn_ops[-1].sizes_B2 if drawn_ops else images.sizes_B2
+        _check_one_size(sizes_B2)
+        self.hashes.record(ids_B, epoch, [values for op in drawn_ops for values in (op.parameters, op.sizes_B2)])
+        fused_ops = fuse_ops(images.sizes_B2, drawn_ops)
+        # Under autocast the products of `resample` would be rounded to bfloat16.
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            if images.device.type == "cpu":
+                return self._in_pieces(images, fused_ops, sizes_B2)
+            return normalize(apply_fused_ops(images, fused_ops).float(), self.mean, self.std)
+
+    def _in_pieces(self, images: ImageBatch, fused_ops: Sequence[FusedOp], sizes_B2: INT64) -> Tensor:
+        """A few images after the other; `sizes_B2`: after all operations."""
+        # Bytes are normalized as they are moved for the last time.
+        *fused_ops, last = (
+            fused_ops if fused_ops and fused_ops[-1].is_move else [*fused_ops, FusedOp(None, whole_window(sizes_B2))]
+        )
+        batch = len(images.sizes_B2)
+        results_BChw = torch.empty(batch, 3, *last.window.shape, memory_format=self.layout)
+        if images.is_bytes and (scaled := as_scale_and_move(fused_ops, last)) is not None:
+            scale_and_move(images, *scaled, self.lut_CV, results_BChw)
+            return results_BChw
+        length = max(1, PIECE_PIXELS // _largest_canvas(images, fused_ops))
+        for start in range(0, batch, length):
+            piece = slice(start, start + length)
+            images_PCHW = apply_fused_ops(images.part(piece), [fused.part(piece) for fused in fused_ops])
+            if images_PCHW.dtype == torch.uint8:
+                move_bytes(images_PCHW, last.part(piece), self.lut_CV, results_BChw[piece])
+            else:
+                results_BChw[piece] = _apply_fused_op(images_PCHW, last.part(piece))
+                normalize(results_BChw[piece], self.mean, self.std)
+        return results_BChw
+
+
+def build_augment(
+    ops: Sequence[TrainOp],
+    mean: Sequence[float],
+    std: Sequence[float],
+    layout: torch.memory_format = torch.contiguous_format,
+) -> Augment:
+    """The callable for a list of the recipe; mean and std per channel on the scale [0, 1]."""
+    mean_C, std_C = torch.tensor(mean), torch.tensor(std)
+    return Augment(tuple(ops), mean_C, std_C, normalizing_lut(mean_C, std_C), layout)
+
+
+def apply_fused_ops(images: ImageBatch, fused_ops: Sequence[FusedOp]) -> Tensor:
+    """images_BCHW after all of them, on the scale they had, on the smallest canvas that holds those of the whole batch.
+
+    uint8 where nothing computed finer levels: after crops and flips, and on a CPU after a resize.
+    """
+    if images.device.type == "cpu" and images.is_bytes and fused_ops and fused_ops[0].is_scaling:
+        images_BCHW = scale_each(images, fused_ops[0])
+        fused_ops = fused_ops[1:]
+    else:
+        images_BCHW = images.canvas()
+    for fused in fused_ops:
+        images_BCHW = _apply_fused_op(images_BCHW, fused)
+    return images_BCHW
+
+
+def _apply_fused_op(images_BCHW: Tensor, fused: FusedOp) -> Tensor:
+    drawn = fused.drawn
+    if drawn is not None and drawn.name in PIXEL_OPS:
+        images_BCHW = PIXEL_OPS[drawn.name].apply(images_BCHW.float(), drawn)
+        if fused.window.is_whole(drawn.sizes_B2):
+            return images_BCHW
+        fused = FusedOp(None, fused.window)
+    if images_BCHW.dtype == torch.uint8 and images_BCHW.device.type == "cpu":
+        moved_BChw = apply_to_bytes(images_BCHW, fused)
+        if moved_BChw is not None:
+            return moved_BChw
+    return _apply_to_batch(images_BCHW, fused)
+
+
+def _apply_to_batch(images_BCHW: Tensor, fused: FusedOp) -> Tensor:
+    """On any device, without a loop over images."""
+    drawn, window = fused.drawn, fused.window
+    rows_Bh, cols_Bw = on_device(window.rows_Bh, images_BCHW), on_device(window.cols_Bw, images_BCHW)
+    wanted = rows_Bh.clamp(min=0), cols_Bw.clamp(min=0)
+    if drawn is None:
+        results_BChw = take(images_BCHW, *wanted)
+    else:
+        parameters, sizes_B2 = on_device(drawn.parameters, images_BCHW), on_device(drawn.sizes_B2, images_BCHW)
+        apply = resample if fused.is_scaling else rotate
+        results_BChw = apply(images_BCHW.float(), parameters, sizes_B2, *wanted, drawn.interpolation)
+    # `has_black` reads the window on the CPU, so no GPU is waited for.
+    return blacken(results_BChw, rows_Bh >= 0, cols_Bw >= 0) if window.has_black else results_BChw
+
+
+def _largest_canvas(images: ImageBatch, fused_ops: Sequence[FusedOp]) -> int:
+    """Pixels of one image at its largest. Images that are scaled first are decoded one at a time and do not count."""
+    canvases = [math.prod(fused.window.shape) for fused in fused_ops]
+    is_scaled_first = bool(fused_ops) and fused_ops[0].is_scaling
+    return max(canvases if is_scaled_first else [*canvases, int(images.sizes_B2.prod(axis=1).max())])
+
+
+def _check_one_size(sizes_B2: INT64) -> None:
+    if (sizes_B2 != sizes_B2[0]).any():
+        low, high = sizes_B2.min(axis=0), sizes_B2.max(axis=0)
+        raise DataError(
+            f"augment leaves images of different sizes, heights {low[0]} to {high[0]}, widths {low[1]} to {high[1]}: "
+            "end the list with a crop, or with a resize to [height, width]"
+        )

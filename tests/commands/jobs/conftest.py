@@ -1,0 +1,15 @@
+"""Tests of commands that start ranks."""
+
+from __future__ import annotations
+
+import pytest
+
+from launcher.commands.jobs.spawn import ADDRESS
+from launcher.distributed.world import SRUN, TORCHRUN
+
+
+@pytest.fixture(autouse=True)
+def single_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the variables of a launcher or an allocation around the tests."""
+    for name in (*TORCHRUN.values(), *SRUN.values(), *ADDRESS):
+        monkeypatch.delenv(name, raising=False)

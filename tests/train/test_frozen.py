@@ -1,0 +1,49 @@
+"""The frozen part of a real network made ready."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from launcher.models.frozen.split import SplitError
+from launcher.train.frozen import build_engine, build_request, feature_values, split_network, with_engine
+from tests.harness.workdir import FLIPS, LENET, WorkDir
+
+
+def test_what_is_split_off_gives_the_same_outputs(workdir: WorkDir) -> None:
+    parts = workdir.build()
+    split = split_network(parts.job, parts.state)
+    engine = build_engine(parts.job, split)
+    images_BCHW = torch.randn(2, 3, 32, 32)
+    model = parts.state.model.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(split.trainable(*engine(images_BCHW)), model(images_BCHW), rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_without_a_frozen_beginning_cannot_be_split(workdir: WorkDir) -> None:
+    parts = workdir.build(LENET)
+    for name, parameter in parts.state.model.named_parameters():
+        parameter.requires_grad_(name.startswith("conv1"))
+    with pytest.raises(SplitError):
+        split_network(parts.job, parts.state)
+
+
+def test_feeds_go_through_the_engine(workdir: WorkDir) -> None:
+    parts = workdir.build(LENET)
+    engine = build_engine(parts.job, split_network(parts.job, parts.state))
+    feeds = with_engine(parts.inputs, engine)
+    assert {feed.engine for feed in feeds.values()} == {engine}
+    assert {feed.engine for feed in parts.inputs.feeds.values()} == {None}
+
+
+def test_a_request_names_all_that_features_depend_on(workdir: WorkDir) -> None:
+    parts = workdir.build(LENET, FLIPS, "augment.views=2")
+    job, feeds = parts.job, parts.inputs.feeds
+    values = feature_values(job, build_engine(job, split_network(job, parts.state)))
+    assert values["train"] == values["valid"] == values["test"]
+    train = build_request(job, "train", feeds["train"], values["train"], views=(0, 1))
+    valid = build_request(job, "valid", feeds["valid"], values["valid"])
+    assert (train.is_random, train.num_views, train.num_images) == (True, 2, 42)
+    assert (valid.is_random, valid.num_views, valid.num_images, valid.views) == (False, 1, 9, (0,))
+    assert [op["op"] for op in train.transform["ops"]] == ["random_crop", "horizontal_flip"]
+    assert train.transform["mean"] == valid.transform["mean"] == [0.5] * 3
