@@ -36,5 +36,5 @@ def show_duration(seconds: float) -> str:
 
 
 def show_percent(fraction: float) -> str:
-    """`12 %`."""
-    return f"{100 * fraction:.0f} %"
+    """`12%`."""
+    return f"{100 * fraction:.0f}%"

@@ -12,20 +12,17 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import re
-import secrets
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from shards.files import write_atomically
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = 1
@@ -34,11 +31,6 @@ INDEX_DTYPE = np.dtype([("offset", "<i8"), ("size", "<i8"), ("label", "<i4")])
 """A row per image: byte offset of its data in the tar, size in bytes, class number."""
 
 IndexArray = npt.NDArray[np.void]
-
-HALF = ".half"
-"""Suffix of a file while it is written."""
-ABANDONED_S = 86_400.0
-"""Seconds without growth after which nobody writes such a file any more."""
 
 _HEADERS = threading.Lock()
 """NumPy reads the header of a file with Python's parser, which in 3.11 counts its depth for all threads together. Seen
@@ -156,71 +148,3 @@ def read_index(tar: Path) -> IndexArray:
     if rows.dtype != INDEX_DTYPE:
         raise ShardsError(f"{path}: not a shard index; run 'python -m shards index {tar.parent}'")
     return rows
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a whole file or none, as `open_atomically`."""
-    with open_atomically(path) as write:
-        write(content)
-
-
-@contextmanager
-def open_atomically(path: Path) -> Iterator[Callable[[bytes], None]]:
-    """Yield a function that writes a part: temporary name, fsync, rename, fsync of the folder. Follows no link.
-
-    The file appears whole or not at all; of several concurrent writers the last to finish wins. Raise OSError with the
-    name of the file, and leave nothing behind.
-    """
-    remove_leftovers(path.parent)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{HALF}")
-    with _naming(path):
-        file = os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb")
-
-    def write(content: bytes) -> None:
-        with _naming(path):
-            file.write(content)
-
-    try:
-        yield write
-        with _naming(path):
-            file.flush()
-            os.fsync(file.fileno())
-            temporary.replace(path)
-            fsync_folder(path.parent)
-    finally:
-        with suppress(OSError):  # a failed write has been raised already
-            file.close()
-        temporary.unlink(missing_ok=True)  # on a full disk others need the space
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Name the file `path` in an OSError, which has the temporary name, or none where the system saw a descriptor."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is not None:
-            error.filename, error.filename2 = str(path), None
-        raise
-
-
-@lru_cache
-def remove_leftovers(folder: Path) -> None:
-    """Remove half-written files of killed processes from a folder; only once, as it may have many files."""
-    with suppress(OSError):  # other processes do the same, and some folders cannot be listed
-        for path in folder.iterdir():
-            if is_leftover(path.name) and time.time() - path.lstat().st_mtime > ABANDONED_S:
-                path.unlink(missing_ok=True)
-
-
-def is_leftover(name: str) -> bool:
-    """Whether this is the name of a half-written file, abandoned or still being written."""
-    return re.fullmatch(rf"\..+\.[0-9a-f]{{8}}{re.escape(HALF)}", name) is not None
-
-
-def fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

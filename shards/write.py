@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import itertools
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from shards.files import commit_folder
 from shards.images import ChannelSums, decode_rgb, shrink
 from shards.manifest import (
     INDEX_DTYPE,
@@ -25,7 +25,6 @@ from shards.manifest import (
     Manifest,
     Shard,
     ShardsError,
-    fsync_folder,
     read_manifest,
     write_index,
     write_manifest,
@@ -101,8 +100,7 @@ def _pack(source_name: str, dest: Path, options: PackOptions, progress: Progress
         progress.note(line)
     with _partial_of(dest) as partial:
         manifest = _write_shards(source, partial, describe(source_name, options), options, progress)
-        partial.rename(dest)
-    fsync_folder(dest.parent)
+        commit_folder(partial, dest)
     return manifest
 
 
@@ -181,9 +179,7 @@ def _write_tar(tar: Path, samples: Iterable[dict[str, str | bytes]]) -> None:
     from webdataset import TarWriter  # imports torch: seconds that only packing should cost
 
     # Time, owner and mode are fixed, so that the same images give the same bytes.
-    with tar.open("wb") as file:
-        with TarWriter(file, encoder=False, mtime=0, user="", group="", mode=0o644) as writer:
-            for sample in samples:
-                writer.write(sample)
-        file.flush()
-        os.fsync(file.fileno())
+    options = {"encoder": False, "mtime": 0, "user": "", "group": "", "mode": 0o644}
+    with tar.open("wb") as file, TarWriter(file, **options) as writer:
+        for sample in samples:
+            writer.write(sample)

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from launcher.commands.jobs.spawn import ADDRESS
 from launcher.distributed.signals import SIGNALS
+from launcher.distributed.world import SRUN, TORCHRUN
 from launcher.recipe.parse import load_recipe
 from launcher.recipe.resolve import pack_options
 from shards.write import pack
@@ -31,31 +33,77 @@ SLOW = (
 """What takes longest begins first, so that no worker is left alone with it at the end."""
 
 LONG = (
-    "tests/slurm",
     "tests/commands/jobs/tune/test_main.py",
     "tests/commands/jobs/tune/test_optimiser.py",
-    "tests/commands/jobs/verify_resume",
+    "tests/commands/jobs/verify_resume/test_main.py",
+    "tests/commands/model/export/test_main.py::test_export_of_a_resnet",
+    "tests/commands/model/export/test_main.py::test_onnx_predicts_the_same_class_for_every_digit",
+    "tests/commands/recipe/test_fetch.py::test_fetch_of_timm_weights",
+    "tests/commands/runs/compare/test_wandb.py",
+    "tests/commands/runs/test_sync.py::test_an_offline_run_requeued_twice",
+    "tests/commands/test_journey.py::test_upside_down",
+    "tests/data/features/test_store.py::test_other_features_are_computed[augment",
+    "tests/data/features/test_training.py::test_the_grid_of_the_first_batch_equals_that_of_a_run_on_images[words0",
+    "tests/data/features/test_training.py::test_the_grid_of_the_first_batch_equals_that_of_a_run_on_images[words1",
+    "tests/data/features/test_training.py::test_training_and_evaluation_may_have_different_sizes",
+    "tests/data/test_decode_cache.py::test_cached_images_train_as_those_from_shards_do[1",
     "tests/docs/test_pages.py",
-    "tests/train/test_remote_run.py",
-    "tests/multi/test_lanes.py",
+    "tests/models/frozen/test_freeze.py::test_every_parameter_of_a_backbone_is_in_one_block[regnet",
+    *(
+        f"tests/models/frozen/test_split.py::test_the_parts_compute_the_whole[{name}"
+        for name in ("alexnet", "densenet", "googlenet", "inception", "regnet", "swin", "vgg")
+    ),
+    "tests/models/test_timm.py::test_the_head_of_every_family",
     "tests/multi/test_accuracy.py",
+    "tests/multi/test_commands.py::test_a_bad_picture_of_one_process_ends_both[47",
+    "tests/multi/test_commands.py::test_a_mistake_is_one_line_of_both[evaluate runs/digits",
+    "tests/multi/test_commands.py::test_a_mistake_is_one_line_of_both[evaluate runs/photos ",
+    "tests/multi/test_commands.py::test_a_mistake_is_one_line_under_accelerate",
+    "tests/multi/test_commands.py::test_two_write_what_one_writes[photos",
+    "tests/multi/test_failures.py::test_ranks_with_other_shards",
+    "tests/multi/test_faulty_disk.py::test_a_damaged_checkpoint_is_reported_and_the_one_before_resumed_from[trunc",
+    "tests/multi/test_frozen.py::test_nothing_that_trains_is_left_unused",
+    "tests/multi/test_hangs.py::test_a_rank_that_hangs_in_data_is_named",
+    "tests/multi/test_hangs.py::test_the_first_traceback",
     "tests/multi/test_kills.py",
+    "tests/multi/test_lanes.py",
     "tests/multi/test_preemption.py",
+    "tests/multi/test_resume.py::test_a_run_whose_output_nobody_reads",
+    "tests/multi/test_resume.py::test_accelerate_launch_of_one_process",
     "tests/multi/test_world_sizes.py",
+    "tests/run/test_wandb.py::test_a_killed_run",
+    "tests/run/test_wandb_failures.py::test_a_broken_server_costs_the_training_nothing[hang",
+    "tests/run/test_wandb_failures.py::test_a_server_that_dies_midway",
+    "tests/security/test_folders.py::test_written_files",
+    "tests/slurm",
+    *(
+        f"tests/train/test_main.py::test_debug_runs_every_recipe_to_the_end[{name}"
+        for name in ("alexnet", "densenet", "efficientnet", "resnet", "lenet_cifar")
+    ),
+    "tests/train/test_main.py::test_packing_can_be_stopped",
+    "tests/train/test_remote_run.py",
 )
-"""Minutes each: clusters, searches, servers that fail, whole trainings. Only with --long."""
+"""What takes minutes, and further cases of what the other tests show: they start clusters, launchers and servers, train
+whole networks, or build large ones. Files and beginnings of tests; only with --long."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="also tests that take minutes each")
+    parser.addoption("--long", action="store_true", help="all tests: an hour on two cores")
+
+
+def pytest_configure() -> None:
+    """Signals that whoever started pytest had ignored, as nohup does: children would ignore them, too."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=turn)
     if not config.getoption("--long"):
         for item in items:
-            if path_of(item).startswith(LONG):
-                item.add_marker(pytest.mark.skip(reason="takes minutes; pytest --long"))
+            if item.nodeid.startswith(LONG):
+                item.add_marker(pytest.mark.skip(reason="takes long; pytest --long"))
 
 
 def path_of(item: pytest.Item) -> str:
@@ -69,6 +117,13 @@ def turn(item: pytest.Item) -> int:
 def pytest_xdist_auto_num_workers() -> int:
     """One more than cores: many tests wait, for other processes or for a time to pass."""
     return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+@pytest.fixture(autouse=True)
+def no_launcher_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide what a launcher, an allocation or a user may have set around the tests."""
+    for name in (*TORCHRUN.values(), *SRUN.values(), *ADDRESS, "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -39,4 +39,4 @@ def test_durations_have_a_unit_that_keeps_them_short(seconds: float, text: str) 
 
 
 def test_percentages_are_whole() -> None:
-    assert [show_percent(fraction) for fraction in (0, 0.123, 1)] == ["0 %", "12 %", "100 %"]
+    assert [show_percent(fraction) for fraction in (0, 0.123, 1)] == ["0%", "12%", "100%"]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from launcher.errors import CheckpointError
-from shards.manifest import fsync_folder, write_atomically
+from shards.files import commit_folder, fsync, write_atomically
 
 HASHES = "hashes.json"
 _REPLACED = ".replaced"
@@ -19,16 +18,11 @@ READ_BYTES = 1 << 24
 
 
 def commit(temporary: Path, final: Path) -> None:
-    """Hash and fsync every file in `temporary`, then rename it to `final`."""
+    """Hash every file in `temporary`, then rename it to `final`."""
     hashes = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
-    for path in temporary.iterdir():
-        _fsync(path)
     write_atomically(temporary / HASHES, json.dumps(hashes, indent=1).encode())
     before = final.with_name(f".{final.name}{_REPLACED}")
-    if final.exists():  # damaged, or saved before its validation was complete
-        final.rename(before)
-    temporary.rename(final)
-    fsync_folder(final.parent)
+    commit_folder(temporary, final, replaced=before)  # a damaged one, or one saved before its validation was complete
     if before.exists():
         shutil.rmtree(before)
 
@@ -100,7 +94,7 @@ def point(folder: Path, name: str, target: str) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
     temporary.replace(folder / name)
-    fsync_folder(folder)
+    fsync(folder)
 
 
 def _sha256(path: Path) -> str:
@@ -109,8 +103,3 @@ def _sha256(path: Path) -> str:
         while chunk := file.read(READ_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from launcher.errors import RunError
 from launcher.recipe.schema import Recipe
 from launcher.recipe.yaml_text import YamlError, read_yaml, render_yaml
-from shards.manifest import write_atomically
+from shards.files import write_atomically
 
 LOCK_NAME = "recipe.lock.yaml"
 

@@ -93,7 +93,7 @@ class OneCycle(Section):
     name: Literal["onecycle"]
     """Name of the schedule."""
     warmup: Interval | None = None
-    """Length of the rise. null: 30 % of the training."""
+    """Length of the rise. null: 30% of the training."""
 
 
 Schedule = Annotated[Constant | StepDecay | Cosine | OneCycle, Field(discriminator="name")]

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from launcher.errors import UserError
 from launcher.metrics.names import show_metric
-from shards.manifest import write_atomically
+from shards.files import write_atomically
 from shards.printable import printable
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from launcher.recipe.lock import LOCK_NAME, find_differences, flatten, is_allowe
 from launcher.recipe.schema import Recipe
 from launcher.run.journal import JOURNAL_NAME, read_first
 from launcher.run.lock_file import FOLDERS, IN_USE, claim
-from shards.manifest import is_leftover
+from shards.files import is_leftover
 
 SUMMARY_NAME = "summary.json"
 FINISHED = ("done", "early_stopped")

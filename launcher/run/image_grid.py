@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from launcher.text import one_line
-from shards.manifest import write_atomically
+from shards.files import write_atomically
 
 GRID_IMAGES = 32
 GRID_COLUMNS = 8

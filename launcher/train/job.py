@@ -67,7 +67,7 @@ def open_job(
     """Prepare the data, plan, and open the run folder. Called by every rank.
 
     `recipe`: made from `loaded`. `max_eval_images`: of each split; None: all. `world_size`: planned for; None: the real
-    one. Raise LauncherError or ShardsError for what the user can mend.
+    one. Raise LauncherError or ShardsError for what the user can correct.
     """
     comm = strategy.comm
     manifest = comm.rank0_first(partial(prepare_data, recipe.data, comm.world))

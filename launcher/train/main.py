@@ -45,7 +45,7 @@ from launcher.version import read_versions
 def main(loaded: LoadedRecipe, options: TrainOptions) -> int:
     """Train, evaluate the best checkpoint, and return the exit code. Every rank runs this.
 
-    Raise LauncherError or ShardsError for what the user can mend.
+    Raise LauncherError or ShardsError for what the user can correct.
     """
     stop = install_signal_handlers()
     follow_launcher()

@@ -16,7 +16,7 @@ from launcher.run.journal import Record, read_journal, render_json
 from launcher.train.bottleneck import InputReport
 from launcher.train.inputs import Inputs
 from launcher.train.job import Job
-from shards.manifest import write_atomically
+from shards.files import write_atomically
 
 Summary = dict[str, Any]
 

@@ -57,7 +57,7 @@ STAGES: dict[str, tuple[Any, str]] = {
     "hashes": (atomic, "write_atomically"),
     "hashing": (atomic, "_sha256"),
     "rename": (Path, "rename"),
-    "folder": (atomic, "fsync_folder"),
+    "folder": (atomic, "fsync"),
     "links": (snapshot, "point"),
     "pruning": (snapshot, "prune"),
     "deletion": (shutil, "rmtree"),

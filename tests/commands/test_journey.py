@@ -15,14 +15,14 @@ from PIL import Image
 from shards.manifest import read_manifest
 from tests.harness.evaluated_run import decode, read_split
 from tests.harness.faces import draw_faces
-from tests.harness.runs import DIGITS, RECIPES, run_warm, train
+from tests.harness.runs import DIGITS, RECIPES, run, train
 
 QUIET = "log.wandb.mode=disabled"
 UPRIGHT = "augment.train=[{op: resize, size: [64, 64]}]"
 
 
 def launch(*words: str | Path, cwd: Path) -> None:
-    ended = run_warm([{}], words, cwd)
+    ended = run(*words, cwd=cwd)
     assert ended.code == 0, ended.err
 
 

@@ -208,7 +208,7 @@ def chi_square(counts: Ids) -> float:
 
 @pytest.mark.parametrize("sizes", [(10,), (7, 3)])
 def test_images_are_dropped_equally_often(sizes: tuple[int, ...]) -> None:
-    """Chi-square over 10 images of 3,000 epochs; 27.9 is the 99.9 % point of 9 degrees."""
+    """Chi-square over 10 images of 3,000 epochs; 27.9 is the 99.9% point of 9 degrees."""
     order = Case(sizes, 3, 1, 9, "drop", 0).order()
     dropped_ids = np.concatenate([order.epochs.dropped_ids(epoch) for epoch in range(3000)])
     assert len(dropped_ids) == 3000

@@ -86,7 +86,7 @@ def test_the_order_of_every_published_run_stays() -> None:
 
 
 def test_first_samples_are_uniform_over_many_seeds() -> None:
-    """Chi-square of the first sample of 2,000 seeds over 10 ids; 27.9 is the 99.9 % point of 9 degrees."""
+    """Chi-square of the first sample of 2,000 seeds over 10 ids; 27.9 is the 99.9% point of 9 degrees."""
     counts = np.bincount([epoch_order(10, seed, 0)[0] for seed in range(2000)], minlength=10)
     assert ((counts - 200) ** 2 / 200).sum() < 27.9
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import shlex
@@ -11,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.harness.runs import ROOT, Ended, environment, free_port, run_warm
+from tests.harness.runs import ROOT, Ended, environment, free_port, run
 
 DOCS = ROOT / "docs"
 PAGES = (
@@ -55,11 +54,18 @@ def type_command(line: str, folder: Path) -> Ended:
     if words[0] != "launcher":
         return type_in_shell(line, folder)
     arguments, to = (words[1:-2], words[-1]) if words[-2] == ">" else (words[1:], "")
-    expanded = [path for word in arguments for path in sorted(glob.glob(word, root_dir=folder)) or [word]]
-    ended = run_warm([{}], expanded, folder)
+    expanded = [path for word in arguments for path in _expand(word, folder)]
+    ended = run(*expanded, cwd=folder)
     if to:
         (folder / to).write_text(ended.out)
     return ended
+
+
+def _expand(word: str, folder: Path) -> list[str]:
+    """As a shell does with `*`."""
+    if "*" not in word:
+        return [word]
+    return sorted(path.relative_to(folder).as_posix() for path in folder.glob(word)) or [word]
 
 
 def type_in_shell(line: str, folder: Path) -> Ended:

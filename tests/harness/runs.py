@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
+
+from launcher.distributed.world import TORCHRUN
+from tests.harness.warm_ranks import WarmRanks
 
 ROOT = Path(__file__).parent.parent.parent
 RECIPES = ROOT / "recipes"
@@ -24,6 +24,7 @@ DIGITS = RECIPES / "lenet_digits.yaml"
 TIMEOUT_S = 240
 
 Record = dict[str, Any]
+Process = subprocess.Popen[str] | WarmRanks
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def command(processes: int = 1, launcher: str = "torchrun", program: Sequence[st
 
 def environment() -> dict[str, str]:
     """The user's own, on the CPU, without credentials; one thread a process, so that sums are always the same."""
-    hidden = ("WANDB_", "SLURM_", "ACCELERATE_")
+    hidden = ("WANDB_", "SLURM_", "ACCELERATE_", *TORCHRUN.values())
     kept = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
     return {**kept, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "NETRC": "/nonexistent"}
 
@@ -63,13 +64,19 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def start(
+def start(arguments: Sequence[str | Path], cwd: Path, processes: int = 1, faults: list[str] | None = None) -> WarmRanks:
+    """The program as so many ranks, without a launcher. `faults`: of tests/multi/faulty.py, one for each rank."""
+    return WarmRanks([*map(str, arguments)], cwd, environment(), ranks_of(processes), faults)
+
+
+def launch(
     arguments: Sequence[str | Path],
     cwd: Path,
     processes: int = 1,
     launcher: str = "torchrun",
     program: Sequence[str] = ("-m", "launcher"),
 ) -> subprocess.Popen[str]:
+    """The real command as a user types it: seconds go by before the program begins."""
     return subprocess.Popen(
         [*command(processes, launcher, program), *map(str, arguments)],
         cwd=cwd,
@@ -82,7 +89,7 @@ def start(
     )
 
 
-def finish(process: subprocess.Popen[str], timeout_s: float = TIMEOUT_S) -> Ended:
+def finish(process: Process, timeout_s: float = TIMEOUT_S) -> Ended:
     """Wait for the end; a program that hangs is ended with all its processes, and the test fails."""
     try:
         out, err = process.communicate(timeout=timeout_s)
@@ -90,22 +97,21 @@ def finish(process: subprocess.Popen[str], timeout_s: float = TIMEOUT_S) -> Ende
         process.terminate()  # torchrun and accelerate launch end their workers when asked, not when killed
         out, err = process.communicate()
         raise AssertionError(f"no end after {timeout_s:g} s:\n{out}\n{err}") from None
-    return Ended(process.returncode, out, err)
+    code = process.poll()
+    assert code is not None
+    return Ended(code, out, err, (process.codes if isinstance(process, WarmRanks) else None) or ())
 
 
-def run(*arguments: str | Path, cwd: Path, processes: int = 1, launcher: str = "torchrun") -> Ended:
-    """Run to the end; the caller looks at the exit code."""
-    if processes == 1 and launcher == "torchrun":
-        return run_warm([{}], arguments, cwd)
-    return finish(start(arguments, cwd, processes, launcher))
+def run(*arguments: str | Path, cwd: Path, processes: int = 1, launcher: str = "ranks") -> Ended:
+    """Run to the end; the caller looks at the exit code. `ranks`: each process by itself, without a launcher."""
+    if launcher == "ranks":
+        return finish(start(arguments, cwd, processes))
+    return finish(launch(arguments, cwd, processes, launcher))
 
 
 def train(*arguments: str | Path, cwd: Path, processes: int = 1, launcher: str = "ranks") -> Ended:
-    """Run to the end, which must be a good one. `ranks`: each process by itself, without a launcher."""
-    if launcher == "ranks":
-        ended = run_warm(ranks_of(processes), arguments, cwd)
-    else:
-        ended = run(*arguments, cwd=cwd, processes=processes, launcher=launcher)
+    """Run to the end, which must be a good one."""
+    ended = run(*arguments, cwd=cwd, processes=processes, launcher=launcher)
     assert ended.code == 0, ended.err
     return ended
 
@@ -119,47 +125,14 @@ def ranks_of(processes: int) -> list[dict[str, str]]:
     return [{"RANK": str(rank), "LOCAL_RANK": str(rank), **size, **address} for rank in range(processes)]
 
 
-@cache
-def warm_server() -> subprocess.Popen[str]:
-    """Ends with this process."""
-    server = subprocess.Popen(
-        [sys.executable, "-m", "tests.harness.warm"],
-        cwd=ROOT,
-        env=environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    atexit.register(server.communicate)  # which closes its stdin, and waits
-    return server
-
-
-def run_warm(ranks: list[dict[str, str]], arguments: Sequence[str | Path], cwd: Path) -> Ended:
-    """See tests/harness/warm.py."""
-    server = warm_server()
-    assert server.stdin is not None
-    assert server.stdout is not None
-    with tempfile.TemporaryDirectory() as folder:
-        out, err = Path(folder) / "out", Path(folder) / "err"
-        request = {
-            "arguments": [*map(str, arguments)],
-            "folder": str(cwd),
-            "environment": environment(),
-            "ranks": ranks,
-        }
-        print(json.dumps({**request, "out": str(out), "err": str(err)}), file=server.stdin, flush=True)
-        codes = json.loads(server.stdout.readline())
-        return Ended(next(filter(None, codes), 0), out.read_text(), err.read_text(), tuple(codes))
-
-
-def stop_after(process: subprocess.Popen[str], folder: Path, step: int, number: signal.Signals) -> Ended:
+def stop_after(process: Process, folder: Path, step: int, number: signal.Signals) -> Ended:
     """Send a signal once the journal in `folder` has a train record of `step`."""
     wait_until(lambda: any(r["kind"] == "train" and r["step"] >= step for r in journal(folder)), process)
     process.send_signal(number)
     return finish(process)
 
 
-def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[str], timeout_s: float = 90) -> None:
+def wait_until(is_so: Callable[[], bool], process: Process, timeout_s: float = 90) -> None:
     end = time.monotonic() + timeout_s
     while not is_so():
         assert process.poll() is None, process.communicate()

@@ -14,7 +14,7 @@ from sklearn.datasets import load_sample_image
 
 from launcher.errors import EXIT_USER_ERROR
 from tests.harness.evaluated_run import read_split
-from tests.harness.runs import DIGITS, Ended, ranks_of, run_warm, train
+from tests.harness.runs import DIGITS, Ended, run, train
 
 RUNS = ("digits", "photos")
 CLASSES = {"digits": tuple("0123456789"), "photos": ("china", "flower")}
@@ -54,7 +54,7 @@ search:
 
 def launch(workdir: Path, *words: str | Path, processes: int = 1) -> Ended:
     """Run the program in this folder, as one or several processes that no launcher ends."""
-    return run_warm(ranks_of(processes), words, workdir)
+    return run(*words, cwd=workdir, processes=processes)
 
 
 def expect(workdir: Path, words: str, message: str, processes: int = 1) -> None:
@@ -79,12 +79,12 @@ def make_two_runs(workdir: Path, digits: Path) -> None:
     train("photos.yaml", "run.dir=runs/photos", *options, cwd=workdir)
     write_digits(digits, workdir / FOLDERS["digits"])
     photograph = (workdir / "photos/china/00.jpg").read_bytes()
-    for run, folder in FOLDERS.items():
+    for name, folder in FOLDERS.items():
         shutil.copytree(
-            workdir / "runs" / run, workdir / "bare" / run, ignore=shutil.ignore_patterns("step-*", "best", "last")
+            workdir / "runs" / name, workdir / "bare" / name, ignore=shutil.ignore_patterns("step-*", "best", "last")
         )
         for kind in SPOILT:
-            spoil(workdir / folder, workdir / "spoilt" / run / kind, SPOILT[kind](photograph))
+            spoil(workdir / folder, workdir / "spoilt" / name / kind, SPOILT[kind](photograph))
 
 
 def make_photographs(folder: Path) -> None:

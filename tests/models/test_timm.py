@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
 
@@ -49,7 +48,6 @@ def test_the_head_is_where_timm_puts_it(name: str) -> None:
     assert differs(name) == ""
 
 
-@pytest.mark.skipif("LAUNCHER_LONG_TESTS" not in os.environ, reason="30 s; set LAUNCHER_LONG_TESTS=1")
 def test_the_head_of_every_family_is_where_timm_puts_it() -> None:
     models = [timm.list_models(module=module) for module in timm.list_modules()]
     names = [min(family, key=lambda name: (len(name), name)) for family in models if family]

@@ -1,4 +1,4 @@
-"""Commands on a finished run, by two processes: what one would write; one line for what is wrong, after which both end."""
+"""Commands on a finished run, by two processes: the same files as from one; one line for a mistake, then both end."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -40,10 +41,7 @@ def test_a_picture_that_only_the_second_rank_meets_is_named(tmp_path: Path) -> N
 def test_a_killed_rank_does_not_leave_the_other_waiting(tmp_path: Path, digits: Path) -> None:
     process = start([DIGITS, f"data.dir={digits}", "run.dir=run", "log.wandb.mode=disabled"], tmp_path, processes=2)
     wait_until(lambda: bool(train_records(tmp_path / "run")), process)
-    children = subprocess.run(
-        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
-    ).stdout.split()
-    subprocess.run(["kill", f"-{signal.SIGKILL}", children[-1]], check=True)
+    os.kill(process.pids[1], signal.SIGKILL)
     ended = finish(process)
     assert ended.code != 0
     [line] = [line for line in ended.err.splitlines() if line.startswith("launcher: ")]

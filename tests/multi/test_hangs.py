@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.harness.runs import DIGITS, environment, events, finish, free_port, start, train_records, wait_until
+from tests.harness.runs import DIGITS, environment, events, finish, launch, ranks_of, train_records, wait_until
+from tests.harness.warm_ranks import WarmRanks
 
 PROGRAM = Path(__file__).parent / "faulty.py"
 HOST = re.escape(socket.gethostname())
@@ -29,72 +27,46 @@ def settings(digits: Path) -> list[str]:
 
 
 @dataclass
-class Rank:
-    process: subprocess.Popen[str]
-    err: Path
-
-    def end(self) -> int:
-        return self.process.wait(timeout=END_S)
-
-    @property
-    def words(self) -> str:
-        return self.err.read_text()
-
-
-@dataclass
-class SpawnedRanks:
-    """Two plain processes, started by hand as `srun` would; each with a console of its own."""
+class TwoRanks:
+    """Two plain processes, as `srun` starts them; each with a console of its own."""
 
     cwd: Path
-    ranks: list[Rank]
+    ranks: list[WarmRanks]
 
     def wait_for_steps(self) -> None:
-        wait_until(lambda: len(train_records(self.cwd / "run")) > 3, self.ranks[0].process)
+        wait_until(lambda: len(train_records(self.cwd / "run")) > 3, self.ranks[0])
 
     def log(self, rank: int) -> str:
         return (self.cwd / "run" / "logs" / f"rank-{rank}.log").read_text()
 
 
-Begin = Callable[..., SpawnedRanks]
+Begin = Callable[..., TwoRanks]
 """(fault, rank) -> both, with that fault on that rank."""
 
 
 @pytest.fixture
 def begin(tmp_path: Path, digits: Path) -> Iterator[Begin]:
-    ranks: list[Rank] = []
+    ranks: list[WarmRanks] = []
 
-    def start_both(fault: str = "none", rank: str = "0") -> SpawnedRanks:
-        port = str(free_port())
-        for number in range(2):
-            place = {"RANK": str(number), "LOCAL_RANK": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            err = tmp_path / f"err-{number}"
-            with err.open("w") as file:
-                process = subprocess.Popen(
-                    [sys.executable, str(PROGRAM), fault, rank, *settings(digits)],
-                    cwd=tmp_path,
-                    env={**environment(), **place, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
-                    stdout=subprocess.DEVNULL,
-                    stderr=file,
-                    text=True,
-                )
-            ranks.append(Rank(process, err))
-        return SpawnedRanks(tmp_path, ranks)
+    def start_both(fault: str = "none", rank: int = 0) -> TwoRanks:
+        for number, variables in enumerate(ranks_of(2)):
+            faults = [fault if number == rank else "none"]
+            ranks.append(WarmRanks(settings(digits), tmp_path, environment(), [variables], faults))
+        return TwoRanks(tmp_path, ranks)
 
     yield start_both
     for rank in ranks:
-        with contextlib.suppress(ProcessLookupError):
-            rank.process.kill()
-        rank.process.wait()
+        rank.kill()
 
 
 def lines_of(text: str) -> list[str]:
-    """What the program itself has said; not its launcher."""
+    """What the program itself has printed; not its launcher."""
     return [line for line in text.splitlines() if line.startswith("launcher: ")]
 
 
-def check_hang_in_data(folder: Path, said: str, rank: int) -> None:
+def check_hang_in_data(folder: Path, printed: str, rank: int) -> None:
     """One line, the same in journal and logs, and the stacks of both."""
-    [line] = lines_of(said)
+    [line] = lines_of(printed)
     where = r"train-00000\.tar: image \d+"
     one = rf"rank {rank} \({HOST}\) has been in data of step \d+ for \d+ s, reading {where}"
     assert re.fullmatch(rf"launcher: {one}; rank {1 - rank} waits in reduce of step \d+", line)
@@ -107,40 +79,40 @@ def check_hang_in_data(folder: Path, said: str, rank: int) -> None:
 
 
 def test_a_rank_that_hangs_in_data_is_named(tmp_path: Path, digits: Path) -> None:
-    ended = finish(start(["data", "1", *settings(digits)], tmp_path, 2, program=[str(PROGRAM)]))
+    ended = finish(launch(["data", "1", *settings(digits)], tmp_path, 2, program=[str(PROGRAM)]))
     assert ended.code == 1
     check_hang_in_data(tmp_path / "run", ended.err, rank=1)
 
 
 def test_rank_0_itself_may_hang(begin: Begin) -> None:
-    two = begin("data", "0")
-    assert [rank.end() for rank in two.ranks] == [1, 1]
-    check_hang_in_data(two.cwd / "run", two.ranks[0].words, rank=0)
-    assert two.ranks[1].words == ""
+    two = begin("data", 0)
+    assert [rank.wait(END_S) for rank in two.ranks] == [1, 1]
+    check_hang_in_data(two.cwd / "run", two.ranks[0].err, rank=0)
+    assert two.ranks[1].err == ""
 
 
 def test_a_stopped_rank_is_not_heard_of(begin: Begin) -> None:
     two = begin()
     two.wait_for_steps()
-    two.ranks[1].process.send_signal(signal.SIGSTOP)
-    assert two.ranks[0].end() == 1
-    [line] = lines_of(two.ranks[0].words)
+    two.ranks[1].send_signal(signal.SIGSTOP)
+    assert two.ranks[0].wait(END_S) == 1
+    [line] = lines_of(two.ranks[0].err)
     assert re.fullmatch(
         rf"launcher: rank 1 \({HOST}\) has been silent for \d+ s, last seen in \w+ of step \d+.*; "
         r"rank 0 waits in reduce of step \d+",
         line,
     )
     assert "in _fit_stage" in two.log(0)
-    two.ranks[1].process.send_signal(signal.SIGCONT)
-    assert two.ranks[1].end() == 1
+    two.ranks[1].send_signal(signal.SIGCONT)
+    assert two.ranks[1].wait(END_S) == 1
     assert "Current thread" in two.log(1)
-    assert lines_of(two.ranks[1].words) == []
+    assert lines_of(two.ranks[1].err) == []
 
 
 def test_the_first_traceback_is_the_last_word(tmp_path: Path, digits: Path) -> None:
     """Rank 0 fails after rank 1, and in words of its own: these are for its log."""
     words = ["raise,raise-later", "1,0", *settings(digits)]
-    ended = finish(start(words, tmp_path, 2, "accelerate", [str(PROGRAM)]))
+    ended = finish(launch(words, tmp_path, 2, "accelerate", [str(PROGRAM)]))
     assert ended.code == 1
     [line] = lines_of(ended.err)
     assert line == "launcher: rank 1 failed:"

@@ -1,4 +1,4 @@
-"""Runs killed at any time and at every change they make to the disk: six of either; tests/harness/kills.py does any number."""
+"""Runs killed at any time and at every change they make to the disk: six of either; see tests/harness/kills.py."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from tests.harness.runs import (
     Record,
     finish,
     journal,
-    start,
+    launch,
     summary,
     train,
     train_records,
@@ -63,7 +63,7 @@ def stop_when(
     is_so: Callable[[], bool], words: Words, cwd: Path, tell: Callable[[subprocess.Popen[str]], None], launcher: str
 ) -> Ended:
     """Two processes, told to stop once it is so."""
-    process = start(words, cwd, processes=2, launcher=launcher)
+    process = launch(words, cwd, processes=2, launcher=launcher)
     wait_until(is_so, process)
     tell(process)
     return finish(process)
@@ -140,7 +140,7 @@ def test_packing_stops_when_a_process_that_waits_is_asked(tmp_path: Path, monkey
 def test_torchrun_dies_of_a_warning_and_its_processes_still_stop_well(tmp_path: Path, digits: Path) -> None:
     folder = tmp_path / "run"
     words: Words = [DIGITS, f"data.dir={digits}", "run.dir=run", "log.wandb.mode=disabled"]
-    process = start(words, tmp_path, processes=2)
+    process = launch(words, tmp_path, processes=2)
     wait_until(lambda: 20 in train_records(folder), process)
     process.send_signal(signal.SIGUSR1)
     ended = finish(process)  # its output is closed when the last of its processes has ended

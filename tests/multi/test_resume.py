@@ -9,7 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.runs import DIGITS, events, finish, run, start, stop_after, summary, train, train_records, wait_until
+from tests.harness.runs import (
+    DIGITS,
+    events,
+    finish,
+    launch,
+    run,
+    start,
+    stop_after,
+    summary,
+    train,
+    train_records,
+    wait_until,
+)
 
 TOTAL_STEPS = 66
 
@@ -75,7 +87,7 @@ def test_a_run_asked_to_stop_resumes_exactly(tmp_path: Path, digits: Path, whole
 def test_accelerate_launch_of_one_process_passes_the_wish_on(tmp_path: Path, digits: Path) -> None:
     """It ends at once and by itself leaves its process running."""
     folder = tmp_path / "run"
-    process = start([DIGITS, *settings(digits), "train.epochs=30"], tmp_path, launcher="accelerate")
+    process = launch([DIGITS, *settings(digits), "train.epochs=30"], tmp_path, launcher="accelerate")
     stop_after(process, folder, 10, signal.SIGTERM)
     end = time.monotonic() + 30
     while not (folder / "summary.json").exists():
@@ -86,7 +98,7 @@ def test_accelerate_launch_of_one_process_passes_the_wish_on(tmp_path: Path, dig
 
 def test_a_run_whose_output_nobody_reads_is_done(tmp_path: Path, digits: Path) -> None:
     """As after `| head`."""
-    process = start([DIGITS, *settings(digits)], tmp_path)
+    process = launch([DIGITS, *settings(digits)], tmp_path)
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.close()

@@ -54,7 +54,9 @@ def test_pretrained_weights_chosen_by_name_bring_a_transform(name: str, weights:
         ([{"op": "random_resized_crop", "size": 16}, {"op": "equalize"}], (16, 16)),
     ],
 )
-def test_output_size_is_known_from_the_first_crop_or_exact_resize_on(ops: list[dict[str, Any]], size: Size | None) -> None:
+def test_output_size_is_known_from_the_first_crop_or_exact_resize_on(
+    ops: list[dict[str, Any]], size: Size | None
+) -> None:
     assert output_size(with_ops(ops).augment.train) == size
 
 

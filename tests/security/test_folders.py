@@ -17,7 +17,7 @@ from launcher.recipe.lock import write_lock
 from launcher.recipe.schema import Recipe
 from launcher.run.folder import open_run
 from launcher.run.journal import Journal
-from shards.manifest import write_atomically
+from shards.files import write_atomically
 from tests.harness.runs import DIGITS, train
 from tests.recipe.right import load
 
@@ -106,7 +106,7 @@ def test_file_replaces_a_link_and_is_not_written_through_it(tmp_path: Path, prec
 def test_link_with_a_temporary_name_is_not_written_through(
     tmp_path: Path, precious: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shards.manifest.secrets.token_hex", lambda _: "3f9a1c2d")
+    monkeypatch.setattr("shards.files.secrets.token_hex", lambda _: "3f9a1c2d")
     (tmp_path / ".file.3f9a1c2d.half").symlink_to(precious / "file")
     with pytest.raises(FileExistsError):
         write_atomically(tmp_path / "file", b"new")

@@ -10,16 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from shards.files import open_atomically, write_atomically
 from shards.manifest import (
     INDEX_DTYPE,
     Manifest,
     Shard,
     ShardsError,
     index_path,
-    open_atomically,
     read_index,
     read_manifest,
-    write_atomically,
     write_index,
     write_manifest,
 )

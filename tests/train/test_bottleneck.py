@@ -24,28 +24,28 @@ SHRINK = "shards packed with --max-side 320"
 @pytest.mark.parametrize(
     ("changes", "tunables", "sentence"),
     [
-        ({}, GPU, f"input-bound 61 %: decode; try data.workers=8 or {SHRINK} or {CACHE}"),
-        ({"num_cores": 4, **SMALL}, GPU, f"input-bound 61 %: decode; try data.workers=4 or {CACHE}"),
-        (ALL_CORES, GPU, f"input-bound 61 %: decode; try {SHRINK} or {CACHE}"),
-        ({**ALL_CORES, **SMALL}, GPU, f"input-bound 61 %: decode; try {CACHE}"),
-        ({**ALL_CORES, **SMALL}, FROZEN, f"input-bound 61 %: decode; try {CACHE} or augment.views=4"),
-        ({"decode_s": 90.0, **SMALL}, GPU, f"input-bound 61 %: decode; try {CACHE}"),  # threads that are idle already
-        ({"read_s": 250.0, **SMALL, **ALL_CORES}, GPU, f"input-bound 61 %: read; try {CACHE}"),
+        ({}, GPU, f"input-bound 61%: decode; try data.workers=8 or {SHRINK} or {CACHE}"),
+        ({"num_cores": 4, **SMALL}, GPU, f"input-bound 61%: decode; try data.workers=4 or {CACHE}"),
+        (ALL_CORES, GPU, f"input-bound 61%: decode; try {SHRINK} or {CACHE}"),
+        ({**ALL_CORES, **SMALL}, GPU, f"input-bound 61%: decode; try {CACHE}"),
+        ({**ALL_CORES, **SMALL}, FROZEN, f"input-bound 61%: decode; try {CACHE} or augment.views=4"),
+        ({"decode_s": 90.0, **SMALL}, GPU, f"input-bound 61%: decode; try {CACHE}"),  # threads that are idle already
+        ({"read_s": 250.0, **SMALL, **ALL_CORES}, GPU, f"input-bound 61%: read; try {CACHE}"),
         ({"augment_s": 250.0, **SMALL, **ALL_CORES}, CPU,
-         f"input-bound 61 %: augment; try fewer operations in augment.train; {TOOK} 100 % of the 3 cores{TOO}"),
-        ({"workers": 0, "wait_s": 90.0, **SMALL}, GPU, f"input-bound 90 %: decode; try data.workers=10 or {CACHE}"),
+         f"input-bound 61%: augment; try fewer operations in augment.train; {TOOK} 100% of the 3 cores{TOO}"),
+        ({"workers": 0, "wait_s": 90.0, **SMALL}, GPU, f"input-bound 90%: decode; try data.workers=10 or {CACHE}"),
         ({"workers": 0, "wait_s": 100.0, "num_cores": 1, **SMALL}, GPU,
-         f"input-bound 100 %: decode; try data.workers=1 or {CACHE}"),
+         f"input-bound 100%: decode; try data.workers=1 or {CACHE}"),
         ({"read_s": 0.0, "decode_s": 0.0, "augment_s": 0.0, "long_side": 0.0}, CPU,
-         "input-bound 61 %: reading features; try data/features on a faster disk"),
-        ({"wait_s": 3.0, "copy_s": 95.0}, GPU, f"input-bound 95 %: copy; try {SHRINK} or data.cache=device"),
-        ({"wait_s": 3.0, "copy_s": 95.0, **SMALL}, GPU, "input-bound 95 %: copy; try data.cache=device"),
-        ({**ALL_CORES, **SMALL}, replace(GPU, cache_keys=None), "input-bound 61 %: decode; try smaller images"),
-        ({"wait_s": 3.0}, GPU, "not input-bound: 3 % of the time waiting for data"),
+         "input-bound 61%: reading features; try data/features on a faster disk"),
+        ({"wait_s": 3.0, "copy_s": 95.0}, GPU, f"input-bound 95%: copy; try {SHRINK} or data.cache=device"),
+        ({"wait_s": 3.0, "copy_s": 95.0, **SMALL}, GPU, "input-bound 95%: copy; try data.cache=device"),
+        ({**ALL_CORES, **SMALL}, replace(GPU, cache_keys=None), "input-bound 61%: decode; try smaller images"),
+        ({"wait_s": 3.0}, GPU, "not input-bound: 3% of the time waiting for data"),
         ({"wait_s": 3.0, "decode_s": 30.0, "num_cores": 2}, CPU,
-         f"not input-bound: 3 % of the time waiting for data; {TOOK} 45 % of the 2 cores{TOO}"),
+         f"not input-bound: 3% of the time waiting for data; {TOOK} 45% of the 2 cores{TOO}"),
         ({"wait_s": 3.0, "decode_s": 30.0, "num_cores": 1}, CPU,
-         f"not input-bound: 3 % of the time waiting for data; {TOOK} 90 % of the core{TOO}"),
+         f"not input-bound: 3% of the time waiting for data; {TOOK} 90% of the core{TOO}"),
     ],
 )  # fmt: skip
 def test_the_sentence_names_the_bottleneck_and_what_to_try(
@@ -63,7 +63,7 @@ def test_the_process_that_waits_most_decides() -> None:
     report = diagnose([quick, SLOW, quick], GPU)
     assert report is not None
     assert (report.rank, report.bottleneck, report.wait_frac, report.threads_busy_frac) == (1, "decode", 0.61, 1.0)
-    assert report.sentence.startswith("input-bound 61 % (rank 1): decode; try")
+    assert report.sentence.startswith("input-bound 61% (rank 1): decode; try")
 
 
 def test_a_wait_is_never_longer_than_the_training() -> None:

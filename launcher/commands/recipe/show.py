@@ -123,6 +123,6 @@ def find_pairs(visits: Ids, ids_N: Ids) -> tuple[Ids, Ids]:
 
 
 def _describe_shares(shares_K: Tensor, classes: tuple[str, ...]) -> str:
-    """`70 % ants, 30 % bees`."""
+    """`70% ants, 30% bees`."""
     shares = sorted(zip(shares_K.tolist(), classes, strict=True), reverse=True)[:2]
     return ", ".join(f"{share:.0%} {name}" for share, name in shares if share >= 0.005)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ import numpy as np
 
 from launcher.augment.arrays import INT64, UINT8
 from launcher.data.ids import Ids, part_bounds
-from shards.manifest import fsync_folder, write_atomically
+from shards.files import commit_folder, write_atomically
 
 ROOT = Path("data/features")
 METADATA_NAME = "features.json"
@@ -127,9 +126,6 @@ def write_part(folder: Path, number: int, records: Iterable[Records]) -> int:
 
 def commit_features(temporary: Path, root: Path, key: str, metadata: dict[str, Any], layout: Layout) -> None:
     """Rename the folder to its key once every part is in it. Features that another run has put there are as good."""
-    for path in temporary.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
     write_atomically(
         temporary / METADATA_NAME,
         json.dumps({**metadata, "layout": asdict(layout), "bytes": layout.num_bytes}, indent=1).encode(),
@@ -137,12 +133,11 @@ def commit_features(temporary: Path, root: Path, key: str, metadata: dict[str, A
     if (root / key).exists() and open_features(root, key) is None:
         shutil.rmtree(root / key)
     try:
-        temporary.rename(root / key)
+        commit_folder(temporary, root / key)
     except OSError:
         if open_features(root, key) is None:
             raise
         shutil.rmtree(temporary)
-    fsync_folder(root)
 
 
 def _part(folder: Path, number: int) -> Path:

@@ -19,7 +19,8 @@ from launcher.data.remote.ahead import NUM_THREADS, look_ahead
 from launcher.data.remote.shard_cache import ShardCache, release
 from launcher.data.remote.store import RemoteStore
 from launcher.errors import DataError, FetchError, UserError
-from shards.manifest import INDEX_DTYPE, Manifest, Shard, ShardsError, index_path, read_index, write_atomically
+from shards.files import write_atomically
+from shards.manifest import INDEX_DTYPE, Manifest, Shard, ShardsError, index_path, read_index
 
 CHUNK_BYTES = 8 << 20
 """Bytes per range request, and so the most that a killed download repeats."""

@@ -10,7 +10,8 @@ from pathlib import Path
 from launcher.data.remote.shard_cache import ShardCache
 from launcher.data.remote.store import RemoteStore, UnreachableError
 from launcher.errors import FetchError, UserError
-from shards.manifest import MANIFEST_NAME, Manifest, Shard, ShardsError, read_manifest, write_atomically
+from shards.files import write_atomically
+from shards.manifest import MANIFEST_NAME, Manifest, Shard, ShardsError, read_manifest
 
 MAX_MANIFEST_BYTES = 256 << 20
 

@@ -23,7 +23,8 @@ from io import BufferedRandom
 from pathlib import Path
 
 from launcher.errors import FetchError, UserError
-from shards.manifest import fsync_folder, index_path
+from shards.files import fsync
+from shards.manifest import index_path
 
 ROOM_WAIT_S = 60.0
 """Longest wait for others to release shards when there is no room."""
@@ -109,7 +110,7 @@ class ShardCache:
             file.flush()
             os.fsync(file.fileno())
             partial.rename(tar)
-        fsync_folder(tar.parent)
+        fsync(tar.parent)
         return True
 
     def _reserve(self, partial: Path, num_bytes: int) -> int:

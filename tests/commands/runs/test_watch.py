@@ -20,7 +20,7 @@ from launcher.run.history import find_status
 from launcher.run.journal import Journal, Record
 from launcher.run.lock_file import claim, is_running
 from tests.commands.runs.run_folders import SMALL, records, train
-from tests.harness.runs import environment, start
+from tests.harness.runs import environment, finish, start
 from tests.harness.workdir import WorkDir
 
 PLAN = {"total_steps": 100, "steps_per_epoch": 10}
@@ -190,8 +190,7 @@ def test_a_training_of_two_ranks_is_followed(workdir: WorkDir, capsys: pytest.Ca
         assert process.poll() is None
         time.sleep(0.05)
     assert watch(run, once=False, every_s=0.05) == 0
-    process.communicate(timeout=60)
-    assert process.returncode == 0
+    assert finish(process, 60).code == 0
     out = capsys.readouterr().out
     assert out.endswith(f"{run}: done\n")
     wanted = [record for record in records(run) if record["kind"] == "train"]

@@ -23,6 +23,8 @@ NUM_OUTPUTS = 50
 
 LAST = ExceptLast(except_last=1)
 
+SIDES = {"inception_v3": 96, "lenet": 32, "maxvit_t": 224}
+
 FP64, FP32, BF16 = 1e-10, 1e-4, 1e-3
 """Largest relative difference; in bf16 the largest difference of a cosine from 1. When the whole network itself differs
 more than that between bf16 and fp32, twice that difference is the limit."""
@@ -35,6 +37,10 @@ def bf16() -> AbstractContextManager[None]:
 def quick_normal(tensor: Tensor, mean: float = 0.0, std: float = 1.0, *_: object, **__: object) -> Tensor:
     """Instead of truncated normal numbers, which take tens of seconds per network."""
     return nn.init.normal_(tensor, mean, std)
+
+
+def side_of(name: str) -> int:
+    return SIDES.get(name, 224 if name.startswith("vit") else 64)
 
 
 def build_random(name: str, side: int) -> tuple[Network, Tensor]:

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from launcher.data.features.store import frozen_part_sha256
 from launcher.models.frozen.freeze import freeze, frozen_names
 from launcher.models.frozen.split import SplitError, split_frozen
-from launcher.models.zoo import Network, build_model, build_shapes
+from launcher.models.zoo import Network, build_model
 from launcher.recipe.backbone import Backbone
-from tests.models.frozen.splits import LAST, build_random, compare
-
-HAS_TIMM = importlib.util.find_spec("timm") is not None
-NAMES = torchvision.models.list_models(module=torchvision.models)
-SIDES = {"inception_v3": 96, "lenet": 32, "maxvit_t": 224}
-TIMM_SIDES = {"mobilenetv5_300m": 256, "nasnetalarge": 96, "pnasnet5large": 96, "qwen3_vit_88m": 256}
-"""Smaller than for their weights, which takes minutes each, for mobilenetv5_300m 19."""
-MOST_PARAMETERS = 350_000_000
-"""16 bytes each, in float64 for network and engine: larger networks are skipped."""
+from tests.models.frozen.splits import LAST, build_random, compare, side_of
 
 FAMILIES = [
     ("lenet", "relu_3", "relu_2"),
@@ -48,10 +37,6 @@ FAMILIES = [
     ("timm/efficientnet_lite0", "global_pool_flatten", "blocks_6_0_bn3"),
 ]
 """Name, boundary with the backbone frozen, and boundary with all but its last block frozen."""
-
-
-def side_of(name: str) -> int:
-    return SIDES.get(name, 224 if name.startswith("vit") else 64)
 
 
 @pytest.mark.parametrize(("name", "boundary", "boundary_of_last"), FAMILIES)
@@ -106,71 +91,6 @@ def test_the_trainable_part_evaluates_an_average_with_its_own_weights() -> None:
         outputs = split.eval_trainable(average).eval()(*split.frozen(images_BCHW))
         torch.testing.assert_close(outputs, average.eval()(images_BCHW))
         assert not torch.allclose(outputs, network.model.eval()(images_BCHW))
-
-
-def sweep(name: str, side: int) -> Iterator[str]:
-    """A line for each way of freezing, with `WRONG` in it when the parts do not compute the whole."""
-    num_parameters = sum(parameter.numel() for parameter in build_shapes(Backbone(name=name)).model.parameters())
-    if num_parameters > MOST_PARAMETERS:
-        yield f"{name}: skipped, {num_parameters:,} parameters"
-        return
-    network, images_BCHW = build_random(name, side)
-    for parts in ("backbone", LAST):
-        label = f"{name:32} {'backbone' if parts == 'backbone' else 'last':8}"
-        try:
-            found = compare(network, name, parts, images_BCHW)
-        except SplitError as error:
-            yield f"{label} not split: {error}"
-        else:
-            numbers = (
-                f"fp64 {found.fp64:.0e} gradients {found.gradients:.0e} fp32 {found.fp32:.0e} "
-                f"bf16 {found.bf16:.0e} ({found.whole_bf16:.0e})"
-            )
-            yield f"{label} {'same' if found.is_same else 'WRONG'} {numbers} {' '.join(found.boundary)}"
-
-
-LONG = pytest.mark.skipif("LAUNCHER_LONG_TESTS" not in os.environ, reason="over an hour; set LAUNCHER_LONG_TESTS=1")
-
-
-@LONG
-@pytest.mark.parametrize("name", NAMES)
-def test_the_parts_of_every_torchvision_model_compute_the_whole(name: str) -> None:
-    lines = list(sweep(name, side_of(name)))
-    print("\n".join(lines))
-    assert [line for line in lines if "WRONG" in line or "not split" in line] == []
-
-
-SMALL = ("test_", "atto", "femto", "pico", "nano", "xxs", "xs", "tiny", "mini", "small", "lite0", "18", "s12", "_s")
-"""Words in the names of a family's small models, the smallest first."""
-
-
-def smallest(names: list[str]) -> str:
-    def key(name: str) -> tuple[int, int, str]:
-        return next((i for i, word in enumerate(SMALL) if word in name), len(SMALL)), len(name), name
-
-    return min(names, key=key)
-
-
-def timm_names() -> list[str]:
-    """A small model of each of timm's modules."""
-    if not HAS_TIMM or "LAUNCHER_LONG_TESTS" not in os.environ:
-        return []
-    import timm
-
-    families = [timm.list_models(module=module) for module in timm.list_modules()]
-    return sorted(smallest(family) for family in families if family)
-
-
-@LONG
-@pytest.mark.parametrize("name", timm_names())
-def test_the_parts_of_every_timm_family_compute_the_whole(name: str) -> None:
-    import timm
-
-    config = timm.get_pretrained_cfg(name)
-    side = TIMM_SIDES.get(name, 224 if config is None else config.input_size[-1])
-    lines = list(sweep(f"timm/{name}", side))
-    print("\n".join(lines))
-    assert [line for line in lines if "WRONG" in line] == []
 
 
 class DropPath(nn.Module):

@@ -17,7 +17,7 @@ from launcher.recipe.parse import LoadedRecipe, render_recipe
 from launcher.recipe.problem import Problem
 from launcher.run.folder import FREE
 from launcher.run.lock_file import IN_USE, claim
-from shards.manifest import is_leftover, write_atomically
+from shards.files import is_leftover, write_atomically
 
 SEARCH_NAME = "search.json"
 

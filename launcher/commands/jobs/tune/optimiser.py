@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.commands.jobs.tune.search import Domain, Range, Search, Value, Values
 from launcher.errors import RunError, UserError
-from shards.manifest import write_atomically
+from shards.files import write_atomically
 
 if TYPE_CHECKING:
     from ax.api.client import Client

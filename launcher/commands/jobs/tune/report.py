@@ -15,7 +15,7 @@ from launcher.errors import UserError
 from launcher.recipe.parse import render_recipe
 from launcher.run.charts import write_contour, write_trace
 from launcher.run.console import Console
-from shards.manifest import write_atomically
+from shards.files import write_atomically
 
 BEST_NAME = "best.yaml"
 CONTOUR_POINTS = 30

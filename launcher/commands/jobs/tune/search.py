@@ -64,6 +64,8 @@ _DOMAIN: TypeAdapter[Domain] = TypeAdapter(_Domain)
 
 
 class Search(Section):
+    """What to search, with how many trials."""
+
     trials: Count = 20
     """Number of trainings; the first has the recipe's own values."""
     start: Count = 5

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from launcher.data.feed import Examples
 from launcher.distributed.comm import Comm
-from shards.manifest import write_atomically
+from shards.files import write_atomically
 
 TOP = 5
 BINS = 15

@@ -21,7 +21,7 @@ from launcher.run.console import Row
 from launcher.run.image_grid import find_cell, to_pixels, write_sheet
 from launcher.run.journal import render_json
 from launcher.train.summary import metrics_rows
-from shards.manifest import write_atomically
+from shards.files import write_atomically
 
 FIGURES_NAME = "figures.json"
 MISTAKES = 25

@@ -5,7 +5,6 @@ B batch, C channels, H x W pixels, K classes.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -30,7 +29,8 @@ from launcher.recipe.schema import Strategy as StrategySection
 from launcher.recipe.url import is_url
 from launcher.run.console import Console
 from launcher.text import first_line
-from shards.manifest import Manifest, ShardsError, fsync_folder, read_manifest
+from shards.files import commit_folder
+from shards.manifest import Manifest, ShardsError, read_manifest
 
 MAX_ERROR = 1e-3
 """Largest allowed difference between a probability of the network and of the export; rounding alone makes 1e-6."""
@@ -128,9 +128,7 @@ def _write_checked(output: Path, exporter: Exporter, trained: TrainedModel, imag
                 f"{output}: probabilities differ from the network's by {error:.1e}, more than {MAX_ERROR:.0e}; "
                 "nothing is written; choose another --format"
             )
-        _fsync_files(written)
-        written.replace(output)
-        fsync_folder(output.parent)
+        commit_folder(written, output)
     finally:
         shutil.rmtree(scratch)
     return error
@@ -155,9 +153,3 @@ def find_error(predict: Predict, trained: TrainedModel, images_BCHW: Tensor) -> 
             raise UserError(f"this network cannot be exported in this format: {what}; choose another --format")
         errors.append((found_BK - wanted_BK[batch]).abs().max())
     return float(torch.stack(errors).max())
-
-
-def _fsync_files(path: Path) -> None:
-    for file in [path] if path.is_file() else path.iterdir():
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())

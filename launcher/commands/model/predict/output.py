@@ -19,7 +19,7 @@ from pathlib import Path
 from launcher.errors import UserError, nearest
 from launcher.run.console import PLAIN_WIDTH, render_columns
 from launcher.run.journal import render_json
-from shards.manifest import open_atomically
+from shards.files import open_atomically
 
 TABLE_ROWS = 500
 """Rows of a table; further rows make another one. A table can be printed only when all its rows are known."""

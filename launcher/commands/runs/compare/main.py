@@ -16,7 +16,7 @@ from launcher.commands.runs.options import CompareOptions
 from launcher.errors import EXIT_DONE, UserError
 from launcher.run.charts import write_curves
 from launcher.run.console import Console
-from shards.manifest import write_atomically
+from shards.files import write_atomically
 
 MAX_ROWS = 20
 """Rows of a table on the console; the HTML report has all."""

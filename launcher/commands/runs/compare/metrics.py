@@ -26,7 +26,7 @@ class Measure:
     def show(self, value: float | None) -> str:
         if value is None:
             return NONE
-        return f"{100 * value:.2f} %" if self.is_fraction else f"{value:,.{self.digits}f}"
+        return f"{100 * value:.2f}%" if self.is_fraction else f"{value:,.{self.digits}f}"
 
     def show_difference(self, value: float) -> str:
         return f"{100 * value:+.2f} points" if self.is_fraction else f"{value:+,.{self.digits}f}"

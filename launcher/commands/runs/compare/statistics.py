@@ -18,7 +18,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Spread:
-    """A metric over n seeds. `std`: of the sample (n - 1). `low`, `high`: 95 % confidence interval of the mean, by
+    """A metric over n seeds. `std`: of the sample (n - 1). `low`, `high`: 95% confidence interval of the mean, by
     Student's t."""
 
     n: int
@@ -30,7 +30,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Difference:
-    """Second mean minus first. `p`: two-sided. `low`, `high`: 95 % confidence interval of the difference."""
+    """Second mean minus first. `p`: two-sided. `low`, `high`: 95% confidence interval of the difference."""
 
     difference: float
     t: float
@@ -45,7 +45,7 @@ class Paired:
     """Two classifiers on the same images. `only_first`, `only_second`: images that only one of them has right.
 
     `difference`: accuracy of the second minus that of the first, a fraction. `p`: McNemar's, exact, two-sided. `low`,
-    `high`: 95 % interval of the difference over resampled images.
+    `high`: 95% interval of the difference over resampled images.
     """
 
     num_images: int
@@ -95,7 +95,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def bootstrap(n: int, only_first: int, only_second: int, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile interval of the difference in accuracy over resampled images (Efron 1979).
+    """95% percentile interval of the difference in accuracy over resampled images (Efron 1979).
 
     The number of images of each kind in a resample is multinomial, which equals drawing n images but is faster.
     """
@@ -106,7 +106,7 @@ def bootstrap(n: int, only_first: int, only_second: int, seed: int = 0) -> tuple
 
 
 def adjust(p_values: Sequence[float]) -> list[float]:
-    """p values for several tests together: by chance, 5 % of such families have one below 0.05 (Holm 1979)."""
+    """p values for several tests together: by chance, 5% of such families have one below 0.05 (Holm 1979)."""
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))

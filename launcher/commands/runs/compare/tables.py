@@ -79,7 +79,7 @@ def results_table(groups: Sequence[Group]) -> Table:
     rows = [(each.name, *(show_spread(each, values_of(group, each)) for group in groups)) for each in MEASURES]
     known = tuple(row for row in rows if set(row[1:]) != {NONE})
     has_seeds = any(len(group.runs) > 1 for group in groups)
-    notes = ("mean ± standard deviation [95 % confidence interval of the mean, Student's t] of n seeds",)
+    notes = ("mean ± standard deviation [95% confidence interval of the mean, Student's t] of n seeds",)
     return Table("results", ("measure", *(group.title for group in groups)), known, notes if has_seeds else ())
 
 
@@ -89,7 +89,7 @@ def values_of(group: Group, measure: Measure) -> list[float]:
 
 
 def show_spread(measure: Measure, values: Sequence[float]) -> str:
-    """`91.20 %`, or `91.20 % ± 0.31 [90.43, 91.97] n 3`."""
+    """`91.20%`, or `91.20% ± 0.31 [90.43, 91.97] n 3`."""
     spread = describe(values)
     if spread is None:
         return measure.show(values[0] if values else None)
@@ -115,7 +115,7 @@ def seeds_table(groups: Sequence[Group]) -> Table:
         )
         for (measure, first, second, test), p in zip(tests, corrected, strict=True)
     )
-    columns = ("measure", "groups", "difference", "95 % interval", "t", "df", "p", "p of all together (Holm)")
+    columns = ("measure", "groups", "difference", "95% interval", "t", "df", "p", "p of all together (Holm)")
     notes = () if rows else ("needs two groups with two seeds or more, and measures that vary",)
     return Table("differences over seeds (Welch's t)", columns, rows, notes)
 
@@ -133,7 +133,7 @@ def images_table(groups: Sequence[Group]) -> Table:
                 rows.append((names, match.name, *_paired_cells(match.paired)))
     columns = (
         *("runs", "predictions", "images", "only first right", "only second right"),
-        *("difference in accuracy", "95 % interval (bootstrap)", "p (McNemar, exact)"),
+        *("difference in accuracy", "95% interval (bootstrap)", "p (McNemar, exact)"),
     )
     return Table("differences over test images", columns, tuple(rows), tuple(dict.fromkeys(notes)))
 
@@ -157,7 +157,7 @@ def classes_table(groups: Sequence[Group]) -> Table:
     for name in dict.fromkeys(name for each in means for name in each):
         first, *others = values = [each.get(name) for each in means]
         deltas = [None if first is None or each is None else 100 * (each - first) for each in others]
-        cells = [NONE if value is None else f"{100 * value:.2f} %" for value in values]
+        cells = [NONE if value is None else f"{100 * value:.2f}%" for value in values]
         shown = [NONE if delta is None else f"{delta:+.2f}" for delta in deltas]
         rows.append((max((abs(delta) for delta in deltas if delta is not None), default=0.0), (name, *cells, *shown)))
     rows.sort(key=lambda row: -row[0])

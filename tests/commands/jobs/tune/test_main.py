@@ -16,7 +16,7 @@ from launcher.commands.jobs.tune.search import Search
 from launcher.recipe.parse import load_recipe
 from launcher.run.folder import read_summary
 from launcher.run.lock_file import claim, is_running
-from tests.harness.runs import DIGITS, Ended, events, finish, journal, start, wait_until
+from tests.harness.runs import DIGITS, Ended, events, finish, journal, launch, wait_until
 
 SEARCH = """\
 trials: 12
@@ -33,7 +33,7 @@ SEARCH_S = 600
 
 def begin(workdir: Path, *words: str, text: str = SEARCH) -> subprocess.Popen[str]:
     (workdir / "s.yaml").write_text(text)
-    return start(["tune", DIGITS, *QUICK, *words, "--search", "s.yaml"], workdir)
+    return launch(["tune", DIGITS, *QUICK, *words, "--search", "s.yaml"], workdir)
 
 
 def read_trials(workdir: Path) -> list[Trial]:
@@ -174,7 +174,7 @@ def test_resumed_search_keeps_its_recipe_and_ranges(tmp_path: Path) -> None:
 
     def search(*words: str) -> Ended:
         folder = ("--search", "s.yaml", "--folder", str(FOLDER))
-        return finish(start(["tune", "photo.yaml", *QUICK, *words, *folder], tmp_path))
+        return finish(launch(["tune", "photo.yaml", *QUICK, *words, *folder], tmp_path))
 
     assert search().code == 0
     kept = (tmp_path / FOLDER / "search.json").read_bytes()
@@ -202,7 +202,7 @@ def test_recipe_edited_during_the_search_changes_no_trial(tmp_path: Path) -> Non
     recipe.write_text(DIGITS.read_text())
     (tmp_path / "s.yaml").write_text(ONE.replace("trials: 1", "trials: 2"))
     words = ["tune", "photo.yaml", *QUICK, "--search", "s.yaml", "--folder", str(FOLDER)]
-    process = start(words, tmp_path)
+    process = launch(words, tmp_path)
     wait_until(lambda: (tmp_path / FOLDER / "trial-000/journal.jsonl").exists(), process)
     recipe.write_text(DIGITS.read_text().replace("global_batch: 32", "global_batch: 16"))
     assert finish(process).code == 0

@@ -22,7 +22,8 @@ from launcher.data.image_files import FilePart
 from launcher.data.threads import READ_AHEAD
 from launcher.run.image_grid import CAPTION_HEIGHT, GAP
 from tests.harness.evaluated_run import CLASSES, decode, plain_scores, read_split, write_files
-from tests.harness.runs import finish, ranks_of, run_warm, start
+from tests.harness.runs import finish, start
+from tests.harness.runs import run as run_ranks
 from tests.harness.small_disk import mount_small
 from tests.harness.two_runs import list_files
 
@@ -325,7 +326,7 @@ def test_two_processes_write_what_one_writes(in_evaluated_run: Path, tmp_path: P
     for processes in (1, 2):
         output, grid = tmp_path / f"predictions-{processes}.jsonl", tmp_path / f"grid-{processes}.png"
         words: list[str | Path] = ["predict", "run", tmp_path / "files", "--output", output, "--grid", grid]
-        ended = run_warm(ranks_of(processes), words, in_evaluated_run)
+        ended = run_ranks(*words, cwd=in_evaluated_run, processes=processes)
         assert ended.code == 1
         assert ended.out == ""
         for number in (5, 40):
@@ -334,5 +335,5 @@ def test_two_processes_write_what_one_writes(in_evaluated_run: Path, tmp_path: P
         written[processes] = (output.read_bytes(), grid.read_bytes())
     assert written[1] == written[2]
     assert len(written[1][0].splitlines()) == 77
-    refused = run_warm(ranks_of(2), ["predict", "run", tmp_path / "nothing.png"], in_evaluated_run)
+    refused = run_ranks("predict", "run", tmp_path / "nothing.png", cwd=in_evaluated_run, processes=2)
     assert (refused.code, refused.err.count("\n")) == (2, 1)

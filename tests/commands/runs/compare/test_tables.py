@@ -35,9 +35,9 @@ def test_every_measure_is_what_the_run_wrote(runs: Path) -> None:
     own = summary(runs / "slow-0")
     assert row[:4] == ("A", "small", "0", "done")
     assert row[4:8] == (
-        f"{100 * own['test']['accuracy']:.2f} %",
+        f"{100 * own['test']['accuracy']:.2f}%",
         f"{own['test']['loss']:.4f}",
-        f"{100 * own['valid']['accuracy']:.2f} %",
+        f"{100 * own['valid']['accuracy']:.2f}%",
         f"{own['valid']['loss']:.4f}",
     )
     cells = {row[0]: row[1] for row in results_table(groups_of(runs, "slow-0", "fast-0")).rows}
@@ -66,7 +66,7 @@ def test_seeds_become_mean_and_interval(runs: Path) -> None:
     cells = {row[0]: row[1] for row in results_table(groups_of(runs, *NAMES)).rows}
     expected = f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f} [{low:.4f}, {high:.4f}] n 2"
     assert cells["test loss"] == expected
-    assert show_spread(MEASURES[0], [0.5]) == "50.00 %"
+    assert show_spread(MEASURES[0], [0.5]) == "50.00%"
     assert show_spread(MEASURES[0], []) == "-"
 
 
@@ -103,7 +103,7 @@ def test_classes_that_differ_most_come_first(runs: Path) -> None:
     rows = classes_table(groups_of(runs, *NAMES)).rows
     assert {row[0] for row in rows} == set(means["slow"])
     for name, slow, fast, delta in rows:
-        assert (slow, fast) == (f"{100 * means['slow'][name]:.2f} %", f"{100 * means['fast'][name]:.2f} %")
+        assert (slow, fast) == (f"{100 * means['slow'][name]:.2f}%", f"{100 * means['fast'][name]:.2f}%")
         assert float(delta) == pytest.approx(100 * (means["fast"][name] - means["slow"][name]), abs=0.006)
     assert [abs(float(row[3])) for row in rows] == sorted((abs(float(row[3])) for row in rows), reverse=True)
 
@@ -128,4 +128,4 @@ def test_a_damaged_summary_does_not_fail_the_comparison(runs: Path) -> None:
     tables = build_tables(groups_of(runs, "slow-0", "fast-0"))
     metrics = {row[0]: row[1] for row in tables[2].rows}
     evaluation = next(r for r in records(runs / "slow-0") if r.get("split") == "test")
-    assert metrics["test accuracy"] == f"{100 * evaluation['accuracy']:.2f} %"
+    assert metrics["test accuracy"] == f"{100 * evaluation['accuracy']:.2f}%"
