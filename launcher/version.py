@@ -27,7 +27,7 @@ def find_commit(package: Path) -> str:
 
 
 def _run_git(folder: Path, *arguments: str) -> str | None:
-    """What git prints; None when it fails or is missing."""
+    """The output of git; None when it fails or is missing."""
     command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     try:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)

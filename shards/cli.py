@@ -29,13 +29,8 @@ app = App(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Exit code 0: done; 1: `check` found problems; 2: user error, in one line; 130: interrupted."""
     try:
-        code = app(
-            sys.argv[1:] if arguments is None else arguments,
-            exit_on_error=False,
-            print_error=False,
-            verbose=False,
-            result_action="return_value",
-        )
+        words = sys.argv[1:] if arguments is None else arguments
+        code = app(words, exit_on_error=False, print_error=False, verbose=False, result_action="return_value")
     except (ShardsError, CycloptsError, OSError) as error:
         print(f"shards: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
@@ -73,10 +68,8 @@ def pack(
     images_per_shard: Images per shard; the last shard of a split may have fewer.
     download: Download a torchvision dataset that is not in root.
     """
-    chosen = None if classes is None else tuple(parse_classes(classes))
-    options = PackOptions(
-        root, chosen, None if split is None else parse_split(split), seed, max_side, images_per_shard, download
-    )
+    shares = None if split is None else parse_split(split)
+    options = PackOptions(root, parse_classes(classes), shares, seed, max_side, images_per_shard, download)
     with ConsoleProgress() as progress:
         manifest = shards.write.pack(source, dest, options, progress)
     print_manifest(manifest)
@@ -92,8 +85,8 @@ def index(folder: Path, /, *, label_field: str | None = None, classes: str | Non
     label_field: Field of the .json members that contains the label.
     classes: Classes in order, separated by commas, or a file with one per line.
     """
+    names = parse_classes(classes)
     with ConsoleProgress() as progress:
-        names = None if classes is None else parse_classes(classes)
         manifest = shards.index.index(folder, label_field=label_field, classes=names, progress=progress)
     print_manifest(manifest)
 
@@ -128,8 +121,10 @@ def parse_split(text: str) -> dict[str, Share]:
     return shares
 
 
-def parse_classes(text: str) -> list[str]:
+def parse_classes(text: str | None) -> tuple[str, ...] | None:
     """Names separated by commas, or a file with one per line."""
+    if text is None:
+        return None
     if Path(text).is_file():
-        return [line.strip() for line in Path(text).read_text().splitlines() if line.strip()]
-    return text.split(",")
+        return tuple(line.strip() for line in Path(text).read_text().splitlines() if line.strip())
+    return tuple(text.split(","))

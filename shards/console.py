@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
-from rich.table import Table
+from rich.table import Column, Table
 
 from shards.manifest import Manifest
 from shards.printable import printable
@@ -34,9 +33,7 @@ class ConsoleProgress(Progress):
             self._bars.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bars:
             self._bars.stop()
 
@@ -59,9 +56,7 @@ class ConsoleProgress(Progress):
 
 def print_manifest(manifest: Manifest) -> None:
     """Print a row per split, then source, classes and channel statistics."""
-    table = Table("split")
-    for heading in ("shards", "images", "bytes", "classes"):
-        table.add_column(heading, justify="right")
+    table = Table("split", *(Column(name, justify="right") for name in ("shards", "images", "bytes", "classes")))
     for split in manifest.splits:
         shards = manifest.shards_of(split)
         num_classes = sum(count > 0 for count in manifest.class_counts[split])

@@ -33,7 +33,7 @@ def open_atomically(path: Path) -> Iterator[Callable[[bytes], None]]:
     remove_leftovers(path.parent)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{HALF}")
     with _naming(path):
-        file = os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb")
+        file = temporary.open("xb")
 
     def write(content: bytes) -> None:
         with _naming(path):
@@ -91,7 +91,7 @@ def commit_folder(temporary: Path, final: Path, replaced: Path | None = None) ->
 
 
 def fsync(path: Path) -> None:
-    """Of a file or a folder."""
+    """Bring a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,14 +25,14 @@ FORMATS = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
 RESIZABLE_MODES = {"JPEG": ("L", "RGB", "CMYK"), "PNG": ("L", "LA", "RGB", "RGBA"), "WEBP": ("RGB", "RGBA")}
 
 READABLE = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-"""Formats that training decodes. Pillow reads many more, one of which runs a program."""
+"""Formats that are decoded, by content and not by name. Pillow would run outside programs for some others (EPS)."""
 
 
 def decode_rgb(content: bytes) -> Uint8Array:
     """Image file -> uint8 array HWC in RGB, EXIF orientation not applied. Raise ShardsError on damage."""
     try:
         with Image.open(io.BytesIO(content), formats=READABLE) as image:
-            return np.asarray(_to_mode(image, "RGB"))
+            return np.asarray(to_mode(image, "RGB"))
     except Exception as error:  # Pillow raises a dozen kinds on damaged bytes
         what = "not a JPEG, PNG, WebP, GIF or BMP" if isinstance(error, UnidentifiedImageError) else error
         raise ShardsError(f"cannot be decoded ({what})") from None
@@ -61,7 +62,7 @@ def shrink(content: bytes, extension: str, max_side: int) -> bytes:
             upright = ImageOps.exif_transpose(image)
         if upright.mode not in RESIZABLE_MODES[file_format]:
             is_transparent = upright.has_transparency_data and file_format != "JPEG"
-            upright = _to_mode(upright, "RGBA" if is_transparent else "RGB")
+            upright = to_mode(upright, "RGBA" if is_transparent else "RGB")
         scale = max_side / max(upright.size)
         width, height = (max(1, round(side * scale)) for side in upright.size)
         buffer = io.BytesIO()
@@ -73,8 +74,9 @@ def shrink(content: bytes, extension: str, max_side: int) -> bytes:
     return buffer.getvalue()
 
 
-def _to_mode(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode.startswith("I;16"):  # convert() would clip 16-bit grey to 255
+def to_mode(image: Image.Image, mode: Literal["RGB", "RGBA"]) -> Image.Image:
+    """Gray is repeated, 16 bits are scaled to 8."""
+    if image.mode.startswith("I"):  # convert() would clip 16-bit gray to 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:  # Pillow warns about a direct conversion
         image = image.convert("RGBA")

@@ -63,12 +63,15 @@ def index(
     mean, std = _measure({tar: records[tar] for tar in measured}, progress)
     (folder / MANIFEST_NAME).unlink(missing_ok=True)  # it must not outlive the indexes it describes
     shards: list[Shard] = []
+    counts: dict[str, Counter[int]] = {}
     for tar in in_order:
-        write_index(tar, indexes[tar])
-        shards.append(Shard(tar.name, split_of(tar), len(indexes[tar]), tar.stat().st_size, hash_file(tar)))
+        split, rows = split_of(tar), indexes[tar]
+        write_index(tar, rows)
+        shards.append(Shard(tar.name, split, len(rows), tar.stat().st_size, hash_file(tar)))
+        counts.setdefault(split, Counter()).update(rows["label"].tolist())
         progress.update("hash", len(shards), len(tars))
-    counts = _count_classes({tar: indexes[tar] for tar in in_order}, len(names))
-    manifest = Manifest("index", names, tuple(shards), counts, mean, std, label_field=label_field)
+    class_counts = {split: tuple(each[k] for k in range(len(names))) for split, each in counts.items()}
+    manifest = Manifest("index", names, tuple(shards), class_counts, mean, std, label_field=label_field)
     write_manifest(folder, manifest)
     return manifest
 
@@ -82,13 +85,6 @@ def _read_known(folder: Path, tars: Sequence[Path]) -> Manifest | None:
     hashes = {shard.name: shard.sha256 for shard in manifest.shards}
     is_same = hashes.keys() == {tar.name for tar in tars} and all(hash_file(tar) == hashes[tar.name] for tar in tars)
     return manifest if is_same else None
-
-
-def _count_classes(indexes: Mapping[Path, IndexArray], num_classes: int) -> dict[str, tuple[int, ...]]:
-    counts: dict[str, Counter[int]] = {}
-    for tar, rows in indexes.items():
-        counts.setdefault(split_of(tar), Counter()).update(rows["label"].tolist())
-    return {split: tuple(each[k] for k in range(num_classes)) for split, each in counts.items()}
 
 
 def _index_rows(tar: Path, records: Sequence[Record], classes: Sequence[str]) -> IndexArray:
@@ -118,11 +114,11 @@ def _read_all(tars: Sequence[Path], label_field: str | None, progress: Progress)
 
 
 def _class_names(labels: Iterable[Label], classes: Sequence[str] | None) -> tuple[str, ...]:
+    if classes is not None:
+        return tuple(classes)
     found = set(labels)
     names = {label for label in found if isinstance(label, str)}
     numbers = {label for label in found if isinstance(label, int)}
-    if classes is not None:
-        return tuple(classes)
     if names and numbers:
         raise ShardsError(f"labels are names ({min(names)!r}) and numbers ({min(numbers)}); give the classes")
     if names:
@@ -138,10 +134,8 @@ def _number(tar: Path, record: Record, classes: Sequence[str]) -> int:
     number = label_number(record.label, classes)
     if number is None:
         nearest = difflib.get_close_matches(str(record.label), classes, n=1, cutoff=0.0)
-        hint = f"did you mean {nearest[0]!r}?" if isinstance(record.label, str) and nearest else ""
-        raise ShardsError(
-            f"{tar.name}: {record.key}: no class {record.label!r} among {len(classes)}; {hint}".rstrip("; ")
-        )
+        hint = f"; did you mean {nearest[0]!r}?" if isinstance(record.label, str) and nearest else ""
+        raise ShardsError(f"{tar.name}: {record.key}: no class {record.label!r} among {len(classes)}{hint}")
     return number
 
 

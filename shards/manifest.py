@@ -99,31 +99,29 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 def read_manifest(folder: Path) -> Manifest:
     """Raise ShardsError when `folder` has no manifest, or a damaged or foreign one."""
-    path = folder / MANIFEST_NAME
+    path, advice = folder / MANIFEST_NAME, f"run 'python -m shards index {folder}'"
     try:
         raw: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:
         raise ShardsError(f"{folder}: no {MANIFEST_NAME} here; run 'python -m shards pack' or 'index' first") from None
     except (OSError, ValueError) as error:
-        raise ShardsError(f"{path}: cannot be read ({error}); run 'python -m shards index {folder}'") from None
+        raise ShardsError(f"{path}: cannot be read ({error}); {advice}") from None
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-        raise ShardsError(f"{path}: not a shards manifest of format {FORMAT}; run 'python -m shards index {folder}'")
+        raise ShardsError(f"{path}: not a shards manifest of format {FORMAT}; {advice}")
     try:
         shards = tuple(Shard(**shard) for shard in raw["shards"])
         if outside := [shard.name for shard in shards if "/" in shard.name or shard.name in ("", ".", "..")]:
-            raise ShardsError(f"{path}: {outside[0]!r} is not a file name; run 'python -m shards index {folder}'")
-        return Manifest(
-            source=raw["source"],
-            classes=tuple(raw["classes"]),
-            shards=shards,
-            class_counts={split: tuple(counts) for split, counts in raw["class_counts"].items()},
-            mean=tuple(raw["mean"]),
-            std=tuple(raw["std"]),
-            max_side=raw["max_side"],
-            label_field=raw.get("label_field"),
+            raise ShardsError(f"{path}: {outside[0]!r} is not a file name; {advice}")
+        counts = {split: tuple(per_class) for split, per_class in raw["class_counts"].items()}
+        mean, std, max_side, label_field = (
+            tuple(raw["mean"]),
+            tuple(raw["std"]),
+            raw["max_side"],
+            raw.get("label_field"),
         )
+        return Manifest(raw["source"], tuple(raw["classes"]), shards, counts, mean, std, max_side, label_field)
     except (KeyError, TypeError, AttributeError) as error:
-        raise ShardsError(f"{path}: damaged ({error!r}); run 'python -m shards index {folder}'") from None
+        raise ShardsError(f"{path}: damaged ({error!r}); {advice}") from None
 
 
 def index_path(tar: Path) -> Path:

@@ -26,7 +26,6 @@ Label = int | str
 """A class number or a class name."""
 
 _NAME = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
-_BLOCK = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +79,8 @@ def read_members(tar: Path) -> Iterator[Member]:
         raise ShardsError(f"{tar.name}: truncated or not a tar, {tar.stat().st_size} bytes: {error}") from None
     with tar.open("rb") as file:
         file.seek(end)
-        last = file.read(_BLOCK)
-    if len(last) < _BLOCK:
+        last = file.read(tarfile.BLOCKSIZE)
+    if len(last) < tarfile.BLOCKSIZE:
         raise ShardsError(f"{tar.name}: truncated at byte {end + len(last)}, the end mark is missing")
     if last.strip(b"\0"):
         raise ShardsError(f"{tar.name}: damaged header at byte {end}")

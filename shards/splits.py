@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, TypeVar
 
 from shards.manifest import ShardsError
@@ -40,7 +40,12 @@ def canonical_rule(rule: SplitRule) -> dict[str, Share]:
     if "train" not in shares:
         raise ShardsError("split: add train, for example train=rest")
     for name, share in shares.items():
-        _check_share(name, share)
+        is_count = isinstance(share, int) and not isinstance(share, bool) and share >= 1
+        is_fraction = isinstance(share, float) and 0 < share < 1
+        if not (is_count or is_fraction or share == "rest"):
+            raise ShardsError(
+                f"split: {name}={share} must be images per class (1 or more), a fraction between 0 and 1, or rest"
+            )
     kinds = {type(share) for share in shares.values() if share != "rest"}
     if kinds == {int, float}:
         raise ShardsError("split: images per class (whole numbers) and fractions cannot be mixed")
@@ -52,33 +57,24 @@ def canonical_rule(rule: SplitRule) -> dict[str, Share]:
     return {name: shares[name] for name in SPLITS if name in shares}
 
 
-def _check_share(name: str, share: Share) -> None:
-    is_count = isinstance(share, int) and not isinstance(share, bool) and share >= 1
-    is_fraction = isinstance(share, float) and 0 < share < 1
-    if not (is_count or is_fraction or share == "rest"):
-        raise ShardsError(
-            f"split: {name}={share} must be images per class (1 or more), a fraction between 0 and 1, or rest"
-        )
-
-
 def divide(
-    groups: Mapping[str, Sequence[T]], keys: Mapping[str, Sequence[str]], rule: Mapping[str, Share], seed: int
+    groups: Mapping[str, Sequence[T]], key_of: Callable[[T], str], rule: SplitRule, seed: int
 ) -> dict[str, list[T]]:
     """Divide each class of `groups` by a canonical `rule`. Images in no split are under UNASSIGNED.
 
     Whole numbers take images in file order. Fractions take a seeded shuffle of each class; rounding errors carry over
-    from class to class, so that each split's total is its fraction of all within one image. `keys[name]`: one key per
-    image, the shuffle's only input. Raise ShardsError when a class has too few images or a split gets none.
+    from class to class, so that each split's total is its fraction of all within one image. `key_of(image)`: the
+    shuffle's only input. Raise ShardsError when a class has too few images or a split gets none.
     """
     parts: dict[str, list[T]] = {name: [] for name in (*rule, UNASSIGNED)}
     carried = dict.fromkeys(parts, 0.0)
-    by_count = any(isinstance(share, int) for share in rule.values())
+    has_fractions = any(isinstance(share, float) for share in rule.values())
     for name, members in groups.items():
-        if by_count or set(rule.values()) == {"rest"}:
-            sizes, order = _count_sizes(name, len(members), rule), list(range(len(members)))
-        else:
+        if has_fractions:
             sizes = _fraction_sizes(len(members), rule, carried)
-            order = seeded_order(keys[name], seed, "split")
+            order = seeded_order(map(key_of, members), seed, "split")
+        else:
+            sizes, order = _count_sizes(name, len(members), rule), list(range(len(members)))
         start = 0
         for split, size in sizes.items():
             parts[split] += [members[i] for i in sorted(order[start : start + size])]
@@ -89,7 +85,7 @@ def divide(
     return parts
 
 
-def _count_sizes(name: str, available: int, rule: Mapping[str, Share]) -> dict[str, int]:
+def _count_sizes(name: str, available: int, rule: SplitRule) -> dict[str, int]:
     needed = sum(share for share in rule.values() if isinstance(share, int))
     if available < needed:
         raise ShardsError(f"class {name}: the split needs {needed} images, found {available}")
@@ -97,7 +93,7 @@ def _count_sizes(name: str, available: int, rule: Mapping[str, Share]) -> dict[s
     return {**sizes, UNASSIGNED: available - sum(sizes.values())}
 
 
-def _fraction_sizes(available: int, rule: Mapping[str, Share], carried: dict[str, float]) -> dict[str, int]:
+def _fraction_sizes(available: int, rule: SplitRule, carried: dict[str, float]) -> dict[str, int]:
     """Sizes by largest remainder, of this class's quotas plus the rounding errors of earlier classes in `carried`."""
     fractions = {split: share for split, share in rule.items() if isinstance(share, float)}
     remainder = next((split for split, share in rule.items() if share == "rest"), UNASSIGNED)

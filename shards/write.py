@@ -11,7 +11,7 @@ import fcntl
 import itertools
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,11 +31,14 @@ from shards.manifest import (
 )
 from shards.progress import SILENT, Progress
 from shards.samples import hash_file, read_records
-from shards.sources import Item, PackOptions, Source, check_source_name, describe, open_source
+from shards.sources import Item, Listing, PackOptions, check_source_name, describe, open_source
 from shards.splits import seeded_order
 
 MAX_MEASURED = 10_000
 """Largest number of train images that mean and std are measured on."""
+
+TAR_OPTIONS = {"encoder": False, "mtime": 0, "user": "", "group": "", "mode": 0o644}
+"""Time, owner and mode are fixed, so that the same images give the same bytes."""
 
 
 def pack(source_name: str, dest: Path, options: PackOptions, progress: Progress = SILENT) -> Manifest:
@@ -98,34 +101,28 @@ def _pack(source_name: str, dest: Path, options: PackOptions, progress: Progress
     source = open_source(source_name, options)
     for line in source.notes:
         progress.note(line)
-    with _partial_of(dest) as partial:
-        manifest = _write_shards(source, partial, describe(source_name, options), options, progress)
-        commit_folder(partial, dest)
-    return manifest
-
-
-@contextmanager
-def _partial_of(dest: Path) -> Iterator[Path]:
-    """A folder beside DEST to write to. A failure removes it; the next pack removes that of a killed one."""
     partial = dest.with_name(f"{dest.name}.partial")
-    if partial.exists():
+    if partial.exists():  # of a killed process
         shutil.rmtree(partial)
     partial.mkdir()
     try:
-        yield partial
+        manifest = _write_shards(source, partial, describe(source_name, options), options, progress)
+        commit_folder(partial, dest)
     except Exception:
         shutil.rmtree(partial)
         raise
+    return manifest
 
 
-def _write_shards(source: Source, folder: Path, description: str, options: PackOptions, progress: Progress) -> Manifest:
+def _write_shards(
+    source: Listing, folder: Path, description: str, options: PackOptions, progress: Progress
+) -> Manifest:
     sums = ChannelSums()
     shards: list[Shard] = []
     counts: dict[str, tuple[int, ...]] = {}
-    for split, listed in source.splits.items():
-        items: Sequence[Item] = listed
+    for split, items in source.splits.items():
         if split == "train":  # neighbors in a shard must not all be of one class
-            items = [listed[i] for i in seeded_order((item.key for item in listed), options.seed, "shuffle")]
+            items = [items[i] for i in seeded_order((item.key for item in items), options.seed, "shuffle")]
         shards += _write_split(folder, split, items, options, sums, progress)
         per_class = Counter(item.label for item in items)
         counts[split] = tuple(per_class[label] for label in range(len(source.classes)))
@@ -139,11 +136,15 @@ def _write_split(
     folder: Path, split: str, items: Sequence[Item], options: PackOptions, sums: ChannelSums, progress: Progress
 ) -> list[Shard]:
     """Write the split's tars and their indexes."""
+    from webdataset import TarWriter  # imports torch: seconds that only packing should cost
+
     samples = _read_samples(split, items, options, sums, progress)
     shards: list[Shard] = []
     for _ in range(0, len(items), options.images_per_shard):
         tar = folder / f"{split}-{len(shards):05d}.tar"
-        _write_tar(tar, itertools.islice(samples, options.images_per_shard))
+        with tar.open("wb") as file, TarWriter(file, **TAR_OPTIONS) as writer:
+            for sample in itertools.islice(samples, options.images_per_shard):
+                writer.write(sample)
         records, problems = read_records(tar, None)
         if problems:
             raise ShardsError(f"{split}: {problems[0]}")
@@ -173,13 +174,3 @@ def _read_samples(
             raise ShardsError(f"{split}: {item.key}: {error}{advice}") from None
         yield {"__key__": item.key, item.extension: content, "cls": str(item.label).encode()}
         progress.update(f"pack {split}", number + 1, len(items))
-
-
-def _write_tar(tar: Path, samples: Iterable[dict[str, str | bytes]]) -> None:
-    from webdataset import TarWriter  # imports torch: seconds that only packing should cost
-
-    # Time, owner and mode are fixed, so that the same images give the same bytes.
-    options = {"encoder": False, "mtime": 0, "user": "", "group": "", "mode": 0o644}
-    with tar.open("wb") as file, TarWriter(file, **options) as writer:
-        for sample in samples:
-            writer.write(sample)

@@ -48,9 +48,9 @@ def render_rooms() -> str:
     return "\n".join(["| room | what is in it | imports |", "|---|---|---|", *reversed(rows), ground, ""])
 
 
-LAZY = (
-    {
-        ("launcher/cli/recipe.py", f"launcher.{name}")
+LAZY = {
+    *(
+        ("launcher/cli/main.py", f"launcher.{name}")
         for name in (
             "train.main",
             "commands.recipe.check",
@@ -58,24 +58,18 @@ LAZY = (
             "commands.recipe.show",
             "commands.recipe.probe.main",
             "commands.recipe.bench.main",
+            "commands.jobs.tune.main",
+            "commands.jobs.verify_resume.main",
+            "commands.jobs.submit",
+            "commands.model.evaluate.main",
+            "commands.model.predict.main",
+            "commands.model.export.main",
+            "commands.model.explain.main",
+            "commands.runs.compare.main",
         )
-    }
-    | {
-        ("launcher/cli/jobs.py", f"launcher.commands.jobs.{name}")
-        for name in ("tune.main", "verify_resume.main", "submit")
-    }
-    | {
-        ("launcher/cli/model.py", f"launcher.commands.model.{name}")
-        for name in (
-            "evaluate.main",
-            "predict.main",
-            "export.main",
-            "explain.main",
-        )
-    }
-    | {("launcher/cli/runs.py", "launcher.commands.runs.compare.main")}
-    | {("launcher/train/prepare.py", "launcher.train.complete")}
-)
+    ),
+    ("launcher/train/prepare.py", "launcher.train.complete"),
+}
 """Imports of our own inside functions: `launcher schema`, `--help` and most of `check` must not wait for torch."""
 
 OWNERS: dict[str, set[str]] = {
@@ -85,10 +79,7 @@ OWNERS: dict[str, set[str]] = {
     "wandb_workspaces": {"launcher/commands/runs/compare/wandb_report.py"},
     "rich": {"launcher/run/console.py", "shards/console.py"},
     "yaml": {"launcher/recipe/yaml_text.py"},
-    "cyclopts": {
-        *(f"launcher/cli/{name}.py" for name in ("main", "outcome", "arguments", "runs", "jobs")),
-        "shards/cli.py",
-    },
+    "cyclopts": {"launcher/cli/main.py", "launcher/cli/outcome.py", "shards/cli.py"},
     "webdataset": {"shards/write.py"},
     "sklearn": {"launcher/commands/recipe/probe/regression.py", "shards/sources/digits.py"},
     "scipy": {"launcher/augment/mix.py", "launcher/commands/runs/compare/statistics.py"},

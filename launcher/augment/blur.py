@@ -20,15 +20,12 @@ def gaussian_blur(images_BCHW: Tensor, kernels_BK: Tensor) -> Tensor:
     Every channel of every image is a group of one convolution. For groups of one channel in this layout torch has a
     CUDA kernel of its own for float32, which does not round to TF32.
     """
-    batch, channels, height, width = images_BCHW.shape
-    num = kernels_BK.shape[1]
-    weights_nK = kernels_BK.repeat_interleave(channels, dim=0)
-    planes_1nHW = pad(images_BCHW.contiguous(), [num // 2] * 4, mode="reflect").view(
-        1, batch * channels, -1, width + num - 1
-    )
-    planes_1nHW = conv2d(planes_1nHW, weights_nK[:, None, None], groups=batch * channels)
-    planes_1nHW = conv2d(planes_1nHW, weights_nK[:, None, :, None], groups=batch * channels)
-    return planes_1nHW.view(batch, channels, height, width)
+    weights_nK = kernels_BK.repeat_interleave(images_BCHW.shape[1], dim=0)
+    padding = [kernels_BK.shape[1] // 2] * 4
+    planes_1nHW = pad(images_BCHW.contiguous(), padding, mode="reflect").flatten(0, 1)[None]
+    planes_1nHW = conv2d(planes_1nHW, weights_nK[:, None, None], groups=len(weights_nK))
+    planes_1nHW = conv2d(planes_1nHW, weights_nK[:, None, :, None], groups=len(weights_nK))
+    return planes_1nHW.view_as(images_BCHW)
 
 
 def add_noise(images_BCHW: Tensor, keys_B: Tensor, sigmas_B: Tensor) -> Tensor:

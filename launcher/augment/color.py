@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-WHITE = 255.0
+from launcher.augment.draw_color import WHITE
 
 
 def adjust_brightness(images_BCHW: Tensor, factors_B: Tensor) -> Tensor:

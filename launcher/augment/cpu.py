@@ -20,25 +20,15 @@ from torch import Tensor
 from launcher.augment import kernels
 from launcher.augment.arrays import FLOAT32, INT64, UINT8
 from launcher.augment.fuse import BLACK, DrawnOp, FusedOp, Window
-from launcher.augment.images import ImageBatch, packed_images_of
-from launcher.augment.ops import normalize
-
-_Run = tuple[slice, slice, bool]
-"""Pixels of the result, the pixels of the image that they are, and whether these are mirrored."""
+from launcher.augment.images import ImageBatch
 
 _FAR = 1e6
 """A coordinate outside of every image."""
 
 
-def apply_to_bytes(images_BCHW: Tensor, fused: FusedOp) -> Tensor | None:
-    """uint8 images_BChw after a scaling or a move; None where bytes cannot hold the result."""
-    if fused.is_scaling:
-        return scale_each(packed_images_of(images_BCHW), fused)
-    if not fused.is_move:
-        return None
-    out_BhwC = images_BCHW.new_empty(len(images_BCHW), *fused.window.shape, 3)
-    move_bytes(images_BCHW, fused, IDENTITY_LUT_CV, out_BhwC.permute(0, 3, 1, 2))
-    return out_BhwC.permute(0, 3, 1, 2)
+def new_bytes(batch: int, window: Window) -> Tensor:
+    """Memory for the result of a window: uint8 images_BChw, channels last."""
+    return torch.empty(batch, 3, *window.shape, dtype=torch.uint8, memory_format=torch.channels_last)
 
 
 def scale_each(images: ImageBatch, fused: FusedOp) -> Tensor:
@@ -47,17 +37,10 @@ def scale_each(images: ImageBatch, fused: FusedOp) -> Tensor:
     The numbers of torchvision's uint8 `resized_crop(..., antialias=True)`. Each axis is rounded to whole levels, so
     results are off those of `ops.resample` by at most 1 level of 255 (bicubic: 1.2), on average by less than 0.3.
     """
-    drawn, window = fused.drawn, fused.window
-    assert drawn is not None
-    new_array = np.zeros if window.has_black else np.empty
-    results_BhwC = new_array((len(images.sizes_B2), *window.shape, 3), np.uint8)
-    runs = zip(_runs(window.rows_Bh), _runs(window.cols_Bw), strict=True)
-    for number, (image_HWC, (rows, cols)) in enumerate(zip(_scaled(images, drawn), runs, strict=True)):
-        (to_rows, from_rows, flip_rows), (to_cols, from_cols, flip_cols) = rows, cols
-        part_hwC = image_HWC[from_rows, from_cols]
-        axes = tuple(axis for axis, flip in enumerate((flip_rows, flip_cols)) if flip)
-        results_BhwC[number, to_rows, to_cols] = np.flip(part_hwC, axes) if axes else part_hwC
-    return torch.from_numpy(results_BhwC).permute(0, 3, 1, 2)
+    assert fused.drawn is not None
+    out_BChw = new_bytes(len(images.sizes_B2), fused.window)
+    scale_and_move(images, fused.drawn, FusedOp(None, fused.window), IDENTITY_LUT_CV, out_BChw)
+    return out_BChw
 
 
 def as_scale_and_move(fused_ops: Sequence[FusedOp], last: FusedOp) -> tuple[DrawnOp, FusedOp] | None:
@@ -87,7 +70,7 @@ def _scaled(images: ImageBatch, scaling: DrawnOp) -> Iterator[UINT8]:
     Cropped by numpy, as each operation of torch releases Python's lock and waits for it again; into the same memory, as
     blocks that threads take from the allocator in turn wander between cores. Two threads: 1.05 times as many a second.
     """
-    boxes_B4 = scaling.parameters.astype(np.int64)
+    boxes_B4 = scaling.parameters
     cut_N, scaled_N = _empty_for(boxes_B4[:, 2:]), _empty_for(scaling.sizes_B2)
     scale = _SCALE[scaling.interpolation]
     for number, ((top, left, height, width), size) in enumerate(
@@ -123,22 +106,6 @@ def _as_batch(image_HWC: UINT8) -> Tensor:
     return torch.from_numpy(image_HWC.reshape(1, *image_HWC.shape).transpose(0, 3, 1, 2))
 
 
-def _runs(lines_BI: INT64) -> list[_Run]:
-    """Each line of a window as one run of neighbors; an empty one where all is black."""
-    is_image_BI = lines_BI != BLACK
-    starts_B, lengths_B = is_image_BI.argmax(axis=1), is_image_BI.sum(axis=1)
-    stops_B = starts_B + lengths_B
-    every = np.arange(len(lines_BI))
-    firsts_B, lasts_B = lines_BI[every, starts_B], lines_BI[every, np.maximum(stops_B - 1, 0)]
-    lows_B = np.where(lengths_B > 0, np.minimum(firsts_B, lasts_B), 0)
-    return [
-        (slice(start, start + length), slice(low, low + length), flip)
-        for start, length, low, flip in zip(
-            starts_B.tolist(), lengths_B.tolist(), lows_B.tolist(), (firsts_B > lasts_B).tolist(), strict=True
-        )
-    ]
-
-
 def move_bytes(images_BCHW: Tensor, move: FusedOp, lut_CV: Tensor, out_BChw: Tensor) -> None:
     """`ops.take`, or `ops.rotate` to the nearest pixel, followed by the window; black where it has no source.
 
@@ -158,7 +125,7 @@ def _kernel_of(move: FusedOp) -> tuple[Callable[..., None], tuple[npt.NDArray[An
 
 def _rotated_sources(rotation: DrawnOp, window: Window) -> tuple[FLOAT32, FLOAT32, FLOAT32, FLOAT32]:
     """Source of each pixel of the window, as `kernels.rotate_nearest` takes it."""
-    radians_B1 = np.deg2rad(rotation.parameters.astype(np.float64))[:, None]
+    radians_B1 = np.deg2rad(rotation.parameters)[:, None]
     cos_B1, sin_B1 = np.cos(radians_B1), np.sin(radians_B1)
     middle_y_B1, middle_x_B1 = rotation.sizes_B2[:, :1] / 2, rotation.sizes_B2[:, 1:] / 2
     y_Bh, x_Bw = window.rows_Bh + 0.5 - middle_y_B1, window.cols_Bw + 0.5 - middle_x_B1
@@ -169,12 +136,6 @@ def _rotated_sources(rotation: DrawnOp, window: Window) -> tuple[FLOAT32, FLOAT3
         (middle_x_B1 - 0.5 - sin_B1 * y_Bh).astype(np.float32),
         (cos_B1 * x_Bw).astype(np.float32),
     )
-
-
-def normalizing_lut(mean_C: Tensor, std_C: Tensor) -> Tensor:
-    """lut_CV: `ops.normalize` of each value of a byte."""
-    levels_1C1V = torch.arange(256.0).repeat(1, 3, 1, 1)
-    return normalize(levels_1C1V, mean_C, std_C)[0, :, 0]
 
 
 IDENTITY_LUT_CV = torch.arange(256, dtype=torch.uint8).repeat(3, 1)

@@ -6,17 +6,15 @@ A choice is a row of OPERATIONS. Magnitudes are torchvision's, with their sign; 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import numpy as np
 
-from launcher.augment.arrays import FLOAT64, INT64
+from launcher.augment.arrays import FLOAT64, INT64, Uniforms
+from launcher.recipe.augment_pixels import RandAugment, TrivialAugment
 
 NUM_BINS = 31
 """Magnitudes of each operation: torchvision's default, and that of both papers."""
-POLICY_NUMBERS = 3
-"""Uniform numbers for each operation of an image: the choice, the magnitude, the sign."""
-
 OPERATIONS = (
     *("identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness", "color", "contrast"),
     *("sharpness", "posterize", "solarize", "autocontrast", "equalize"),
@@ -30,14 +28,12 @@ def rand_magnitudes(sizes_B2: INT64) -> FLOAT64:
     """Magnitudes of RandAugment (Cubuk et al. 2019), magnitudes_BOn: for each image, operation and one of NUM_BINS."""
     heights_B, widths_B = sizes_B2.T
     moves = {"translate_x": 150 / 331 * widths_B, "translate_y": 150 / 331 * heights_B}
-    rows = {name: np.full(len(sizes_B2), top) for name, top in _RAND_TOPS.items()} | moves
-    return _tables(len(sizes_B2), rows, posterized_bits=4)
+    return _tables(len(sizes_B2), {**_RAND_TOPS, **moves}, posterized_bits=4)
 
 
 def trivial_magnitudes(sizes_B2: INT64) -> FLOAT64:
     """Magnitudes of TrivialAugment Wide (Mueller, Hutter 2021), magnitudes_BOn."""
-    rows = {name: np.full(len(sizes_B2), top) for name, top in _TRIVIAL_TOPS.items()}
-    return _tables(len(sizes_B2), rows, posterized_bits=6)
+    return _tables(len(sizes_B2), _TRIVIAL_TOPS, posterized_bits=6)
 
 
 _ENHANCED = ("brightness", "color", "contrast", "sharpness")
@@ -49,33 +45,45 @@ _TRIVIAL_TOPS = {
 }
 
 
-def _tables(batch: int, tops_B: dict[str, FLOAT64], posterized_bits: int) -> FLOAT64:
+def _tables(batch: int, tops: Mapping[str, float | FLOAT64], posterized_bits: int) -> FLOAT64:
+    """`tops`: largest magnitude of an operation, of all images or of each."""
     tables_BOn = np.zeros((batch, len(OPERATIONS), NUM_BINS))
-    for name, top_B in tops_B.items():
-        tables_BOn[:, OPERATIONS.index(name)] = _evenly(np.zeros_like(top_B), top_B)
+    for name, top in tops.items():
+        tables_BOn[:, OPERATIONS.index(name)] = _evenly(0.0, top)
     bits_n = np.round(8 - posterized_bits * np.arange(NUM_BINS) / (NUM_BINS - 1))
     tables_BOn[:, OPERATIONS.index("posterize")] = bits_n
-    tables_BOn[:, OPERATIONS.index("solarize")] = _evenly(np.ones(1), np.zeros(1))
+    tables_BOn[:, OPERATIONS.index("solarize")] = _evenly(1.0, 0.0)
     return tables_BOn
 
 
-def _evenly(first_B: FLOAT64, last_B: FLOAT64) -> FLOAT64:
+def _evenly(first: float, last: float | FLOAT64) -> FLOAT64:
     """NUM_BINS numbers from first to last as `torch.linspace` has them: float32, counted from the nearer end.
 
     A threshold that is off by 1e-7 gives another level.
     """
-    first_B1, last_B1 = first_B.astype(np.float32)[:, None], last_B.astype(np.float32)[:, None]
-    step_B1 = (last_B1 - first_B1) / np.float32(NUM_BINS - 1)
+    first_1, last_B1 = np.float32(first), np.asarray(last, dtype=np.float32)[..., None]
+    step_B1 = (last_B1 - first_1) / np.float32(NUM_BINS - 1)
     bins_n = np.arange(NUM_BINS, dtype=np.float32)
-    upwards_Bn, downwards_Bn = first_B1 + step_B1 * bins_n, last_B1 - step_B1 * bins_n[::-1]
+    upwards_Bn, downwards_Bn = first_1 + step_B1 * bins_n, last_B1 - step_B1 * bins_n[::-1]
     return np.where(bins_n < NUM_BINS // 2, upwards_Bn, downwards_Bn).astype(np.float64)
 
 
-def draw_policy(
-    uniforms: Callable[[int], FLOAT64], tables_BOn: FLOAT64, num_ops: int, magnitude: int | None
-) -> tuple[INT64, FLOAT64]:
-    """Choices_BM and magnitudes_BM for M = `num_ops`; `magnitude` is the bin, None draws one."""
-    uniforms_BM3 = uniforms(num_ops * POLICY_NUMBERS).reshape(-1, num_ops, POLICY_NUMBERS)
+def rand_augment(op: RandAugment, uniforms: Uniforms, sizes_B2: INT64) -> FLOAT64:
+    """Choices and magnitudes side by side: parameters_BN, N is twice the number of operations."""
+    return np.concatenate(draw_policy(uniforms, rand_magnitudes(sizes_B2), op.num_ops, op.magnitude), axis=1)
+
+
+def trivial_augment(op: TrivialAugment, uniforms: Uniforms, sizes_B2: INT64) -> FLOAT64:
+    """Choice and magnitude side by side: parameters_B2."""
+    return np.concatenate(draw_policy(uniforms, trivial_magnitudes(sizes_B2), 1, None), axis=1)
+
+
+def draw_policy(uniforms: Uniforms, tables_BOn: FLOAT64, num_ops: int, magnitude: int | None) -> tuple[INT64, FLOAT64]:
+    """Choices_BM and magnitudes_BM for M = `num_ops`; `magnitude` is the bin, None draws one.
+
+    Three numbers for each operation of an image: the choice, the magnitude, the sign.
+    """
+    uniforms_BM3 = uniforms(num_ops * 3).reshape(-1, num_ops, 3)
     choices_BM = np.floor(uniforms_BM3[..., 0] * len(OPERATIONS)).astype(np.int64)
     bins_BM = np.floor(uniforms_BM3[..., 1] * NUM_BINS).astype(np.int64) if magnitude is None else magnitude
     magnitudes_BM = tables_BOn[np.arange(len(tables_BOn))[:, None], choices_BM, bins_BM]

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from launcher.augment.arrays import FLOAT64, INT64
+from launcher.augment.arrays import FLOAT64, INT64, Uniforms
 from launcher.augment.draw import between
+from launcher.recipe.augment_pixels import Affine, Perspective
 
-AFFINE_NUMBERS = 6
-PERSPECTIVE_NUMBERS = 9
 IDENTITY: FLOAT64 = np.array([1, 0, 0, 0, 1, 0, 0, 0], dtype=np.float64)
 """Coefficients that leave an image as it is."""
 
@@ -38,42 +37,33 @@ def affine_coefficients(
     return coefficients_B8
 
 
-def draw_affine(
-    uniforms_BN: FLOAT64,
-    sizes_B2: INT64,
-    degrees: float,
-    translate: tuple[float, float],
-    scale: tuple[float, float],
-    shear: tuple[float, float],
-) -> FLOAT64:
-    """Coefficients_B8 with the distribution of torchvision's `RandomAffine`, about the center; N is AFFINE_NUMBERS.
-
-    `translate`: farthest move along x and y, as fractions of width and height; moves are whole pixels.
-    `shear`: largest along x and y, in degrees.
-    """
+def affine(op: Affine, uniforms: Uniforms, sizes_B2: INT64) -> FLOAT64:
+    """Coefficients_B8 with the distribution of torchvision's `RandomAffine`, about the center."""
+    uniforms_B6 = uniforms(6)
     widths_heights_B2 = sizes_B2[:, ::-1].astype(np.float64)
-    moves_B2 = np.round((2 * uniforms_BN[:, 1:3] - 1) * np.array(translate) * widths_heights_B2)
+    moves_B2 = np.round((2 * uniforms_B6[:, 1:3] - 1) * np.array(op.translate) * widths_heights_B2)
     return affine_coefficients(
-        between(uniforms_BN[:, 0], (-degrees, degrees)),
+        between(uniforms_B6[:, 0], (-op.degrees, op.degrees)),
         moves_B2,
-        between(uniforms_BN[:, 3], scale),
-        (2 * uniforms_BN[:, 4:6] - 1) * np.array(shear),
+        between(uniforms_B6[:, 3], op.scale),
+        (2 * uniforms_B6[:, 4:] - 1) * np.array(op.shear),
         widths_heights_B2 / 2,
     )
 
 
-def draw_perspective(uniforms_BN: FLOAT64, sizes_B2: INT64, distortion_scale: float, p: float) -> FLOAT64:
-    """Coefficients_B8 with the distribution of torchvision's `RandomPerspective`; N is PERSPECTIVE_NUMBERS.
+def perspective(op: Perspective, uniforms: Uniforms, sizes_B2: INT64) -> FLOAT64:
+    """Coefficients_B8 with the distribution of torchvision's `RandomPerspective`.
 
     Each corner moves inwards by up to `distortion_scale` of half the side. Images not chosen keep IDENTITY.
     """
+    uniforms_B9 = uniforms(9)
     widths_heights_B12 = sizes_B2[:, None, ::-1]
-    bounds_B12 = np.floor(distortion_scale * (widths_heights_B12 // 2)) + 1
+    bounds_B12 = np.floor(op.distortion_scale * (widths_heights_B12 // 2)) + 1
     starts_B42 = _CORNERS * (widths_heights_B12 - 1)
-    inwards_B42 = np.floor(uniforms_BN[:, :8].reshape(-1, 4, 2) * bounds_B12)
+    inwards_B42 = np.floor(uniforms_B9[:, :8].reshape(-1, 4, 2) * bounds_B12)
     # torchvision draws right and bottom ends from [side - bound, side).
     ends_B42 = np.where(_CORNERS == 0, inwards_B42, widths_heights_B12 - bounds_B12 + inwards_B42)
-    return np.where(uniforms_BN[:, 8:] < p, _through_corners(starts_B42.astype(np.float64), ends_B42), IDENTITY)
+    return np.where(uniforms_B9[:, 8:] < op.p, _through_corners(starts_B42.astype(np.float64), ends_B42), IDENTITY)
 
 
 _CORNERS = np.array([[0, 0], [1, 0], [1, 1], [0, 1]])

@@ -16,17 +16,10 @@ import torch
 from torch import Tensor
 
 from launcher.augment.arrays import INT64
-from launcher.augment.cpu import (
-    apply_to_bytes,
-    as_scale_and_move,
-    move_bytes,
-    normalizing_lut,
-    scale_and_move,
-    scale_each,
-)
+from launcher.augment.cpu import IDENTITY_LUT_CV, as_scale_and_move, move_bytes, new_bytes, scale_and_move, scale_each
 from launcher.augment.fuse import FusedOp, fuse_ops, whole_window
 from launcher.augment.groups import on_device
-from launcher.augment.images import ImageBatch
+from launcher.augment.images import ImageBatch, packed_images_of
 from launcher.augment.ops import blacken, normalize, resample, rotate, take
 from launcher.augment.ops_table import draw_parameters
 from launcher.augment.parameter_hash import HashRecorder, NullParameterHashes
@@ -54,15 +47,16 @@ class Augment:
     hashes: HashRecorder = field(default_factory=NullParameterHashes)
     """Records the parameters that are applied to each image."""
 
-    def __call__(self, images: ImageBatch, ids_B: INT64, seed: int, epoch: int) -> Tensor:
+    def __call__(self, images: ImageBatch, ids_B: INT64, seed: int, view: int) -> Tensor:
         """Normalized float32 images_BChw, on the device of the images, all of one size.
 
-        Seed and epoch have no effect where nothing in the list is random. Raise DataError when sizes differ at the end.
+        `view`: the epoch, modulo `augment.views` if set; it and the seed have no effect where nothing is random. Raise
+        DataError when sizes differ at the end.
         """
-        drawn_ops = draw_parameters(self.ops, images.sizes_B2, ids_B, seed, epoch)
+        drawn_ops = draw_parameters(self.ops, images.sizes_B2, ids_B, seed, view)
         sizes_B2 = drawn_ops[-1].sizes_B2 if drawn_ops else images.sizes_B2
         _check_one_size(sizes_B2)
-        self.hashes.record(ids_B, epoch, [values for op in drawn_ops for values in (op.parameters, op.sizes_B2)])
+        self.hashes.record(ids_B, view, [values for op in drawn_ops for values in (op.parameters, op.sizes_B2)])
         fused_ops = fuse_ops(images.sizes_B2, drawn_ops)
         # Under autocast the products of `resample` would be rounded to bfloat16.
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
@@ -73,9 +67,9 @@ class Augment:
     def _in_pieces(self, images: ImageBatch, fused_ops: Sequence[FusedOp], sizes_B2: INT64) -> Tensor:
         """A few images after the other; `sizes_B2`: after all operations."""
         # Bytes are normalized as they are moved for the last time.
-        *fused_ops, last = (
-            fused_ops if fused_ops and fused_ops[-1].is_move else [*fused_ops, FusedOp(None, whole_window(sizes_B2))]
-        )
+        if not fused_ops or not fused_ops[-1].is_move:
+            fused_ops = [*fused_ops, FusedOp(None, whole_window(sizes_B2))]
+        *fused_ops, last = fused_ops
         batch = len(images.sizes_B2)
         results_BChw = torch.empty(batch, 3, *last.window.shape, memory_format=self.layout)
         if images.is_bytes and (scaled := as_scale_and_move(fused_ops, last)) is not None:
@@ -101,7 +95,9 @@ def build_augment(
 ) -> Augment:
     """The callable for a list of the recipe; mean and std per channel on the scale [0, 1]."""
     mean_C, std_C = torch.tensor(mean), torch.tensor(std)
-    return Augment(tuple(ops), mean_C, std_C, normalizing_lut(mean_C, std_C), layout)
+    levels_1C1V = torch.arange(256.0).repeat(1, 3, 1, 1)
+    lut_CV = normalize(levels_1C1V, mean_C, std_C)[0, :, 0]
+    return Augment(tuple(ops), mean_C, std_C, lut_CV, layout)
 
 
 def apply_fused_ops(images: ImageBatch, fused_ops: Sequence[FusedOp]) -> Tensor:
@@ -122,13 +118,16 @@ def apply_fused_ops(images: ImageBatch, fused_ops: Sequence[FusedOp]) -> Tensor:
 def _apply_fused_op(images_BCHW: Tensor, fused: FusedOp) -> Tensor:
     drawn = fused.drawn
     if drawn is not None and drawn.name in PIXEL_OPS:
-        images_BCHW = PIXEL_OPS[drawn.name].apply(images_BCHW.float(), drawn)
+        images_BCHW = PIXEL_OPS[drawn.name](images_BCHW.float(), drawn)
         if fused.window.is_whole(drawn.sizes_B2):
             return images_BCHW
         fused = FusedOp(None, fused.window)
     if images_BCHW.dtype == torch.uint8 and images_BCHW.device.type == "cpu":
-        moved_BChw = apply_to_bytes(images_BCHW, fused)
-        if moved_BChw is not None:
+        if fused.is_scaling:
+            return scale_each(packed_images_of(images_BCHW), fused)
+        if fused.is_move:
+            moved_BChw = new_bytes(len(images_BCHW), fused.window)
+            move_bytes(images_BCHW, fused, IDENTITY_LUT_CV, moved_BChw)
             return moved_BChw
     return _apply_to_batch(images_BCHW, fused)
 

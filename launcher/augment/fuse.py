@@ -10,7 +10,7 @@ that it is taken from; BLACK where there is none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,19 +20,16 @@ from launcher.augment.ops import Interpolation
 
 BLACK = -1
 
-SCALING = ("resize", "random_resized_crop")
-"""Operations that scale."""
-
 
 @dataclass(frozen=True)
 class DrawnOp:
     """One operation on one batch, with its parameters drawn."""
 
     name: str
-    """A key of `ops_table.OPS`."""
+    """A key of `ops_table.DRAWS`."""
     parameters: Parameters
-    """boxes_B4, offsets_B2, angles_B (degrees, float64) or flips_B (bool), as the operation needs; rows of PIXEL_OPS
-    describe their own."""
+    """boxes_B4, offsets_B2, angles_B (degrees, float64) or flips_B (bool), as the operation needs; the modules
+    `draw_color`, `draw_policy` and `draw_warp` describe theirs."""
     sizes_B2: INT64
     """Sizes of the images after it."""
     interpolation: Interpolation = "bilinear"
@@ -74,7 +71,7 @@ class FusedOp:
 
     @property
     def is_scaling(self) -> bool:
-        return self.drawn is not None and self.drawn.name in SCALING
+        return self.drawn is not None and self.drawn.name in ("resize", "random_resized_crop")
 
     @property
     def is_move(self) -> bool:
@@ -92,18 +89,28 @@ class FusedOp:
 
 def fuse_ops(sizes_B2: INT64, drawn_ops: Sequence[DrawnOp]) -> list[FusedOp]:
     """The passes that do to images of these sizes what the operations do; none for no operation."""
-    fused_ops: list[FusedOp] = []
     first_B2 = sizes_B2
+    fused_ops = [FusedOp(None, whole_window(sizes_B2))]
     for drawn in drawn_ops:
-        if drawn.name not in _WINDOWS:
+        window = _window_of(drawn, sizes_B2)
+        if window is None:
             fused_ops.append(FusedOp(drawn, whole_window(drawn.sizes_B2)))
-        elif fused_ops:
-            last = fused_ops[-1]
-            fused_ops[-1] = replace(last, window=last.window.then(_WINDOWS[drawn.name](drawn, sizes_B2)))
         else:
-            fused_ops.append(FusedOp(None, _WINDOWS[drawn.name](drawn, sizes_B2)))
+            fused_ops[-1] = replace(fused_ops[-1], window=fused_ops[-1].window.then(window))
         sizes_B2 = drawn.sizes_B2
     return [fused for fused in fused_ops if fused.drawn is not None or not fused.window.is_whole(first_B2)]
+
+
+def _window_of(drawn: DrawnOp, sizes_B2: INT64) -> Window | None:
+    """None for an operation that computes new pixels; `sizes_B2`: before it."""
+    if drawn.name in ("center_crop", "random_crop"):
+        return crop_window(drawn.parameters, sizes_B2, drawn.sizes_B2)
+    whole = whole_window(sizes_B2)
+    if drawn.name == "horizontal_flip":
+        return replace(whole, cols_Bw=_mirrored(whole.cols_Bw, sizes_B2[:, 1], drawn.parameters))
+    if drawn.name == "vertical_flip":
+        return replace(whole, rows_Bh=_mirrored(whole.rows_Bh, sizes_B2[:, 0], drawn.parameters))
+    return None
 
 
 def whole_window(sizes_B2: INT64) -> Window:
@@ -114,10 +121,7 @@ def whole_window(sizes_B2: INT64) -> Window:
 def crop_window(offsets_B2: INT64, sizes_B2: INT64, after_B2: INT64) -> Window:
     """The part that starts at `offsets`, for a canvas that holds the sizes after; black outside of each image."""
     height, width = after_B2.max(axis=0).tolist()
-    return Window(
-        _line(offsets_B2[:, 0], sizes_B2[:, 0], height),
-        _line(offsets_B2[:, 1], sizes_B2[:, 1], width),
-    )
+    return Window(_line(offsets_B2[:, 0], sizes_B2[:, 0], height), _line(offsets_B2[:, 1], sizes_B2[:, 1], width))
 
 
 def _line(starts_B: INT64, lengths_B: INT64, num: int) -> INT64:
@@ -132,26 +136,3 @@ def _mirrored(line_BI: INT64, lengths_B: INT64, flips_B: BOOL) -> INT64:
 def _through(earlier_BI: INT64, later_BO: INT64) -> INT64:
     sources_BO = np.take_along_axis(earlier_BI, np.maximum(later_BO, 0), axis=1)
     return np.where(later_BO == BLACK, BLACK, sources_BO)
-
-
-def _crop(drawn: DrawnOp, sizes_B2: INT64) -> Window:
-    return crop_window(drawn.parameters.astype(np.int64), sizes_B2, drawn.sizes_B2)
-
-
-def _flip_horizontal(drawn: DrawnOp, sizes_B2: INT64) -> Window:
-    whole = whole_window(sizes_B2)
-    return replace(whole, cols_Bw=_mirrored(whole.cols_Bw, sizes_B2[:, 1], drawn.parameters.astype(np.bool_)))
-
-
-def _flip_vertical(drawn: DrawnOp, sizes_B2: INT64) -> Window:
-    whole = whole_window(sizes_B2)
-    return replace(whole, rows_Bh=_mirrored(whole.rows_Bh, sizes_B2[:, 0], drawn.parameters.astype(np.bool_)))
-
-
-_WINDOWS: dict[str, Callable[[DrawnOp, INT64], Window]] = {
-    "center_crop": _crop,
-    "random_crop": _crop,
-    "horizontal_flip": _flip_horizontal,
-    "vertical_flip": _flip_vertical,
-}
-"""(drawn op, sizes_B2 before) -> window, for the operations that compute no new pixel."""

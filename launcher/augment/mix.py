@@ -1,6 +1,6 @@
 """Training images mixed in pairs, and their labels with them: blended (mixup), or with a box swapped (cutmix).
 
-Neighbors in a batch are a pair: images 0 and 1, 2 and 3, ... The parameters of a pair depend on (seed, epoch, its two
+Neighbors in a batch are a pair: images 0 and 1, 2 and 3, ... The parameters of a pair depend on (seed, view, its two
 sample ids) and on nothing else. As every micro batch is even, the pairs are the same for any number of ranks.
 
 mixup: Zhang et al. 2017, arXiv:1710.09412. cutmix: Yun et al. 2019, arXiv:1905.04899. The formulas are those of
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from launcher import keyed_random
 from launcher.augment.arrays import FLOAT64, INT64
+from launcher.augment.groups import on_device
 from launcher.augment.parameter_hash import HashRecorder, NullParameterHashes
 from launcher.recipe.augment import Augment, Mixing
 
@@ -59,24 +60,19 @@ class Mix:
     """Records how each image is mixed."""
 
     def __call__(
-        self, images_BCHW: Tensor, labels_B: Tensor, ids_B: INT64, seed: int, epoch: int
+        self, images_BCHW: Tensor, labels_B: Tensor, ids_B: INT64, seed: int, view: int
     ) -> tuple[Tensor, Tensor]:
         """Mixed images_BCHW, and the share of every class in them: targets_BK. B is even; no GPU is waited for."""
-        drawn = self.draw(ids_B, seed, epoch, (images_BCHW.shape[2], images_BCHW.shape[3]))
-        values = (drawn.blends_P, drawn.boxes_P4, drawn.shares_P)
-        self.hashes.record(ids_B, epoch, [np.repeat(values_P, 2, axis=0) for values_P in values])
+        drawn = self.draw(ids_B, seed, view, (images_BCHW.shape[2], images_BCHW.shape[3]))
+        values = [np.repeat(values_P, 2, axis=0) for values_P in (drawn.blends_P, drawn.boxes_P4, drawn.shares_P)]
+        self.hashes.record(ids_B, view, values)
+        blends_B, boxes_B4, shares_B = (on_device(values_B.astype(np.float32), images_BCHW) for values_B in values)
+        return mix_images(images_BCHW, blends_B, boxes_B4), mix_labels(labels_B, shares_B, self.num_classes)
 
-        def on_device(values_P: FLOAT64 | INT64) -> Tensor:
-            values_B = np.repeat(values_P, 2, axis=0).astype(np.float32)
-            return torch.from_numpy(values_B).to(images_BCHW.device, non_blocking=True)
-
-        mixed_BCHW = mix_images(images_BCHW, on_device(drawn.blends_P), on_device(drawn.boxes_P4))
-        return mixed_BCHW, mix_labels(labels_B, on_device(drawn.shares_P), self.num_classes)
-
-    def draw(self, ids_B: INT64, seed: int, epoch: int, size: tuple[int, int]) -> DrawnMix:
+    def draw(self, ids_B: INT64, seed: int, view: int, size: tuple[int, int]) -> DrawnMix:
         """`size`: height and width of the images."""
         ids_P2 = ids_B.reshape(-1, 2)
-        uniforms_PN = keyed_random.uniform(seed, _MIX, epoch, ids_P2[:, :1], ids_P2[:, 1:], np.arange(_NUMBERS))
+        uniforms_PN = keyed_random.uniform(seed, _MIX, view, ids_P2[:, :1], ids_P2[:, 1:], np.arange(_NUMBERS))
         chosen_P = (uniforms_PN[:, 0] * len(self.methods)).astype(np.int64)
         is_cut_P = np.array([method == "cutmix" for method, _ in self.methods])[chosen_P]
         alphas_P = np.array([alpha for _, alpha in self.methods])[chosen_P]

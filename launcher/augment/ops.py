@@ -37,15 +37,11 @@ def resample(
     cols_BwW = _weights(boxes_B4[:, 1], boxes_B4[:, 3], sizes_B2[:, 1], cols_Bw, images_BCHW.shape[3], mode)
     if mode == "bicubic":
         images_BCHw = _scale_cols(images_BCHW, cols_BwW).clamp_(0, 255)
-        return _scale_rows(images_BCHw, rows_BhH).clamp_(0, 255)
+        return (rows_BhH[:, None] @ images_BCHw).clamp_(0, 255)
     (height, width), h, w = images_BCHW.shape[2:], rows_BhH.shape[1], cols_BwW.shape[1]
     if height * w * (width + h) <= h * width * (height + w):
-        return _scale_rows(_scale_cols(images_BCHW, cols_BwW), rows_BhH)
-    return _scale_cols(_scale_rows(images_BCHW, rows_BhH), cols_BwW)
-
-
-def _scale_rows(images_BCHW: Tensor, rows_BhH: Tensor) -> Tensor:
-    return torch.matmul(rows_BhH[:, None], images_BCHW)
+        return rows_BhH[:, None] @ _scale_cols(images_BCHW, cols_BwW)
+    return _scale_cols(rows_BhH[:, None] @ images_BCHW, cols_BwW)
 
 
 def _scale_cols(images_BCHW: Tensor, cols_BwW: Tensor) -> Tensor:
@@ -93,26 +89,18 @@ def rotate(
     The result is as large as the image; returns its wanted rows and columns: images_BChw.
     The numbers of torchvision's `rotate` with its default fill.
     """
-    sources_Bhw2 = _rotated_grid(angles_B, sizes_B2, rows_Bh, cols_Bw, images_BCHW.shape[2], images_BCHW.shape[3])
-    return grid_sample(images_BCHW, sources_Bhw2, mode=mode, padding_mode="zeros", align_corners=False)
-
-
-def _rotated_grid(
-    angles_B: Tensor, sizes_B2: Tensor, rows_Bh: Tensor, cols_Bw: Tensor, height: int, width: int
-) -> Tensor:
-    """Source of each wanted pixel, (x, y) in `grid_sample`'s [-1, 1]: grid_Bhw2, float32.
-
-    A sum of a float64 term per row and one per column, rounded last: the product inside `affine_grid` would be off by a
-    tenth of a pixel on GPUs where products are rounded to TF32. As complex numbers x + iy, one sum writes x and
-    y side by side.
-    """
+    height, width = images_BCHW.shape[2:]
     radians_B1 = torch.deg2rad(angles_B.double())[:, None]
     cos_B1, sin_B1 = radians_B1.cos(), radians_B1.sin()
     middle_y_B1, middle_x_B1 = sizes_B2[:, :1].double() / 2, sizes_B2[:, 1:].double() / 2
     y_Bh, x_Bw = rows_Bh + 0.5 - middle_y_B1, cols_Bw + 0.5 - middle_x_B1
+    # Sources in [-1, 1] are a sum of a float64 term per row and one per column, rounded last: the product inside
+    # `affine_grid` would be off by a tenth of a pixel on GPUs where products are rounded to TF32. As complex numbers
+    # x + iy, one sum writes x and y side by side.
     from_rows_Bh = _to_grid(middle_x_B1 - sin_B1 * y_Bh, middle_y_B1 + cos_B1 * y_Bh, height, width)
     from_cols_Bw = _to_grid(cos_B1 * x_Bw, sin_B1 * x_Bw, height, width)
-    return torch.view_as_real((from_rows_Bh - (1 + 1j))[:, :, None] + from_cols_Bw[:, None])
+    sources_Bhw2 = torch.view_as_real((from_rows_Bh - (1 + 1j))[:, :, None] + from_cols_Bw[:, None])
+    return grid_sample(images_BCHW, sources_Bhw2, mode=mode, padding_mode="zeros", align_corners=False)
 
 
 def _to_grid(x_BI: Tensor, y_BI: Tensor, height: int, width: int) -> Tensor:

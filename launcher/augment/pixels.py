@@ -1,102 +1,74 @@
-"""Operations that compute new pixels of images of one size: how their parameters are drawn and applied.
+"""Operations that compute new pixels of images of one size: how they are applied.
 
 Parameters are one float64 row per image; those of an image that has not drawn the operation change nothing.
 
-Shapes: B images, C = 3 channels, H x W pixels.
+Shapes: B images, C = 3 channels, H x W pixels; B8 coefficients as in `draw_warp`; G images that drew one operation of a
+policy; M operations of a policy, one after another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
+from torch.nn.functional import grid_sample
 
 from launcher.augment import blur, color
-from launcher.augment import draw_color as colors
-from launcher.augment import draw_warp as warps
 from launcher.augment.arrays import FLOAT64, INT64
-from launcher.augment.draw import between
-from launcher.augment.draw_policy import draw_policy, rand_magnitudes, trivial_magnitudes
+from launcher.augment.draw_color import UNCHANGED, WHITE
+from launcher.augment.draw_policy import OPERATIONS
+from launcher.augment.draw_warp import IDENTITY, affine_coefficients
 from launcher.augment.fuse import DrawnOp
 from launcher.augment.groups import Grouped, apply_groups, apply_where, on_device, per_image
-from launcher.augment.policy import apply_policy
-from launcher.augment.warp import WarpMode, warp
 
-Uniforms = Callable[[int], FLOAT64]
-"""Numbers per image -> uniforms_BN."""
-
-
-@dataclass(frozen=True)
-class PixelOpSpec:
-    """One operation, which changes no size: a row of PIXEL_OPS."""
-
-    draw: Callable[[Any, Uniforms, INT64], FLOAT64]
-    """(op of the recipe, uniforms, sizes_B2) -> parameters_BN."""
-    apply: Callable[[Tensor, DrawnOp], Tensor]
-    """(images_BCHW as in `color`, drawn op) -> images_BCHW, new ones or the same."""
+Apply = Callable[[Tensor, DrawnOp], Tensor]
+"""(images_BCHW as in `color`, drawn op) -> images_BCHW, new ones or the same."""
+WarpMode = Literal["nearest", "bilinear"]
 
 
-def _draw_flag(op: Any, uniforms: Uniforms, sizes_B2: INT64) -> FLOAT64:
-    """1 where the image is chosen: parameters_B."""
-    return colors.draw_chosen(uniforms(1)[:, 0], op.p, 1.0, 0.0)
+def warp(images_BCHW: Tensor, coefficients_B8: FLOAT64, mode: WarpMode) -> Tensor:
+    """Each pixel from its source by the coefficients, black from outside the image: images_BCHW.
 
-
-def _draw_jitter(op: Any, uniforms: Uniforms, sizes_B2: INT64) -> FLOAT64:
-    """Factors and order side by side: parameters_B8."""
-    numbers_BN = uniforms(colors.JITTER_NUMBERS)
-    drawn = colors.draw_jitter(numbers_BN, op.brightness, op.contrast, op.saturation, op.hue)
-    return np.concatenate(drawn, axis=1)
-
-
-def _draw_noise(op: Any, uniforms: Uniforms, sizes_B2: INT64) -> FLOAT64:
-    """A key of 53 bits, which float64 holds exactly, and the standard deviation: parameters_B2."""
-    keys_B1 = uniforms(1) * 2**53
-    return np.concatenate([keys_B1, np.full_like(keys_B1, op.sigma)], axis=1)
-
-
-def _draw_erasing(op: Any, uniforms: Uniforms, sizes_B2: INT64) -> FLOAT64:
-    """The box and its color on the scale [0, 255]: parameters_B7."""
-    boxes_B4 = colors.draw_erasing(uniforms(colors.ERASING_NUMBERS), sizes_B2, op.p, op.scale, op.ratio)
-    color_3 = np.broadcast_to(np.asarray(op.value, dtype=np.float64) * color.WHITE, 3)
-    return np.concatenate([boxes_B4, np.tile(color_3, (len(boxes_B4), 1))], axis=1)
-
-
-def _draw_rand(op: Any, uniforms: Uniforms, sizes_B2: INT64) -> FLOAT64:
-    """Choices and magnitudes side by side: parameters_BN, N is twice the number of operations."""
-    return np.concatenate(draw_policy(uniforms, rand_magnitudes(sizes_B2), op.num_ops, op.magnitude), axis=1)
-
-
-def _draw_trivial(op: Any, uniforms: Uniforms, sizes_B2: INT64) -> FLOAT64:
-    return np.concatenate(draw_policy(uniforms, trivial_magnitudes(sizes_B2), 1, None), axis=1)
+    The numbers of torchvision's `affine` and `perspective` with their default fill. As in `ops.rotate`, linear parts
+    are a sum of one float64 term per row and one per column, rounded last.
+    """
+    height, width = images_BCHW.shape[2:]
+    a, b, c, d, e, f, g, h = coefficients_B8.T[:, :, None]
+    x_W, y_H = np.arange(width)[None] + 0.5, np.arange(height)[None] + 0.5
+    # From pixels to grid_sample's [-1, 1], the denominator multiplied in: 2 x / W - 1 = (2 num / W - den) / den.
+    cols = [2 * a / width * x_W - g * x_W, 2 * d / height * x_W - g * x_W, g * x_W]
+    rows = [2 * (b * y_H + c) / width - (h * y_H + 1), 2 * (e * y_H + f) / height - (h * y_H + 1), h * y_H + 1]
+    cols_BW3 = on_device(np.stack(cols, axis=2).astype(np.float32), images_BCHW)
+    rows_BH3 = on_device(np.stack(rows, axis=2).astype(np.float32), images_BCHW)
+    grid_BHW2 = rows_BH3[:, :, None, :2] + cols_BW3[:, None, :, :2]
+    if coefficients_B8[:, 6:].any():
+        grid_BHW2 /= rows_BH3[:, :, None, 2:] + cols_BW3[:, None, :, 2:]
+    return grid_sample(images_BCHW, grid_BHW2, mode=mode, padding_mode="zeros", align_corners=False)
 
 
 def _warp(images_BCHW: Tensor, drawn: DrawnOp) -> Tensor:
-    coefficients_B8, mode = drawn.parameters.astype(np.float64), _mode(drawn)
-    is_warped_B = (coefficients_B8 != warps.IDENTITY).any(axis=1)
-    return apply_where(images_BCHW, is_warped_B, coefficients_B8, lambda images, values: warp(images, values, mode))
+    is_warped_B = (drawn.parameters != IDENTITY).any(axis=1)
+    return apply_where(images_BCHW, is_warped_B, drawn.parameters, partial(warp, mode=_mode(drawn)))
 
 
 def _jitter(images_BCHW: Tensor, drawn: DrawnOp) -> Tensor:
     """The first adjustment of each image's order, then the second ..."""
-    factors_B4, order_B4 = drawn.parameters[:, :4].astype(np.float64), drawn.parameters[:, 4:].astype(np.int64)
+    factors_B4, order_B4 = drawn.parameters[:, :4], drawn.parameters[:, 4:].astype(np.int64)
     for choices_B in order_B4.T:
         chosen_B = factors_B4[np.arange(len(factors_B4)), choices_B]
-        is_changed_B = chosen_B != colors.UNCHANGED[choices_B]
+        is_changed_B = chosen_B != UNCHANGED[choices_B]
         images_BCHW = apply_groups(images_BCHW, np.where(is_changed_B, choices_B, -1), chosen_B, _JITTERS)
     return images_BCHW
 
 
-def _per_value(function: Grouped, unchanged: float) -> Callable[[Tensor, DrawnOp], Tensor]:
-    """An `apply` for one number per image; images whose number is `unchanged` stay as they are."""
-
-    def apply(images_BCHW: Tensor, drawn: DrawnOp) -> Tensor:
-        values_B = drawn.parameters.astype(np.float64)
-        return apply_where(images_BCHW, values_B != unchanged, values_B, function)
-
-    return apply
+def _per_value(function: Grouped, unchanged: float) -> Apply:
+    """For one number per image; images whose number is `unchanged` stay as they are."""
+    return lambda images_BCHW, drawn: apply_where(
+        images_BCHW, drawn.parameters != unchanged, drawn.parameters, function
+    )
 
 
 def _blur(images_BCHW: Tensor, drawn: DrawnOp) -> Tensor:
@@ -114,8 +86,49 @@ def _erase(images_BCHW: Tensor, drawn: DrawnOp) -> Tensor:
 
 
 def _policy(images_BCHW: Tensor, drawn: DrawnOp) -> Tensor:
-    choices_BM, magnitudes_BM = np.split(drawn.parameters.astype(np.float64), 2, axis=1)
+    choices_BM, magnitudes_BM = np.split(drawn.parameters, 2, axis=1)
     return apply_policy(images_BCHW, choices_BM.astype(np.int64), magnitudes_BM, _mode(drawn))
+
+
+def apply_policy(images_BCHW: Tensor, choices_BM: INT64, magnitudes_BM: FLOAT64, mode: WarpMode) -> Tensor:
+    """Each image through its own M operations: the numbers of torchvision's policies, not rounded to whole levels.
+
+    Choices are rows of OPERATIONS, magnitudes as in `draw_policy`.
+    """
+    assert OPERATIONS[0] == "identity"
+    functions = [_POLICY_OPS.get(name) or partial(_warp_by, name, mode) for name in OPERATIONS[1:]]
+    for choices_B, magnitudes_B in zip(choices_BM.T, magnitudes_BM.T, strict=True):
+        images_BCHW = apply_groups(images_BCHW, choices_B - 1, magnitudes_B, functions)
+    return images_BCHW
+
+
+_POLICY_OPS: dict[str, Grouped] = {
+    "brightness": per_image(lambda images, values_G: color.adjust_brightness(images, 1 + values_G)),
+    "color": per_image(lambda images, values_G: color.adjust_saturation(images, 1 + values_G)),
+    "contrast": per_image(lambda images, values_G: color.adjust_contrast(images, 1 + values_G)),
+    "sharpness": per_image(lambda images, values_G: color.adjust_sharpness(images, 1 + values_G)),
+    "posterize": per_image(color.posterize),
+    "solarize": lambda images, values_G: per_image(color.solarize)(images, WHITE * values_G),
+    "autocontrast": lambda images, values_G: color.autocontrast(images),
+    "equalize": lambda images, values_G: color.equalize(images),
+}
+
+
+def _warp_by(name: str, mode: WarpMode, images_GCHW: Tensor, magnitudes_G: FLOAT64) -> Tensor:
+    """Shears are about the top left corner, translations are of whole pixels."""
+    height, width = images_GCHW.shape[2:]
+    zeros_G, zeros_G2 = np.zeros_like(magnitudes_G), np.zeros((len(magnitudes_G), 2))
+    angles_G, moves_G2, shears_G2, centers_G2 = zeros_G, zeros_G2, zeros_G2, zeros_G2
+    along_G2 = np.stack([magnitudes_G, zeros_G] if name.endswith("_x") else [zeros_G, magnitudes_G], axis=1)
+    if name == "rotate":
+        # Counter-clockwise, unlike in `affine_coefficients`.
+        angles_G, centers_G2 = -magnitudes_G, np.tile([width / 2, height / 2], (len(magnitudes_G), 1))
+    elif name.startswith("shear"):
+        shears_G2 = np.rad2deg(np.arctan(along_G2))
+    else:
+        moves_G2 = np.trunc(along_G2)
+    coefficients_G8 = affine_coefficients(angles_G, moves_G2, np.ones_like(magnitudes_G), shears_G2, centers_G2)
+    return warp(images_GCHW, coefficients_G8, mode)
 
 
 def _mode(drawn: DrawnOp) -> WarpMode:
@@ -129,44 +142,20 @@ _JITTERS = [
 ]
 """In the order of `draw_color.JITTERS`."""
 
-PIXEL_OPS: dict[str, PixelOpSpec] = {
-    "affine": PixelOpSpec(
-        lambda op, uniforms, sizes_B2: warps.draw_affine(
-            uniforms(warps.AFFINE_NUMBERS), sizes_B2, op.degrees, op.translate, op.scale, op.shear
-        ),
-        _warp,
-    ),
-    "perspective": PixelOpSpec(
-        lambda op, uniforms, sizes_B2: warps.draw_perspective(
-            uniforms(warps.PERSPECTIVE_NUMBERS), sizes_B2, op.distortion_scale, op.p
-        ),
-        _warp,
-    ),
-    "color_jitter": PixelOpSpec(_draw_jitter, _jitter),
-    "grayscale": PixelOpSpec(_draw_flag, _per_value(lambda images, values: color.grayscale(images), 0.0)),
-    "gamma": PixelOpSpec(
-        lambda op, uniforms, sizes_B2: between(uniforms(1)[:, 0], op.gamma),
-        _per_value(per_image(color.adjust_gamma), 1.0),
-    ),
-    "solarize": PixelOpSpec(
-        lambda op, uniforms, sizes_B2: colors.draw_chosen(uniforms(1)[:, 0], op.p, op.threshold * color.WHITE, np.inf),
-        _per_value(per_image(color.solarize), np.inf),
-    ),
-    "posterize": PixelOpSpec(
-        lambda op, uniforms, sizes_B2: colors.draw_chosen(uniforms(1)[:, 0], op.p, op.bits, 8.0),
-        _per_value(per_image(color.posterize), 8.0),
-    ),
-    "autocontrast": PixelOpSpec(_draw_flag, _per_value(lambda images, values: color.autocontrast(images), 0.0)),
-    "equalize": PixelOpSpec(_draw_flag, _per_value(lambda images, values: color.equalize(images), 0.0)),
-    "sharpness": PixelOpSpec(
-        lambda op, uniforms, sizes_B2: colors.draw_chosen(uniforms(1)[:, 0], op.p, op.factor, 1.0),
-        _per_value(per_image(color.adjust_sharpness), 1.0),
-    ),
-    "gaussian_blur": PixelOpSpec(
-        lambda op, uniforms, sizes_B2: colors.draw_kernels(uniforms(1)[:, 0], op.kernel_size, op.sigma), _blur
-    ),
-    "gaussian_noise": PixelOpSpec(_draw_noise, _noise),
-    "random_erasing": PixelOpSpec(_draw_erasing, _erase),
-    "rand_augment": PixelOpSpec(_draw_rand, _policy),
-    "trivial_augment": PixelOpSpec(_draw_trivial, _policy),
+PIXEL_OPS: dict[str, Apply] = {
+    "affine": _warp,
+    "perspective": _warp,
+    "color_jitter": _jitter,
+    "grayscale": _per_value(lambda images, values: color.grayscale(images), 0.0),
+    "gamma": _per_value(per_image(color.adjust_gamma), 1.0),
+    "solarize": _per_value(per_image(color.solarize), np.inf),
+    "posterize": _per_value(per_image(color.posterize), 8.0),
+    "autocontrast": _per_value(lambda images, values: color.autocontrast(images), 0.0),
+    "equalize": _per_value(lambda images, values: color.equalize(images), 0.0),
+    "sharpness": _per_value(per_image(color.adjust_sharpness), 1.0),
+    "gaussian_blur": _blur,
+    "gaussian_noise": _noise,
+    "random_erasing": _erase,
+    "rand_augment": _policy,
+    "trivial_augment": _policy,
 }

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from launcher.augment.arrays import INT64
-from launcher.recipe.augment import RandomResizedCrop, Resize, TrainOp
+from launcher.recipe.augment import CenterCrop, RandomCrop, RandomResizedCrop, Resize, TrainOp
 
 Size = int | tuple[int, int]
 
@@ -35,6 +35,15 @@ def resized_sizes(sizes_B2: INT64, size: Size) -> INT64:
         return exact_sizes(sizes_B2, size)
     shorter_B1: INT64 = sizes_B2.min(axis=1, keepdims=True)
     return size * sizes_B2 // shorter_B1
+
+
+def sizes_after(op: TrainOp, sizes_B2: INT64) -> INT64:
+    """Sizes of the images after the operation."""
+    if isinstance(op, Resize):
+        return resized_sizes(sizes_B2, op.size)
+    if isinstance(op, CenterCrop | RandomCrop | RandomResizedCrop):
+        return exact_sizes(sizes_B2, op.size)
+    return sizes_B2
 
 
 def find_min_side(ops: Sequence[TrainOp]) -> int | None:

@@ -33,7 +33,7 @@ def find_newest(folder: Path, report: Callable[[str], None]) -> Path | None:
         final = before.with_name(before.name.removeprefix(".").removesuffix(_REPLACED))
         if not final.exists():
             before.rename(final)
-    for path in _newest_first(folder):
+    for path in sorted(folder.glob("step-*"), reverse=True):
         try:
             check_folder(path)
         except CheckpointError as error:
@@ -68,17 +68,12 @@ def read_hashes(path: Path) -> dict[str, str]:
     return hashes
 
 
-def _newest_first(folder: Path) -> list[Path]:
-    """Checkpoint folders, complete or not."""
-    return sorted(folder.glob("step-*"), reverse=True)
-
-
 def prune(folder: Path, newest: str, keep: int) -> None:
     """Delete all but the `keep` newest and the best, and those newer than `newest`: a resume found them damaged."""
     for leftover in folder.glob(".step-*"):
         shutil.rmtree(leftover)
     best = (folder / "best").resolve()
-    steps = _newest_first(folder)
+    steps = sorted(folder.glob("step-*"), reverse=True)
     written = [path for path in steps if path.name <= newest]
     for path in {*steps} - {*written[:keep]}:
         if path.resolve() != best:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,21 +16,17 @@ Groups = list[dict[str, list[str]]]
 def read_groups(model: nn.Module, optimizer: Optimizer) -> Groups:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return [
-        {
-            "names": [names[id(parameter)] for parameter in group["params"]],
-            "options": sorted(key for key in group if key != "params"),
-        }
+        {"names": [names[id(parameter)] for parameter in group["params"]], "options": sorted({*group} - {"params"})}
         for group in optimizer.param_groups
     ]
 
 
 def read_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     """`parameter/key` -> the tensor itself, not a copy."""
-    names = [name for group in read_groups(model, optimizer) for name in group["names"]]
-    state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
-        f"{names[number]}/{key}": value
-        for number, values in state.items()
+        f"{names[parameter]}/{key}": value
+        for parameter, values in optimizer.state.items()
         for key, value in values.items()
         if value is not None
     }
@@ -42,11 +37,11 @@ def matches(groups: Groups, model: nn.Module, optimizer: Optimizer) -> bool:
 
     Extra groups at the end are allowed: entering a new stage of freezing appends them.
     """
-    now = read_groups(model, optimizer)[: len(groups)]
-    is_adam = ["betas" in group["options"] for group in groups]
-    return is_adam == ["betas" in group["options"] for group in now] and [group["names"] for group in groups] == [
-        group["names"] for group in now
-    ]
+
+    def identify(each: Groups) -> list[tuple[bool, list[str]]]:
+        return [("betas" in group["options"], group["names"]) for group in each]
+
+    return identify(groups) == identify(read_groups(model, optimizer)[: len(groups)])
 
 
 def load_tensors(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: Optimizer) -> None:

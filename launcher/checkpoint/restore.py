@@ -21,10 +21,15 @@ from launcher.errors import CheckpointError, RunError
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Start of a run. `path`: the checkpoint that it resumes from; None: it starts at step 0."""
+    """Start of a run. `path`: the checkpoint that it resumes from; None: it starts at step 0.
+
+    `data_sha256`, `world_size`: of the data and the ranks that trained so far.
+    """
 
     path: Path | None
     progress: Progress
+    data_sha256: str = ""
+    world_size: int = 0
 
 
 class OptimizerMetadata(TypedDict):
@@ -41,10 +46,9 @@ def find_start(folder: Path, state: TrainState, report: Callable[[str], None]) -
     another version.
     """
     start = state.strategy.comm.run_on_rank0(lambda: _find_start(folder, report))
-    if start.path is not None and _read_state(start.path).data_sha256 != state.data_sha256:
-        raise RunError(
-            f"{start.path}: the shards have changed since this checkpoint; put them back, or start anew with --fresh"
-        )
+    if start.path is not None and start.data_sha256 != state.data_sha256:
+        problem = f"{start.path}: the shards have changed since this checkpoint"
+        raise RunError(f"{problem}; put them back, or start anew with --fresh")
     return start
 
 
@@ -70,7 +74,7 @@ def restore_optimizer(start: Start, state: TrainState) -> None:
     load_tensors(_read_tensors(file), state.model, state.optimizer)
     state.strategy.restore_scaler(metadata["scaler"])
     world = state.strategy.world
-    if _read_state(path).world_size == world.size:
+    if start.world_size == world.size:
         rng = _read_tensors(path / "rng.safetensors")
         mine = {key.partition(".")[2]: value for key, value in rng.items() if key.startswith(f"{world.rank}.")}
         write_rng(mine, state.strategy.device)
@@ -86,7 +90,8 @@ def _find_start(folder: Path, report: Callable[[str], None]) -> Start:
             (folder / name).unlink(missing_ok=True)
         return Start(None, Progress())
     point(folder, "last", path.name)
-    progress = read_progress(path)
+    start = _read_start(path)
+    progress = start.progress
     try:
         if progress.best is not None:
             check_folder(folder / step_name(progress.best.step))
@@ -94,38 +99,24 @@ def _find_start(folder: Path, report: Callable[[str], None]) -> Start:
     except CheckpointError as error:
         report(f"{error}; it was the best so far: the best is chosen anew from here")
         point(folder, "best", path.name)
-        progress = replace(progress, best=None, num_bad_validations=0)
-    return Start(path, progress)
+        start = replace(start, progress=replace(progress, best=None, num_bad_validations=0))
+    return start
 
 
 def read_progress(path: Path) -> Progress:
     """Progress of the checkpoint at `path`; Progress() when there is none."""
-    return _read_state(path).progress if path.exists() else Progress()
+    return _read_start(path).progress if path.exists() else Progress()
 
 
-@dataclass(frozen=True, slots=True)
-class _State:
-    """`state.json`. `world_size`: ranks that trained."""
-
-    progress: Progress
-    data_sha256: str
-    world_size: int
-
-
-def _read_state(path: Path) -> _State:
-    """Raise RunError when another version wrote it."""
+def _read_start(path: Path) -> Start:
+    """Raise RunError when another version wrote the checkpoint."""
     try:
         found = json.loads((path / "state.json").read_text())
         best = Best(**found["best"]) if found["best"] is not None else None
         values = {field.name: found[field.name] for field in fields(Progress)}
-        return _State(Progress(**{**values, "best": best}), found["data_sha256"], found["world_size"])
+        return Start(path, Progress(**{**values, "best": best}), found["data_sha256"], found["world_size"])
     except (ValueError, KeyError, TypeError):
         raise _other_version(path) from None
-
-
-def load_eval_weights(path: Path, state: TrainState) -> None:
-    """Load the weights to evaluate with into the network for evaluation."""
-    load_weights(path, state.eval_model, ema=state.ema is not None)
 
 
 def load_weights(path: Path, model: nn.Module, ema: bool) -> None:
@@ -166,13 +157,11 @@ def _load_into(model: nn.Module, file: Path) -> None:
 
 
 def _read_optimizer_metadata(file: Path) -> OptimizerMetadata:
-    if not file.exists():
-        raise _other_version(file.parent)
     try:
         with safe_open(file, "pt") as opened:
             found = json.loads(opened.metadata()["optimizer"])
             return OptimizerMetadata(groups=found["groups"], scaler=found["scaler"])
     except SafetensorError as error:
         raise _foreign(file, error) from None
-    except (ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         raise _other_version(file.parent) from None

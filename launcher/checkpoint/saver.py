@@ -32,8 +32,8 @@ class Writing:
     progress: Progress
     blocked_s: float
     """Seconds that the training waited for the copy."""
-    outcome: Future[tuple[float, str | None]]
-    """Seconds of writing, and the reason of a failure or None."""
+    write_s: Future[float]
+    """Seconds of writing; OSError when it failed."""
 
 
 class Saver:
@@ -60,26 +60,25 @@ class Saver:
         """Copy the state of the training and begin to write it. Call `wait` first."""
         assert self._pending is None, "call wait before the next save"
         self._pending = progress
-        start_s = time.monotonic()
-        strategy = self._state.strategy
+        start_s, strategy = time.monotonic(), self._state.strategy
         strategy.comm.beacon.enter("save")
         rngs = strategy.comm.all_gather_object(read_rng(strategy.device))
         if strategy.world.is_first:
             snapshot = take_snapshot(self._state, progress, rngs, self._memory)
-            outcome = self._thread.submit(self._write, snapshot)
-            self._writing = Writing(progress, time.monotonic() - start_s, outcome)
+            write_s = self._thread.submit(self._write, snapshot)
+            self._writing = Writing(progress, time.monotonic() - start_s, write_s)
 
     def wait(self, progress: Progress, is_last: bool = False) -> Progress:
         """Wait for the save in flight. Return `progress`, with the previous best when the new one could not be saved.
 
+        A collective, to be called before the next validation and the next save: the best is only ever on disk.
         Raise RunError when too many saves in a row have failed; with `is_last`, when this one has.
         """
-        self._state.strategy.comm.beacon.enter("save")
+        comm = self._state.strategy.comm
+        comm.beacon.enter("save")
         pending, self._pending = self._pending, None
         if pending is not None:
-            is_saved = self._state.strategy.comm.run_on_rank0(
-                lambda: self._await_writing(pending, progress.step, is_last)
-            )
+            is_saved = comm.run_on_rank0(lambda: self._await_writing(pending, progress.step, is_last))
             if not is_saved and progress.best == pending.best:
                 progress = replace(progress, best=self._best)
         self._best = progress.best
@@ -87,7 +86,7 @@ class Saver:
 
     def log_finished(self, step: int) -> None:
         """Log the save in flight if it has ended. `step`: steps done."""
-        if self._writing is not None and self._writing.outcome.done():
+        if self._writing is not None and self._writing.write_s.done():
             self._log_outcome(self._writing, step)
 
     def close(self) -> None:
@@ -96,14 +95,10 @@ class Saver:
         if self._writing is not None:
             self._log_outcome(self._writing, self._writing.progress.step)
 
-    def _write(self, snapshot: Snapshot) -> tuple[float, str | None]:
+    def _write(self, snapshot: Snapshot) -> float:
         start_s = time.monotonic()
-        reason = None
-        try:
-            write_snapshot(self._folder, snapshot, self._section.keep)
-        except OSError as error:
-            reason = one_line(error)
-        return time.monotonic() - start_s, reason
+        write_snapshot(self._folder, snapshot, self._section.keep)
+        return time.monotonic() - start_s
 
     def _await_writing(self, pending: Progress, step: int, is_last: bool) -> bool:
         """Rank 0's part of `wait`: whether `pending` was saved."""
@@ -116,29 +111,27 @@ class Saver:
             self._log.event(step, "save_waited", message, show=True)
         if self._reason is not None and (is_last or self._failed_in_a_row >= self._section.patience):
             which = "the last save" if is_last else f"failure {self._failed_in_a_row} in a row"
-            raise RunError(
-                f"{self._folder / name}: cannot be written ({self._reason}), {which}; fix that, "
-                f"and the same command resumes from {self._resume_point()}"
-            )
+            problem = f"{self._folder / name}: cannot be written ({self._reason}), {which}"
+            raise RunError(f"{problem}; fix that, and the same command resumes from {self._resume_point()}")
         return self._reason is None
 
     def _log_outcome(self, writing: Writing, step: int) -> None:
         """Wait for the thread, and log whether the save succeeded."""
-        write_s, self._reason = writing.outcome.result()
-        self._writing = None
+        self._writing = None  # first: an error that is raised here is not raised by `close` again
         saved, name = writing.progress, step_name(writing.progress.step)
-        if self._reason is None:
-            self._failed_in_a_row = 0
-            is_best = saved.best is not None and saved.best.step == saved.step
-            times = {"blocked_s": round(writing.blocked_s, 4), "write_s": round(write_s, 3)}
-            self._log.checkpoint(step, name=name, is_best=is_best, **times)
-        else:
+        try:
+            write_s = writing.write_s.result()
+        except OSError as error:
+            self._reason = one_line(error)
             self._failed_in_a_row += 1
-            message = (
-                f"{name} could not be saved ({self._reason}): failure {self._failed_in_a_row} in a row, "
-                f"{self._section.patience} end the run; a resume starts from {self._resume_point()}"
-            )
+            failures = f"failure {self._failed_in_a_row} in a row, {self._section.patience} end the run"
+            problem = f"{name} could not be saved ({self._reason}): {failures}"
+            message = f"{problem}; a resume starts from {self._resume_point()}"
             self._log.event(step, "checkpoint_failed", message, show=True, failed_in_a_row=self._failed_in_a_row)
+        else:
+            self._reason, self._failed_in_a_row = None, 0
+            times = {"blocked_s": round(writing.blocked_s, 4), "write_s": round(write_s, 3)}
+            self._log.checkpoint(step, name=name, is_best=saved.is_best, **times)
 
     def _resume_point(self) -> str:
         last = self._folder / "last"

@@ -19,7 +19,7 @@ from launcher.checkpoint.network_spec import SPEC_NAME
 from launcher.checkpoint.optimizer_state import read_groups, read_tensors
 from launcher.checkpoint.restore import OptimizerMetadata
 from launcher.checkpoint.state import Progress, TrainState, step_name
-from launcher.checkpoint.tensor_file import TensorFile, write_tensors
+from launcher.checkpoint.tensor_file import TensorFile
 from launcher.errors import RunError
 from launcher.run.journal import render_json
 from launcher.text import one_line
@@ -65,12 +65,18 @@ def take_snapshot(state: TrainState, progress: Progress, rngs: list[dict[str, Te
     }
     if state.ema is not None:
         tensors["ema"] = state.ema.module.state_dict()
+    return _copy(state, progress, tensors, memory, world_size=len(rngs))
+
+
+def _copy(
+    state: TrainState, progress: Progress, tensors: dict[str, dict[str, Tensor]], memory: HostMemory, world_size: int
+) -> Snapshot:
     device = state.strategy.device
     return Snapshot(
         progress=progress,
         files=memory.copy(tensors),
         optimizer={"groups": read_groups(state.model, state.optimizer), "scaler": state.strategy.scaler_state},
-        metadata=_metadata(state, len(rngs)),
+        metadata={"wandb_id": state.wandb_id, "data_sha256": state.data_sha256, "world_size": world_size},
         spec=state.spec.to_json(),
         copied=torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None,
     )
@@ -88,7 +94,7 @@ def write_snapshot(folder: Path, snapshot: Snapshot, keep: int) -> None:
         _write_files(temporary, snapshot)
         commit(temporary, folder / name)
         point(folder, "last", name)
-        if progress.best is not None and progress.best.step == progress.step:
+        if progress.is_best:
             point(folder, "best", name)
         prune(folder, name, keep)
     except OSError:
@@ -113,16 +119,9 @@ def save_weights(folder: Path, state: TrainState) -> None:
     name = step_name(0)
     temporary = folder / f".{name}.tmp"
     try:
-        temporary.mkdir(parents=True)
-        write_tensors(temporary / "model.safetensors", state.model.state_dict())
-        (temporary / "state.json").write_text(render_json({**asdict(Progress()), **_metadata(state, 1)}, indent=1))
-        (temporary / SPEC_NAME).write_text(render_json(state.spec.to_json(), indent=1))
+        _write_files(temporary, _copy(state, Progress(), {"model": state.model.state_dict()}, HostMemory(), 1))
         commit(temporary, folder / name)
         for link in ("last", "best"):
             point(folder, link, name)
     except OSError as error:
         raise RunError(f"{folder / name}: cannot be written ({one_line(error)})") from None
-
-
-def _metadata(state: TrainState, world_size: int) -> dict[str, Any]:
-    return {"wandb_id": state.wandb_id, "data_sha256": state.data_sha256, "world_size": world_size}

@@ -48,6 +48,11 @@ class Progress:
     validated_step: int = 0
     """Step of the newest validation. When a later one was due, it was interrupted and comes first after a resume."""
 
+    @property
+    def is_best(self) -> bool:
+        """Whether the newest step is the best so far."""
+        return self.best is not None and self.best.step == self.step
+
 
 @dataclass(frozen=True)
 class TrainState:
@@ -70,8 +75,7 @@ class TrainState:
     @property
     def eval_model(self) -> nn.Module:
         """The network for evaluation: with averaged weights when the recipe keeps them."""
-        model: nn.Module = self.network.model if self.ema is None else self.ema.module
-        return model
+        return self.network.model if self.ema is None else self.ema.module
 
 
 def step_name(step: int) -> str:

@@ -53,15 +53,18 @@ def _run(app: App, arguments: list[str] | None) -> int:
     except CycloptsError as error:
         return _explain(UserError(one_line(error) + " See launcher --help."))
     except Stopped as error:
-        print(f"launcher: {error}", file=sys.stderr, flush=True)
+        _print(str(error))
         return EXIT_RESUMABLE
     except RankLost as error:
-        return _report_lost_rank(error)
+        if error.should_print:
+            _print(str(error))
+        time.sleep(HOLD_BACK_S)  # the rank that failed first ends first
+        return EXIT_FAILED
     except (LauncherError, ShardsError) as error:
         return _explain(error)
     except KeyboardInterrupt:
         if _world().local_rank == 0:
-            print("launcher: interrupted", file=sys.stderr, flush=True)
+            _print("interrupted")
         return EXIT_INTERRUPTED
     except OSError as error:
         where = error.filename or "the run folder"
@@ -87,34 +90,26 @@ def _explain(error: Exception) -> int:
     """Print a line per problem on the first rank of each node; on any rank what it alone cannot read or fetch."""
     if _world().local_rank == 0 or isinstance(error, DataError | FetchError):
         for line in str(error).splitlines():
-            print(f"launcher: {printable(line)}", file=sys.stderr, flush=True)
+            _print(printable(line))
     else:
         time.sleep(HOLD_BACK_S)
     return EXIT_USER_ERROR if isinstance(error, UserError | ShardsError) else EXIT_FAILED
 
 
-def _report_lost_rank(error: RankLost) -> int:
-    """Print it on one rank only, and let the rank that failed first end first."""
-    if error.should_print:
-        print(f"launcher: {error}", file=sys.stderr, flush=True)
-    time.sleep(HOLD_BACK_S)
-    return EXIT_FAILED
-
-
 def _show_traceback(error: Exception) -> int:
     """Print the traceback last, where the user sees it."""
     rank = _world().rank
-    text = "\n".join(map(printable, "".join(traceback.format_exception(error)).splitlines()))
     if is_peer_lost(error):
-        print(
-            f"launcher: rank {rank} lost another rank, which has failed; the same command resumes",
-            file=sys.stderr,
-            flush=True,
-        )
+        _print(f"rank {rank} lost another rank, which has failed; the same command resumes")
         time.sleep(HOLD_BACK_S)
     else:
-        print(f"launcher: rank {rank} failed:\n{text}\n", file=sys.stderr, flush=True)
+        text = "\n".join(map(printable, "".join(traceback.format_exception(error)).splitlines()))
+        _print(f"rank {rank} failed:\n{text}\n")
     return EXIT_FAILED
+
+
+def _print(text: str) -> None:
+    print(f"launcher: {text}", file=sys.stderr, flush=True)
 
 
 def _world() -> World:

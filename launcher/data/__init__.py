@@ -3,7 +3,7 @@
 The road of a batch:
 
     ids ---------------> EncodedBatch    reader: the file of each image         (encoded, decode)
-    EncodedBatch ------> DecodedBatch    pixels, on a GPU or copied to it       (loader, nvjpeg, transfer)
+    EncodedBatch ------> DecodedBatch    pixels, on a GPU or copied to it       (loader, nvjpeg)
     DecodedBatch ------> Batch           augmented                              (loader)
     Batch -------------> Examples        mixed, through the frozen part         (feed)
 

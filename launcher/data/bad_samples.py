@@ -26,22 +26,18 @@ class BadSamples(Protocol):
 
     def among(self, ids_B: Ids) -> BOOL:
         """mask_B of those that have been skipped."""
+        return np.zeros(len(ids_B), dtype=np.bool_)
 
     def take_new(self) -> dict[int, str]:
         """Images skipped since the last call: id -> reason."""
+        return {}
 
 
-class FailOnBadSample:
+class FailOnBadSample(BadSamples):
     """Fails on the first unreadable image."""
 
     def note(self, sample_id: int, error: DataError) -> None:
         raise error
-
-    def among(self, ids_B: Ids) -> BOOL:
-        return np.zeros(len(ids_B), dtype=np.bool_)
-
-    def take_new(self) -> dict[int, str]:
-        return {}
 
 
 class SkipBadSamples:
@@ -65,8 +61,6 @@ class SkipBadSamples:
             raise DataError(f"{what}: {first}") from None
 
     def among(self, ids_B: Ids) -> BOOL:
-        if not self._messages:
-            return np.zeros(len(ids_B), dtype=np.bool_)
         return np.isin(ids_B, list(self._messages))
 
     def take_new(self) -> dict[int, str]:
@@ -80,6 +74,7 @@ class DeferBadSample:
 
     def __init__(self, inner: BadSamples) -> None:
         self._inner = inner
+        self.among, self.take_new = inner.among, inner.take_new
         self.error: DataError | None = None
         """The first one."""
 
@@ -88,12 +83,6 @@ class DeferBadSample:
             self._inner.note(sample_id, error)
         except DataError as final:
             self.error = self.error or final
-
-    def among(self, ids_B: Ids) -> BOOL:
-        return self._inner.among(ids_B)
-
-    def take_new(self) -> dict[int, str]:
-        return self._inner.take_new()
 
 
 def build_bad_sample_policy(data: Data) -> BadSamples:

@@ -18,9 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from launcher.augment.arrays import UINT8
 from launcher.errors import DataError
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-"""Accepted formats, by content and not by name. Pillow would run outside programs for some others (EPS)."""
+from shards.images import READABLE, to_mode
 
 REDUCTIONS = (8, 4, 2)
 """libjpeg-turbo can decode a JPEG at 1/8, 1/4 or 1/2 of its length and width, in 0.4 to 0.9 of the time."""
@@ -54,10 +52,7 @@ def open_image(content: bytes, place: str, min_side: int | None = None) -> Encod
     still has `min_side` pixels and both sides are whole pixels; `min_side` None: at its full size. Scaled to half of
     that or less, it differs from the same at full size by 0.7 levels of 255 on average, by 9 at most.
     """
-    try:
-        return _open_jpeg(content, place, min_side) or _PillowImage(_open_with_pillow(content), place, min_side)
-    except Exception as error:  # Pillow raises a dozen kinds on damaged bytes
-        raise _damaged(place, error) from None
+    return _open_jpeg(content, place, min_side) or _open_with_pillow(content, place, min_side)
 
 
 def decode_image(content: bytes, place: str, min_side: int | None = None) -> UINT8:
@@ -84,35 +79,35 @@ class Jpeg:
         try:
             simplejpeg.decode_jpeg(self.content, "RGB", min_height=height, min_width=width, buffer=out_HWC)
         except ValueError:  # raised for harmless odd bytes too: Pillow decides
-            try:
-                _PillowImage(_open_with_pillow(self.content), self.place, self.min_side).decode(out_HWC)
-            except DataError:
-                raise
-            except Exception as error:  # as below
-                raise _damaged(self.place, error) from None
+            _open_with_pillow(self.content, self.place, self.min_side).decode(out_HWC)
 
 
+@dataclass(frozen=True, slots=True)
 class _PillowImage:
-    def __init__(self, image: Image.Image, place: str, min_side: int | None) -> None:
-        self._image, self._place = image, place
+    image: Image.Image
+    place: str
+    size: tuple[int, int]
+
+    def decode(self, out_HWC: UINT8) -> None:
+        try:
+            self.image.load()
+            ImageOps.exif_transpose(self.image, in_place=True)
+            out_HWC[:] = np.asarray(to_mode(self.image, "RGB"))
+        except Exception as error:  # as below
+            raise _damaged(self.place, error) from None
+
+
+def _open_with_pillow(content: bytes, place: str, min_side: int | None) -> _PillowImage:
+    try:
+        image = Image.open(io.BytesIO(content), formats=READABLE)
         reduction = _choose_reduction(image.size, min_side)
         if image.format == "JPEG" and reduction > 1:
             image.draft(None, (image.width // reduction, image.height // reduction))
         width, height = image.size
         is_rotated = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
-        self.size = (width, height) if is_rotated else (height, width)
-
-    def decode(self, out_HWC: UINT8) -> None:
-        try:
-            self._image.load()
-            ImageOps.exif_transpose(self._image, in_place=True)
-            out_HWC[:] = np.asarray(_to_rgb(self._image))
-        except Exception as error:  # as above
-            raise _damaged(self._place, error) from None
-
-
-def _open_with_pillow(content: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(content), formats=FORMATS)
+        return _PillowImage(image, place, (width, height) if is_rotated else (height, width))
+    except Exception as error:  # Pillow raises a dozen kinds on damaged bytes
+        raise _damaged(place, error) from None
 
 
 def _choose_reduction(size: tuple[int, int], min_side: int | None) -> int:
@@ -128,10 +123,10 @@ def _open_jpeg(content: bytes, place: str, min_side: int | None) -> Jpeg | None:
         return None
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(content)
-    except ValueError:
-        return None
-    is_suspect = height * width > (Image.MAX_IMAGE_PIXELS or 0)  # Pillow warns or refuses
-    if is_suspect or colors not in ("YCbCr", "Gray") or _has_exif_rotation(content):
+        is_suspect = height * width > (Image.MAX_IMAGE_PIXELS or 0)  # Pillow warns or refuses
+        if is_suspect or colors not in ("YCbCr", "Gray") or _has_exif_rotation(content):
+            return None
+    except Exception:  # damaged, perhaps: Pillow decides
         return None
     reduction = _choose_reduction((height, width), min_side)
     return Jpeg(content, place, (height // reduction, width // reduction), min_side, is_reduced=reduction > 1)
@@ -155,16 +150,8 @@ def _find_scan(content: bytes) -> int:
     return len(content)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # convert() would clip 16-bit gray to 255
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:  # Pillow warns about a direct conversion
-        image = image.convert("RGBA")
-    return image.convert("RGB")
-
-
 def _damaged(place: str, error: Exception) -> DataError:
     if isinstance(error, UnidentifiedImageError):  # whose own message shows a Python object
-        error = ValueError(f"cannot identify it as {', '.join(FORMATS)}")
+        error = ValueError(f"cannot identify it as {', '.join(READABLE)}")
     advice = FILE_ADVICE if Path(place).is_file() else ADVICE
     return DataError(f"{place}: cannot be decoded ({error}){advice}")

@@ -24,20 +24,12 @@ from launcher.recipe.schema import Data
 from launcher.text import Say, show_bytes
 
 T = TypeVar("T")
-Place = Literal["decoded", "device"]
 
 _DEVICE_SHARE = 4
 """Cached images may take 1/4 of a GPU's free memory: the network needs the rest."""
 
 
-def cache_decoded(
-    strategy: Strategy,
-    split: str,
-    loader: Loader,
-    data: Data,
-    run_id: str,
-    say: Say,
-) -> None:
+def cache_decoded(strategy: Strategy, split: str, loader: Loader, data: Data, run_id: str, say: Say) -> None:
     """Decode a split into memory where `data.cache` and the free memory allow it.
 
     Raise DataError on every rank when an image is damaged and the policy is to fail.
@@ -57,23 +49,23 @@ def _cache(strategy: Strategy, split: str, loader: Loader, data: Data, run_id: s
     assert data.cache != "none"
     estimates = _gather(strategy.comm, lambda: estimate_pixels(loader.reader, loader.min_side))
     num_bytes, room_bytes = 3 * estimates[0], data.cache_gib * 2**30
-    place, limit = _choose_place(strategy, data.cache, num_bytes, room_bytes)
-    if place is None:
+    device, limit = _choose_device(strategy, data.cache, num_bytes, room_bytes)
+    if device is None:
         return f"not cached, {show_bytes(num_bytes)} are more than {limit}"
     start = time.perf_counter()
     decoded = _decode(strategy.comm, split, loader, room_bytes, run_id)
     if decoded is None:
         return "not cached, they turned out to be more than there is room for"
     num_bytes = decoded.images.pixels_PC.numel()
-    loader.use_decoded(decoded.to(strategy.device) if place == "device" else decoded)
-    where = f"on {strategy.device.type}" if place == "device" else "in memory"
+    loader.use_decoded(decoded.to(device))
+    where = "in memory" if device.type == "cpu" else f"on {device.type}"
     return f"decoded once, {show_bytes(num_bytes)} {where}, {time.perf_counter() - start:.1f} s"
 
 
-def _choose_place(
+def _choose_device(
     strategy: Strategy, wanted: Literal["auto", "decoded", "device"], num_bytes: int, room_bytes: float
-) -> tuple[Place | None, str]:
-    """The same place on every rank; or None, and the limit that forbids it."""
+) -> tuple[torch.device | None, str]:
+    """The same kind of device on every rank; or None, and the limit that forbids it."""
     if num_bytes > room_bytes:
         return None, f"data.cache_gib={room_bytes / 2**30:g}"
     is_cuda = strategy.device.type == "cuda"
@@ -84,9 +76,9 @@ def _choose_place(
     rooms = {place: min(each[place] for each in strategy.comm.all_gather_object(rooms)) for place in rooms}
     # On their way to a GPU they are in memory, too.
     if is_cuda and wanted != "decoded" and num_bytes <= min(rooms.values()):
-        return "device", ""
+        return strategy.device, ""
     if (wanted != "device" or not is_cuda) and num_bytes <= rooms["decoded"]:
-        return "decoded", ""
+        return torch.device("cpu"), ""
     return None, "the free memory allows"
 
 

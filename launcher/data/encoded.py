@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, fields, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from launcher.data.reader import SampleReader
 from launcher.errors import DataError
 
 _SIZE_IF_ALL_SKIPPED = (512, 512)
-"""UINT8 of the images of a batch that is skipped whole."""
+"""Height and width of the images of a batch that is skipped whole."""
 
 
 @dataclass(slots=True)
@@ -59,14 +60,8 @@ class EncodedBatch:
     scratch_N: UINT8
     times: InputTimes
     bad_samples: BadSamples
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device("cpu")
-
-    @property
-    def is_bytes(self) -> bool:
-        return True
+    device: ClassVar = torch.device("cpu")
+    is_bytes: ClassVar = True
 
     def part(self, numbers: slice) -> EncodedBatch:
         return replace(self, images=self.images[numbers], ids_B=self.ids_B[numbers], sizes_B2=self.sizes_B2[numbers])
@@ -126,24 +121,19 @@ def read_batch(
     """
     start = time.perf_counter()
     read_B = np.maximum(ids_B, 0)
-    opened = [_open(reader, i, min_side, bad_samples) for i in read_B.tolist()]
-    size = next((each[0].size for each in opened if each is not None), _SIZE_IF_ALL_SKIPPED)
-    images = tuple(_BlackImage(size) if each is None else each[0] for each in opened)
-    labels = [0 if each is None else each[1] for each in opened]
+    opened: list[tuple[EncodedImage | None, int]] = []
+    for sample_id in read_B.tolist():
+        try:
+            opened.append(open_sample(reader, sample_id, min_side))
+        except DataError as error:
+            bad_samples.note(sample_id, error)
+            opened.append((None, 0))
+    size = next((image.size for image, _ in opened if image is not None), _SIZE_IF_ALL_SKIPPED)
+    images = tuple(image or _BlackImage(size) for image, _ in opened)
     sizes_B2 = np.array([each.size for each in images], dtype=np.int64)
     scratch_N = np.empty(3 * int(sizes_B2.prod(axis=1).max()), dtype=np.uint8)
     times.read_s += time.perf_counter() - start
     times.num_images += len(images)
     times.long_sides += int(sizes_B2.max(axis=1).sum())
-    return EncodedBatch(images, read_B, sizes_B2, scratch_N, times, bad_samples), torch.tensor(labels)
-
-
-def _open(
-    reader: SampleReader, sample_id: int, min_side: int | None, bad_samples: BadSamples
-) -> tuple[EncodedImage, int] | None:
-    """As `open_sample`; None for an image that is skipped."""
-    try:
-        return open_sample(reader, sample_id, min_side)
-    except DataError as error:
-        bad_samples.note(sample_id, error)
-        return None
+    labels_B = torch.tensor([label for _, label in opened])
+    return EncodedBatch(images, read_B, sizes_B2, scratch_N, times, bad_samples), labels_B

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -46,25 +45,15 @@ class Examples:
     """Hashes of the augmentation and mixing of each image; no bytes where none are recorded, or features were read."""
 
 
-class Feed(Protocol):
-    """The examples of one split."""
-
-    @property
-    def times(self) -> InputTimes:
-        """Time spent on its examples so far."""
-
-    def batches(self, work: Work) -> Iterator[Examples]: ...
-
-
 @dataclass(frozen=True)
 class ImageFeed:
-    """A `Feed` from images: read, augmented, mixed, and passed through the frozen part of the network, if any."""
+    """The examples of one split, from images: read, augmented, mixed, and passed through the frozen part, if any."""
 
     loader: Loader
     augment: Augment
     strategy: Strategy
     seed: int
-    views: int | None
+    num_views: int | None
     """Augmented views of each image, used in turn by the epochs; None: a new one every epoch."""
     engine: Engine | None
     """The frozen part; None where there is none."""
@@ -73,6 +62,7 @@ class ImageFeed:
 
     @property
     def times(self) -> InputTimes:
+        """Time spent on its examples so far."""
         return self.loader.times
 
     def batches(self, work: Work) -> Iterator[Examples]:
@@ -84,7 +74,7 @@ class ImageFeed:
         def prepare(images: ImageBatch, ids_B: Ids, view: int) -> Tensor:
             return self.strategy.layout(augment(images, ids_B, self.seed, view))
 
-        views = ((epoch if self.views is None else epoch % self.views, ids_B) for epoch, ids_B in work)
+        views = ((epoch if self.num_views is None else epoch % self.num_views, ids_B) for epoch, ids_B in work)
         for batch in self.loader.batches(views, prepare):
             images_BCHW, targets = batch.images_BChw, batch.labels_B
             if mix is not None:
@@ -97,12 +87,13 @@ class ImageFeed:
 
 @dataclass
 class FeatureFeed:
-    """A `Feed` from features: the values that the frozen part gave for each view of each image.
+    """The examples of one split, from features: the values that the frozen part gave for each view of each image.
 
-    `views`: those that the coming epochs use, of `num_views` in all.
+    `by_view`: those that the coming epochs use, of `num_views` views in all. Nothing is mixed: features of mixed images
+    are not kept.
     """
 
-    views: dict[int, Features]
+    by_view: dict[int, Features]
     num_views: int
     device: torch.device
     bad_samples: BadSamples = field(default_factory=FailOnBadSample)
@@ -111,7 +102,7 @@ class FeatureFeed:
     def batches(self, work: Work) -> Iterator[Examples]:
         for epoch, ids_B in work:
             start = time.perf_counter()
-            examples = self._read(self.views[epoch % self.num_views], ids_B)
+            examples = self._read(self.by_view[epoch % self.num_views], ids_B)
             self.times.wait_s += time.perf_counter() - start
             yield examples
 
@@ -134,3 +125,6 @@ class FeatureFeed:
 
     def _send(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=True)
+
+
+Feed = ImageFeed | FeatureFeed

@@ -11,7 +11,10 @@ from launcher.augment.arrays import INT64
 Ids = INT64
 
 Work = Iterable[tuple[int, Ids]]
-"""(view, ids_B) of each batch; id -1 is padding."""
+"""Of each batch (epoch, ids_B) for a feed, (view, ids_B) for a loader; id -1 is padding.
+
+A view is the epoch, modulo `augment.views` if set.
+"""
 
 
 def part_bounds(num_images: int, num_parts: int) -> Ids:

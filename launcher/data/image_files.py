@@ -6,10 +6,9 @@ import glob
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Protocol
 
 from launcher.data.decode import FILE_ADVICE
 from launcher.data.ids import Ids, Work
@@ -21,19 +20,6 @@ from shards.sources.imagefolder import is_image
 
 UNKNOWN = -1
 """Label of an image whose class is not known."""
-
-
-class Part(Protocol):
-    """Some of the images, numbered from 0."""
-
-    @property
-    def num_images(self) -> int: ...
-
-    def read(self, number: int) -> Sample:
-        """Raise DataError when the image is missing or incomplete."""
-
-    def name(self, number: int) -> str:
-        """A name by which a person finds the image."""
 
 
 @dataclass(frozen=True)
@@ -77,14 +63,18 @@ class ShardPart:
 
     def read(self, number: int) -> Sample:
         sample = self.reader.read(number)
-        return Sample(sample.content, self.labels[sample.label], sample.place)
+        return replace(sample, label=self.labels[sample.label])
 
     def name(self, number: int) -> str:
         return self.prefix + self.reader.name_of(number)
 
 
+Part = FilePart | ShardPart
+"""Some of the images, numbered from 0."""
+
+
 class ImageReader:
-    """Several parts, one after the other: a `SampleReader`."""
+    """Several parts, one after another: a `SampleReader`."""
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self._parts = tuple(parts)

@@ -52,7 +52,7 @@ class LaneEpochs:
     def shards(self, epoch: int, node: int, num_nodes: int) -> Ids:
         """Numbers of the shards that one of `num_nodes` equal nodes opens in an epoch, as its lanes pass over them.
 
-        Its images are m = steps_per_epoch x global_batch / num_nodes neighbours on the ring: in at most
+        Its images are m = steps_per_epoch x global_batch / num_nodes neighbors on the ring: in at most
         (m - 2) // s + 2 shards, where s is the fewest images of a shard that has any. Of S shards, all nodes together
         open at most S + num_nodes where last_batch is drop: a shard twice only where it is cut between two nodes.
         """

@@ -28,7 +28,6 @@ from launcher.data.ids import Ids, Work
 from launcher.data.nvjpeg import decode_batch
 from launcher.data.reader import SampleReader
 from launcher.data.threads import LoadThreads
-from launcher.data.transfer import copy_ahead
 
 INLINE_PIXELS = 64 * 64
 """Decoded images no larger than this are augmented in the training's own thread: handing them over takes longer."""
@@ -103,7 +102,7 @@ class Loader:
             yield from self._load_inline(work, load) if self._is_inline else self._threads.load(work, load, self.times)
             return
         loaded = self._threads.load(work, self._load_decoded, self.times)
-        for batch in loaded if self._is_on_device else copy_ahead(loaded, self._device, self.times):
+        for batch in loaded if self._is_on_device else _copy_ahead(loaded, self._device, self.times):
             images_BChw = prepare(batch.images, batch.ids_B, batch.view)
             yield self._replace_skipped(Batch(images_BChw, batch.labels_B, batch.weights_B, batch.ids_B, batch.view))
 
@@ -138,8 +137,7 @@ class Loader:
     def _load_decoded(self, view: int, ids_B: Ids, times: InputTimes) -> DecodedBatch:
         images, labels_B = self._open(ids_B, times)
         if isinstance(images, EncodedBatch):
-            on_device = self.decodes_on_device
-            images = decode_batch(images, self._device) if on_device else images.decode(is_pinned=True)
+            images = decode_batch(images, self._device) if self.decodes_on_device else images.decode(is_pinned=True)
         batch = DecodedBatch(images, labels_B, _weights(ids_B), ids_B, view)
         return batch.to(self._device) if self._is_on_device else batch
 
@@ -165,14 +163,42 @@ class Loader:
             return batch
         rows = torch.from_numpy(np.flatnonzero(is_skipped_B)).to(batch.weights_B.device)
         batch.weights_B[rows] = 0
-        for whole in np.flatnonzero(~is_skipped_B & (batch.ids_B >= 0)).tolist()[:1]:
-            # Its label too: mixing gives a part of it to the neighbor.
-            batch.images_BChw[rows], batch.labels_B[rows] = (
-                batch.images_BChw[whole].clone(),
-                batch.labels_B[whole].clone(),
-            )
+        is_whole_B = ~is_skipped_B & (batch.ids_B >= 0)
+        if is_whole_B.any():
+            whole = int(is_whole_B.argmax())
+            batch.images_BChw[rows] = batch.images_BChw[whole].clone()
+            batch.labels_B[rows] = batch.labels_B[whole].clone()  # mixing gives a part of it to the neighbor
         return batch
 
 
 def _weights(ids_B: Ids) -> Tensor:
     return torch.from_numpy((ids_B >= 0).astype(np.int64))
+
+
+def _copy_ahead(batches: Iterator[DecodedBatch], device: torch.device, times: InputTimes) -> Iterator[DecodedBatch]:
+    """The batches on the GPU; while one is used, the next is copied. Adds the time of the copies to `times`."""
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    copies: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+
+    def send(batch: DecodedBatch) -> tuple[DecodedBatch, torch.cuda.Event]:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(stream):
+            stream.record_event(start)
+            sent = batch.to(device)
+            stream.record_event(end)
+        copies.append((start, end))
+        return sent, end
+
+    coming = map(send, batches)
+    ahead = next(coming, None)
+    while ahead is not None:
+        batch, arrived = ahead
+        ahead = next(coming, None)
+        current = torch.cuda.current_stream(device)
+        current.wait_event(arrived)
+        for tensor in batch.tensors:
+            tensor.record_stream(current)  # its memory is not reused before this stream is done with it
+        while copies and copies[0][1].query():  # type: ignore[no-untyped-call]  # finished ones only: nothing waits
+            start, end = copies.popleft()
+            times.copy_s += start.elapsed_time(end) / 1000
+        yield batch

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
 
 import numpy as np
 
@@ -18,19 +17,6 @@ _ORDER = 1
 """Stream of random numbers of the order of samples; augmentation has others."""
 
 
-class Epochs(Protocol):
-    """The ids of a training's epochs, in batches."""
-
-    def batch_ids(self, epoch: int, batch: int, first: int, end: int) -> Ids:
-        """Ids `first` to `end` of global batch `batch`, from 0, of an epoch."""
-
-    def dropped_ids(self, epoch: int) -> Ids:
-        """Ids of the images that are in no batch of an epoch."""
-
-    def shards(self, epoch: int, node: int, num_nodes: int) -> Ids:
-        """Numbers of the shards, in the manifest's order, that a node opens in an epoch."""
-
-
 @dataclass(frozen=True, slots=True)
 class WholeEpochs:
     """Epochs in a random order of all images: every node opens every shard."""
@@ -40,6 +26,7 @@ class WholeEpochs:
     num_shards: int
 
     def batch_ids(self, epoch: int, batch: int, first: int, end: int) -> Ids:
+        """Ids `first` to `end` of global batch `batch`, from 0, of an epoch."""
         order = epoch_order(self.plan.num_train, self.seed, epoch)
         # Past the end of the order only when the recipe wraps: the epoch's first samples fill its last batch.
         start = batch * self.plan.global_batch
@@ -47,10 +34,12 @@ class WholeEpochs:
         return ids
 
     def dropped_ids(self, epoch: int) -> Ids:
+        """Ids of the images that are in no batch of an epoch."""
         order: Ids = epoch_order(self.plan.num_train, self.seed, epoch)
         return order[self.plan.steps_per_epoch * self.plan.global_batch :]
 
     def shards(self, epoch: int, node: int, num_nodes: int) -> Ids:
+        """Numbers of the shards, in the manifest's order, that a node opens in an epoch."""
         return np.arange(self.num_shards)
 
 
@@ -59,7 +48,7 @@ class Order:
     """The training samples of every step."""
 
     plan: Plan
-    epochs: Epochs
+    epochs: WholeEpochs | LaneEpochs
 
     def global_batch_ids(self, step: int) -> Ids:
         """The ids of optimizer step `step` (from 1), shape [global_batch]; the same for any number of ranks."""

@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Protocol
 
@@ -22,9 +23,6 @@ from shards.manifest import MANIFEST_NAME, IndexArray, Manifest, Shard, ShardsEr
 
 MAX_OPEN_SHARDS = 256
 """Open files per split; the least recently used is closed first. Three splits stay below the usual limit of 1,024."""
-
-_NAME_BYTES = 100
-"""Length of a member's name in its tar header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +82,7 @@ class ShardFolder(Protocol):
 
     def max_open(self, shards: Sequence[Shard]) -> int:
         """Number of these shards that a reader may keep open."""
+        return MAX_OPEN_SHARDS
 
     def place(self, shard: Shard) -> str:
         """Path or URL of the shard, for messages."""
@@ -96,24 +95,23 @@ class ShardFolder(Protocol):
 
     def look_ahead(self, work: Work, shards_with: Callable[[Ids], list[Shard]]) -> Iterator[tuple[int, Ids]]:
         """The same work; the shards that it needs are fetched ahead."""
+        return iter(work)
 
     def describe_download(self, shard: Shard) -> str:
         """Progress of a shard's download, for messages; empty where none is running."""
+        return ""
 
     def describe(self) -> str:
         """A line for the start of a run."""
 
 
-class LocalFolder:
-    """Shards on a local disk: a `ShardFolder`."""
+class LocalFolder(ShardFolder):
+    """Shards on a local disk, of which none is downloaded."""
 
     def __init__(self, folder: Path, can_be_packed: bool = False) -> None:
         self.folder = folder
         self._advice = "; delete that folder to pack again" if can_be_packed else ""
         self.traffic = Traffic()
-
-    def max_open(self, shards: Sequence[Shard]) -> int:
-        return MAX_OPEN_SHARDS
 
     def place(self, shard: Shard) -> str:
         return f"{self.folder}/{shard.name}"  # joined as paths they would take as long as the read
@@ -131,12 +129,6 @@ class LocalFolder:
         except OSError as error:
             raise self.damage(shard, f"cannot be opened ({error.strerror})") from None
 
-    def look_ahead(self, work: Work, shards_with: Callable[[Ids], list[Shard]]) -> Iterator[tuple[int, Ids]]:
-        return iter(work)
-
-    def describe_download(self, shard: Shard) -> str:
-        return ""
-
     def describe(self) -> str:
         packed = time.localtime((self.folder / MANIFEST_NAME).stat().st_mtime)
         return f"shards {self.folder} of {time.strftime('%Y-%m-%d %H:%M', packed)}{self._advice}"
@@ -150,21 +142,20 @@ class ShardReader:
         self.shards = manifest.shards_of(split)
         self.num_images = manifest.num_images(split)
         self.num_classes = len(manifest.classes)
-        self._first_ids = np.cumsum([0, *(shard.num_images for shard in self.shards)])
-        self._starts: list[int] = self._first_ids.tolist()
-        """The same as a list: finding one image's shard in it takes a tenth of the time."""
+        self._starts = [0, *accumulate(shard.num_images for shard in self.shards)]
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
         self._max_open = self.folder.max_open(self.shards)
         self._lock = threading.Lock()
         self._reading: dict[int, int] = {}
 
     def current(self) -> str | None:
-        for sample_id in list(self._reading.values())[:1]:
-            number, row_number = self._find(sample_id)
-            shard = self.shards[number]
-            # With its progress, so that a slow download is not taken for a hang.
-            return f"{shard.name}: image {row_number}{self.folder.describe_download(shard)}"
-        return None
+        reading = list(self._reading.values())
+        if not reading:
+            return None
+        number, row_number = self._find(reading[0])
+        shard = self.shards[number]
+        # With its progress, so that a slow download is not taken for a hang.
+        return f"{shard.name}: image {row_number}{self.folder.describe_download(shard)}"
 
     def read(self, sample_id: int) -> Sample:
         thread = threading.get_ident()
@@ -175,9 +166,8 @@ class ShardReader:
             del self._reading[thread]
 
     def _read(self, sample_id: int) -> Sample:
-        assert 0 <= sample_id < self._first_ids[-1], f"no image {sample_id} among {self._first_ids[-1]}"
-        number = bisect_right(self._starts, sample_id) - 1
-        row_number = sample_id - self._starts[number]
+        assert 0 <= sample_id < self._starts[-1], f"no image {sample_id} among {self._starts[-1]}"
+        number, row_number = self._find(sample_id)
         shard, opened = self.shards[number], self._shard(number)
         if row_number >= len(opened.index):
             raise self.folder.damage(shard, f"image {row_number}: its index has only {len(opened.index)} images")
@@ -185,8 +175,8 @@ class ShardReader:
         if not 0 <= offset <= offset + size <= opened.num_bytes:
             raise self.folder.damage(shard, f"image {row_number}: the tar is truncated")
         if not 0 <= label < self.num_classes:
-            what = f"image {row_number}: label {label} is not one of {self.num_classes} classes"
-            raise self.folder.damage(shard, what)
+            what = f"label {label} is not one of {self.num_classes} classes"
+            raise self.folder.damage(shard, f"image {row_number}: {what}")
         try:
             content = os.pread(opened.descriptor, size, offset)
         except OSError as error:
@@ -194,7 +184,7 @@ class ShardReader:
         return Sample(content, label, f"{self.folder.place(shard)}: image {row_number}")
 
     def shard_of(self, sample_id: int) -> str:
-        """Name of its tar."""
+        """The name of its tar."""
         return self.shards[self._find(sample_id)[0]].name
 
     def name_of(self, sample_id: int) -> str:
@@ -203,7 +193,7 @@ class ShardReader:
         shard, opened = self.shards[number], self._shard(number)
         offset = int(opened.index[row_number]["offset"])
         try:
-            header = os.pread(opened.descriptor, _NAME_BYTES, offset - tarfile.BLOCKSIZE)
+            header = os.pread(opened.descriptor, tarfile.LENGTH_NAME, offset - tarfile.BLOCKSIZE)
         except OSError as error:
             raise self.folder.damage(shard, f"cannot be read ({error.strerror})") from None
         return f"{shard.name}/{header.partition(bytes(1))[0].decode(errors='replace')}"
@@ -213,8 +203,8 @@ class ShardReader:
 
     def _shards_with(self, ids_B: Ids) -> list[Shard]:
         """The shards of these images, in the order of their first use."""
-        numbers = np.searchsorted(self._first_ids, np.maximum(ids_B, 0), side="right") - 1
-        return [self.shards[number] for number in dict.fromkeys(numbers.tolist())]
+        numbers = (self._find(sample_id)[0] for sample_id in np.maximum(ids_B, 0).tolist())
+        return [self.shards[number] for number in dict.fromkeys(numbers)]
 
     def _find(self, sample_id: int) -> tuple[int, int]:
         """Number of the image's shard, and of the image in it."""

@@ -22,7 +22,7 @@ def free_bytes(is_shared: bool) -> int:
         lines = Path("/proc/meminfo").read_text().splitlines()
         available = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")] or available
     except OSError:
-        pass  # not Linux: the first number leaves out the file cache
+        pass  # not Linux: the first number does not count the file cache
     if is_shared:
         disk = os.statvfs(shared_folder())
         available.append(disk.f_bavail * disk.f_frsize)

@@ -27,6 +27,8 @@ COMM_TIMEOUT = timedelta(hours=4)
 POLL_EVERY_S = 0.5
 """Least time between two exchanges of `rank0_first` with the ranks that wait."""
 
+STOPPED_EARLY = "stopped before the training began; the same command starts it again"
+
 
 def never() -> bool:
     """`stop_requested` for commands that take no signals."""
@@ -37,13 +39,15 @@ class Comm:
     """The collectives of this rank. Every rank must make the same calls in the same order."""
 
     def __init__(self, world: World, stop_requested: ShouldStop = never) -> None:
-        """`stop_requested`: whether this process was asked to stop; the ranks agree on it in `should_stop`."""
+        """`stop_requested`: whether this process was asked to stop; the ranks agree on it in `agree_to_stop`."""
         self.world = world
         self.beacon = Beacon()
         self._stop_requested = stop_requested
-        self._group = _new_gloo_group() if world.size > 1 else None
+        self._group: dist.ProcessGroup | None = None
+        if world.size > 1:
+            self._group = dist.new_group(backend="gloo", timeout=COMM_TIMEOUT)  # type: ignore[assignment]
         self._in_flight: tuple[Any, Tensor] | None = None
-        """The exchange of `any_rank_async` that has begun: its handle and its tensor."""
+        """The exchange of `agree_to_stop` that has begun: its handle and its tensor."""
         self.hosts = self.all_gather_object(socket.gethostname())
         """Host name of each rank."""
 
@@ -102,26 +106,33 @@ class Comm:
         if not self.world.is_first:
             self._wait_for_rank0()
             return work(self._stop_requested)
-        poll = _StopPoll(self._exchange)
+        is_agreed, exchanged_s = False, time.monotonic()
+
+        def should_stop() -> bool:
+            nonlocal is_agreed, exchanged_s
+            if not is_agreed and time.monotonic() - exchanged_s > POLL_EVERY_S:
+                is_agreed, exchanged_s = self._exchange().should_stop, time.monotonic()
+            return is_agreed
+
         try:
-            result = work(poll)
+            result = work(should_stop)
         except BaseException:
-            if not poll.is_agreed:
+            if not is_agreed:
                 self._exchange(is_failed=True)
             raise
-        if poll.is_agreed or self._exchange(is_over=True).should_stop:
-            raise _stopped_early()
+        if is_agreed or self._exchange(is_over=True).should_stop:
+            raise Stopped(STOPPED_EARLY)
         return result
 
     def _wait_for_rank0(self) -> None:
-        is_over = False
-        while not is_over:
+        while True:
             flags = self._exchange()
             if flags.is_failed:
                 raise RankLost("rank 0 failed while this rank waited for it", should_print=False)
             if flags.should_stop:
-                raise _stopped_early()
-            is_over = flags.is_over
+                raise Stopped(STOPPED_EARLY)
+            if flags.is_over:
+                return
 
     def _exchange(self, is_over: bool = False, is_failed: bool = False) -> _Flags:
         flags_3 = torch.tensor([int(self._stop_requested()), int(is_over), int(is_failed)])
@@ -136,15 +147,13 @@ class Comm:
         if odd:
             raise UserError(f"rank {odd[0]} has other {what} than rank 0: put them on a disk that all nodes share")
 
-    def should_stop(self, also: bool = False) -> bool:
-        """Whether some rank was asked to stop or passed `also`, one call late: see `any_rank_async`."""
-        return self.any_rank_async(self._stop_requested() or also)
+    def agree_to_stop(self, also: bool = False) -> bool:
+        """Whether some rank was asked to stop or passed `also` at the previous call; with a single rank, at this one.
 
-    def any_rank_async(self, value: bool) -> bool:
-        """Whether some rank's `value` was true at the previous call; with a single rank, at this one.
-
-        The exchange that this call starts runs beside the next step, so training never waits for it.
+        A collective: every rank calls it equally often and gets the same answer. The exchange that this call starts
+        runs beside the next step, so training never waits for it.
         """
+        value = self._stop_requested() or also
         if self.world.size == 1:
             return value
         result = self._finish_exchange()
@@ -195,28 +204,3 @@ class _Flags:
     should_stop: bool
     is_over: bool
     is_failed: bool
-
-
-class _StopPoll:
-    """`should_stop` of rank 0 in `rank0_first`: exchanges flags with the waiting ranks every POLL_EVERY_S at most."""
-
-    def __init__(self, exchange: Callable[[], _Flags]) -> None:
-        self.is_agreed = False
-        self._exchange = exchange
-        self._exchanged_s = time.monotonic()
-
-    def __call__(self) -> bool:
-        if not self.is_agreed and time.monotonic() - self._exchanged_s > POLL_EVERY_S:
-            self.is_agreed = self._exchange().should_stop
-            self._exchanged_s = time.monotonic()
-        return self.is_agreed
-
-
-def _stopped_early() -> Stopped:
-    return Stopped("stopped before the training began; the same command starts it again")
-
-
-def _new_gloo_group() -> dist.ProcessGroup:
-    group = dist.new_group(backend="gloo", timeout=COMM_TIMEOUT)
-    assert isinstance(group, dist.ProcessGroup)
-    return group

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -21,31 +22,23 @@ ECHO_S = 5.0
 torchrun passes it on to them."""
 
 
-class StopRequest:
-    """Callable: whether a signal has asked this process to stop. `signal`: name of the last one, or None."""
-
-    def __init__(self) -> None:
-        self.signal: str | None = None
-
-    def __call__(self) -> bool:
-        return self.signal is not None
-
-
-def install_signal_handlers() -> StopRequest:
+def install_signal_handlers() -> Callable[[], bool]:
     """Handle SIGNALS in this process: the first asks it to stop; the same one again, ECHO_S later, ends it at once.
 
     It ends even inside a collective with ranks that are gone, where no Python handler would run.
+    Return the function that tells whether a signal has asked this process to stop.
     """
-    request = StopRequest()
+    is_requested = False
 
-    def request_stop(number: int, _frame: FrameType | None) -> None:
-        request.signal = signal.Signals(number).name
+    def request_stop(_number: int, _frame: FrameType | None) -> None:
+        nonlocal is_requested
+        is_requested = True
 
     _end_at_second_signal()
     for number in SIGNALS:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # `nohup` ignores it
             signal.signal(number, request_stop)
-    return request
+    return lambda: is_requested
 
 
 def follow_launcher() -> None:

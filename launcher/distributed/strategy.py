@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from launcher import keyed_random
 from launcher.distributed.comm import Comm, ShouldStop, never
-from launcher.distributed.step_timer import build_compute_timer
+from launcher.distributed.compute_timer import build_compute_timer
 from launcher.distributed.watchdog.beacon import Position
 from launcher.distributed.world import World
 from launcher.errors import UserError
@@ -42,7 +42,6 @@ class Strategy:
             # Removes DDP's hooks, too: gradients would be exchanged twice otherwise.
             self._accelerator.unwrap_model(self._wrapped, keep_fp32_wrapper=False)
             self._accelerator._models.clear()
-            self._wrapped = None
         self._wrapped = self._accelerator.prepare_model(model)
         assert self._wrapped is not None
         if self.world.size > 1:
@@ -132,18 +131,15 @@ def choose_device(
 
     `for_cpu`: how the user chooses the CPU, for the message.
     """
-    if wanted == "cpu" or (
-        wanted == "auto" and environment.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-    ):
+    prefers_cpu = environment.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    if wanted == "cpu" or (wanted == "auto" and prefers_cpu):
         return "cpu"
     if num_gpus >= world.local_size:
         return "cuda"
     if wanted == "auto" and num_gpus == 0:
         return "cpu"
-    raise UserError(
-        f"{world.local_size} processes on this node but {num_gpus} GPUs: start with "
-        f"--num_processes {max(num_gpus, 1)}, or {for_cpu}"
-    )
+    advice = f"start with --num_processes {max(num_gpus, 1)}, or {for_cpu}"
+    raise UserError(f"{world.local_size} processes on this node but {num_gpus} GPUs: {advice}")
 
 
 def build_strategy(
@@ -179,19 +175,17 @@ def _check_accelerator(accelerator: Accelerator, device_type: str) -> None:
     """Raise UserError when `accelerate config` or an ACCELERATE_ variable contradicts the recipe."""
     kind = str(accelerator.distributed_type.value)
     if kind not in ("NO", "MULTI_CPU", "MULTI_GPU"):
-        raise UserError(
-            f"accelerate is set to {kind}, which is not supported: use 'accelerate launch --config_file' with DDP"
-        )
+        advice = "use 'accelerate launch --config_file' with DDP"
+        raise UserError(f"accelerate is set to {kind}, which is not supported: {advice}")
     if accelerator.gradient_accumulation_steps != 1:
         raise UserError("unset ACCELERATE_GRADIENT_ACCUMULATION_STEPS: set train.micro_batch instead")
     if accelerator.device.type != device_type:
-        raise UserError(
-            f"strategy.device is {device_type} but accelerate chose {accelerator.device.type}: see ACCELERATE_USE_CPU"
-        )
+        problem = f"strategy.device is {device_type} but accelerate chose {accelerator.device.type}"
+        raise UserError(f"{problem}: see ACCELERATE_USE_CPU")
 
 
 def _complete_environment(world: World, environment: MutableMapping[str, str]) -> None:
-    """Set the variables of torch.distributed that `srun` alone leaves out. Several nodes need a MASTER_ADDR."""
+    """Set the variables of torch.distributed that `srun` alone does not set. Several nodes need a MASTER_ADDR."""
     if world.num_nodes > 1 and "MASTER_ADDR" not in environment:
         raise UserError("MASTER_ADDR is not set: export the first node's name and a free MASTER_PORT before srun")
     defaults = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from launcher.errors import UserError
 
@@ -51,21 +51,15 @@ def read_world(environment: Mapping[str, str]) -> World:
     table = next((t for t in (TORCHRUN, SRUN) if t["rank"] in environment and t["size"] in environment), None)
     if table is None:
         return World()
-    values: dict[str, int] = {}
-    for field in fields(World):
-        text = environment.get(table[field.name])
-        if text is not None and field.name != "local_size":
-            values[field.name] = _whole_number(table[field.name], text)
-    if (text := environment.get(table["local_size"])) is not None:
-        values["local_size"] = _tasks_on_node(table["local_size"], text, values.get("node", 0))
-    values.setdefault("local_size", values["size"])
-    world = World(**values)
+    found = {name: (variable, environment[variable]) for name, variable in table.items() if variable in environment}
+    tasks = found.pop("local_size", None)
+    values = {name: _whole_number(*each) for name, each in found.items()}
+    local_size = values["size"] if tasks is None else _tasks_on_node(*tasks, values.get("node", 0))
+    world = World(**values, local_size=local_size)
     if not (0 <= world.rank < world.size and 0 <= world.local_rank < world.local_size <= world.size):
-        raise UserError(
-            f"{table['rank']}={world.rank} {table['size']}={world.size} {table['local_rank']}={world.local_rank} "
-            f"{table['local_size']}={world.local_size} contradict each other; "
-            "start with accelerate launch, torchrun or srun"
-        )
+        names = ("rank", "size", "local_rank", "local_size")
+        numbers = " ".join(f"{table[name]}={getattr(world, name)}" for name in names)
+        raise UserError(f"{numbers} contradict each other; start with accelerate launch, torchrun or srun")
     return world
 
 
@@ -93,7 +87,6 @@ def _tasks_on_node(name: str, text: str, node: int) -> int:
 
 def _whole_number(name: str, text: str) -> int:
     if not (text.isascii() and text.isdigit()):
-        raise UserError(
-            f"environment variable {name}: '{text}' is not a whole number; start with accelerate launch or srun"
-        )
+        problem = f"environment variable {name}: '{text}' is not a whole number"
+        raise UserError(f"{problem}; start with accelerate launch or srun")
     return int(text)

@@ -17,15 +17,14 @@ class Counts:
     """Counts of an evaluation: the same for any division into batches and ranks."""
 
     def __init__(self, num_classes: int, device: torch.device) -> None:
-        K = num_classes
-        self.num_classes = K
+        self.num_classes = num_classes
         self.total = torch.zeros(3, dtype=torch.int64, device=device)
         """Number of images, of top-1 hits, of top-5 hits."""
         self.seen = torch.zeros(1, dtype=torch.int64, device=device)
         """Number of images including unreadable ones; the caller counts it, or leaves 0."""
-        self.per_class_K2 = torch.zeros(K, 2, dtype=torch.int64, device=device)
+        self.per_class_K2 = torch.zeros(num_classes, 2, dtype=torch.int64, device=device)
         """Number of images and of top-1 hits for each true class."""
-        rows = K if K <= MAX_CONFUSION_CLASSES else 0
+        rows = num_classes if num_classes <= MAX_CONFUSION_CLASSES else 0
         self.confusion_KK = torch.zeros(rows, rows, dtype=torch.int64, device=device)
         """[true class, predicted class]."""
         self.loss_sum = torch.zeros(1, dtype=torch.float64, device=device)
@@ -37,8 +36,7 @@ class Counts:
         self.total += torch.stack([weights_B.sum(), hits_B5[:, 0].sum(), hits_B5.sum()])
         self.per_class_K2.index_add_(0, labels_B, torch.stack([weights_B, hits_B5[:, 0].long()], dim=1))
         if len(self.confusion_KK):
-            flat = self.confusion_KK.view(-1)
-            flat.index_add_(0, labels_B * self.num_classes + top_B5[:, 0], weights_B)
+            self.confusion_KK.view(-1).index_add_(0, labels_B * self.num_classes + top_B5[:, 0], weights_B)
         self.loss_sum += torch.where(weights_B > 0, losses_B, 0.0).double().sum()
 
     def reduce(self, sum_over_ranks: Callable[[Tensor], Tensor]) -> None:

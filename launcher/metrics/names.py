@@ -34,9 +34,7 @@ METRICS = {
 
 def show_metric(name: str, value: float) -> str:
     """`accuracy 91.20%` or `loss 0.2310`."""
-    metric = METRICS.get(name)
-    if metric is None:
-        return f"{name} {value:.4f}"
+    metric = METRICS.get(name, Metric(name, is_fraction=False, higher_is_better=True))
     return f"{metric.label} {value:.2%}" if metric.is_fraction else f"{metric.label} {value:.4f}"
 
 

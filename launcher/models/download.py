@@ -11,6 +11,7 @@ import torchvision
 
 from launcher.errors import UserError
 from launcher.models import timm
+from launcher.models.weights import ADVICE
 from launcher.recipe.backbone import Backbone
 
 
@@ -28,15 +29,16 @@ def fetch_weights(backbone: Backbone) -> Fetched:
     Raise UserError when they cannot be downloaded.
     """
     if backbone.name.startswith(timm.PREFIX):
-        found = timm.find_weights(backbone.name)
-        return Fetched(found or timm.download_weights(backbone.name), is_new=found is None)
+        if found := timm.find_weights(backbone.name):
+            return Fetched(found, is_new=False)
+        timm.build_timm(backbone.name, pretrained=True, keep=False)  # timm downloads what it loads
+        return Fetched(timm.find_weights(backbone.name) or Path(torch.hub.get_dir()), is_new=True)
     try:
         return fetch_named(backbone.name, backbone.weights)
     except (OSError, RuntimeError) as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise UserError(
-            f"backbone.weights: {backbone.name} {backbone.weights} cannot be downloaded to {folder} ({error}); "
-            "run launcher fetch where there is a network, or set backbone.weights=none"
+            f"backbone.weights: {backbone.name} {backbone.weights} cannot be downloaded to {folder} ({error}); {ADVICE}"
         ) from None
 
 

@@ -1,8 +1,9 @@
-"""Finding a network's classifier, and replacing it by a head."""
+"""Classifiers: finding a network's own, replacing it by a head; auxiliary ones of GoogLeNet and Inception v3."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -27,15 +28,14 @@ def _count_outputs(module: nn.Module) -> int | None:
 
 def replace_layer(model: nn.Module, name: str, head: Head, num_outputs: int) -> None:
     """Replace the linear layer or convolution `name` by `head`."""
-    old, new = model.get_submodule(name), None
+    old = model.get_submodule(name)
     if isinstance(old, nn.Conv2d):
         # SqueezeNet classifies each pixel with a 1 x 1 convolution and averages afterwards: so does the head.
         new = build_head(head, old.in_channels, num_outputs, lambda i, o: nn.Conv2d(i, o, 1))
     else:
         assert isinstance(old, nn.Linear)
         new = build_head(head, old.in_features, num_outputs, nn.Linear)
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, new)
+    model.set_submodule(name, new)
 
 
 def build_head(head: Head, num_inputs: int, num_outputs: int, layer: Callable[[int, int], nn.Module]) -> nn.Module:
@@ -51,3 +51,37 @@ def build_head(head: Head, num_inputs: int, num_outputs: int, layer: Callable[[i
     if not head.hidden:
         modules.append(nn.Dropout(head.dropout))
     return nn.Sequential(*modules, layer(num_inputs, num_outputs))
+
+
+@dataclass(frozen=True)
+class Auxiliary:
+    """Classifiers that help training and are no part of evaluation.
+
+    `last_names`: last layer of each. `weight`: of the loss of each, beside the main loss.
+    """
+
+    last_names: tuple[str, ...]
+    weight: float
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The whole classifiers."""
+        return tuple(name.partition(".")[0] for name in self.last_names)
+
+
+AUXILIARY: dict[str, Auxiliary] = {
+    # Szegedy et al. 2014, https://arxiv.org/abs/1409.4842, section 5: "weighted by 0.3".
+    "googlenet": Auxiliary(("aux1.fc2", "aux2.fc2"), 0.3),
+    # https://arxiv.org/abs/1512.00567 gives no number; 0.4 is from its authors' code (tensorflow/models,
+    # slim/train_image_classifier.py) and of PyTorch's fine-tuning tutorial.
+    "inception_v3": Auxiliary(("AuxLogits.fc",), 0.4),
+}
+
+NO_AUXILIARY = Auxiliary((), 0.0)
+
+
+def remove_auxiliary(model: nn.Module, auxiliary: Auxiliary) -> None:
+    """Remove them, when layers are frozen: their gradients are for those."""
+    for name in auxiliary.names:
+        setattr(model, name, None)
+    model.aux_logits = False  # type: ignore[assignment]

@@ -12,10 +12,15 @@ import torch
 from torch import nn
 
 from launcher.errors import UserError, nearest
+from launcher.models.weights import ADVICE
+from launcher.recipe.problem import Problem
 from launcher.text import first_line
 
 PREFIX = "timm/"
 IMAGENET_CLASSES = 1000
+
+Leaves = tuple[tuple[type[nn.Module], ...], tuple[Callable[..., object], ...]]
+"""Modules and functions that torch.fx cannot trace, and takes as one operation."""
 
 
 def _import_timm() -> ModuleType:
@@ -26,23 +31,25 @@ def _import_timm() -> ModuleType:
     return timm
 
 
-def check_timm(name: str, weights: str | None) -> tuple[str, str] | None:
-    """The wrong key of `backbone`, and a message. `weights`: `none`, `DEFAULT`, or None for a file."""
+def check_timm(name: str, weights: str | None) -> Problem | None:
+    """A problem with the name or the weights. `weights`: `none`, `DEFAULT`, or None for a file."""
     try:
         timm = _import_timm()
     except UserError as error:
-        return "name", str(error)
+        return Problem("backbone.name", str(error))
     bare = name.removeprefix(PREFIX)
     names = {*timm.list_models(), *timm.list_pretrained()}
     if bare not in names:
-        return "name", f"no such model '{name}'{nearest(name, [PREFIX + valid for valid in names])}"
+        valid = nearest(name, [PREFIX + each for each in names])
+        return Problem("backbone.name", f"no such model '{name}'{valid}")
     if weights in ("none", None):
         return None
     if weights != "DEFAULT":
-        tags = [f"{PREFIX}{valid}" for valid in timm.list_pretrained(f"{bare.partition('.')[0]}.*")]
-        return "weights", f"must be DEFAULT, none or a file, not '{weights}'; other weights by name: {', '.join(tags)}"
+        tags = ", ".join(PREFIX + each for each in timm.list_pretrained(f"{bare.partition('.')[0]}.*"))
+        message = f"must be DEFAULT, none or a file, not '{weights}'; other weights by name: {tags}"
+        return Problem("backbone.weights", message)
     if not timm.is_model_pretrained(bare):
-        return "weights", f"{name} has no pretrained weights; write none, or name a file"
+        return Problem("backbone.weights", f"{name} has no pretrained weights; write none, or name a file")
     return None
 
 
@@ -79,14 +86,7 @@ def find_weights(name: str) -> Path | None:
     return None
 
 
-def download_weights(name: str) -> Path:
-    """Download the pretrained weights, by having timm load them. Raise UserError when that fails."""
-    build_timm(name, pretrained=True, keep=False)
-    return find_weights(name) or Path(torch.hub.get_dir())
-
-
-def tracing_leaves() -> tuple[tuple[type[nn.Module], ...], tuple[Callable[..., object], ...]]:
-    """Modules and functions of timm that torch.fx cannot trace, and takes as one operation."""
+def tracing_leaves() -> Leaves:
     timm = _import_timm()
     return tuple(timm.models.get_notrace_modules()), tuple(timm.models.get_notrace_functions())
 
@@ -107,9 +107,5 @@ def build_timm(name: str, pretrained: bool, keep: bool) -> tuple[nn.Module, int]
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
-        reason = first_line(error)
-        raise UserError(
-            f"backbone.weights: {name} DEFAULT cannot be loaded ({reason}); "
-            "run launcher fetch where there is a network, or set backbone.weights=none"
-        ) from None
+        raise UserError(f"backbone.weights: {name} DEFAULT cannot be loaded ({first_line(error)}); {ADVICE}") from None
     return model, num_outputs

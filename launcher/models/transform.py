@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torchvision
 
@@ -51,10 +51,10 @@ def read_transform(backbone: Backbone) -> Transform:
     preset = torchvision.models.get_model_weights(backbone.name)[backbone.weights].transforms()
     interpolation, notes = _nearest_interpolation(preset.interpolation.value)
     ops = (
-        Resize(op="resize", size=_size(preset.resize_size), interpolation=interpolation),
-        CenterCrop(op="center_crop", size=_size(preset.crop_size)),
+        Resize(op="resize", size=preset.resize_size[0], interpolation=interpolation),
+        CenterCrop(op="center_crop", size=preset.crop_size[0]),
     )
-    return Transform(ops, _channels(preset.mean), _channels(preset.std), notes)
+    return Transform(ops, tuple(preset.mean), tuple(preset.std), notes)
 
 
 def _read_timm(name: str) -> Transform:
@@ -70,24 +70,11 @@ def _read_timm(name: str) -> Transform:
         Resize(op="resize", size=scaled[0] if is_side else scaled, interpolation=interpolation),
         CenterCrop(op="center_crop", size=height if height == width else (height, width)),
     )
-    return Transform(ops, _channels(data["mean"]), _channels(data["std"]), notes)
+    return Transform(ops, tuple(data["mean"]), tuple(data["std"]), notes)
 
 
 def _nearest_interpolation(name: str) -> tuple[Literal["bilinear", "bicubic"], tuple[str, ...]]:
     if name == "bilinear":
         return "bilinear", ()
-    if name == "bicubic":
-        return "bicubic", ()
-    return "bicubic", (f"the weights were trained with {name} interpolation; augment.eval has bicubic instead",)
-
-
-def _size(sides: Any) -> int | tuple[int, int]:
-    """torchvision's 224, [224] or [224, 224]."""
-    if isinstance(sides, int):
-        return sides
-    return (int(sides[0]), int(sides[1])) if len(sides) == 2 else int(sides[0])
-
-
-def _channels(values: Any) -> Channels:
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue
+    note = f"the weights were trained with {name} interpolation; augment.eval has bicubic instead"
+    return "bicubic", () if name == "bicubic" else (note,)

@@ -20,6 +20,9 @@ WRAPPERS = ("state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """Prefixes of all names in files saved with DDP, torch.compile and Lightning."""
 
+ADVICE = "run launcher fetch where there is a network, or set backbone.weights=none"
+"""End of an error line when weights cannot be downloaded."""
+
 SHOWN_NAMES = 3
 """Names of each kind in an error message."""
 
@@ -32,8 +35,7 @@ def read_weights(file: Path, names: Collection[str]) -> dict[str, Tensor]:
     try:
         content = load_file(file) if file.suffix == ".safetensors" else _read_pickled(file)
     except (OSError, RuntimeError, SafetensorError) as error:
-        reason = first_line(error)
-        raise UserError(f"backbone.weights: {file} cannot be read: {reason}") from None
+        raise UserError(f"backbone.weights: {file} cannot be read: {first_line(error)}") from None
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torchvision
@@ -14,11 +13,10 @@ from torch import Tensor, nn
 
 from launcher.errors import UserError, nearest
 from launcher.models import timm
-from launcher.models.auxiliary import AUXILIARY, remove_auxiliary
 from launcher.models.avatar_cnn import AvatarCnn
-from launcher.models.head import find_classifiers, replace_layer
+from launcher.models.head import AUXILIARY, NO_AUXILIARY, find_classifiers, remove_auxiliary, replace_layer
 from launcher.models.lenet import LeNet
-from launcher.models.weights import load_weights, read_weights
+from launcher.models.weights import ADVICE, load_weights, read_weights
 from launcher.recipe.backbone import Backbone, Head
 from launcher.recipe.fields import with_values
 from launcher.recipe.problem import Problem
@@ -28,12 +26,6 @@ IMAGENET_CLASSES = 1000
 
 OWN: dict[str, tuple[Callable[[int], nn.Module], int]] = {"avatar_cnn": (AvatarCnn, 1), "lenet": (LeNet, 10)}
 """Networks of this package, and their original number of outputs."""
-
-RANDOM_OPTIONS: dict[str, dict[str, Any]] = {
-    "googlenet": {"init_weights": True},
-    "inception_v3": {"init_weights": True},
-}
-"""Options for random weights, without which these networks warn; with pretrained weights they refuse them."""
 
 
 @dataclass(frozen=True)
@@ -66,33 +58,30 @@ def model_names() -> list[str]:
 
 def check_backbone(backbone: Backbone) -> list[Problem]:
     """Problems with the name and the weights. Downloads and builds nothing."""
-    wrong = _check_name(backbone) or _check_weights(backbone)
-    if wrong is None:
-        return []
-    key, what = wrong
-    return [Problem(f"backbone.{key}", what)]
+    problem = _check_name(backbone) or _check_weights(backbone)
+    return [] if problem is None else [problem]
 
 
-def _check_name(backbone: Backbone) -> tuple[str, str] | None:
+def _check_name(backbone: Backbone) -> Problem | None:
     name, names = backbone.name, model_names()
     if name.startswith(timm.PREFIX):
         return timm.check_timm(name, backbone.weights if backbone.weights_file is None else None)
     if name in names:
         return None
     hint = f"; did you mean '{timm.PREFIX}{name}'?" if timm.is_timm_model(name) else nearest(name, names)
-    return "name", f"no such model '{name}'{hint}"
+    return Problem("backbone.name", f"no such model '{name}'{hint}")
 
 
-def _check_weights(backbone: Backbone) -> tuple[str, str] | None:
+def _check_weights(backbone: Backbone) -> Problem | None:
     name, weights, file = backbone.name, backbone.weights, backbone.weights_file
     if file is not None:
-        return None if Path(file).is_file() else ("weights", f"no such file: {file}")
+        return None if Path(file).is_file() else Problem("backbone.weights", f"no such file: {file}")
     if name in OWN or name.startswith(timm.PREFIX) or weights == "none":
         return None
     entries = list(torchvision.models.get_model_weights(name).__members__)
     if weights in entries:
         return None
-    return "weights", f"{name} has no weights '{weights}'{nearest(weights, [*entries, 'none'])}"
+    return Problem("backbone.weights", f"{name} has no weights '{weights}'{nearest(weights, [*entries, 'none'])}")
 
 
 def build_trained(backbone: Backbone, num_outputs: int) -> Network:
@@ -115,12 +104,11 @@ def build_model(backbone: Backbone, num_outputs: int) -> Network:
     Raise UserError when weights cannot be downloaded or do not fit.
     """
     model, num_original = _build_original(backbone)
-    auxiliary = AUXILIARY.get(backbone.name)
-    if auxiliary is not None and backbone.freeze != "none":
+    auxiliary = AUXILIARY.get(backbone.name, NO_AUXILIARY)
+    if backbone.name in AUXILIARY and backbone.freeze != "none":
         remove_auxiliary(model, auxiliary)
-        auxiliary = None
-    last_names = auxiliary.last_names if auxiliary is not None else ()
-    names = find_classifiers(model, num_original, but=last_names)
+        auxiliary = NO_AUXILIARY
+    names = find_classifiers(model, num_original, but=auxiliary.last_names)
     if not names:
         raise UserError(f"backbone.name: {backbone.name} has no classifier that could be replaced")
     file = None if backbone.weights_file is None else Path(backbone.weights_file)
@@ -129,17 +117,19 @@ def build_model(backbone: Backbone, num_outputs: int) -> Network:
     if head == "keep":
         kept = tensors.get(f"{names[-1]}.weight")
         num_kept = num_original if kept is None else len(kept)
-        _check_kept(num_kept, num_outputs)
+        if num_kept != num_outputs:
+            raise UserError(
+                f"backbone.head: keep has {num_kept} outputs, data and loss need {num_outputs}; "
+                "leave backbone.head out for a new one"
+            )
     if head != "keep" or num_kept != num_original:
         for name in names:
             replace_layer(model, name, Head() if head == "keep" else head, num_outputs)
-        for name in last_names:
+        for name in auxiliary.last_names:
             replace_layer(model, name, Head(), num_outputs)
     if file is not None:
-        new = [] if head == "keep" else [*names, *last_names]
+        new = [] if head == "keep" else [*names, *auxiliary.last_names]
         load_weights(model, tensors, [*new, *_one_sided(backbone.name, model, tensors)], file)
-    if auxiliary is None:
-        return Network(model, names[-1], tuple(names[:-1]))
     return Network(model, names[-1], tuple(names[:-1]), auxiliary.names, auxiliary.weight)
 
 
@@ -152,10 +142,10 @@ def build_shapes(backbone: Backbone) -> Network:
         return build_model(backbone, 2)
 
 
-def check_sizes(network: Network, sizes: Iterable[tuple[int, int] | None]) -> None:
+def check_sizes(network: Network, sizes: Iterable[tuple[int, int]]) -> None:
     """Raise UserError when the network, on the CPU, cannot take images of one of these (height, width)."""
     network.model.eval()
-    for height, width in {size for size in sizes if size is not None}:
+    for height, width in set(sizes):
         try:
             with torch.inference_mode():
                 network.model(torch.zeros(1, 3, height, width))
@@ -166,20 +156,10 @@ def check_sizes(network: Network, sizes: Iterable[tuple[int, int] | None]) -> No
             ) from None
 
 
-def _check_kept(num_kept: int, num_outputs: int) -> None:
-    if num_kept != num_outputs:
-        raise UserError(
-            f"backbone.head: keep has {num_kept} outputs, data and loss need {num_outputs}; "
-            "leave backbone.head out for a new one"
-        )
-
-
 def _one_sided(name: str, model: nn.Module, tensors: dict[str, Tensor]) -> list[str]:
     """Auxiliary classifiers that only the file or only the network has."""
-    if name not in AUXILIARY:
-        return []
     found = {key.partition(".")[0] for key in tensors} & {key.partition(".")[0] for key in model.state_dict()}
-    return [auxiliary for auxiliary in AUXILIARY[name].names if auxiliary not in found]
+    return [auxiliary for auxiliary in AUXILIARY.get(name, NO_AUXILIARY).names if auxiliary not in found]
 
 
 def _build_original(backbone: Backbone) -> tuple[nn.Module, int]:
@@ -192,7 +172,9 @@ def _build_original(backbone: Backbone) -> tuple[nn.Module, int]:
         return timm.build_timm(name, pretrained=is_named, keep=backbone.head == "keep")
     if is_named:
         return _load_pretrained(backbone), IMAGENET_CLASSES
-    return torchvision.models.get_model(name, weights=None, **RANDOM_OPTIONS.get(name, {})), IMAGENET_CLASSES
+    # Without this option these networks warn; with pretrained weights they refuse it.
+    options = {"init_weights": True} if name in AUXILIARY else {}
+    return torchvision.models.get_model(name, weights=None, **options), IMAGENET_CLASSES
 
 
 def _load_pretrained(backbone: Backbone) -> nn.Module:
@@ -205,7 +187,6 @@ def _load_pretrained(backbone: Backbone) -> nn.Module:
             model: nn.Module = torchvision.models.get_model(backbone.name, weights=weights, **options)
     except (OSError, RuntimeError) as error:  # RuntimeError: a wrong hash
         raise UserError(
-            f"backbone.weights: {backbone.name} {backbone.weights} cannot be downloaded ({error}); "
-            "run launcher fetch where there is a network, or set backbone.weights=none"
+            f"backbone.weights: {backbone.name} {backbone.weights} cannot be downloaded ({error}); {ADVICE}"
         ) from None
     return model

@@ -7,14 +7,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from launcher.recipe.augment_pixels import PIXEL_OPS, PixelOp
-from launcher.recipe.fields import Count, Fraction, Positive, Section, Size
+from launcher.recipe.fields import Count, Fraction, Op, Positive, Section, Size
 
 
 class Resize(Section):
     """Resize with antialiasing."""
 
-    op: Literal["resize"]
-    """Name of the operation."""
+    op: Op[Literal["resize"]]
     size: Size
     """Pixels: one number is the shorter side, and the shape stays; [height, width] is the exact size."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
@@ -24,8 +23,7 @@ class Resize(Section):
 class CenterCrop(Section):
     """Crop the center; smaller images get a black border."""
 
-    op: Literal["center_crop"]
-    """Name of the operation."""
+    op: Op[Literal["center_crop"]]
     size: Size
     """Pixels of the crop: one number, or [height, width]."""
 
@@ -33,8 +31,7 @@ class CenterCrop(Section):
 class RandomCrop(Section):
     """Crop a random window."""
 
-    op: Literal["random_crop"]
-    """Name of the operation."""
+    op: Op[Literal["random_crop"]]
     size: Size
     """Pixels of the window: one number, or [height, width]."""
     padding: Annotated[int, Field(ge=0, le=1024)] = 0
@@ -44,8 +41,7 @@ class RandomCrop(Section):
 class RandomResizedCrop(Section):
     """Crop a window of random area and shape, and resize it with antialiasing."""
 
-    op: Literal["random_resized_crop"]
-    """Name of the operation."""
+    op: Op[Literal["random_resized_crop"]]
     size: Size
     """Pixels of the result: one number, or [height, width]."""
     scale: tuple[Positive, Positive] = (0.08, 1.0)
@@ -59,8 +55,7 @@ class RandomResizedCrop(Section):
 class Rotation(Section):
     """Rotate about the center by a random angle; corners become black."""
 
-    op: Literal["rotation"]
-    """Name of the operation."""
+    op: Op[Literal["rotation"]]
     degrees: Annotated[float, Field(gt=0.0, le=180.0)]
     """Largest angle in degrees; angles are uniform in [-degrees, degrees]."""
     interpolation: Literal["nearest", "bilinear"] = "bilinear"
@@ -70,8 +65,7 @@ class Rotation(Section):
 class HorizontalFlip(Section):
     """Mirror left and right."""
 
-    op: Literal["horizontal_flip"]
-    """Name of the operation."""
+    op: Op[Literal["horizontal_flip"]]
     p: Annotated[Fraction, Field(gt=0.0)] = 0.5
     """Probability of a flip."""
 
@@ -79,8 +73,7 @@ class HorizontalFlip(Section):
 class VerticalFlip(Section):
     """Mirror top and bottom."""
 
-    op: Literal["vertical_flip"]
-    """Name of the operation."""
+    op: Op[Literal["vertical_flip"]]
     p: Annotated[Fraction, Field(gt=0.0)] = 0.5
     """Probability of a flip."""
 

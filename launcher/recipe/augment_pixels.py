@@ -9,16 +9,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from launcher.recipe.fields import Fraction, NotNegative, Positive, Section
+from launcher.recipe.fields import Fraction, NotNegative, Op, Positive, Section
 
 Share = Annotated[Fraction, Field(gt=0.0)]
+Probability = Annotated[Share, Field(description="Probability of the operation.")]
 
 
 class Affine(Section):
     """Rotate, translate, scale and shear about the center; the outside is black. torchvision's RandomAffine."""
 
-    op: Literal["affine"]
-    """Name of the operation."""
+    op: Op[Literal["affine"]]
     degrees: Annotated[float, Field(ge=0.0, le=180.0)]
     """Largest angle in degrees; angles are uniform in [-degrees, degrees]."""
     translate: tuple[Fraction, Fraction] = (0.0, 0.0)
@@ -34,12 +34,10 @@ class Affine(Section):
 class Perspective(Section):
     """Random perspective; the outside is black. torchvision's RandomPerspective."""
 
-    op: Literal["perspective"]
-    """Name of the operation."""
+    op: Op[Literal["perspective"]]
     distortion_scale: Share = 0.5
     """Largest inward move of a corner, as a fraction of half the side."""
-    p: Share = 0.5
-    """Probability of the operation."""
+    p: Probability = 0.5
     interpolation: Literal["nearest", "bilinear"] = "bilinear"
     """Interpolation."""
 
@@ -47,8 +45,7 @@ class Perspective(Section):
 class ColorJitter(Section):
     """Change brightness, contrast, saturation and hue, in an order drawn per image. torchvision's ColorJitter."""
 
-    op: Literal["color_jitter"]
-    """Name of the operation."""
+    op: Op[Literal["color_jitter"]]
     brightness: NotNegative = 0.0
     """Largest change of the factor, which is uniform in [max(0, 1 - brightness), 1 + brightness]."""
     contrast: NotNegative = 0.0
@@ -62,17 +59,14 @@ class ColorJitter(Section):
 class Grayscale(Section):
     """Convert to gray in three channels. torchvision's RandomGrayscale."""
 
-    op: Literal["grayscale"]
-    """Name of the operation."""
-    p: Share = 0.1
-    """Probability of the operation."""
+    op: Op[Literal["grayscale"]]
+    p: Probability = 0.1
 
 
 class Gamma(Section):
     """Raise values in [0, 1] to a random power. torchvision's adjust_gamma."""
 
-    op: Literal["gamma"]
-    """Name of the operation."""
+    op: Op[Literal["gamma"]]
     gamma: tuple[Positive, Positive]
     """Smallest and largest power; above 1 darkens."""
 
@@ -80,59 +74,48 @@ class Gamma(Section):
 class Solarize(Section):
     """Invert pixels at or above a threshold. torchvision's RandomSolarize."""
 
-    op: Literal["solarize"]
-    """Name of the operation."""
+    op: Op[Literal["solarize"]]
     threshold: Fraction
     """Threshold in [0, 1]; 0 inverts the whole image."""
-    p: Share = 0.5
-    """Probability of the operation."""
+    p: Probability = 0.5
 
 
 class Posterize(Section):
     """Keep the upper bits of every 8-bit value. torchvision's RandomPosterize."""
 
-    op: Literal["posterize"]
-    """Name of the operation."""
+    op: Op[Literal["posterize"]]
     bits: Annotated[int, Field(ge=0, le=7)]
     """Number of bits to keep."""
-    p: Share = 0.5
-    """Probability of the operation."""
+    p: Probability = 0.5
 
 
 class Autocontrast(Section):
     """Stretch each channel to reach from black to white. torchvision's RandomAutocontrast."""
 
-    op: Literal["autocontrast"]
-    """Name of the operation."""
-    p: Share = 0.5
-    """Probability of the operation."""
+    op: Op[Literal["autocontrast"]]
+    p: Probability = 0.5
 
 
 class Equalize(Section):
     """Equalize the histogram of each channel. torchvision's RandomEqualize."""
 
-    op: Literal["equalize"]
-    """Name of the operation."""
-    p: Share = 0.5
-    """Probability of the operation."""
+    op: Op[Literal["equalize"]]
+    p: Probability = 0.5
 
 
 class Sharpness(Section):
     """Sharpen or soften. torchvision's RandomAdjustSharpness."""
 
-    op: Literal["sharpness"]
-    """Name of the operation."""
+    op: Op[Literal["sharpness"]]
     factor: NotNegative
     """Sharpness factor: 0 is a blur over 3 x 3 pixels, 1 changes nothing, 2 sharpens by as much."""
-    p: Share = 0.5
-    """Probability of the operation."""
+    p: Probability = 0.5
 
 
 class GaussianBlur(Section):
     """Gaussian blur with reflected edges. torchvision's GaussianBlur."""
 
-    op: Literal["gaussian_blur"]
-    """Name of the operation."""
+    op: Op[Literal["gaussian_blur"]]
     kernel_size: Annotated[int, Field(ge=1, le=255)]
     """Side of the kernel in pixels; odd."""
     sigma: tuple[Positive, Positive] = (0.1, 2.0)
@@ -142,8 +125,7 @@ class GaussianBlur(Section):
 class GaussianNoise(Section):
     """Add Gaussian noise and clip to [0, 1]. torchvision's GaussianNoise."""
 
-    op: Literal["gaussian_noise"]
-    """Name of the operation."""
+    op: Op[Literal["gaussian_noise"]]
     sigma: Share = 0.1
     """Standard deviation on the scale [0, 1]."""
 
@@ -151,10 +133,8 @@ class GaussianNoise(Section):
 class RandomErasing(Section):
     """Fill a random rectangle. torchvision's RandomErasing."""
 
-    op: Literal["random_erasing"]
-    """Name of the operation."""
-    p: Share = 0.5
-    """Probability of the operation."""
+    op: Op[Literal["random_erasing"]]
+    p: Probability = 0.5
     scale: tuple[Share, Share] = (0.02, 0.33)
     """Smallest and largest area, as fractions of the image area."""
     ratio: tuple[Positive, Positive] = (0.3, 3.3)
@@ -166,8 +146,7 @@ class RandomErasing(Section):
 class RandAugment(Section):
     """Some of 14 operations at one magnitude, drawn per image. torchvision's RandAugment (Cubuk et al. 2019)."""
 
-    op: Literal["rand_augment"]
-    """Name of the operation."""
+    op: Op[Literal["rand_augment"]]
     num_ops: Annotated[int, Field(ge=1, le=14)] = 2
     """Number of operations, one after another."""
     magnitude: Annotated[int, Field(ge=0, le=30)] = 9
@@ -180,8 +159,7 @@ class TrivialAugment(Section):
     """One of 14 operations at a random magnitude, per image. torchvision's TrivialAugmentWide (Mueller, Hutter
     2021)."""
 
-    op: Literal["trivial_augment"]
-    """Name of the operation."""
+    op: Op[Literal["trivial_augment"]]
     interpolation: Literal["nearest", "bilinear"] = "nearest"
     """Interpolation of the geometric operations."""
 

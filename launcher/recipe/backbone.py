@@ -42,11 +42,7 @@ def _kind_or_stages(value: object) -> str:
 
 Word = Annotated[Literal["none", "backbone"], Tag("word")]
 Blocks = Annotated[ExceptLast, Tag("blocks")]
-Names = Annotated[
-    tuple[Annotated[str, Field(min_length=1)], ...],
-    Field(min_length=1),
-    Tag("names"),
-]
+Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1), Tag("names")]
 Parts = Annotated[Word | Blocks | Names, Discriminator(_kind)]
 
 

@@ -12,7 +12,9 @@ from pydantic.json_schema import GenerateJsonSchema
 from launcher.recipe.duration import Duration, parse_duration
 
 
-class _Schema(GenerateJsonSchema):
+class RecipeSchema(GenerateJsonSchema):
+    """The `schema_generator` of a recipe: durations are written as in YAML."""
+
     def encode_default(self, dft: Any) -> Any:
         return str(dft) if isinstance(dft, Duration) else super().encode_default(dft)
 
@@ -25,11 +27,6 @@ class Section(BaseModel):
     )
 
     @classmethod
-    def model_json_schema(cls, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """pydantic's schema, with durations as a recipe writes them."""
-        return super().model_json_schema(*arguments, **{"schema_generator": _Schema, **options})
-
-    @classmethod
     def from_plain(cls, data: Any) -> Self:
         """The section from plain data, as YAML has it. Raise pydantic's ValidationError."""
         # JSON mode: in YAML as in JSON a tuple is written as a list.
@@ -37,6 +34,10 @@ class Section(BaseModel):
 
 
 S = TypeVar("S", bound=Section)
+T = TypeVar("T")
+
+Op = Annotated[T, Field(description="Name of the operation.")]
+"""The field that names the kind of an operation, `op: Op[Literal["resize"]]`."""
 
 
 def with_values(section: S, values: Mapping[str, Any]) -> S:
@@ -64,27 +65,17 @@ def _positive_duration(value: object) -> Duration:
     return duration
 
 
-def _as_written(duration: Duration) -> str:
-    return str(duration)
-
-
 _TEXT_SCHEMA: dict[str, Any] = {"type": "string", "pattern": r"^\d+(\.\d+)?\s*(ep|st|im)$"}
 _LENGTH_SCHEMA: dict[str, Any] = {"anyOf": [{"type": "number", "minimum": 0}, _TEXT_SCHEMA]}
 _INTERVAL_SCHEMA: dict[str, Any] = {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, _TEXT_SCHEMA]}
 
 Length = Annotated[
-    Duration,
-    BeforeValidator(parse_duration),
-    PlainSerializer(_as_written),
-    WithJsonSchema(_LENGTH_SCHEMA),
+    Duration, BeforeValidator(parse_duration), PlainSerializer(Duration.__str__), WithJsonSchema(_LENGTH_SCHEMA)
 ]
 """A length of training, 0 included: `30ep` epochs, `5000st` optimizer steps, `1000000im` images; bare: epochs."""
 
 Interval = Annotated[
-    Duration,
-    BeforeValidator(_positive_duration),
-    PlainSerializer(_as_written),
-    WithJsonSchema(_INTERVAL_SCHEMA),
+    Duration, BeforeValidator(_positive_duration), PlainSerializer(Duration.__str__), WithJsonSchema(_INTERVAL_SCHEMA)
 ]
 """A Length above 0."""
 

@@ -29,7 +29,7 @@ PACKING = "data.root data.classes data.split data.split_seed data.max_side data.
 
 def find_contradictions(recipe: Recipe) -> list[Problem]:
     """Keys without effect, then contradictions in the order of the sections."""
-    checks = (_without_effect, _in_backbone, _in_data, _in_augment, _in_optim, _in_strategy, _in_train)
+    checks = (_without_effect, _in_backbone, _in_data, _in_augment, _in_training)
     return [problem for check in checks for problem in check(recipe)]
 
 
@@ -129,13 +129,9 @@ def _in_split(split: Mapping[Split, Share]) -> Iterator[str]:
 
 
 def _in_lanes(recipe: Recipe) -> Iterator[Problem]:
-    lanes, shuffled, global_batch = recipe.data.lanes, recipe.data.shuffle_images, recipe.train.global_batch
-    if lanes is None:
-        return
-    if global_batch % lanes:
-        what = f"{lanes} does not divide train.global_batch {global_batch}; try {largest_divisor(global_batch, lanes)}"
-        yield Problem("data.lanes", what, ("train.global_batch",))
-    if shuffled < lanes:
+    lanes, shuffled = recipe.data.lanes, recipe.data.shuffle_images
+    yield from _in_division("data.lanes", lanes, recipe.train.global_batch)
+    if lanes is not None and shuffled < lanes:
         what = f"{shuffled} is less than one image for each of {lanes} lanes; give {lanes} times a lane's window"
         yield Problem("data.shuffle_images", what, ("data.lanes",))
 
@@ -189,24 +185,22 @@ def _in_pixel_op(ops: tuple[TrainOp, ...], i: int) -> Iterator[Problem]:
         yield Problem(path, "has no effect: give brightness, contrast, saturation or hue")
 
 
-def _in_optim(recipe: Recipe) -> Iterator[Problem]:
-    optim, classes = recipe.optim, recipe.data.classes
+def _in_training(recipe: Recipe) -> Iterator[Problem]:
+    """In loss, optim, strategy and train."""
+    optim, classes, strategy = recipe.optim, recipe.data.classes, recipe.strategy
     if isinstance(recipe.loss, Bce) and classes is not None and len(classes) != 2:
         what = f"bce needs two classes, data.classes has {len(classes)}; use cross_entropy"
         yield Problem("loss.name", what, ("data.classes",))
     if optim.backbone_lr is not None and optim.layer_decay is not None:
         what = "give optim.backbone_lr or optim.layer_decay, not both"
         yield Problem("optim.layer_decay", what, ("optim.backbone_lr",))
-
-
-def _in_strategy(recipe: Recipe) -> Iterator[Problem]:
-    if recipe.strategy.precision == "fp16" and recipe.strategy.device == "cpu":
+    if strategy.precision == "fp16" and strategy.device == "cpu":
         yield Problem("strategy.precision", "fp16 needs CUDA; use bf16 on the CPU", ("strategy.device",))
+    yield from _in_division("train.micro_batch", recipe.train.micro_batch, recipe.train.global_batch)
 
 
-def _in_train(recipe: Recipe) -> Iterator[Problem]:
-    micro_batch, global_batch = recipe.train.micro_batch, recipe.train.global_batch
-    if micro_batch is not None and global_batch % micro_batch:
-        near = largest_divisor(global_batch, micro_batch)
-        what = f"{micro_batch} does not divide train.global_batch {global_batch}; try {near}"
-        yield Problem("train.micro_batch", what, ("train.global_batch",))
+def _in_division(path: str, number: int | None, global_batch: int) -> Iterator[Problem]:
+    if number is not None and global_batch % number:
+        near = largest_divisor(global_batch, number)
+        what = f"{number} does not divide train.global_batch {global_batch}; try {near}"
+        yield Problem(path, what, ("train.global_batch",))

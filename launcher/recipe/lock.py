@@ -42,8 +42,8 @@ def find_differences(locked: dict[str, Any], recipe: Recipe) -> dict[str, tuple[
     A key that the lock does not have yet counts as its default.
     """
     old, new = flatten(with_defaults(locked)), flatten(recipe.model_dump(mode="json"))
-    keys = [*old, *(key for key in new if key not in old)]
-    return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key) and key != "run.dir"}
+    changed = [key for key in old | new if old.get(key) != new.get(key) and key != "run.dir"]
+    return {key: (old.get(key), new.get(key)) for key in changed}
 
 
 def with_defaults(locked: dict[str, Any]) -> dict[str, Any]:

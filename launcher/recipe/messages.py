@@ -72,8 +72,8 @@ def explain(error: ValidationError, data: dict[str, Any], schema: type[Section] 
     details: dict[str, list[ErrorDetails]] = {}
     found = SchemaProblems()
     for detail in error.errors():
-        if _is_follow_up(detail):
-            continue
+        if detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]:
+            continue  # a list whose items are wrong: pydantic calls it too short as well
         path = _path_in_data(detail, data)
         details.setdefault(path, []).append(detail)
         if detail["type"] == "extra_forbidden":
@@ -97,11 +97,6 @@ def _is_misspelt(problem: Problem, problems: list[Problem]) -> bool:
     )
 
 
-def _is_follow_up(detail: ErrorDetails) -> bool:
-    """Whether the error follows from others: pydantic also calls a list with wrong items too short."""
-    return detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]
-
-
 def _is_other_type(detail: ErrorDetails) -> bool:
     return detail["type"] in EXPECTED or (detail["type"] == "literal_error" and detail["loc"][-1] != "[key]")
 
@@ -112,28 +107,25 @@ def _contains(section: str, path: str) -> bool:
 
 
 def _is_written(data: Any, path: str) -> bool:
-    for key in path.split("."):
-        if isinstance(data, list) and key.isdigit():
-            data = data[int(key)]
-        elif isinstance(data, dict) and key in data:
-            data = data[key]
-        else:
-            return False
+    try:
+        for key in path.split("."):
+            data = data[int(key) if isinstance(data, list) else key]
+    except (LookupError, TypeError, ValueError):
+        return False
     return True
 
 
 def _path_in_data(detail: ErrorDetails, data: Any) -> str:
     """pydantic's location as a dotted path in `data`, that is without the tags of union members."""
     path, location, kind = "", detail["loc"], detail["type"]
-    for i, key in enumerate(location):
-        is_last = i == len(location) - 1
-        if (isinstance(data, dict) and key in data) or (
-            isinstance(data, list) and isinstance(key, int) and key < len(data)
-        ):
-            path = join(path, key)
-            data = data[key]  # type: ignore[index]
-        elif is_last and kind == "missing" and isinstance(key, str):
-            path = join(path, key)
+    for key in location:
+        try:
+            data = data[key]
+        except (LookupError, TypeError):  # a tag, or a missing key
+            continue
+        path = join(path, key)
+    if kind == "missing" and isinstance(location[-1], str):
+        path = join(path, location[-1])
     if kind in ("union_tag_invalid", "union_tag_not_found") and isinstance(data, dict):
         path = join(path, _discriminator(detail))
     return path
@@ -209,12 +201,12 @@ def _keys_at(schema: type[Section], location: Iterable[str | int]) -> list[str]:
     here: Any = schema
     for key in location:
         here = _inside(here, key)
-    return list(here.model_fields) if isinstance(here, type) and issubclass(here, Section) else []
+    return list(here.model_fields) if _is_section(here) else []
 
 
 def _inside(annotation: Any, key: str | int) -> Any:
     """The type under `key`: a field of a section, an item of a tuple, or the union member with that tag."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
+    if _is_section(annotation):
         return annotation.model_fields[str(key)].annotation if key in annotation.model_fields else annotation
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
@@ -224,15 +216,15 @@ def _inside(annotation: Any, key: str | int) -> Any:
     if origin is dict:
         return arguments[1]
     if origin is typing.Union or origin is UnionType:
-        chosen = [member for member in arguments if Tag(str(key)) in getattr(member, "__metadata__", ())]
-        if chosen:
-            return typing.get_args(chosen[0])[0]
-        tagged = [
-            member
-            for member in arguments
-            if isinstance(member, type) and issubclass(member, Section)
-            for tag in ("name", "op")
-            if tag in member.model_fields and key in typing.get_args(member.model_fields[tag].annotation)
-        ]
-        return tagged[0] if tagged else arguments[0]
+        for member in arguments:
+            if Tag(str(key)) in getattr(member, "__metadata__", ()):
+                return typing.get_args(member)[0]
+            fields = member.model_fields if _is_section(member) else {}
+            if any(key in typing.get_args(fields[tag].annotation) for tag in ("name", "op") if tag in fields):
+                return member
+        return arguments[0]
     return annotation
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)

@@ -52,6 +52,7 @@ class Adam(Optimizer):
 
 
 Optim = Annotated[Sgd | Adam, Field(discriminator="name")]
+Warmup = Annotated[Length, Field(description="Length of the linear rise from 0.")]
 
 
 class Constant(Section):
@@ -59,8 +60,7 @@ class Constant(Section):
 
     name: Literal["constant"]
     """Name of the schedule."""
-    warmup: Length = Duration(0, "ep")
-    """Length of the linear rise from 0."""
+    warmup: Warmup = Duration(0, "ep")
 
 
 class StepDecay(Section):
@@ -72,8 +72,7 @@ class StepDecay(Section):
     """Length between two drops."""
     gamma: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     """Factor of each drop."""
-    warmup: Length = Duration(0, "ep")
-    """Length of the linear rise from 0."""
+    warmup: Warmup = Duration(0, "ep")
 
 
 class Cosine(Section):
@@ -83,8 +82,7 @@ class Cosine(Section):
     """Name of the schedule."""
     end_factor: Fraction = 0.0
     """Learning rate at the end, as a fraction of the peak."""
-    warmup: Length = Duration(0, "ep")
-    """Length of the linear rise from 0."""
+    warmup: Warmup = Duration(0, "ep")
 
 
 class OneCycle(Section):

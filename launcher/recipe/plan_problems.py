@@ -1,4 +1,4 @@
-"""Why a recipe cannot run on a number of ranks with the images of a manifest, and the nearest values that work."""
+"""Reasons why a recipe cannot run on so many ranks with the images of a manifest, and the nearest values that work."""
 
 from __future__ import annotations
 

@@ -41,31 +41,21 @@ DEBUG = {
 DEBUG_BATCH = 4
 
 PROBE = {
-    "run.dir": None,
-    "backbone.head": {},
     "backbone.freeze": "backbone",
     "data.last_batch": "wrap",
-    "data.lanes": None,
-    "data.shuffle_images": Data.model_fields["shuffle_images"].default,
-    "augment.views": None,
-    "augment.mixup": None,
-    "augment.cutmix": None,
-    "augment.mix_p": 1.0,
     "loss": {"name": "cross_entropy"},
-    "optim.ema_decay": None,
-    "optim.backbone_lr": None,
-    "optim.layer_decay": None,
     "schedule": {"name": "constant"},
-    "strategy.sync_batchnorm": False,
     "train.epochs": 1,
-    "train.micro_batch": None,
-    "train.evaluate_every": 1,
-    "train.best_metric": "accuracy",
-    "train.patience": None,
-    "log.samples": False,
     "log.wandb.mode": "disabled",
 }
-"""The whole backbone frozen under one linear layer, and the defaults of keys that only training uses."""
+"""The whole backbone frozen under one linear layer, and one pass over the images."""
+NOT_IN_PROBE = (
+    *("run.dir", "backbone.head", "data.lanes", "data.shuffle_images", "strategy.sync_batchnorm", "log.samples"),
+    *("augment.views", "augment.mixup", "augment.cutmix", "augment.mix_p"),
+    *("optim.ema_decay", "optim.backbone_lr", "optim.layer_decay"),
+    *("train.micro_batch", "train.evaluate_every", "train.best_metric", "train.patience"),
+)
+"""Keys that a probe does not use: they get their defaults, and so contradict nothing."""
 
 
 def resolve_recipe(recipe: Recipe, file_name: str) -> Recipe:
@@ -121,5 +111,8 @@ def probe_recipe(recipe: Recipe, world_size: int) -> Recipe:
     train = recipe.train
     batch = train.eval_batch or train.micro_batch or max(1, train.global_batch // world_size)
     batches = {"train.global_batch": batch * world_size, "train.eval_batch": batch}
-    ops = [op.model_dump(mode="json") for op in recipe.augment.eval_ops]
-    return with_values(recipe, {**PROBE, **batches, "augment.train": ops})
+    data = recipe.model_dump(mode="json")
+    for path in NOT_IN_PROBE:
+        section, key = path.split(".")
+        del data[section][key]
+    return with_values(Recipe.from_plain(data), {**PROBE, **batches, "augment.train": data["augment"]["eval"]})

@@ -60,11 +60,7 @@ for _kind, _pattern, _first in (
     ("null", r"(~|null|)\Z", ["~", "n", ""]),
     ("bool", r"(true|false)\Z", list("tf")),
     ("int", r"[-+]?(0|[1-9][0-9]*)\Z", list("-+0123456789")),
-    (
-        "float",
-        r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan)\Z",
-        list("-+0123456789."),
-    ),
+    ("float", r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan)\Z", list("-+0123456789.")),
 ):
     _Loader.add_implicit_resolver(TAG + _kind, re.compile(_pattern), _first)
     _Dumper.add_implicit_resolver(TAG + _kind, re.compile(_pattern), _first)

@@ -1,6 +1,7 @@
 """Charts: curves, bars, matrices and contours of numbers, drawn into PNG files. The only importer of matplotlib.
 
-matplotlib is an extra of this package. Grids of images are in `image_grid`.
+matplotlib is an extra of this package: each `write_...` raises UserError without it. Each raises OSError when its file
+cannot be written; only `write_curves` raises UserError then, too. Grids of images are in `image_grid`.
 """
 
 from __future__ import annotations
@@ -58,10 +59,7 @@ class Panel:
 
 
 def write_curves(file: Path, panels: Sequence[Panel]) -> None:
-    """The panels, one below the other, over the optimizer steps.
-
-    Raise UserError without matplotlib, or when the file cannot be written.
-    """
+    """The panels, one below the other, over the optimizer steps."""
     width, height = PANEL_INCHES
     figure = _new_figure(file, width, height * max(len(panels), 1))
     first = None
@@ -84,10 +82,7 @@ def write_curves(file: Path, panels: Sequence[Panel]) -> None:
 
 
 def write_confusion(confusion_KK: Matrix, classes: Sequence[str], title: str, path: Path) -> None:
-    """The matrix [true class, predicted class]: colors are fractions of the true class, numbers are images.
-
-    Raise UserError without matplotlib, OSError when it cannot be written.
-    """
+    """The matrix [true class, predicted class]: colors are fractions of the true class, numbers are images."""
     num_classes = len(classes)
     side = min(4 + 0.35 * num_classes, 18)
     figure = _new_figure(path, side + 1, side)
@@ -110,7 +105,7 @@ def write_confusion(confusion_KK: Matrix, classes: Sequence[str], title: str, pa
 def write_per_class(per_class: Mapping[str, Mapping[str, Any]], title: str, path: Path) -> None:
     """The recall of each class as a bar, the worst at the top; a class without images has none.
 
-    `per_class`: name -> `recall`, `support`. Raise UserError without matplotlib, OSError when it cannot be written.
+    `per_class`: name -> `recall`, `support`.
     """
     known = [(name, each["recall"], each["support"]) for name, each in per_class.items() if each["recall"] is not None]
     bars = sorted(known, key=lambda bar: bar[1])
@@ -129,10 +124,7 @@ def write_per_class(per_class: Mapping[str, Mapping[str, Any]], title: str, path
 
 
 def write_trace(file: Path, points: Sequence[tuple[int, float]], metric: str, higher_is_better: bool) -> None:
-    """The score of each trial, (number, score), and the best so far. `metric`: label of the scores.
-
-    Raise UserError without matplotlib, OSError when it cannot be written.
-    """
+    """The score of each trial, (number, score), and the best so far. `metric`: label of the scores."""
     figure = _new_figure(file, 7.0, 4.0)
     axes = figure.add_subplot()
     numbers, values = (np.array(column) for column in zip(*points, strict=True))
@@ -155,10 +147,7 @@ def write_contour(
     is_log: Sequence[bool],
     title: str,
 ) -> None:
-    """A score over two recipe keys, `names`. `points`: where it was measured. `is_log`: scale of each axis.
-
-    Raise UserError without matplotlib, OSError when it cannot be written.
-    """
+    """A score over two recipe keys, `names`. `points`: where it was measured. `is_log`: scale of each axis."""
     figure = _new_figure(file, 6.5, 5.0)
     axes = figure.add_subplot()
     filled = axes.contourf(*axes_xy, heights_YX, levels=14, cmap="viridis")

@@ -58,11 +58,15 @@ class Console:
         self._rich.print(printable(text))
 
     def table(self, title: str, rows: Sequence[Row]) -> None:
+        self.close()
         self._rich.print(_table(title, rows), soft_wrap=False)
 
     def columns(self, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table with a name above each column."""
         self._rich.print(_columns(names, rows), soft_wrap=False)
+
+    def close(self) -> None:
+        """Remove what is drawn in place."""
 
 
 class TrainingConsole(Console):
@@ -100,12 +104,7 @@ class TrainingConsole(Console):
         num_images = f"{metrics['num_images']:,} images"
         self.say(f"{self._epoch(weights_step)}  {split}  {show_metrics(metrics)}  {num_images}{best}")
 
-    def table(self, title: str, rows: Sequence[Row]) -> None:
-        self.close()
-        super().table(title, rows)
-
     def close(self) -> None:
-        """Remove the progress bar."""
         if self._progress is not None:
             self._progress.stop()
 
@@ -142,10 +141,6 @@ class Board(Console):
         """Print a change of the table where the table itself is not drawn again."""
         if not self.is_live:
             self.say(line)
-
-    def table(self, title: str, rows: Sequence[Row]) -> None:
-        self.close()
-        super().table(title, rows)
 
     def close(self) -> None:
         if self._live is not None:

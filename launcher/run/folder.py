@@ -27,16 +27,9 @@ BEFORE_LOCK = {IN_USE, *FOLDERS, "wandb", JOURNAL_NAME, SUMMARY_NAME}
 FIXED = ("backbone",)
 """Keys that --allow-change cannot change: the checkpoints of a run are of one network with one frozen part."""
 FREE = (
-    "data.workers",
-    "data.decode",
-    "data.cache",
-    "data.cache_gib",
-    "data.remote_cache",
-    "data.remote_cache_gib",
-    "data.remote_tries",
-    "strategy.hang_timeout_s",
-    "checkpoint.patience",
-    "log.every",
+    *("data.workers", "data.decode", "data.cache", "data.cache_gib"),
+    *("data.remote_cache", "data.remote_cache_gib", "data.remote_tries"),
+    *("strategy.hang_timeout_s", "checkpoint.patience", "log.every"),
 )
 """Keys that do not change the training: a run resumes with other values, and notes them."""
 
@@ -147,23 +140,19 @@ def _resume(path: Path, recipe: Recipe, allowed: tuple[str, ...]) -> RunFolder:
     in_use = claim(path)
     try:
         differences = find_differences(read_lock(path), recipe)
-        _check_changes(path, differences, allowed)
+        refused = {
+            key: values
+            for key, values in differences.items()
+            if is_allowed(key, FIXED) or not is_allowed(key, (*allowed, *FREE))
+        }
+        if refused:
+            raise ChangedRecipeError(path, refused)
         run_id = read_id(path) or secrets.token_hex(4)
     except RunError:
         os.close(in_use)
         raise
     finished = read_summary(path).get("status") in FINISHED and set(differences) <= set(FREE)
     return RunFolder(path, run_id, "finished" if finished else "resumed", differences, in_use)
-
-
-def _check_changes(path: Path, differences: dict[str, tuple[Any, Any]], allowed: tuple[str, ...]) -> None:
-    refused = {
-        key: values
-        for key, values in differences.items()
-        if is_allowed(key, FIXED) or not is_allowed(key, (*allowed, *FREE))
-    }
-    if refused:
-        raise ChangedRecipeError(path, refused)
 
 
 def _resume_newest(recipe: Recipe, allowed: tuple[str, ...]) -> RunFolder | None:

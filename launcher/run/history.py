@@ -35,7 +35,7 @@ class History:
     @property
     def start(self) -> Record:
         """The newest `started` or `resumed` record; {} without one."""
-        return find_start(self.records)
+        return next((record for record in reversed(self.records) if record.get("name") in STARTS), {})
 
 
 def read_history(folder: Path) -> History:
@@ -66,13 +66,8 @@ def is_run(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (LOCK_NAME, JOURNAL_NAME, SUMMARY_NAME))
 
 
-def find_start(records: Sequence[Record]) -> Record:
-    """The newest `started` or `resumed` record; {} without one."""
-    return next((record for record in reversed(records) if record.get("name") in STARTS), {})
-
-
 def find_ending(records: Sequence[Record]) -> str | None:
-    """How the run ended since it was last started; None when it has not ended, or was cut off."""
+    """The ending of the run since its last start; None when it has not ended, or was cut off."""
     for record in reversed(records):
         name = record.get("name") if record["kind"] == "event" else None
         if name in (*ENDINGS, *STARTS):

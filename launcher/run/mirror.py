@@ -28,22 +28,23 @@ FINISH_TIMEOUT_S = 60.0
 STOPPED_TIMEOUT_S = 10.0
 """The same for a run that was requested to stop: torch elastic kills it after 30 s."""
 
-Numbered = tuple[int, Record]
-
 
 class Mirror(Protocol):
-    """`mode`: requested; after `finish`, the mode actually used."""
+    """`mode`: requested; after `finish`, the mode actually used. `NullMirror` inherits these bodies."""
 
-    mode: Mode
+    mode: Mode = "disabled"
 
     def log(self, number: int, record: Record) -> None:
         """Mirror line `number` of the journal, from 0. The journal calls it for every record."""
+        return
 
     def take_failures(self) -> list[str]:
         """The failures since the last call, one line each."""
+        return []
 
     def finish(self, exit_code: int) -> list[str]:
         """Close the W&B run, for no longer than the timeout, and return the last failures."""
+        return []
 
 
 class WandbMirror:
@@ -53,7 +54,7 @@ class WandbMirror:
         quiet_wandb()
         self.mode: Mode = mode
         self._metadata = metadata
-        self._queue: queue.Queue[Numbered | None] = queue.Queue(MAX_QUEUED)
+        self._queue: queue.Queue[tuple[int, Record] | None] = queue.Queue(MAX_QUEUED)
         self._failures: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._num_dropped = 0
         self._num_refused = 0
@@ -100,8 +101,13 @@ class WandbMirror:
                 self._num_refused += 1
                 if self._num_refused == 1:
                     self._failures.put(f"W&B refused a record ({first_line(error)}); it is in the journal")
-        if run is not None:
-            self._end(run)
+        if run is None:
+            return
+        try:
+            run.finish(self._exit_code)
+        except BaseException as error:
+            self._failures.put(f"W&B did not receive everything ({first_line(error)}); {self._how_to_sync()}")
+        stop_service()
 
     def _start(self) -> WandbRun | None:
         """A W&B run, offline when online fails; None when that fails, too."""
@@ -118,30 +124,12 @@ class WandbMirror:
         self._mode_used = "disabled"
         return None
 
-    def _end(self, run: WandbRun) -> None:
-        try:
-            run.finish(self._exit_code)
-        except BaseException as error:
-            self._failures.put(f"W&B did not receive everything ({first_line(error)}); {self._how_to_sync()}")
-        stop_service()
-
     def _how_to_sync(self) -> str:
         return f"send it later: launcher sync {shlex.quote(str(self._metadata.folder))}"
 
 
-class NullMirror:
+class NullMirror(Mirror):
     """Mirrors nothing."""
-
-    mode: Mode = "disabled"
-
-    def log(self, number: int, record: Record) -> None:
-        pass
-
-    def take_failures(self) -> list[str]:
-        return []
-
-    def finish(self, exit_code: int) -> list[str]:
-        return []
 
 
 def choose_mode(requested: Literal["auto", "online", "offline", "disabled"], environment: Mapping[str, str]) -> Mode:

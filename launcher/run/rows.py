@@ -28,11 +28,6 @@ def row_of(number: int, record: Record) -> dict[str, Any]:
     return {**metrics, **axes}
 
 
-def class_rows(evaluation: Record) -> list[list[Any]]:
-    """Class, recall and support of an eval record."""
-    return [[name, each["recall"], each["support"]] for name, each in evaluation["per_class"].items()]
-
-
 def confusion_rows(evaluation: Record, confusion_KK: list[list[int]]) -> list[list[Any]]:
     """Actual class, predicted class and number of images; the MAX_CELLS largest numbers when there are more."""
     classes = list(evaluation["per_class"])

@@ -14,21 +14,28 @@ from launcher.run.mirror import Mirror
 class RunLog(Protocol):
     """`step` everywhere: optimizer steps done. `fields`: more fields of the record."""
 
+    # `NullLog` inherits these bodies. Each has a `return`, because mypy takes a body without one as abstract.
+
     @property
     def wandb_mode(self) -> str:
         """The requested mode; after `end`, the mode actually used."""
+        return "disabled"
 
     def say(self, message: str) -> None:
         """Show a line on the console only."""
+        return
 
     def event(self, step: int, name: str, message: str = "", *, show: bool = False, **fields: Any) -> None:
         """Write an event record. `show`: its message on the console, too."""
+        return
 
     def note(self, step: int, message: str) -> None:
         """Write an event named `note`, and show it as `note: ...`."""
+        return
 
     def train(self, step: int, metrics: Metrics, *, show: bool, **fields: Any) -> None:
         """Write a train record, and report what has failed in W&B since the last one."""
+        return
 
     def evaluation(
         self,
@@ -42,18 +49,23 @@ class RunLog(Protocol):
         **fields: Any,
     ) -> None:
         """Write an eval record. `weights_step`: step of the evaluated weights. `is_best`: better than all before."""
+        return
 
     def checkpoint(self, step: int, **fields: Any) -> None:
         """Write a checkpoint record."""
+        return
 
     def table(self, title: str, rows: Sequence[Row]) -> None:
         """Show the final table on the console."""
+        return
 
     def end(self, step: int, status: str, exit_code: int) -> None:
         """Close W&B, report what has failed there, and write the last event, named `status`."""
+        return
 
     def close(self) -> None:
         """Close console and journal."""
+        return
 
 
 class Rank0Log:
@@ -123,44 +135,5 @@ class Rank0Log:
             self.event(step, "wandb_failed", failure, show=True)
 
 
-class NullLog:
+class NullLog(RunLog):
     """The log of every other rank: it writes and shows nothing."""
-
-    wandb_mode = "disabled"
-
-    def say(self, message: str) -> None:
-        pass
-
-    def event(self, step: int, name: str, message: str = "", *, show: bool = False, **fields: Any) -> None:
-        pass
-
-    def note(self, step: int, message: str) -> None:
-        pass
-
-    def train(self, step: int, metrics: Metrics, *, show: bool, **fields: Any) -> None:
-        pass
-
-    def evaluation(
-        self,
-        step: int,
-        split: str,
-        metrics: Metrics,
-        *,
-        weights_step: int,
-        is_best: bool = False,
-        show: bool = True,
-        **fields: Any,
-    ) -> None:
-        pass
-
-    def checkpoint(self, step: int, **fields: Any) -> None:
-        pass
-
-    def table(self, title: str, rows: Sequence[Row]) -> None:
-        pass
-
-    def end(self, step: int, status: str, exit_code: int) -> None:
-        pass
-
-    def close(self) -> None:
-        pass

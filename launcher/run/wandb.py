@@ -22,7 +22,7 @@ from launcher.recipe.fields import with_values
 from launcher.recipe.lock import LOCK_NAME
 from launcher.recipe.schema import Wandb
 from launcher.run.journal import JOURNAL_NAME, Record
-from launcher.run.rows import class_rows, confusion_rows, row_of, summary_of
+from launcher.run.rows import confusion_rows, row_of, summary_of
 
 Mode = Literal["online", "offline", "disabled"]
 
@@ -184,7 +184,8 @@ class WandbRun:
 
         split = evaluation["split"]
         columns: list[str | int] = ["class", "recall", "support"]
-        tables: dict[str, Any] = {f"{split}/per_class": wandb.Table(columns, data=class_rows(evaluation))}
+        per_class = [[name, each["recall"], each["support"]] for name, each in evaluation["per_class"].items()]
+        tables: dict[str, Any] = {f"{split}/per_class": wandb.Table(columns, data=per_class)}
         if confusion_KK:
             cells = confusion_rows(evaluation, confusion_KK)
             table = wandb.Table(["Actual", "Predicted", "nPredictions"], data=cells)

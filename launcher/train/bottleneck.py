@@ -37,7 +37,7 @@ FEATURES = "reading features"
 
 @dataclass(frozen=True, slots=True)
 class InputCost:
-    """What training cost one rank, in seconds of the clock and of its threads.
+    """The cost of training on one rank, in seconds of the clock and of its threads.
 
     `workers`: its threads, 0 where it decodes in line; `num_cores`: its share of the node's. `long_side`: mean of the
     images' longer sides in pixels, 0 where none was decoded.
@@ -85,14 +85,14 @@ class InputCost:
 
 @dataclass(frozen=True, slots=True)
 class Tunables:
-    """What can be tried. `is_cpu`: the network runs on the cores that the threads need.
+    """The settings that can be tried. `is_cpu`: the network runs on the cores that the threads need.
 
-    `final_side`: the longer side that the network takes; None: not known. `cache_keys`, `feature_keys`: what to set so
+    `final_side`: the longer side that the network takes. `cache_keys`, `feature_keys`: what to set so
     that decoded images, or features of the frozen part, are kept; None: they are, or cannot be.
     """
 
     is_cpu: bool
-    final_side: int | None
+    final_side: int
     cache_keys: str | None
     feature_keys: str | None
 
@@ -150,12 +150,12 @@ def find_straggler(costs: Sequence[InputCost], hosts: Sequence[str]) -> str | No
 
 
 def find_remedies(bottleneck: str, long_side: float, tunables: Tunables) -> list[str]:
-    """What makes it cheaper, the surest first; never empty."""
+    """Settings that make the bottleneck cheaper, the surest first; never empty."""
     if bottleneck == FEATURES:
         return ["data/features on a faster disk"]
     remedies = []
-    smaller = None if tunables.final_side is None else 32 * math.ceil(tunables.final_side * CROP_ROOM / 32)
-    if smaller is not None and long_side > 1.25 * smaller:
+    smaller = 32 * math.ceil(tunables.final_side * CROP_ROOM / 32)
+    if long_side > 1.25 * smaller:
         remedies.append(f"shards packed with --max-side {smaller}")
     if bottleneck == "copy":
         remedies.append("data.cache=device")

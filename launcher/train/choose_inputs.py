@@ -1,4 +1,4 @@
-"""What each split of a stage is read from: its images, or what the frozen part has made of them. Pure; needs no torch.
+"""The input of each split of a stage: its images, or their features from the frozen part. Pure; needs no torch.
 
 The frozen part of a network gives the same for an image whenever nothing random comes before its end. It then runs once
 for an image and view, not once an epoch: what it gives, the features, is kept on disk where there is room.
@@ -7,7 +7,7 @@ for an image and view, not once an epoch: what it gives, the features, is kept o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from launcher.recipe.augment import Augment
 from launcher.recipe.facts import is_random
@@ -28,11 +28,7 @@ class SplitInput:
 
 
 def choose_inputs(
-    plan: Plan,
-    augment: Augment,
-    stage: int,
-    record_bytes: Mapping[str, int],
-    room_bytes: float,
+    plan: Plan, augment: Augment, stage: int, record_bytes: Mapping[str, int], room_bytes: float
 ) -> dict[str, SplitInput]:
     """For each split of a stage of freezing with a frozen part: the same at its beginning and when it resumes.
 
@@ -40,21 +36,19 @@ def choose_inputs(
     the smallest split comes first.
     """
     splits = sorted(("train", *plan.num_eval), key=plan.num_images)
-    passes = {split: count_images(plan, stage, split) for split in splits}
-    chosen = {split: SplitInput(passes[split]) for split in splits}
+    chosen = {split: SplitInput(count_images(plan, stage, split)) for split in splits}
     views = {split: each for split in splits if (each := _useful_views(plan, augment, stage, split)) is not None}
     for split in sorted(views, key=lambda split: plan.num_images(split) * len(views[split])):
         num_records = plan.num_images(split) * len(views[split])
         num_bytes = num_records * record_bytes[split]
-        if passes[split] < num_records - plan.dropped_per_epoch * len(views[split]):
-            note = "not kept, training is too short to use them all"
+        if chosen[split].num_images < num_records - plan.dropped_per_epoch * len(views[split]):
+            chosen[split] = replace(chosen[split], note="not kept, training is too short to use them all")
         elif num_bytes > room_bytes:
             note = f"not kept, {show_bytes(num_bytes)} are more than strategy.feature_cache_gib has left"
+            chosen[split] = replace(chosen[split], note=note)
         else:
             room_bytes -= num_bytes
-            chosen[split] = SplitInput(passes[split], views[split])
-            continue
-        chosen[split] = SplitInput(passes[split], note=note)
+            chosen[split] = replace(chosen[split], views=views[split])
     return chosen
 
 

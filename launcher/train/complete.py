@@ -1,8 +1,6 @@
-"""What only the networks' libraries know about a recipe: names of models, of weights, and what those were made with."""
+"""The part of a recipe that only the networks' libraries know: names of models and weights, and their transforms."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from launcher.models.frozen.freeze import check_freeze
 from launcher.models.transform import fill_from_weights
@@ -10,13 +8,11 @@ from launcher.models.zoo import check_backbone
 from launcher.recipe.lint import find_contradictions
 from launcher.recipe.parse import LoadedRecipe
 from launcher.recipe.schema import Recipe
+from launcher.text import Say
 
 
-def ask_libraries(loaded: LoadedRecipe, say: Callable[[str], None]) -> Recipe:
-    """The recipe with what its pretrained weights were made with written out. Downloads nothing.
-
-    `say` is told where that cannot be had exactly. Raise RecipeError when there are no such models, weights or files.
-    """
+def ask_libraries(loaded: LoadedRecipe, say: Say) -> Recipe:
+    """As `prepare.complete_recipe`, by asking torchvision and timm."""
     if problems := check_backbone(loaded.recipe.backbone) or check_freeze(loaded.recipe.backbone):
         raise loaded.error(problems)
     recipe = fill_from_weights(loaded.recipe, lambda note: say(f"note: {note}"))

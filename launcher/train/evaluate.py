@@ -63,7 +63,7 @@ def evaluate(
     mine = portion_ids(split.num_images, comm.world.size, split.batch, comm.world.rank)
     for examples in feed.batches((0, ids_B) for ids_B in mine):
         comm.beacon.enter("evaluate")
-        if comm.should_stop(also=should_stop()):
+        if comm.agree_to_stop(also=should_stop()):
             raise Stopped(f"stopped while evaluating {split.name}; the same command evaluates it again")
         with strategy.autocast():
             outputs_BO = model(*examples.inputs)
@@ -79,7 +79,7 @@ def evaluate(
 
 
 def _check_total(counts: Counts, split: EvalSplit) -> None:
-    """Raise AssertionError unless each image came by once, UserError when none of them can be read."""
+    """Raise AssertionError unless each image was seen once, UserError when none of them can be read."""
     seen, counted, wanted = int(counts.seen[0]), int(counts.total[0]), split.num_images
     assert seen == wanted, f"{split.name}: saw {seen} of {wanted} images"
     if not counted:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from launcher.checkpoint.restore import load_eval_weights, read_progress
+from launcher.checkpoint.restore import load_weights, read_progress
 from launcher.checkpoint.saver import Saver
 from launcher.checkpoint.state import Progress
 from launcher.errors import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE, Stopped
@@ -26,10 +26,10 @@ def finish(job: Job, stage: Stage, progress: Progress, ending: Ending, log: RunL
     comm, inputs, step = job.strategy.comm, stage.inputs, progress.step
     comm.beacon.enter("finish")
     report = report_input(job, stage, step, log)
-    final: dict[str, Metrics] = {}
+    test: Metrics | None = None
     if ending != "preempted":
         try:
-            final = _evaluate_best(job, stage, progress, log)
+            test = _evaluate_best(job, stage, progress, log)
         except Stopped:
             ending = "preempted"
     inputs.skipped.record(comm, log, step)
@@ -40,9 +40,7 @@ def finish(job: Job, stage: Stage, progress: Progress, ending: Ending, log: RunL
     code = EXIT_RESUMABLE if ending == "preempted" else EXIT_DONE
     log.end(step, ending, code)
     if comm.world.is_first:
-        summary = build_summary(
-            job, inputs, progress, ending, log.wandb_mode, final.get("test"), stage.frozen_sha256, report
-        )
+        summary = build_summary(job, inputs, progress, ending, log.wandb_mode, test, stage.frozen_sha256, report)
         write_summary(job, summary)
         log.table(str(job.recipe.run.name), summary_rows(summary, str(job.run.path)))
         if ending == "preempted":
@@ -51,25 +49,26 @@ def finish(job: Job, stage: Stage, progress: Progress, ending: Ending, log: RunL
     return code
 
 
-def _evaluate_best(job: Job, stage: Stage, progress: Progress, log: RunLog) -> dict[str, Metrics]:
-    """Metrics of the best checkpoint on the test split, or on valid where there is no test.
+def _evaluate_best(job: Job, stage: Stage, progress: Progress, log: RunLog) -> Metrics | None:
+    """Evaluate the best checkpoint on the test split, or on valid where there is no test. Return the test metrics.
 
     Raise Stopped when asked to stop before that is over.
     """
     name, weights_step = ("best", progress.best.step) if progress.best is not None else ("last", progress.step)
-    load_eval_weights(job.run.checkpoints / name, stage.state)
+    # What this stage freezes, earlier ones froze, too: its engine and features are right for any checkpoint's weights.
+    load_weights(job.run.checkpoints / name, stage.state.eval_model, ema=stage.state.ema is not None)
     split = next((split for split in ("test", "valid") if split in job.plan.num_eval), None)
     if split is None:
-        return {}
+        return None
     counts = evaluate_stage(job, stage, split)
     metrics = counts.metrics(job.classes)
     log.evaluation(progress.step, split, metrics, weights_step=weights_step)
     log.event(progress.step, "confusion", split=split, rows=counts.confusion_KK.tolist())
-    return {split: metrics}
+    return metrics if split == "test" else None
 
 
 def _log_traffic(job: Job, inputs: Inputs, step: int, log: RunLog) -> None:
-    """What each rank has fetched from a remote folder since it started."""
+    """Log what each rank has fetched from a remote folder since it started."""
     ranks = [asdict(traffic) for traffic in job.strategy.comm.all_gather_object(inputs.folder.traffic)]
     if any(any(each.values()) for each in ranks):
         log.event(step, "remote", ranks=ranks)

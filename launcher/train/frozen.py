@@ -35,11 +35,11 @@ def build_engine(job: Job, split: FrozenSplit) -> Engine:
 
 def with_engine(inputs: Inputs, engine: Engine | None) -> dict[str, ImageFeed]:
     """The feeds of images, which now go through the frozen part."""
-    return {name: replace(feed, engine=engine) for name, feed in inputs.feeds.items()}
+    return {name: replace(feed, engine=engine) for name, feed in inputs.image_feeds.items()}
 
 
 def build_store(job: Job, split: FrozenSplit, say: Say) -> FeatureStore:
-    """Where what the frozen part gives for this training's images is kept."""
+    """The store for the features of this training's images."""
     return FeatureStore(
         comm=job.strategy.comm,
         device=job.strategy.device,
@@ -58,7 +58,7 @@ def build_store(job: Job, split: FrozenSplit, say: Say) -> FeatureStore:
 
 
 def feature_values(job: Job, engine: Engine) -> dict[str, tuple[Value, ...]]:
-    """What the frozen part gives for one image of each split: those of training may have another size."""
+    """The features of one image of each split: training images may have another size."""
     sizes = {split: eval_size(job.recipe) for split in job.plan.num_eval} | {"train": train_size(job.recipe)}
     by_size = {size: values_of(engine(_example(job.strategy, 1, size))) for size in {*sizes.values()}}
     return {split: by_size[size] for split, size in sizes.items()}

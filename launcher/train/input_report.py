@@ -1,4 +1,4 @@
-"""What a training's input costs it, by the clocks of every rank: the report of an epoch, and of the whole run."""
+"""The cost of a training's input, by the clocks of every rank: the report of an epoch, and of the whole run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict
 from launcher.data.feed import ImageFeed
 from launcher.data.threads import count_workers
 from launcher.recipe.facts import is_random, train_size
-from launcher.recipe.schema import Data, Recipe
+from launcher.recipe.schema import Recipe
 from launcher.run.run_log import RunLog
 from launcher.train.bottleneck import InputCost, InputReport, Tunables, diagnose
 from launcher.train.job import Job
@@ -44,9 +44,10 @@ def _cost(job: Job, stage: Stage) -> InputCost:
 
 
 def tunables_of(recipe: Recipe, stage: Stage, device_type: str) -> Tunables:
-    """What could be done about a slow input."""
-    feed, augment = stage.feeds["train"], recipe.augment
+    """The settings that can make a slow input faster."""
+    feed, augment, data = stage.feeds["train"], recipe.augment, recipe.data
     is_decoded = isinstance(feed, ImageFeed) and feed.loader.is_decoded
+    cache_keys = "data.cache=decoded" if data.cache == "none" else f"data.cache_gib above {data.cache_gib:g}"
     feature_keys = []
     if isinstance(feed, ImageFeed) and feed.engine is not None:
         if augment.views is None and is_random(augment.train):
@@ -56,12 +57,6 @@ def tunables_of(recipe: Recipe, stage: Stage, device_type: str) -> Tunables:
     return Tunables(
         is_cpu=device_type == "cpu",
         final_side=max(train_size(recipe)),
-        cache_keys=_cache_keys(recipe.data, is_decoded),
+        cache_keys=None if is_decoded else cache_keys,
         feature_keys=" ".join(feature_keys) or None,
     )
-
-
-def _cache_keys(data: Data, is_decoded: bool) -> str | None:
-    if is_decoded:
-        return None
-    return "data.cache=decoded" if data.cache == "none" else f"data.cache_gib above {data.cache_gib:g}"

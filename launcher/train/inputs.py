@@ -1,10 +1,9 @@
-"""Where a training's images come from: a feed for each split, and which of their images could not be read."""
+"""The input of a training: a feed of images for each split, its times, and the images that cannot be read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from launcher.augment.execute import build_augment
 from launcher.augment.mix import build_mix
@@ -17,8 +16,8 @@ from launcher.data.nvjpeg import has_nvjpeg, time_decoders
 from launcher.data.prepare import open_folder
 from launcher.data.reader import ShardFolder, ShardReader
 from launcher.data.threads import count_workers
-from launcher.distributed.strategy import Strategy
 from launcher.errors import UserError
+from launcher.text import Say
 from launcher.train.job import Job
 from launcher.train.skipped_samples import SkippedSamples
 from launcher.train.timing import StepTimer
@@ -26,19 +25,22 @@ from launcher.train.timing import StepTimer
 
 @dataclass(frozen=True)
 class Inputs:
-    """`feeds`: each split, from its images; a stage puts its frozen part behind them, or reads features instead."""
+    """`image_feeds`: each split, from its images; a stage puts its frozen part behind them, or reads features instead.
+
+    Their loaders serve the feeds of every stage.
+    """
 
     folder: ShardFolder
-    feeds: dict[str, ImageFeed]
+    image_feeds: dict[str, ImageFeed]
     timer: StepTimer
     skipped: SkippedSamples
 
     def close(self) -> None:
-        for feed in self.feeds.values():
+        for feed in self.image_feeds.values():
             feed.loader.close()
 
 
-def build_inputs(job: Job, say: Callable[[str], None]) -> Inputs:
+def build_inputs(job: Job, say: Say) -> Inputs:
     """Called by every rank. Raise UserError when JPEG cannot be decoded where the recipe wants it."""
     data = job.recipe.data
     folder = open_folder(data, job.manifest, job.strategy.world)
@@ -58,40 +60,27 @@ def _build_feed(job: Job, split: str, loader: Loader) -> ImageFeed:
         augment=build_augment(ops, *job.normalisation, job.strategy.memory_format),
         strategy=job.strategy,
         seed=job.recipe.run.seed,
-        views=augment.views if is_train else None,
+        num_views=augment.views if is_train else None,
         engine=None,
         mix=build_mix(augment, job.plan.num_classes) if is_train else None,
         parameter_hashes=ParameterHashes if is_train and job.recipe.log.samples else NullParameterHashes,
     )
 
 
-def _build_loaders(job: Job, readers: Mapping[str, ShardReader], say: Callable[[str], None]) -> dict[str, Loader]:
-    data, augment, strategy = job.recipe.data, job.recipe.augment, job.strategy
-    workers = count_workers(data.workers, strategy.world)
-    train_side, eval_side = find_min_side(augment.train), find_min_side(augment.eval_ops)
-    on_device = _choose_decoder(data.decode, readers["train"], train_side, workers, strategy, say)
+def _build_loaders(job: Job, readers: Mapping[str, ShardReader], say: Say) -> dict[str, Loader]:
+    data, augment, device = job.recipe.data, job.recipe.augment, job.strategy.device
+    workers = count_workers(data.workers, job.strategy.world)
+    sides = {split: find_min_side(augment.train if split == "train" else augment.eval_ops) for split in readers}
+    on_device = _choose_decoder(job, readers["train"], sides["train"], workers, say)
     return {
-        split: Loader(
-            reader,
-            workers,
-            strategy.device,
-            train_side if split == "train" else eval_side,
-            on_device,
-            build_bad_sample_policy(data),
-        )
+        split: Loader(reader, workers, device, sides[split], on_device, build_bad_sample_policy(data))
         for split, reader in readers.items()
     }
 
 
-def _choose_decoder(
-    wanted: Literal["auto", "cpu", "cuda"],
-    reader: ShardReader,
-    min_side: int | None,
-    workers: int,
-    strategy: Strategy,
-    say: Callable[[str], None],
-) -> bool:
+def _choose_decoder(job: Job, reader: ShardReader, min_side: int | None, workers: int, say: Say) -> bool:
     """Whether JPEG is decoded on the GPU: the same on every rank. Raise UserError where there is none."""
+    wanted, strategy = job.recipe.data.decode, job.strategy
     if strategy.device.type == "cpu":
         if wanted == "cuda":
             raise UserError("data.decode: cuda decodes on a GPU and there is none here; use auto or cpu")

@@ -1,4 +1,4 @@
-"""What a training is: everything that never changes while it runs, made in the same way for every command."""
+"""A training: everything that never changes while it runs, made in the same way for every command."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from launcher.checkpoint.state import TrainState
 from launcher.data.order import Order, build_order
 from launcher.data.prepare import prepare_data
 from launcher.distributed.strategy import Strategy, seed_rank
-from launcher.models.frozen.freeze import find_blocks, freeze, frozen_names
+from launcher.models.frozen.freeze import find_blocks, freeze
 from launcher.models.loss import count_outputs
 from launcher.models.optim.build import build_groups, build_optimizer
 from launcher.models.zoo import build_model, check_sizes
@@ -37,7 +37,7 @@ from shards.manifest import Manifest
 
 @dataclass(frozen=True)
 class Job:
-    """`recipe`: complete, with `run.dir` filled in."""
+    """What a training is, and never changes while it runs. `recipe`: complete, with `run.dir` filled in."""
 
     recipe: Recipe
     plan: Plan
@@ -60,7 +60,7 @@ def open_job(
     loaded: LoadedRecipe,
     recipe: Recipe,
     strategy: Strategy,
-    open_folder: Callable[[Recipe], RunFolder],
+    open_run_folder: Callable[[Recipe], RunFolder],
     max_eval_images: int | None = None,
     world_size: int | None = None,
 ) -> Job:
@@ -72,21 +72,23 @@ def open_job(
     comm = strategy.comm
     manifest = comm.rank0_first(partial(prepare_data, recipe.data, comm.world))
     plan = plan_run(loaded, recipe, world_size or comm.world.size, manifest, max_eval_images)
-    values = [manifest.sha256, recipe.model_dump_json(), str(plan)]
-    comm.check_same("shards, recipe or number of images", values)
-    run = comm.run_on_rank0(lambda: open_folder(recipe))
+    comm.check_same("shards, recipe or number of images", [manifest.sha256, recipe.model_dump_json(), str(plan)])
+    run = comm.run_on_rank0(lambda: open_run_folder(recipe))
     open_rank_log(run.logs, comm.world.rank)
     recipe = with_values(recipe, {"run.dir": str(run.path)})
     return Job(recipe, plan, build_order(plan, manifest, recipe.run.seed), manifest, strategy, run)
 
 
 def build_state(job: Job) -> TrainState:
-    """Network, averaged weights and optimizer at the beginning. Raise UserError when weights are not to be had."""
+    """Network, averaged weights and optimizer at step 0, the first stage frozen.
+
+    Raise UserError when weights are not to be had.
+    """
     recipe, strategy, num_classes = job.recipe, job.strategy, job.plan.num_classes
     build = partial(build_model, recipe.backbone, count_outputs(recipe.loss, num_classes))
     network = strategy.comm.local_rank0_first(build)
     check_sizes(network, (train_size(recipe), eval_size(recipe)))
-    freeze(network, frozen_names(network, recipe.backbone.stages[0].freeze))
+    freeze(network, recipe.backbone.stages[0].freeze)
     network = replace(network, model=strategy.place(network.model))
     ema = None
     if recipe.optim.ema_decay is not None:
@@ -102,13 +104,9 @@ def build_state(job: Job) -> TrainState:
 def open_run_log(job: Job) -> RunLog:
     if not job.strategy.world.is_first:
         return NullLog()
-    mirror = _build_mirror(job)
+    mirror: Mirror = NullMirror()
+    mode = choose_mode(job.recipe.log.wandb.mode, os.environ)
+    if mode != "disabled":
+        mirror = WandbMirror(metadata_of(job.recipe.model_dump(mode="json"), job.run.path, job.run.id), mode)
     journal = Journal(job.run.path, job.plan.steps_per_epoch, mirror.log)
     return Rank0Log(journal, TrainingConsole(job.plan.total_steps, job.plan.steps_per_epoch), mirror)
-
-
-def _build_mirror(job: Job) -> Mirror:
-    mode = choose_mode(job.recipe.log.wandb.mode, os.environ)
-    if mode == "disabled":
-        return NullMirror()
-    return WandbMirror(metadata_of(job.recipe.model_dump(mode="json"), job.run.path, job.run.id), mode)

@@ -19,8 +19,7 @@ from launcher.train.job import Job
 from launcher.train.nonfinite import FailOnNonfinite, NonfinitePolicy, SkipNonfinite
 from launcher.train.stage import Stage, check_frozen, enter_stage
 from launcher.train.step import train_step, train_work
-from launcher.train.step_log import log_steps
-from launcher.train.step_result import StepResult
+from launcher.train.step_log import StepResult, log_steps
 
 Ending = Literal["done", "early_stopped", "preempted"]
 
@@ -32,30 +31,30 @@ def fit(job: Job, stage: Stage, progress: Progress, saver: Saver, log: RunLog) -
     Raise UserError when the loss is not finite, RunError when saves fail.
     """
     plan, patience = job.plan, job.recipe.train.patience
+    progress = saver.wait(progress)  # no save is pending: it learns of the best that is on disk
     if is_validation_due(plan, progress):
         progress = validate(job, stage, progress, log)
         saver.save(progress)
     ending = why_end(plan, progress, should_stop=False, patience=patience)
-    progress = saver.wait(progress, is_last=ending is not None or progress.step == plan.total_steps)
-    if ending is not None:
-        return stage, progress, ending
     for number, steps in plan.steps_by_stage(progress.step + 1):
+        if ending is not None:
+            break
+        progress = saver.wait(progress)
         if number != stage.number:
             check_frozen(job, stage)
             stage = enter_stage(job, stage.state, stage.inputs, number, progress.step, log)
         progress, ending = _fit_stage(job, stage, steps, progress, saver, log)
-        progress = saver.wait(progress, is_last=ending is not None or progress.step == plan.total_steps)
-        if ending is not None:
-            return stage, progress, ending
-    return stage, progress, "done"
+    return stage, saver.wait(progress, is_last=True), ending or "done"
 
 
 def _fit_stage(
     job: Job, stage: Stage, steps: range, progress: Progress, saver: Saver, log: RunLog
 ) -> tuple[Progress, Ending | None]:
     """Train `steps`, in which the same part of the network learns. The ending is None when others may follow."""
-    plan, comm, timer = job.plan, job.strategy.comm, stage.inputs.timer
-    feed, nonfinite = stage.feeds["train"], _build_nonfinite_policy(job, stage, log)
+    plan, comm, timer, feed = job.plan, job.strategy.comm, stage.inputs.timer, stage.feeds["train"]
+    nonfinite: NonfinitePolicy = FailOnNonfinite()
+    if job.recipe.train.on_nonfinite == "skip":
+        nonfinite = SkipNonfinite(stage.state.model, job.strategy, log)
     batches = feed.batches(train_work(job, steps))
     if steps[0] == 1:
         batches = draw_first(job, stage.inputs, batches, log)
@@ -66,7 +65,7 @@ def _fit_stage(
         pending.append(train_step(job, stage, batches, step, nonfinite, log))
         progress = replace(progress, step=step)
         timer.images += plan.global_batch
-        should_stop = comm.should_stop()
+        should_stop = comm.agree_to_stop()
         due = plan.due(step, should_stop=should_stop, is_stage_end=step == steps[-1])
         if due.log or job.recipe.log.samples:
             # Before a validation or a save: a loss that is not finite ends the run here.
@@ -77,6 +76,7 @@ def _fit_stage(
             report_input(job, stage, step, log)
             stage.inputs.skipped.record(comm, log, step)
         if due.validate or due.save:
+            # Before the validation: the best that it is compared with must be on disk.
             progress = saver.wait(progress)
         if due.validate and not should_stop:
             progress = validate(job, stage, progress, log)
@@ -86,7 +86,7 @@ def _fit_stage(
         saver.log_finished(step)
         if ending is not None:
             return progress, ending
-        timer.resume()
+        timer.resume(feed.times)
     return progress, None
 
 
@@ -96,8 +96,8 @@ def is_validation_due(plan: Plan, progress: Progress) -> bool:
 
 
 def why_end(plan: Plan, progress: Progress, *, should_stop: bool, patience: int | None) -> Ending | None:
-    """Why training ends after this step; None when it goes on, or the plan is done."""
-    if should_stop or is_validation_due(plan, progress):
+    """Why training ends after this step; None when it continues, or the plan is done."""
+    if should_stop or is_validation_due(plan, progress):  # still due: it was interrupted by a request to stop
         return "preempted"
     if patience is not None and progress.num_bad_validations >= patience:
         return "early_stopped"
@@ -105,8 +105,7 @@ def why_end(plan: Plan, progress: Progress, *, should_stop: bool, patience: int 
 
 
 def should_save(due: Due, progress: Progress, ending: Ending | None) -> bool:
-    is_best = progress.best is not None and progress.best.step == progress.step
-    return due.save or is_best or ending is not None
+    return due.save or progress.is_best or ending is not None
 
 
 def validate(job: Job, stage: Stage, progress: Progress, log: RunLog) -> Progress:
@@ -132,9 +131,3 @@ def validate(job: Job, stage: Stage, progress: Progress, log: RunLog) -> Progres
         last_valid=metrics,
         validated_step=step,
     )
-
-
-def _build_nonfinite_policy(job: Job, stage: Stage, log: RunLog) -> NonfinitePolicy:
-    if job.recipe.train.on_nonfinite == "skip":
-        return SkipNonfinite(stage.state.model, job.strategy, log)
-    return FailOnNonfinite()

@@ -7,6 +7,7 @@ import platform
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +56,9 @@ def main(loaded: LoadedRecipe, options: TrainOptions) -> int:
     recipe = choose_recipe(loaded, options, world)
     # Before the data, so that the ranks can agree to stop while one of them packs.
     strategy = build_strategy(recipe.strategy, world, recipe.run.seed, recipe.run.deterministic, stop)
-    job = open_job(
-        loaded,
-        recipe,
-        strategy,
-        lambda recipe: open_run(recipe, options.fresh or options.debug, options.allow_change),
-        max_eval_images=DEBUG_EVAL_IMAGES if options.debug else None,
-    )
+    open_run_folder = partial(open_run, fresh=options.fresh or options.debug, allowed=options.allow_change)
+    max_eval_images = DEBUG_EVAL_IMAGES if options.debug else None
+    job = open_job(loaded, recipe, strategy, open_run_folder, max_eval_images)
     if job.run.state == "finished":
         return _show_finished(job.run.path, world)
     with ExitStack() as closing:
@@ -74,7 +71,7 @@ def main(loaded: LoadedRecipe, options: TrainOptions) -> int:
         for each in (log, watchdog, inputs, saver):  # closed in the other order
             closing.callback(each.close)
         try:
-            stage, progress = _start(job, state, inputs, log)
+            stage, progress = _resume(job, state, inputs, log)
             stage, progress, ending = fit(job, stage, progress, saver, log)
             check_frozen(job, stage)
             return finish(job, stage, progress, ending, log)
@@ -88,8 +85,9 @@ def main(loaded: LoadedRecipe, options: TrainOptions) -> int:
 
 def choose_recipe(loaded: LoadedRecipe, options: TrainOptions, world: World) -> Recipe:
     """The recipe that will run: its names checked against the models there are; a small one for `--debug`."""
-    if options.debug:
-        loaded = without_file(loaded)
+    if options.debug and loaded.recipe.backbone.weights_file is not None:
+        # A debug run begins with random weights: those in a file need not be there.
+        loaded = replace(loaded, recipe=with_values(loaded.recipe, {"backbone.weights": "none"}))
     recipe = complete_recipe(loaded, Console().say if world.is_first else lambda note: None)
     if not options.debug:
         return recipe
@@ -101,55 +99,50 @@ def choose_recipe(loaded: LoadedRecipe, options: TrainOptions, world: World) -> 
     return debug_recipe(recipe, folder)
 
 
-def without_file(loaded: LoadedRecipe) -> LoadedRecipe:
-    """A debug run begins with random weights: those in a file need not be there."""
-    if loaded.recipe.backbone.weights_file is None:
-        return loaded
-    return replace(loaded, recipe=with_values(loaded.recipe, {"backbone.weights": "none"}))
-
-
 def _start_watchdog(job: Job, inputs: Inputs, log: RunLog) -> Watchdog:
     comm = job.strategy.comm
-    comm.beacon.readers += [feed.loader.reader.current for feed in inputs.feeds.values()]
+    comm.beacon.readers += [feed.loader.reader.current for feed in inputs.image_feeds.values()]
 
-    def record(words: str) -> None:
-        log.event(comm.beacon.position.step, "hang", words)
+    def record(line: str) -> None:
+        log.event(comm.beacon.position.step, "hang", line)
 
-    def say(message: str) -> None:
-        log.event(0, "note", message, show=True)
-
+    say = partial(log.event, 0, "note", show=True)
     return start_watchdog(comm, job.recipe.strategy.hang_timeout_s, job.run.logs, record, say)
 
 
-def _start(job: Job, state: TrainState, inputs: Inputs, log: RunLog) -> tuple[Stage, Progress]:
-    """Load the newest complete checkpoint, if any, and log what begins or resumes here."""
-    run, is_first = job.run, job.strategy.world.is_first
-    skipped: list[str] = []
-    start = find_start(run.checkpoints, state, skipped.append)
+def _resume(job: Job, state: TrainState, inputs: Inputs, log: RunLog) -> tuple[Stage, Progress]:
+    """Restore the newest complete checkpoint, if any, and enter its stage; the lock and the journal tell of it."""
+    run, lock = job.run, partial(write_lock, job.run.path, job.recipe, f"run {job.run.id}, data {job.manifest.sha256}")
+    is_first = job.strategy.world.is_first
+    notes: list[str] = []
+    start = find_start(run.checkpoints, state, notes.append)
     restore_weights(start, state)
     progress = start.progress
-    is_first_start = not read_first(run.path)
-    header = f"run {run.id}, data {job.manifest.sha256}"
     if is_first and run.state == "new":
-        write_lock(run.path, job.recipe, header)
-    log.event(progress.step, "started" if is_first_start else "resumed", **_describe_start(job))
-    if run.state == "resumed" and progress.step == 0:
-        skipped.append("no checkpoint to resume from: starts at step 0")
-    for message in skipped:
-        log.event(progress.step, "checkpoint_skipped", message, show=True)
-    LOGGER.info("rank %d of %d starts at step %d", job.strategy.world.rank, job.plan.world_size, progress.step)
-    _say_start(job, inputs, progress, log)
+        lock()
+    _log_start(job, inputs, progress, notes, log)
     next_step = progress.step if is_validation_due(job.plan, progress) else progress.step + 1
     number = job.plan.stage(min(next_step, job.plan.total_steps))
     stage = enter_stage(job, state, inputs, number, progress.step, log)
-    restore_optimizer(start, state)
+    restore_optimizer(start, state)  # once the stage has added the parameter groups that the checkpoint has
     if is_first and run.changes:  # only now is it known that the run can resume with them
-        write_lock(run.path, job.recipe, header)
+        lock()
     return stage, progress
 
 
+def _log_start(job: Job, inputs: Inputs, progress: Progress, notes: list[str], log: RunLog) -> None:
+    """`notes`: of checkpoints that could not be used."""
+    log.event(progress.step, "resumed" if read_first(job.run.path) else "started", **_describe_start(job))
+    if job.run.state == "resumed" and progress.step == 0:
+        notes = [*notes, "no checkpoint to resume from: starts at step 0"]
+    for message in notes:
+        log.event(progress.step, "checkpoint_skipped", message, show=True)
+    LOGGER.info("rank %d of %d starts at step %d", job.strategy.world.rank, job.plan.world_size, progress.step)
+    _say_start(job, inputs, progress, log)
+
+
 def _describe_start(job: Job) -> dict[str, Any]:
-    """The first record of a journal, and that of every resume: with what, on what, how."""
+    """Fields of the first record of a journal and of every resume: plan, data, device, versions and command."""
     return {
         "wandb_id": job.run.id,
         "changes": {key: list(values) for key, values in job.run.changes.items()},
@@ -164,14 +157,11 @@ def _describe_start(job: Job) -> dict[str, Any]:
 
 def _say_start(job: Job, inputs: Inputs, progress: Progress, log: RunLog) -> None:
     plan, recipe, strategy = job.plan, job.recipe, job.strategy
-    log.say(
-        f"{recipe.run.name}: {recipe.backbone.name} on {plan.num_train:,} images of {plan.num_classes} classes, "
-        f"{plan.world_size} x {strategy.device.type}, precision {recipe.strategy.precision}"
-    )
-    log.say(
-        f"{plan.total_steps:,} steps of {plan.global_batch:,} images ({plan.steps_per_epoch:,} an epoch), "
-        f"W&B {log.wandb_mode}, folder {job.run.path}"
-    )
+    data = f"{plan.num_train:,} images of {plan.num_classes} classes"
+    machine = f"{plan.world_size} x {strategy.device.type}, precision {recipe.strategy.precision}"
+    steps = f"{plan.total_steps:,} steps of {plan.global_batch:,} images ({plan.steps_per_epoch:,} an epoch)"
+    log.say(f"{recipe.run.name}: {recipe.backbone.name} on {data}, {machine}")
+    log.say(f"{steps}, W&B {log.wandb_mode}, folder {job.run.path}")
     log.say(inputs.folder.describe())
     for note in (*plan.notes, *find_few_cpus(recipe.data.workers, strategy.world, os.environ)):
         log.note(progress.step, note)

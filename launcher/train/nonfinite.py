@@ -1,9 +1,7 @@
-"""Losses that are not finite: the step is skipped, or the run ends and says where."""
+"""Losses that are not finite: the step is skipped, or the next log record ends the run."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -11,13 +9,11 @@ from torch import nn
 
 from launcher.distributed.strategy import Strategy
 from launcher.errors import UserError
-from launcher.recipe.plan import Plan
 from launcher.run.run_log import RunLog
-from launcher.train.step_result import StepResult, describe_ranks
+from launcher.train.step_log import ADVICE, StepResult, describe_ranks
 
 MAX_IN_A_ROW = 10
 """Steps skipped one after the other: then the weights are beyond help."""
-ADVICE = "lower optim.lr, or add schedule.warmup or optim.clip_norm, with --allow-change or --fresh"
 
 
 class NonfinitePolicy(Protocol):
@@ -75,12 +71,3 @@ class SkipNonfinite:
             return True  # scaled ones may overflow, which the scaler handles
         gradients = [each.grad for each in self._parameters if each.grad is not None]
         return bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
-
-
-def find_first_bad(strategy: Strategy, plan: Plan, results: Sequence[StepResult]) -> str:
-    """`at step 812, epoch 3, on rank 3 (samples 3, 17)`. Called by every rank."""
-    mine = next((result for result in results if not bool(torch.isfinite(result.loss))), None)
-    first = min(strategy.comm.all_gather_object(math.inf if mine is None else mine.step))
-    is_mine = mine is not None and mine.step == first
-    where = describe_ranks(strategy.comm, mine or results[-1], is_mine)
-    return f"at step {first}, epoch {plan.epoch(int(first)) + 1}, {where}"

@@ -1,21 +1,21 @@
-"""A recipe made ready to run: what its pretrained weights bring, and the plan for these processes. Needs no torch."""
+"""A recipe made ready to run: the transform of its pretrained weights, and the plan. Needs no torch."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from launcher.models.known import is_known
 from launcher.recipe.facts import brings_transform
 from launcher.recipe.parse import LoadedRecipe
 from launcher.recipe.plan import Plan, PlanError, make_plan
 from launcher.recipe.schema import Recipe
+from launcher.text import Say
 from shards.manifest import Manifest
 
 
-def complete_recipe(loaded: LoadedRecipe, say: Callable[[str], None]) -> Recipe:
-    """The recipe with what its pretrained weights were made with written out. Downloads nothing.
+def complete_recipe(loaded: LoadedRecipe, say: Say) -> Recipe:
+    """The recipe with the transform of its pretrained weights written out. Downloads nothing.
 
-    `say` is told where that cannot be had exactly. Raise RecipeError when there are no such models, weights or files.
+    `say` is told where the transform is not known exactly. Raise RecipeError when there is no such model, weights or
+    file.
     """
     augment = loaded.recipe.augment
     is_whole = not brings_transform(loaded.recipe.backbone) or None not in (augment.eval, augment.mean, augment.std)

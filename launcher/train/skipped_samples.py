@@ -1,4 +1,4 @@
-"""Images that a training skips because they cannot be read: reported once each; too many end the run on every rank."""
+"""Images that cannot be read: counted over all ranks, recorded, and limited by data.max_skipped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from launcher.run.run_log import RunLog
 
 
 class SkippedSamples:
-    """Those of each split, on all ranks, since this process started."""
+    """The unreadable images of each split, on all ranks, since this process started."""
 
     def __init__(
         self, policies: Mapping[str, BadSamples], shard_of: Mapping[str, Callable[[int], str]], limit: int

@@ -15,7 +15,7 @@ from launcher.data.decode_cache import cache_decoded
 from launcher.data.features.format import Layout
 from launcher.data.feed import Feed, ImageFeed
 from launcher.models.frozen.engine import Engine
-from launcher.models.frozen.freeze import find_blocks, freeze, frozen_names, frozen_sha256
+from launcher.models.frozen.freeze import find_blocks, freeze, frozen_sha256
 from launcher.models.frozen.split import FrozenSplit, SplitError
 from launcher.models.loss import LossFunction, TrainLoss, build_loss, with_auxiliary
 from launcher.models.optim.build import build_groups
@@ -44,9 +44,12 @@ class Stage:
     state: TrainState
     inputs: Inputs
     train_model: nn.Module
-    """The part that trains, as a training step calls it on a feed's inputs: with DDP around it."""
+    """The part that trains, as a training step calls it on a feed's inputs: with autocast and DDP around it."""
     eval_model: nn.Module
-    """The same part for evaluation: with averaged weights where the recipe keeps them, and without DDP."""
+    """The same part for evaluation: with averaged weights where the recipe keeps them, without autocast and DDP.
+
+    It shares its tensors with `state.eval_model`: weights loaded there are evaluated here.
+    """
     feeds: dict[str, Feed]
     """For each split."""
     loss: TrainLoss
@@ -56,15 +59,15 @@ class Stage:
 
 
 def enter_stage(job: Job, state: TrainState, inputs: Inputs, number: int, step: int, log: RunLog) -> Stage:
-    """Freeze what stage `number` of the recipe freezes, and give the optimizer what it sets free, after `step` steps.
+    """Stage `number` of the recipe, entered when `step` steps are done: frozen, split, its inputs chosen.
 
     Called by every rank. Raise UserError when compiling was asked for and fails, Stopped when asked to stop.
     """
     comm = job.strategy.comm
     comm.beacon.enter("prepare")
     say, say_kept = (partial(log.event, step, name, show=True) for name in ("frozen_part", "images_kept"))
-    for earlier in range(number + 1):
-        _set_free(job.recipe, state, earlier)
+    for earlier in range(number + 1):  # each in turn: parameter groups stand in the order of an uninterrupted run
+        _freeze(job.recipe, state, earlier)
     sha256 = frozen_sha256(state.model)
     comm.check_same("frozen weights", [str(sha256)])
     split = _split(job, state, say)
@@ -96,9 +99,10 @@ def check_frozen(job: Job, stage: Stage) -> None:
         raise AssertionError("a frozen tensor has changed")
 
 
-def _set_free(recipe: Recipe, state: TrainState, number: int) -> None:
+def _freeze(recipe: Recipe, state: TrainState, number: int) -> None:
+    """Freeze what stage `number` freezes; the optimizer gets the parameters that it does not hold yet."""
     network, optimizer = state.network, state.optimizer
-    freeze(network, frozen_names(network, recipe.backbone.stages[number].freeze))
+    freeze(network, recipe.backbone.stages[number].freeze)
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     names = {name for name, parameter in network.model.named_parameters() if id(parameter) in held}
     for group in build_groups(recipe.optim, network.model, network.head_names, find_blocks(network), but=names):
@@ -118,13 +122,7 @@ def _split(job: Job, state: TrainState, say: Say) -> FrozenSplit | None:
 
 
 def _keep_features(
-    job: Job,
-    number: int,
-    split: FrozenSplit,
-    engine: Engine,
-    feeds: dict[str, ImageFeed],
-    say: Say,
-    say_kept: Say,
+    job: Job, number: int, split: FrozenSplit, engine: Engine, feeds: dict[str, ImageFeed], say: Say, say_kept: Say
 ) -> dict[str, Feed]:
     """Compile the engine where that repays, and compute the features that are kept: the feeds that read them."""
     values = feature_values(job, engine)
@@ -152,6 +150,6 @@ def _keep_features(
 
 
 def _cache_decoded(job: Job, split: str, feed: ImageFeed, num_images: int, say: Say) -> None:
-    """`num_images`: that will be read, over all ranks: decoding them once is worth it from twice each on."""
+    """Decode the images of a split once when each is read twice or more. `num_images`: reads to come, of all ranks."""
     if job.recipe.data.cache != "none" and num_images >= 2 * feed.loader.reader.num_images:
         cache_decoded(job.strategy, split, feed.loader, job.recipe.data, job.run.id, say)

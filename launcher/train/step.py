@@ -16,7 +16,7 @@ from launcher.run.run_log import RunLog
 from launcher.train.job import Job
 from launcher.train.nonfinite import NonfinitePolicy
 from launcher.train.stage import Stage
-from launcher.train.step_result import StepResult
+from launcher.train.step_log import StepResult
 
 
 def train_work(job: Job, steps: range) -> Iterator[tuple[int, Ids]]:
@@ -30,9 +30,9 @@ def train_step(
     job: Job, stage: Stage, batches: Iterator[Examples], step: int, nonfinite: NonfinitePolicy, log: RunLog
 ) -> StepResult:
     """One optimizer step of every rank. Raise UserError when too many were skipped."""
-    plan, strategy, beacon = job.plan, job.strategy, job.strategy.comm.beacon
+    plan, strategy, beacon, state = job.plan, job.strategy, job.strategy.comm.beacon, stage.state
     lr = learning_rate(job.recipe, plan, step)
-    for group in stage.state.optimizer.param_groups:
+    for group in state.optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
     may_skip_samples = job.recipe.data.on_error == "skip"
     losses: list[Tensor] = []
@@ -55,22 +55,16 @@ def train_step(
         ids.append(examples.ids_B)
         param_hashes.append(examples.param_hashes_BD)
     result = StepResult(step, torch.stack(losses).mean() if len(losses) > 1 else losses[0], ids, param_hashes)
-    return replace(result, is_skipped=not _take_step(job, stage, result, nonfinite, log))
+    if nonfinite.should_skip_step(result):
+        state.optimizer.zero_grad()
+        return replace(result, is_skipped=True)
+    if not strategy.step(state.optimizer, job.recipe.optim.clip_norm, state.model.parameters()):
+        log.event(step, "overflow", "fp16 overflow: skipped the optimizer step")
+    elif state.ema is not None:
+        state.ema.update_parameters(state.model)
+    return result
 
 
 def _mean_of_counted(losses_B: Tensor, examples: Examples) -> Tensor:
     """The loss to log; the gradient's mean is over all, so that each image counts the same in every batch."""
     return losses_B.sum() / examples.weights_B.sum().clamp(min=1)
-
-
-def _take_step(job: Job, stage: Stage, result: StepResult, nonfinite: NonfinitePolicy, log: RunLog) -> bool:
-    """False when the step is skipped."""
-    state = stage.state
-    if nonfinite.should_skip_step(result):
-        state.optimizer.zero_grad()
-        return False
-    if not job.strategy.step(state.optimizer, job.recipe.optim.clip_norm, state.model.parameters()):
-        log.event(result.step, "overflow", "fp16 overflow: skipped the optimizer step")
-    elif state.ema is not None:
-        state.ema.update_parameters(state.model)
-    return True

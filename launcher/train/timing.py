@@ -1,4 +1,4 @@
-"""What the training steps of this process have cost since it started: its time, and what its input took of it."""
+"""The time of this process's training steps since it started, and the part that its input took."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ class StepTimer:
         self._before = InputTimes()
         self._lap = 0, 0.0, 0.0
 
-    def resume(self, feed_times: InputTimes | None = None) -> None:
-        """`feed_times`: those of the training's feed, which it keeps counting; None: the feed of before."""
-        if feed_times is not None:
-            self._feed_times = feed_times
-        self._before = replace(self._feed_times)
+    def resume(self, feed_times: InputTimes) -> None:
+        """`feed_times`: those of the training's feed, which keeps counting them."""
+        self._feed_times, self._before = feed_times, replace(feed_times)
         self._started_s = time.perf_counter()
 
     def pause(self) -> None:
+        """Add up the time since `resume`; what follows does not count until the next `resume`."""
+        self._add_up()
+
+    def _add_up(self) -> None:
         now_s = time.perf_counter()
         self.train_s += now_s - self._started_s
         self.input.add(self._feed_times.since(self._before))
@@ -38,7 +40,7 @@ class StepTimer:
 
     def lap(self) -> Metrics:
         """`images_per_s` and `data_wait_frac` since the last lap."""
-        self.pause()
+        self._add_up()
         images, train_s, wait_s = self._lap
         self._lap = self.images, self.train_s, self.input.wait_s
         return _rates(self.images - images, self.train_s - train_s, self.input.wait_s - wait_s)

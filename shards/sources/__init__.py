@@ -7,39 +7,24 @@ wrong name without touching data or importing anything slow.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from shards.manifest import ShardsError
 from shards.sources import digits, imagefolder, synthetic, torchvision
 from shards.sources.listing import UNDIVIDED, Item, Listing, PackOptions
 from shards.splits import DEFAULT_RULE, SPLITS, UNASSIGNED, Share, canonical_rule, divide
 
-__all__ = ["SOURCES", "Item", "PackOptions", "Source", "check_source_name", "describe", "open_source"]
+__all__ = ["SOURCES", "Item", "Listing", "PackOptions", "check_source_name", "describe", "open_source"]
 
-SOURCES: Mapping[str, Callable[[str, PackOptions], Listing]] = {
-    "digits": digits.list_images,
-    "imagefolder": imagefolder.list_images,
-    "synthetic": synthetic.list_images,
-    "torchvision": torchvision.list_images,
+SOURCES: Mapping[str, tuple[Callable[[str], None], Callable[[str, PackOptions], Listing]]] = {
+    "digits": (digits.check_argument, digits.list_images),
+    "imagefolder": (imagefolder.check_argument, imagefolder.list_images),
+    "synthetic": (synthetic.check_argument, synthetic.list_images),
+    "torchvision": (torchvision.check_argument, torchvision.list_images),
 }
-
-ARGUMENT_CHECKS: Mapping[str, Callable[[str], None]] = {
-    "digits": digits.check_argument,
-    "imagefolder": imagefolder.check_argument,
-    "synthetic": synthetic.check_argument,
-    "torchvision": torchvision.check_argument,
-}
-
-
-@dataclass(frozen=True)
-class Source:
-    """Images by split, in file order. `notes`: messages about ignored files and unassigned images."""
-
-    name: str
-    classes: tuple[str, ...]
-    splits: Mapping[str, Sequence[Item]]
-    notes: tuple[str, ...] = ()
+"""Kind of source -> its `check_argument` and `list_images`."""
 
 
 def check_source_name(name: str) -> None:
@@ -49,7 +34,8 @@ def check_source_name(name: str) -> None:
         nearest = difflib.get_close_matches(kind.lower(), SOURCES, n=1, cutoff=0.4)
         hint = f"did you mean {nearest[0]}?" if nearest else f"sources are {', '.join(SOURCES)}"
         raise ShardsError(f"unknown source {name!r}; {hint}")
-    ARGUMENT_CHECKS[kind](argument)
+    check_argument, _ = SOURCES[kind]
+    check_argument(argument)
 
 
 def describe(name: str, options: PackOptions) -> str:
@@ -65,22 +51,20 @@ def describe(name: str, options: PackOptions) -> str:
     return " ".join([name, *(f"{key}={value}" for key, value in settings.items() if value is not None)])
 
 
-def open_source(name: str, options: PackOptions) -> Source:
-    """List the images of `name`, choose the classes and split them. Raise ShardsError on any user error."""
-    check_source_name(name)
-    rule = canonical_rule(options.split) if options.split is not None else None
+def open_source(name: str, options: PackOptions) -> Listing:
+    """The chosen classes of a source whose name has been checked, split. Raise ShardsError on any user error."""
+    rule = None if options.split is None else canonical_rule(options.split)
     kind, _, argument = name.partition(":")
-    listing = SOURCES[kind](argument, options)
+    _, list_images = SOURCES[kind]
+    listing = list_images(argument, options)
     if options.classes is not None:
         listing = _choose_classes(name, listing, options.classes)
     splits, num_unassigned = _divide(name, listing, rule, options.seed)
-    notes = listing.notes
-    if num_unassigned:
-        notes += (f"{num_unassigned} images are unassigned: no split takes them",)
+    notes = (f"{num_unassigned} images are unassigned: no split takes them",) if num_unassigned else ()
     for split in ("train", *splits):
         if not splits.get(split):
             raise ShardsError(f"{name}: no {split} images")
-    return Source(name, listing.classes, splits, notes)
+    return Listing(listing.classes, splits, listing.notes + notes)
 
 
 def _choose_classes(name: str, listing: Listing, wanted: Sequence[str]) -> Listing:
@@ -100,18 +84,13 @@ def _find_class(name: str, classes: Sequence[str], wanted: str) -> int:
     """Number of the class `wanted`, or `<digits>.wanted` as in the folders of Caltech256."""
     if wanted in classes:
         return classes.index(wanted)
-    short = [_without_number(each) for each in classes]
+    short = [re.sub(r"^\d+\.(?=.)", "", each) for each in classes]
     if short.count(wanted) == 1:
         return short.index(wanted)
     if wanted in short:
         raise ShardsError(f"{name}: several classes are called {wanted!r}; give the full name")
     nearest = difflib.get_close_matches(wanted, [*short, *classes], n=1, cutoff=0.0)
     raise ShardsError(f"{name}: no class {wanted!r}" + (f"; did you mean {nearest[0]!r}?" if nearest else ""))
-
-
-def _without_number(folder: str) -> str:
-    number, _, rest = folder.partition(".")
-    return rest if number.isdigit() and rest else folder
 
 
 def _divide(
@@ -127,8 +106,7 @@ def _divide(
     groups: dict[str, list[Item]] = {each: [] for each in listing.classes}
     for item in listing.splits["train" if is_official else UNDIVIDED]:
         groups[listing.classes[item.label]].append(item)
-    keys = {each: [item.key for item in items] for each, items in groups.items()}
-    parts = divide(groups, keys, canonical_rule(DEFAULT_RULE) if rule is None else rule, seed)
+    parts = divide(groups, lambda item: item.key, DEFAULT_RULE if rule is None else rule, seed)
     unassigned = parts.pop(UNASSIGNED)
     whole = {**listing.splits, **parts}
     return {split: whole[split] for split in SPLITS if split in whole}, len(unassigned)

@@ -20,9 +20,9 @@ from launcher.augment.arrays import FLOAT64, INT64
 from launcher.augment.draw_policy import OPERATIONS, SIGNED
 from launcher.augment.execute import build_augment
 from launcher.augment.ops_table import draw_parameters
-from launcher.augment.policy import apply_policy
-from launcher.augment.warp import WarpMode, warp
+from launcher.augment.pixels import WarpMode, apply_policy, warp
 from launcher.recipe.augment import TrainOp
+from launcher.recipe.augment_pixels import GaussianBlur, Perspective
 from tests.augment.photographs import in_corners
 
 Pair = tuple[Tensor, Tensor]
@@ -75,8 +75,8 @@ def affine(mode: WarpMode) -> Iterator[Pair]:
 
 
 def perspective(mode: WarpMode) -> Iterator[Pair]:
-    numbers = np.random.default_rng(2).random((16, draw_warp.PERSPECTIVE_NUMBERS))
-    coefficients = draw_warp.draw_perspective(numbers, np.tile([[HEIGHT, WIDTH]], (16, 1)), 0.6, 1.0)
+    op, random = Perspective(op="perspective", distortion_scale=0.6, p=1.0), np.random.default_rng(2).random
+    coefficients = draw_warp.perspective(op, lambda num: random((16, num)), np.tile([[HEIGHT, WIDTH]], (16, 1)))
     batch_BCHW = IMAGES_BCHW.repeat(8, 1, 1, 1)
     ours_BCHW = warp(batch_BCHW.float(), coefficients, mode)
     for image, ours, row in zip(batch_BCHW, ours_BCHW, coefficients.tolist(), strict=True):
@@ -86,10 +86,12 @@ def perspective(mode: WarpMode) -> Iterator[Pair]:
 
 def blurred() -> Iterator[Pair]:
     sigmas = [0.1, 0.5, 1.0, 2.0, 3.3, 10.0]
+    uniforms_B1 = np.repeat((np.array(sigmas) - 0.1) / 9.9, 2)[:, None]
+    batch_BCHW = IMAGES_BCHW.repeat(len(sigmas), 1, 1, 1)
+    sizes_B2 = np.tile([[HEIGHT, WIDTH]], (len(batch_BCHW), 1))
     for kernel_size in (1, 3, 9, 23):
-        uniforms = (np.array(sigmas) - 0.1) / 9.9
-        kernels = draw_color.draw_kernels(np.repeat(uniforms, 2), kernel_size, (0.1, 10.0))
-        batch_BCHW = IMAGES_BCHW.repeat(len(sigmas), 1, 1, 1)
+        op = GaussianBlur(op="gaussian_blur", kernel_size=kernel_size, sigma=(0.1, 10.0))
+        kernels = draw_color.gaussian_blur(op, lambda num: uniforms_B1, sizes_B2)
         ours_BCHW = blur.gaussian_blur(batch_BCHW.float(), torch.tensor(kernels, dtype=torch.float32))
         for image, ours, sigma in zip(batch_BCHW, ours_BCHW, np.repeat(sigmas, 2).tolist(), strict=True):
             yield ours, reference.gaussian_blur(image / 255, [kernel_size] * 2, [sigma] * 2) * 255

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
-from torchvision.transforms import RandomResizedCrop
+from torchvision import transforms
 
 from launcher.augment import draw
 from launcher.augment.arrays import FLOAT64
 from launcher.augment.sizes import exact_sizes
 from launcher.errors import UserError
+from launcher.recipe.augment import HorizontalFlip, RandomCrop, RandomResizedCrop, Rotation
 
 NUM = 4000
 IDS = np.arange(NUM, dtype=np.int64)
@@ -42,13 +45,14 @@ def test_random_resized_crop_has_torchvisions_distribution(
     size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]
 ) -> None:
     sizes_B2 = exact_sizes(IDS[:, None], size)
-    boxes_B4 = draw.draw_random_resized_crop(uniforms(draw.RANDOM_RESIZED_CROP_NUMBERS), sizes_B2, scale, ratio)
+    op = RandomResizedCrop(op="random_resized_crop", size=32, scale=scale, ratio=ratio)
+    boxes_B4 = draw.random_resized_crop(op, uniforms, sizes_B2)
     assert (boxes_B4[:, :2] >= 0).all()
     assert (boxes_B4[:, 2:] >= 1).all()
     assert (boxes_B4[:, :2] + boxes_B4[:, 2:] <= size).all()
     torch.manual_seed(0)
     image = torch.empty(1, *size)
-    expected_B4 = np.array([RandomResizedCrop.get_params(image, list(scale), list(ratio)) for _ in IDS])
+    expected_B4 = np.array([transforms.RandomResizedCrop.get_params(image, list(scale), list(ratio)) for _ in IDS])
     for ours_B, theirs_B in zip(boxes_B4.T, expected_B4.T, strict=True):
         assert kolmogorov_smirnov(ours_B.astype(np.float64), theirs_B.astype(np.float64)) < 1.95
 
@@ -59,14 +63,15 @@ def test_kolmogorov_smirnov_finds_a_difference() -> None:
 
 def test_random_resized_crop_of_one_pixel_stays_inside() -> None:
     sizes_B2 = np.array([[1, 1], [1, 9], [9, 1]])
-    numbers_BN = draw.draw_uniforms(0, 0, IDS[:3], 0, draw.RANDOM_RESIZED_CROP_NUMBERS)
-    boxes_B4 = draw.draw_random_resized_crop(numbers_BN, sizes_B2, (1.0, 1.0), (3.0, 4.0))
+    op = RandomResizedCrop(op="random_resized_crop", size=32, scale=(1.0, 1.0), ratio=(3.0, 4.0))
+    boxes_B4 = draw.random_resized_crop(op, partial(draw.draw_uniforms, 0, 0, IDS[:3], 0), sizes_B2)
     assert boxes_B4.tolist() == [[0, 0, 1, 1], [0, 2, 1, 4], [4, 0, 1, 1]]
 
 
 def test_crop_offsets_are_uniform() -> None:
     sizes_B2 = exact_sizes(IDS[:, None], (10, 12))
-    offsets_B2 = draw.draw_crop_offsets(uniforms(2), sizes_B2, (8, 12), padding=1)
+    op = RandomCrop(op="random_crop", size=(8, 12), padding=1)
+    offsets_B2 = draw.random_crop(op, uniforms, sizes_B2)
     tops, counts = np.unique(offsets_B2[:, 0], return_counts=True)
     assert tops.tolist() == [-1, 0, 1, 2, 3]
     assert np.abs(counts / NUM - 1 / 5).max() < 0.03
@@ -75,15 +80,16 @@ def test_crop_offsets_are_uniform() -> None:
 
 def test_a_crop_larger_than_an_image_raises_user_error() -> None:
     with pytest.raises(UserError, match="32x32 pixels do not fit in an image of 20x28 with padding 2"):
-        draw.draw_crop_offsets(uniforms(2)[:2], np.array([[64, 64], [20, 28]]), (32, 32), padding=2)
+        draw.random_crop(RandomCrop(op="random_crop", size=32, padding=2), uniforms, np.array([[64, 64], [20, 28]]))
 
 
 def test_angles_and_flips_have_their_distributions() -> None:
-    angles_B = draw.draw_angles(uniforms(1)[:, 0], 15.0)
+    angles_B = draw.rotation(Rotation(op="rotation", degrees=15.0), uniforms, IDS)
     assert -15 <= angles_B.min() < -14.9 < 14.9 < angles_B.max() < 15
     assert kolmogorov_smirnov(angles_B, np.linspace(-15, 15, NUM)) < 1.95
-    for p in (0.0, 0.25, 0.5, 1.0):
-        assert abs(draw.draw_flips(uniforms(1)[:, 0], p).mean() - p) <= 3.5 * np.sqrt(p * (1 - p) / NUM)
+    for p in (1e-9, 0.25, 0.5, 1.0):
+        flips_B = draw.flip(HorizontalFlip(op="horizontal_flip", p=p), uniforms, IDS)
+        assert abs(flips_B.mean() - p) <= 3.5 * np.sqrt(p * (1 - p) / NUM)
 
 
 def test_numbers_differ_in_every_part_of_the_key() -> None:

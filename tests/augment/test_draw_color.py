@@ -8,12 +8,14 @@ import torch
 from torchvision.transforms import v2
 
 from launcher.augment import draw_color
+from launcher.recipe.augment_pixels import ColorJitter, GaussianBlur, RandomErasing
 from tests.augment.test_draw import kolmogorov_smirnov
 from tests.augment.test_draw_warp import NUM, SIZE, SIZES, theirs, uniforms
 
 
 def test_jitter_has_torchvisions_distribution() -> None:
-    factors_B4, order_B4 = draw_color.draw_jitter(uniforms(draw_color.JITTER_NUMBERS), 0.4, 1.5, 0.8, 0.2)
+    op = ColorJitter(op="color_jitter", brightness=0.4, contrast=1.5, saturation=0.8, hue=0.2)
+    factors_B4, order_B4 = np.split(draw_color.color_jitter(op, uniforms, SIZES), 2, axis=1)
     drawn = theirs(v2.ColorJitter(0.4, 1.5, 0.8, 0.2))
     for name, factors_B in zip(draw_color.JITTERS, factors_B4.T, strict=True):
         assert kolmogorov_smirnov(factors_B, np.array([each[f"{name}_factor"] for each in drawn])) < 1.95
@@ -23,20 +25,21 @@ def test_jitter_has_torchvisions_distribution() -> None:
 
 
 def test_jitter_of_no_width_changes_nothing() -> None:
-    factors_B4, _ = draw_color.draw_jitter(uniforms(draw_color.JITTER_NUMBERS), 0.0, 0.0, 0.0, 0.0)
-    assert np.array_equal(factors_B4, np.tile(draw_color.UNCHANGED, (NUM, 1)))
+    parameters_B8 = draw_color.color_jitter(ColorJitter(op="color_jitter"), uniforms, SIZES)
+    assert np.array_equal(parameters_B8[:, :4], np.tile(draw_color.UNCHANGED, (NUM, 1)))
 
 
 @pytest.mark.parametrize("p", [0.2, 0.5, 1.0])
 def test_p_is_the_share_of_chosen_images(p: float) -> None:
-    chosen_B = draw_color.draw_chosen(uniforms(1)[:, 0], p, 3.0, 8.0)
+    chosen_B = draw_color.choose(p, uniforms, 3.0, 8.0)
     assert set(chosen_B.tolist()) == {3.0, 8.0} - ({8.0} if p == 1 else set())
     assert abs((chosen_B == 3).mean() - p) <= 3.5 * np.sqrt(p * (1 - p) / NUM)
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3, 23])
 def test_kernels_equal_torchvisions(kernel_size: int) -> None:
-    kernels_BK = draw_color.draw_kernels(np.array([0.0, 0.5, 0.999]), kernel_size, (0.1, 2.1))
+    op = GaussianBlur(op="gaussian_blur", kernel_size=kernel_size, sigma=(0.1, 2.1))
+    kernels_BK = draw_color.gaussian_blur(op, lambda num: np.array([[0.0], [0.5], [0.999]]), SIZES)
     for kernel_K, sigma in zip(kernels_BK, (0.1, 1.1, 2.098), strict=True):
         arguments = kernel_size, sigma, torch.float64, torch.device("cpu")
         expected = v2.functional._misc._get_gaussian_kernel1d(*arguments)
@@ -47,7 +50,8 @@ def test_kernels_equal_torchvisions(kernel_size: int) -> None:
     ("scale", "ratio"), [((0.02, 0.33), (0.3, 3.3)), ((0.5, 1.0), (0.2, 5.0)), ((0.9, 1.0), (4.0, 5.0))]
 )
 def test_erasing_has_torchvisions_distribution(scale: tuple[float, float], ratio: tuple[float, float]) -> None:
-    boxes_B4 = draw_color.draw_erasing(uniforms(draw_color.ERASING_NUMBERS), SIZES, 1.0, scale, ratio)
+    op = RandomErasing(op="random_erasing", p=1.0, scale=scale, ratio=ratio)
+    boxes_B4 = draw_color.random_erasing(op, uniforms, SIZES)[:, :4]
     assert (boxes_B4 >= 0).all()
     assert (boxes_B4[:, :2] + boxes_B4[:, 2:] <= SIZE).all()
     drawn = theirs(v2.RandomErasing(p=1.0, scale=scale, ratio=ratio))
@@ -59,5 +63,6 @@ def test_erasing_has_torchvisions_distribution(scale: tuple[float, float], ratio
 
 
 def test_p_is_the_share_of_erased_images() -> None:
-    boxes_B4 = draw_color.draw_erasing(uniforms(draw_color.ERASING_NUMBERS), SIZES, 0.4, (0.1, 0.2), (0.5, 2.0))
+    op = RandomErasing(op="random_erasing", p=0.4, scale=(0.1, 0.2), ratio=(0.5, 2.0))
+    boxes_B4 = draw_color.random_erasing(op, uniforms, SIZES)[:, :4]
     assert abs((boxes_B4 > 0).any(axis=1).mean() - 0.4) < 0.06

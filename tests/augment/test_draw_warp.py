@@ -10,6 +10,7 @@ from torchvision.transforms import v2
 from launcher.augment import draw_warp
 from launcher.augment.arrays import FLOAT64
 from launcher.augment.draw import draw_uniforms
+from launcher.recipe.augment_pixels import Affine, Perspective
 from tests.augment.test_draw import kolmogorov_smirnov
 
 NUM = 1000
@@ -33,9 +34,8 @@ def same_distribution(ours_BN: FLOAT64, theirs_BN: FLOAT64) -> bool:
 
 
 def test_affine_has_torchvisions_distribution() -> None:
-    ours_B8 = draw_warp.draw_affine(
-        uniforms(draw_warp.AFFINE_NUMBERS), SIZES, 30.0, (0.1, 0.3), (0.5, 1.5), (20.0, 10.0)
-    )
+    op = Affine(op="affine", degrees=30.0, translate=(0.1, 0.3), scale=(0.5, 1.5), shear=(20.0, 10.0))
+    ours_B8 = draw_warp.affine(op, uniforms, SIZES)
     transform = v2.RandomAffine(30, (0.1, 0.3), (0.5, 1.5), (-20, 20, -10, 10))
     drawn = theirs(transform)
     angles, moves, scales, shears = (
@@ -48,33 +48,33 @@ def test_affine_has_torchvisions_distribution() -> None:
 
 
 def test_moves_are_whole_pixels_within_their_limits() -> None:
-    ours_B8 = draw_warp.draw_affine(uniforms(draw_warp.AFFINE_NUMBERS), SIZES, 0.0, (0.1, 0.3), (1.0, 1.0), (0.0, 0.0))
+    ours_B8 = draw_warp.affine(Affine(op="affine", degrees=0.0, translate=(0.1, 0.3)), uniforms, SIZES)
     for column, farthest in ((2, 10), (5, 18)):
         assert sorted(set((-ours_B8[:, column]).round(9).tolist())) == list(range(-farthest, farthest + 1))
 
 
 def test_affine_without_ranges_draws_identity() -> None:
-    ours_B8 = draw_warp.draw_affine(uniforms(draw_warp.AFFINE_NUMBERS), SIZES, 0.0, (0.0, 0.0), (1.0, 1.0), (0.0, 0.0))
+    ours_B8 = draw_warp.affine(Affine(op="affine", degrees=0.0), uniforms, SIZES)
     assert np.array_equal(ours_B8, np.tile(draw_warp.IDENTITY, (NUM, 1)))
 
 
 @pytest.mark.parametrize("distortion_scale", [0.1, 0.5, 0.9])
 def test_perspective_has_torchvisions_distribution(distortion_scale: float) -> None:
-    numbers = uniforms(draw_warp.PERSPECTIVE_NUMBERS)
-    ours_B8 = draw_warp.draw_perspective(numbers, SIZES, distortion_scale, 1.0)
+    op = Perspective(op="perspective", distortion_scale=distortion_scale, p=1.0)
+    ours_B8 = draw_warp.perspective(op, uniforms, SIZES)
     drawn = theirs(v2.RandomPerspective(distortion_scale, p=1.0))
     assert same_distribution(ours_B8, np.array([each["coefficients"] for each in drawn]))
 
 
 def test_p_is_the_share_of_warped_images() -> None:
-    ours_B8 = draw_warp.draw_perspective(uniforms(draw_warp.PERSPECTIVE_NUMBERS), SIZES, 0.9, 0.3)
+    ours_B8 = draw_warp.perspective(Perspective(op="perspective", distortion_scale=0.9, p=0.3), uniforms, SIZES)
     assert abs((ours_B8 != draw_warp.IDENTITY).any(axis=1).mean() - 0.3) < 0.05
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 2), (3, 3)])
 def test_tiny_images_and_corners_on_one_line_give_finite_coefficients(size: tuple[int, int]) -> None:
-    numbers = uniforms(draw_warp.PERSPECTIVE_NUMBERS)
-    ours_B8 = draw_warp.draw_perspective(numbers, np.tile([size], (NUM, 1)), 1.0, 1.0)
+    op = Perspective(op="perspective", distortion_scale=1.0, p=1.0)
+    ours_B8 = draw_warp.perspective(op, uniforms, np.tile([size], (NUM, 1)))
     assert np.isfinite(ours_B8).all()
 
 

@@ -15,6 +15,7 @@ from launcher.augment.arrays import INT64
 from launcher.augment.fuse import Window, crop_window, whole_window
 from launcher.augment.ops import Interpolation
 from launcher.augment.sizes import exact_sizes, resized_sizes
+from launcher.recipe.augment import RandomCrop
 from tests.augment.photographs import load_photographs, pack, worst_difference
 
 PHOTOGRAPHS = load_photographs()
@@ -101,8 +102,8 @@ def test_center_crop_equals_torchvision(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize(("size", "padding"), [((60, 40), 0), ((64, 48), 8), ((90, 70), 20)])
 def test_random_crop_equals_padding_and_cropping(size: tuple[int, int], padding: int) -> None:
-    uniforms_B2 = np.random.default_rng(0).random((len(SIZES), 2))
-    offsets_B2 = draw.draw_crop_offsets(uniforms_B2, SIZES, size, padding)
+    op, random = RandomCrop(op="random_crop", size=size, padding=padding), np.random.default_rng(0).random
+    offsets_B2 = draw.random_crop(op, lambda num: random((len(SIZES), num)), SIZES)
     corners = (offsets_B2 + padding).tolist()
     expected = [
         reference.crop(reference.pad(image, [padding]), *corner, *size)

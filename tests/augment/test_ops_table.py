@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.augment.arrays import INT64
-from launcher.augment.ops_table import OPS, draw_parameters
+from launcher.augment.ops_table import DRAWS, draw_parameters
 from launcher.recipe.augment import CenterCrop, Resize, Rotation, TrainOp
 from launcher.recipe.facts import output_size
 from tests.augment.op_lists import EVAL, EVERYTHING, TRAIN
@@ -20,7 +20,7 @@ IDS = np.array([3, 1])
 
 def test_every_operation_of_the_recipe_has_a_row() -> None:
     classes = get_args(get_args(TrainOp)[0])
-    assert {get_args(model.model_fields["op"].annotation)[0] for model in classes} == set(OPS)
+    assert {get_args(model.model_fields["op"].annotation)[0] for model in classes} == set(DRAWS)
 
 
 @given(data=st.data())

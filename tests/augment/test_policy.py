@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from launcher.augment.draw_policy import OPERATIONS, rand_magnitudes
-from launcher.augment.policy import apply_policy
+from launcher.augment.pixels import apply_policy
 from tests.augment.parity import HEIGHT, IMAGES_BCHW, WIDTH
 
 UNCHANGED = {"posterize": 8.0, "solarize": 1.1}

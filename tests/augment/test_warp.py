@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from launcher.augment.draw_warp import IDENTITY, PERSPECTIVE_NUMBERS, affine_coefficients, draw_perspective
-from launcher.augment.warp import WarpMode, warp
+from launcher.augment.draw_warp import IDENTITY, affine_coefficients, perspective
+from launcher.augment.pixels import WarpMode, warp
+from launcher.recipe.augment_pixels import Perspective
 from tests.augment.parity import HEIGHT, IMAGES_BCHW, WIDTH
 
 IMAGES = IMAGES_BCHW.float()
@@ -31,8 +32,8 @@ def test_rotation_by_180_degrees_and_a_move_equal_indexing() -> None:
 
 
 def test_affine_and_perspective_images_may_share_a_batch() -> None:
-    numbers = np.random.default_rng(0).random((2, PERSPECTIVE_NUMBERS))
-    coefficients = draw_perspective(numbers, np.tile([[HEIGHT, WIDTH]], (2, 1)), 0.5, 1.0)
+    op, random = Perspective(op="perspective", p=1.0), np.random.default_rng(0).random
+    coefficients = perspective(op, lambda num: random((2, num)), np.tile([[HEIGHT, WIDTH]], (2, 1)))
     coefficients[0] = IDENTITY
     both_BCHW = warp(IMAGES, coefficients, "bilinear")
     for row in (0, 1):

@@ -85,7 +85,7 @@ def test_control_c_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsys: 
     def interrupt(*_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("launcher.cli.runs.list_features", interrupt)
+    monkeypatch.setattr("launcher.cli.main.list_features", interrupt)
     assert run(["cache", "ls"]) == 130
     assert capsys.readouterr().err == "launcher: interrupted\n"
     monkeypatch.setenv("RANK", "1")

@@ -122,13 +122,13 @@ def test_buffers_become_those_of_rank_0_and_weights_do_not() -> None:
 
 
 def test_a_stop_request_of_one_rank_is_agreed_one_call_later() -> None:
-    found = run_ranks(lambda comm: [comm.should_stop() for _ in range(3)], lambda: False, lambda: True, lambda: False)
+    found = run_ranks(lambda comm: [comm.agree_to_stop() for _ in range(3)], lambda: False, lambda: True, lambda: False)
     assert found == [[False, True, True]] * 3
 
 
 def test_also_counts_beside_stop_requests() -> None:
     def work(comm: Comm) -> list[bool]:
-        return [comm.should_stop(also=comm.world.rank == 2 and call == 1) for call in range(4)]
+        return [comm.agree_to_stop(also=comm.world.rank == 2 and call == 1) for call in range(4)]
 
     assert run_ranks(work) == [[False, False, True, False]] * 3
 
@@ -159,7 +159,7 @@ class Probe:
 
 def test_closing_waits_for_the_exchange_that_has_begun() -> None:
     def work(comm: Comm) -> bool:
-        comm.should_stop()
+        comm.agree_to_stop()
         comm.close()
         return torch.distributed.is_initialized()
 
@@ -269,8 +269,8 @@ def test_a_single_process_needs_no_collectives() -> None:
     assert comm.all_gather_object("x") == ["x"]
     assert comm.run_on_rank0(lambda: 1) == comm.local_rank0_first(lambda: 1) == 1
     assert comm.rank0_first(lambda should_stop: should_stop()) is True
-    assert comm.should_stop() is True
-    assert [comm.any_rank_async(value) for value in (False, True)] == [False, True]
+    assert comm.agree_to_stop() is True
+    assert [Comm(World()).agree_to_stop(also=value) for value in (False, True)] == [False, True]
     assert comm.sum(torch.tensor([1, 2])).tolist() == [1, 2]
     comm.broadcast_buffers(nn.BatchNorm1d(1))
     comm.check_same("shards", ["a"])

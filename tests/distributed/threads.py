@@ -12,7 +12,6 @@ import torch
 import torch.distributed as dist
 from torch.testing._internal.distributed import multi_threaded_pg as threaded
 
-from launcher.distributed import comm
 from launcher.distributed.comm import Comm, ShouldStop, never
 from launcher.distributed.world import World
 
@@ -29,7 +28,7 @@ def process_groups_of_threads() -> Iterator[None]:
     C10D._set_thread_isolation_mode(True)
     threaded._install_threaded_pg()  # type: ignore[no-untyped-call]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comm, "_new_gloo_group", lambda: dist.group.WORLD)
+        patch.setattr(dist, "new_group", lambda **_: dist.group.WORLD)
         try:
             yield
         finally:

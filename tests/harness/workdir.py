@@ -19,7 +19,7 @@ from launcher.data.order import build_order
 from launcher.data.reader import ShardReader
 from launcher.distributed.strategy import build_strategy
 from launcher.distributed.world import World
-from launcher.models.frozen.freeze import freeze, frozen_names, set_training
+from launcher.models.frozen.freeze import freeze, set_training
 from launcher.models.zoo import build_model
 from launcher.recipe.parse import LoadedRecipe, load_recipe
 from launcher.run.folder import open_run
@@ -154,7 +154,7 @@ def plain_training(loaded: LoadedRecipe) -> tuple[list[float], dict[str, float],
     torch.manual_seed(recipe.run.seed)
     network = build_model(recipe.backbone, 3)
     model = network.model
-    freeze(network, frozen_names(network, recipe.backbone.stages[0].freeze))
+    freeze(network, recipe.backbone.stages[0].freeze)
     free = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(free, lr=recipe.optim.lr, momentum=0.9)
     images_BCHW, labels_B = plain_images(loaded, "train")

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
-from launcher.models.frozen.freeze import freeze, frozen_names, set_training
+from launcher.models.frozen.freeze import freeze, set_training
 from launcher.models.loss import build_loss, with_auxiliary
 from launcher.models.zoo import Network, build_model
 from launcher.recipe.backbone import Backbone
@@ -68,7 +68,7 @@ def test_evaluation_is_torchvisions_network_without_auxiliary_classifiers(name: 
 @pytest.mark.parametrize(("name", "side", "_weight"), CASES)
 def test_a_frozen_backbone_has_no_auxiliary_classifiers(name: str, side: int, _weight: float) -> None:
     network = build(name, 5, freeze="backbone")
-    freeze(network, frozen_names(network, "backbone"))
+    freeze(network, "backbone")
     set_training(network.model)
     assert network.auxiliary_weight == 0
     assert not [key for key in network.model.state_dict() if "aux" in key.lower()]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from launcher.errors import UserError
-from launcher.models.frozen.freeze import freeze, frozen_names, frozen_sha256, set_training
+from launcher.models.frozen.freeze import freeze, frozen_sha256, set_training
 from launcher.models.zoo import Network, build_model, check_backbone
 from launcher.recipe.backbone import Backbone, Head
 
@@ -66,7 +66,7 @@ def test_all_heads_of_a_network_with_several_train() -> None:
     backbone = Backbone(name="timm/levit_128s", freeze="backbone")
     torch.manual_seed(0)
     network = build_model(backbone, 3)
-    freeze(network, frozen_names(network, backbone.stages[0].freeze))
+    freeze(network, backbone.stages[0].freeze)
     set_training(network.model)
     before, sha256 = network.model.state_dict()["head_dist.linear.weight"].clone(), frozen_sha256(network.model)
     trainable = {name: parameter for name, parameter in network.model.named_parameters() if parameter.requires_grad}

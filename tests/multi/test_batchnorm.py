@@ -38,7 +38,7 @@ def test_two_processes_evaluate_what_they_save(tmp_path: Path, extra: str) -> No
     mean, std = recipe.augment.normalisation(manifest.mean, manifest.std)
     augment = build_augment(recipe.augment.eval_ops, mean, std)
     strategy = build_strategy(recipe.strategy, World(), 0, False)
-    feed = ImageFeed(loader, augment, strategy, seed=0, views=None, engine=None)
+    feed = ImageFeed(loader, augment, strategy, seed=0, num_views=None, engine=None)
     valid = EvalSplit("valid", manifest.num_images("valid"), num_classes=3, batch=5)
     counts = evaluate(model, feed, build_loss(recipe.loss, training=False), valid, strategy)
     expected = counts.metrics(manifest.classes)

@@ -90,7 +90,11 @@ def test_module_runs_as_a_program(tmp_path: Path) -> None:
 
 def test_control_c_is_one_line_and_130(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "shards", "pack", "synthetic:10x1000", str(tmp_path / "out")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    # Processes that a shell starts in the background ignore it, and so would the child.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, inherited)
+    with process:
         while not list(tmp_path.glob("out.partial/*.tar")) and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)

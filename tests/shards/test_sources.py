@@ -15,11 +15,11 @@ from sklearn.datasets import load_digits
 from torchvision import datasets
 
 from shards.manifest import ShardsError
-from shards.sources import Item, PackOptions, Source, check_source_name, describe, open_source
+from shards.sources import Item, Listing, PackOptions, check_source_name, describe, open_source
 from tests.shards.made import image_bytes, make_folder
 
 
-def labels_of(source: Source, split: str) -> Counter[int]:
+def labels_of(source: Listing, split: str) -> Counter[int]:
     return Counter(item.label for item in source.splits[split])
 
 
@@ -27,7 +27,7 @@ def decoded(item: Item) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.asarray(Image.open(io.BytesIO(item.read())))
 
 
-def sizes_of(source: Source) -> dict[str, int]:
+def sizes_of(source: Listing) -> dict[str, int]:
     return {split: len(items) for split, items in source.splits.items()}
 
 

@@ -12,8 +12,7 @@ from shards.splits import UNASSIGNED, Share, canonical_rule, divide, seeded_orde
 
 def split_numbers(counts: dict[str, int], rule: dict[str, Share], seed: int = 0) -> dict[str, list[tuple[str, int]]]:
     groups = {name: [(name, i) for i in range(count)] for name, count in counts.items()}
-    keys = {name: [f"{name}{i}" for i in range(count)] for name, count in counts.items()}
-    return divide(groups, keys, canonical_rule(rule), seed)
+    return divide(groups, lambda image: f"{image[0]}{image[1]}", canonical_rule(rule), seed)
 
 
 def test_whole_numbers_take_images_in_file_order() -> None:

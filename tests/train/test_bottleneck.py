@@ -105,6 +105,6 @@ def test_nothing_trained_is_no_report() -> None:
 
 
 @pytest.mark.parametrize("stage", ["read", "decode", "augment", "copy", FEATURES])
-@pytest.mark.parametrize("tunables", [GPU, CPU, FROZEN, replace(GPU, final_side=None, cache_keys=None)])
+@pytest.mark.parametrize("tunables", [GPU, CPU, FROZEN, replace(GPU, cache_keys=None)])
 def test_there_is_always_something_to_try(stage: str, tunables: Tunables) -> None:
     assert find_remedies(stage, 100.0, tunables)

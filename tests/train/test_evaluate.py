@@ -60,7 +60,7 @@ def lenet(num_outputs: int) -> LeNet:
 def count(model: nn.Module, reader: ShardReader, loss: Loss, split: EvalSplit, strategy: Strategy) -> Counts:
     loader = Loader(reader, 2, torch.device("cpu"))
     augment = build_augment((), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
-    feed = ImageFeed(loader, augment, strategy, seed=0, views=None, engine=None)
+    feed = ImageFeed(loader, augment, strategy, seed=0, num_views=None, engine=None)
     counts = evaluate(model, feed, build_loss(loss, training=False), split, strategy)
     loader.close()
     return counts
@@ -114,7 +114,7 @@ class OneOfThree(Comm):
         super().__init__(World())
         self.world = World(rank, 3, rank, 3)
 
-    def should_stop(self, also: bool = False) -> bool:
+    def agree_to_stop(self, also: bool = False) -> bool:
         return also
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -42,6 +42,6 @@ def test_a_picture_that_cannot_be_drawn_is_a_note(workdir: WorkDir, monkeypatch:
     def fail(*_: object) -> torch.Tensor:
         raise UserError("shards: gone")
 
-    monkeypatch.setattr(parts.inputs.feeds["train"].loader.reader, "read", fail)
+    monkeypatch.setattr(parts.inputs.image_feeds["train"].loader.reader, "read", fail)
     assert len(list(draw_first(parts.job, parts.inputs, batches, log))) == 2
     assert log.shown == ["augmented.png could not be drawn: shards: gone"]

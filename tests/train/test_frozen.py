@@ -33,12 +33,12 @@ def test_feeds_go_through_the_engine(workdir: WorkDir) -> None:
     engine = build_engine(parts.job, split_network(parts.job, parts.state))
     feeds = with_engine(parts.inputs, engine)
     assert {feed.engine for feed in feeds.values()} == {engine}
-    assert {feed.engine for feed in parts.inputs.feeds.values()} == {None}
+    assert {feed.engine for feed in parts.inputs.image_feeds.values()} == {None}
 
 
 def test_a_request_names_all_that_features_depend_on(workdir: WorkDir) -> None:
     parts = workdir.build(LENET, FLIPS, "augment.views=2")
-    job, feeds = parts.job, parts.inputs.feeds
+    job, feeds = parts.job, parts.inputs.image_feeds
     values = feature_values(job, build_engine(job, split_network(job, parts.state)))
     assert values["train"] == values["valid"] == values["test"]
     train = build_request(job, "train", feeds["train"], values["train"], views=(0, 1))

@@ -13,12 +13,12 @@ from tests.harness.workdir import FLIPS, LENET, WorkDir
 
 def test_each_split_has_a_feed_and_only_training_is_augmented(workdir: WorkDir) -> None:
     inputs = workdir.build(LENET, FLIPS, "augment.mixup={alpha: 1}").inputs
-    assert list(inputs.feeds) == ["train", "valid", "test"]
-    assert [feed.mix is not None for feed in inputs.feeds.values()] == [True, False, False]
-    assert all(feed.engine is None for feed in inputs.feeds.values()), "a stage puts its frozen part behind them"
+    assert list(inputs.image_feeds) == ["train", "valid", "test"]
+    assert [feed.mix is not None for feed in inputs.image_feeds.values()] == [True, False, False]
+    assert all(feed.engine is None for feed in inputs.image_feeds.values()), "a stage puts its frozen part behind them"
     work = [(0, np.arange(4)), (1, np.arange(4))]
     for split, is_random in (("train", True), ("valid", False)):
-        first, second = (each.inputs[0] for each in inputs.feeds[split].batches(work))
+        first, second = (each.inputs[0] for each in inputs.image_feeds[split].batches(work))
         assert first.shape == (4, 3, 32, 32)
         assert torch.equal(first, second) != is_random
 
@@ -28,13 +28,13 @@ def test_what_augmentation_did_is_hashed_only_where_samples_are_logged(
     workdir: WorkDir, samples: str, expected: type
 ) -> None:
     inputs = workdir.build(LENET, f"log.samples={samples}").inputs
-    assert isinstance(inputs.feeds["train"].parameter_hashes(), expected)
-    assert isinstance(inputs.feeds["valid"].parameter_hashes(), NullParameterHashes)
+    assert isinstance(inputs.image_feeds["train"].parameter_hashes(), expected)
+    assert isinstance(inputs.image_feeds["valid"].parameter_hashes(), NullParameterHashes)
 
 
 def test_fixed_views_are_of_training_alone(workdir: WorkDir) -> None:
     inputs = workdir.build(LENET, FLIPS, "augment.views=3").inputs
-    assert [feed.views for feed in inputs.feeds.values()] == [3, None, None]
+    assert [feed.num_views for feed in inputs.image_feeds.values()] == [3, None, None]
 
 
 def test_decoding_on_a_gpu_needs_one(workdir: WorkDir) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from launcher.checkpoint.saver import Saver
+from launcher.checkpoint.snapshot import Snapshot
 from launcher.checkpoint.state import Best, Progress
 from launcher.recipe.plan import Due
 from launcher.train.loop import fit, is_validation_due, should_save, validate, why_end
@@ -74,6 +75,26 @@ def test_fit_does_every_step_of_the_plan_once(workdir: WorkDir) -> None:
     assert len(workdir.losses()) == 4
     again = fit(job, stage, progress, saver, parts.log)
     assert again == (stage, progress, "done"), "nothing is left to do"
+
+
+def test_a_save_that_fails_after_a_resume_keeps_the_best_that_is_on_disk(
+    workdir: WorkDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = workdir.build(LENET, "train.epochs=4st", "train.evaluate_every=2st")
+    saver = Saver(parts.job.run.checkpoints, parts.job.recipe.checkpoint, parts.state, parts.log)
+    write, snapshots = saver._write, []
+
+    def fail_once(snapshot: Snapshot) -> float:
+        snapshots.append(snapshot)
+        if len(snapshots) == 1:
+            raise OSError("No space left on device")
+        return write(snapshot)
+
+    monkeypatch.setattr(saver, "_write", fail_once)
+    perfect = Best(1, 1, "accuracy", 1.0, {"accuracy": 1.0})
+    _, progress, ending = fit(parts.job, parts.enter(0), Progress(2, perfect), saver, parts.log)
+    saver.close()
+    assert (progress.best, progress.num_bad_validations, ending) == (perfect, 2, "done")
 
 
 def test_validations_that_do_not_improve_are_counted(workdir: WorkDir) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from launcher.errors import UserError
 from launcher.run.run_log import NullLog
 from launcher.train.nonfinite import MAX_IN_A_ROW, SkipNonfinite
-from launcher.train.step_result import StepResult
+from launcher.train.step_log import StepResult
 from tests.harness.runs import events, summary, train_records
 from tests.harness.small_run import alone
 from tests.harness.workdir import LENET, WorkDir

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from launcher.train.nonfinite import FailOnNonfinite
 from launcher.train.stage import Stage
 from launcher.train.step import train_step, train_work
-from launcher.train.step_result import StepResult
+from launcher.train.step_log import StepResult
 from tests.harness.recorded_log import RecordedLog
 from tests.harness.workdir import LENET, Parts, WorkDir
 

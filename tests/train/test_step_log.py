@@ -1,4 +1,4 @@
-"""What steps leave in the journal."""
+"""The train records of steps, and how the samples of a step are named to the user."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from launcher.distributed.comm import Comm
+from launcher.distributed.world import World
 from launcher.errors import UserError
-from launcher.train.step_log import log_steps
-from launcher.train.step_result import StepResult
+from launcher.train.step_log import StepResult, describe_ranks, log_steps
 from tests.harness.recorded_log import RecordedLog
 from tests.harness.workdir import LENET, WorkDir
 
@@ -55,3 +56,25 @@ def test_skipped_steps_are_not_in_the_mean(workdir: WorkDir) -> None:
     log_steps(parts.job, parts.inputs.timer, log, [result_of(3, math.nan, is_skipped=True)])
     assert log.records[0]["loss"] == 3.0
     assert math.isnan(log.records[1]["loss"]), "no step was taken"
+
+
+def result_with(*ids: int) -> StepResult:
+    return StepResult(1, torch.tensor(0.0), [np.array(ids[:2]), np.array(ids[2:], dtype=np.int64)], [])
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        ((3, 17), "samples 3, 17"),
+        (tuple(range(8)), "samples 0, 1, 2, 3, 4, 5, 6, 7"),
+        (tuple(range(10)), "samples 0, 1, 2, 3, 4, 5, 6, 7 and 2 more"),
+    ],
+)
+def test_samples_are_named_and_many_are_cut_short(ids: tuple[int, ...], expected: str) -> None:
+    assert result_with(*ids).samples == expected
+
+
+def test_only_the_rank_that_it_is_about_is_described() -> None:
+    comm = Comm(World())
+    assert describe_ranks(comm, result_with(3, 17), is_mine=True) == "on rank 0 (samples 3, 17)"
+    assert describe_ranks(comm, result_with(3, 17), is_mine=False) == ""

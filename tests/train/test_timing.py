@@ -25,7 +25,7 @@ def test_pauses_do_not_count(clock: list[float]) -> None:
     timer.pause()
     clock[0] += 1000  # a validation, which reads from the same feed or another
     feed.wait_s += 500
-    timer.resume()
+    timer.resume(feed)
     clock[0] += 6
     feed.wait_s += 4
     timer.images += 60

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 
 from launcher.distributed.comm import ShouldStop
 from launcher.distributed.world import SRUN, TORCHRUN, read_world
@@ -47,9 +46,7 @@ class SpawnedRanks:
     def __enter__(self) -> SpawnedRanks:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.kill()
 
     def kill(self) -> None:
@@ -71,12 +68,10 @@ class SpawnedRanks:
         codes = [process.poll() for process in self._processes]
         for rank, code in enumerate(codes):
             if code:
-                raise SpawnedRunError(f"rank {rank} ended with exit code {code}: {self._last_line(rank)}", code)
+                lines = self._outputs[rank].read_text(errors="replace").split("\n")
+                last = next((line for line in reversed(lines) if line.strip()), "no output").removeprefix("launcher: ")
+                raise SpawnedRunError(f"rank {rank} ended with exit code {code}: {last}", code)
         return all(code == 0 for code in codes)
-
-    def _last_line(self, rank: int) -> str:
-        lines = self._outputs[rank].read_text(errors="replace").split("\n")
-        return next((line for line in reversed(lines) if line.strip()), "no output").removeprefix("launcher: ")
 
 
 def follow(ranks: SpawnedRanks, journal: JournalTail, hang_s: float, stop: ShouldStop) -> Iterator[int]:
@@ -128,12 +123,8 @@ def _rank_variables(size: int) -> list[dict[str, str]]:
     """The variables that torchrun would set for each rank; none for a single process."""
     if size == 1:
         return [{}]
-    shared = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
-    ranks = [{**shared, "RANK": rank, "LOCAL_RANK": rank} for rank in range(size)]
-    return [{name: str(value) for name, value in each.items()} for each in ranks]
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
+    with socket.socket() as listener:  # finds a free port
         listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+        address, port = listener.getsockname()
+    world = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": address, "MASTER_PORT": str(port)}
+    return [{**world, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]

@@ -27,20 +27,8 @@ def submit(loaded: LoadedRecipe, overrides: tuple[str, ...], options: SubmitOpti
     not fit the number of processes.
     """
     options.check()
-    job = build_job(loaded, overrides, options)
-    _check_plan(loaded, options.nodes * options.processes_per_node)
-    text = render_job(job)
-    if options.dry_run:
-        print(text, end="")
-        return EXIT_DONE
-    size = f"{options.nodes} x {options.processes_per_node} processes"
-    Console().say(f"job {send_job(text)}: {job.name}, {size}; follow it with squeue --me")
-    return EXIT_DONE
-
-
-def build_job(loaded: LoadedRecipe, overrides: tuple[str, ...], options: SubmitOptions) -> SlurmJob:
     name = str(loaded.recipe.run.name)
-    return SlurmJob(
+    job = SlurmJob(
         name=name,
         nodes=options.nodes,
         gpus_per_node=options.gpus_per_node,
@@ -51,6 +39,17 @@ def build_job(loaded: LoadedRecipe, overrides: tuple[str, ...], options: SubmitO
         options=tuple(f"--{key}={value}" for key, value in options.site.items()),
         arguments=(loaded.file, *overrides),
     )
+    # Names and files are checked, and the plan where the data is packed, before the job waits in a queue.
+    recipe = complete_recipe(loaded, lambda note: None)
+    if recipe.data.source is None or (recipe.data.folder / MANIFEST_NAME).exists():
+        plan_run(loaded, recipe, options.nodes * options.processes_per_node, prepare_data(recipe.data, World()))
+    text = render_job(job)
+    if options.dry_run:
+        print(text, end="")
+        return EXIT_DONE
+    size = f"{options.nodes} x {options.processes_per_node} processes"
+    Console().say(f"job {send_job(text)}: {name}, {size}; follow it with squeue --me")
+    return EXIT_DONE
 
 
 def _choose_cpus(options: SubmitOptions, workers: int | None) -> int:
@@ -72,10 +71,3 @@ def _longest_save_s(name: str) -> float:
     journals = [path for runs in (f"{name}/*", f"{name}-*") for path in Path("runs").glob(f"{runs}/{JOURNAL_NAME}")]
     records = (record for path in journals for record in read_journal(path.parent) if record["kind"] == "checkpoint")
     return max((record.get("blocked_s", 0.0) + record.get("write_s", 0.0) for record in records), default=0.0)
-
-
-def _check_plan(loaded: LoadedRecipe, processes: int) -> None:
-    """Check names and files, and the plan where the data is packed, before the job waits in a queue."""
-    recipe = complete_recipe(loaded, lambda note: None)
-    if recipe.data.source is None or (recipe.data.folder / MANIFEST_NAME).exists():
-        plan_run(loaded, recipe, processes, prepare_data(recipe.data, World()))

@@ -1,18 +1,19 @@
 """Inference with a trained network on any images: what the commands after training share.
 
-B batch, C channels, H x W pixels.
+B batch, C channels, H x W pixels, K classes.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from launcher.augment.arrays import BOOL
 from launcher.augment.execute import Augment
 from launcher.augment.images import packed_images_of
 from launcher.augment.sizes import find_min_side
@@ -20,19 +21,21 @@ from launcher.commands.model.options import Device, TransformName
 from launcher.data.bad_samples import BadSamples
 from launcher.data.decode import decode_image
 from launcher.data.feed import ImageFeed
+from launcher.data.ids import Ids
 from launcher.data.loader import Loader
 from launcher.data.reader import Sample, SampleReader
 from launcher.data.threads import count_workers
+from launcher.distributed.comm import Comm
 from launcher.distributed.strategy import Strategy, build_strategy, choose_device
 from launcher.distributed.world import read_world
-from launcher.errors import UserError
+from launcher.errors import EXIT_DONE, EXIT_FAILED, DataError, UserError
+from launcher.models.loss import class_scores
 from launcher.recipe.fields import with_values
 from launcher.recipe.schema import Recipe, Run
 from launcher.recipe.schema import Strategy as StrategySection
+from launcher.text import Say
 
-TestTransform = Callable[[Tensor], Tensor]
-
-TEST_TRANSFORMS: Mapping[TransformName, TestTransform] = {
+TEST_TRANSFORMS: Mapping[TransformName, Callable[[Tensor], Tensor]] = {
     "none": lambda images_BCHW: images_BCHW,
     "rotate180": lambda images_BCHW: images_BCHW.flip((2, 3)),
     "hflip": lambda images_BCHW: images_BCHW.flip(3),
@@ -41,16 +44,15 @@ TEST_TRANSFORMS: Mapping[TransformName, TestTransform] = {
 """Transforms of images as they enter the network, by their `--transform`."""
 
 
-class TransformedModel(nn.Module):
-    """A network that transforms its images first."""
+class Probabilities(nn.Module):
+    """A network that returns probabilities: images_BCHW -> probs_BK."""
 
-    def __init__(self, model: nn.Module, transform: TestTransform) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.transform = transform
 
-    def forward(self, images_BCHW: Tensor) -> Any:
-        return self.model(self.transform(images_BCHW))
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        return class_scores(self.model(images_BCHW)).float().softmax(1)
 
 
 def build_eval_strategy(device: Device, recipe: Recipe | None = None) -> Strategy:
@@ -73,7 +75,7 @@ def build_feed(reader: SampleReader, augment: Augment, strategy: Strategy, bad_s
     """
     workers = count_workers(None, strategy.world)
     loader = Loader(reader, workers, strategy.device, find_min_side(augment.ops), bad_samples=bad_samples)
-    return ImageFeed(loader, augment, strategy, seed=0, views=None, engine=None)
+    return ImageFeed(loader, augment, strategy, seed=0, num_views=None, engine=None)
 
 
 def to_input(sample: Sample, augment: Augment) -> Tensor:
@@ -83,7 +85,54 @@ def to_input(sample: Sample, augment: Augment) -> Tensor:
     return augment(images, np.zeros(1, dtype=np.int64), 0, 0)
 
 
-def check_single_process(command: str) -> None:
-    """Raise UserError when a launcher has started several processes for a command that runs as one."""
-    if read_world(os.environ).size > 1:
-        raise UserError(f"{command}: runs as one process; start it without accelerate launch, torchrun or srun")
+class NameBadSamples:
+    """Skips unreadable images, any number, and collects their errors for `report`: each is named once. Thread-safe.
+
+    `num_reported`: images whose error has been reported, over all ranks.
+    """
+
+    def __init__(self) -> None:
+        self.num_reported = 0
+        self._ids: set[int] = set()
+        self._new: list[str] = []
+        self._shown: set[str] = set()
+        self._lock = threading.Lock()
+
+    def note(self, sample_id: int, error: DataError) -> None:
+        with self._lock:
+            if sample_id not in self._ids:
+                self._ids.add(sample_id)
+                self._new.append(f"launcher: {error}")
+
+    def report(self, comm: Comm, say: Say) -> None:
+        """Show the errors of all ranks since the last call. Called by every rank."""
+        with self._lock:
+            taken, self._new = self._new, []
+        for messages in comm.all_gather_object(taken):
+            self.num_reported += len(messages)
+            for message in messages:
+                if message not in self._shown:  # all images of a missing shard have the same
+                    say(message)
+                    self._shown.add(message)
+
+    def check_any_readable(self, num_images: int) -> None:
+        """Raise UserError when all images were reported. Call it before anything is written."""
+        if num_images and self.num_reported == num_images:
+            raise UserError(
+                f"{num_images:,} of {num_images:,} images cannot be read, nothing is written; choose other images"
+            )
+
+    def describe(self) -> str:
+        """The end of a line about the other images."""
+        return f"; skipped {self.num_reported:,} unreadable images" if self.num_reported else ""
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_FAILED if self.num_reported else EXIT_DONE
+
+    def among(self, ids_B: Ids) -> BOOL:
+        with self._lock:
+            return np.isin(ids_B, list(self._ids))
+
+    def take_new(self) -> dict[int, str]:
+        return {}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+
+from torch import nn
 
 from launcher.augment.execute import Augment, build_augment
 from launcher.checkpoint.atomic import check_file, read_hashes
@@ -16,7 +18,7 @@ from launcher.commands.model.options import DEFAULT_CHECKPOINT
 from launcher.distributed.strategy import Strategy
 from launcher.errors import CheckpointError, RunError, nearest_path
 from launcher.models.loss import count_outputs
-from launcher.models.zoo import Network, build_trained
+from launcher.models.zoo import build_trained
 from launcher.recipe.lock import LOCK_NAME
 
 _POINTERS = (DEFAULT_CHECKPOINT, "last")
@@ -28,7 +30,7 @@ class TrainedModel:
     checkpoint: Path
     """Folder of the checkpoint."""
     spec: NetworkSpec
-    network: Network
+    model: nn.Module
     """On the strategy's device, in eval mode, with averaged weights where the recipe keeps them."""
     augment: Augment
     """The transform of a validation or test split."""
@@ -42,13 +44,16 @@ def load_trained(path: Path, which: str, strategy: Strategy) -> TrainedModel:
     # Rank 0 decides: while a training runs, `best` may be another checkpoint a moment later.
     checkpoint = strategy.comm.run_on_rank0(lambda: find_checkpoint(path, which))
     spec = _read_spec(checkpoint)
-    recipe = spec.recipe
-    network = build_trained(recipe.backbone, count_outputs(recipe.loss, len(spec.classes)))
+    model = build_network(spec)
     with _as_run_error():
-        load_weights(checkpoint, network.model, ema=recipe.optim.ema_decay is not None)
-    network = replace(network, model=strategy.place(network.model).eval())
-    augment = build_augment(recipe.augment.eval_ops, spec.mean, spec.std, strategy.memory_format)
-    return TrainedModel(checkpoint, spec, network, augment)
+        load_weights(checkpoint, model, ema=spec.recipe.optim.ema_decay is not None)
+    augment = build_augment(spec.recipe.augment.eval_ops, spec.mean, spec.std, strategy.memory_format)
+    return TrainedModel(checkpoint, spec, strategy.place(model).eval(), augment)
+
+
+def build_network(spec: NetworkSpec) -> nn.Module:
+    """The network of a checkpoint, without its weights."""
+    return build_trained(spec.recipe.backbone, count_outputs(spec.recipe.loss, len(spec.classes))).model
 
 
 def read_run_spec(path: Path, which: str) -> NetworkSpec:
@@ -64,7 +69,7 @@ def _read_spec(checkpoint: Path) -> NetworkSpec:
 
 @contextmanager
 def _as_run_error() -> Iterator[None]:
-    """Turn CheckpointError, upon which a training takes an older checkpoint, into an error for the user."""
+    """Turn CheckpointError into an error for the user. A training takes an older checkpoint instead."""
     try:
         yield
     except CheckpointError as error:
@@ -78,9 +83,8 @@ def find_checkpoint(path: Path, which: str) -> Path:
         raise RunError(f"{path}: {what}; {_ADVICE}{nearest_path(path)}")
     if (path / SPEC_NAME).exists():
         if which != DEFAULT_CHECKPOINT:
-            raise RunError(
-                f"--checkpoint {which}: {path} is a checkpoint itself; leave the option out, or give the run's folder"
-            )
+            advice = "leave the option out, or give the run's folder"
+            raise RunError(f"--checkpoint {which}: {path} is a checkpoint itself; {advice}")
         return path.resolve()
     if not (path / LOCK_NAME).exists():
         what = f"neither a run's folder nor a checkpoint: it has no {LOCK_NAME} and no {SPEC_NAME}"

@@ -23,19 +23,12 @@ SHOWN_IDS = 16
 """Sample ids of the first batch to show without --rank."""
 
 LABELS = {
-    "world_size": "world size",
     "num_classes": "classes",
     "num_train": "training images",
-    "global_batch": "global batch",
-    "rank_batch": "rank batch",
-    "micro_batch": "micro batch",
     "accumulation": "micro batches per step",
     "eval_batch": "evaluation batch of a rank",
-    "steps_per_epoch": "steps per epoch",
-    "total_steps": "total steps",
     "dropped_per_epoch": "images dropped per epoch",
     "wrapped_per_epoch": "images repeated per epoch",
-    "lanes": "lanes",
     "lane_window": "images shuffled together in a lane",
     "warmup_steps": "warm-up steps",
     "drop_every_steps": "steps between learning rate drops",
@@ -43,7 +36,7 @@ LABELS = {
     "checkpoint_every_steps": "steps between checkpoints",
     "log_every_steps": "steps between train records",
 }
-"""Row labels of the whole numbers of a plan."""
+"""Row labels of the fields of a plan whose names do not say it."""
 
 
 def check(loaded: LoadedRecipe, options: CheckOptions) -> int:
@@ -85,7 +78,7 @@ def _rows(plan: Plan) -> list[tuple[str, str]]:
     for field in fields(plan):
         value = getattr(plan, field.name)
         if isinstance(value, int):
-            rows.append((LABELS[field.name], f"{value:,}"))
+            rows.append((LABELS.get(field.name, field.name.replace("_", " ")), f"{value:,}"))
         elif field.name == "num_eval":
             rows += [(f"{split} images", f"{num:,}") for split, num in value.items()]
     return rows

@@ -6,8 +6,6 @@ N images, B images of a batch.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
@@ -38,16 +36,6 @@ MAX_PIXELS = 2**27
 """Limit of the file: 400 MB before compression."""
 
 
-@dataclass(frozen=True)
-class _Training:
-    """The training images, and the order in which the epochs visit them."""
-
-    recipe: Recipe
-    manifest: Manifest
-    order: Order
-    reader: ShardReader
-
-
 def show(loaded: LoadedRecipe, options: ShowOptions) -> int:
     """Write a PNG with a row for each image: the original and its augmented views.
 
@@ -60,11 +48,18 @@ def show(loaded: LoadedRecipe, options: ShowOptions) -> int:
     if options.images > plan.num_train:
         raise UserError(f"--images {options.images}: there are {plan.num_train} training images")
     cell = find_cell(train_size(recipe))
-    _check_size(options, cell)
+    num_pixels = options.images * (options.views + 1) * cell[0] * cell[1]
+    if num_pixels > MAX_PIXELS:
+        raise UserError(
+            f"--images {options.images} --views {options.views}: {num_pixels / 1e6:,.0f} million pixels, "
+            f"{MAX_PIXELS / 1e6:,.0f} are allowed; ask for fewer"
+        )
     reader = ShardReader(open_folder(recipe.data, manifest, World()), manifest, "train")
-    training = _Training(recipe, manifest, build_order(plan, manifest, recipe.run.seed), reader)
-    ids_N = training.order.visits(0)[: options.images]
-    columns = [_read_originals(training, ids_N), *_augment(training, ids_N, options.views)]
+    order = build_order(plan, manifest, recipe.run.seed)
+    ids_N = order.visits(0)[: options.images]
+    samples = [reader.read(i) for i in ids_N.tolist()]
+    originals = [(manifest.classes[each.label], decode_image(each.content, each.place)) for each in samples]
+    columns = [originals, *_augment(recipe, manifest, order, reader, ids_N, options.views)]
     try:
         write_sheet(list(zip(*columns, strict=True)), cell, options.output)
     except OSError as error:
@@ -74,41 +69,26 @@ def show(loaded: LoadedRecipe, options: ShowOptions) -> int:
     return EXIT_DONE
 
 
-def _check_size(options: ShowOptions, cell: tuple[int, int]) -> None:
-    num_pixels = options.images * (options.views + 1) * cell[0] * cell[1]
-    if num_pixels > MAX_PIXELS:
-        raise UserError(
-            f"--images {options.images} --views {options.views}: {num_pixels / 1e6:,.0f} million pixels, "
-            f"{MAX_PIXELS / 1e6:,.0f} are allowed; ask for fewer"
-        )
-
-
-def _read_originals(training: _Training, ids_N: Ids) -> list[Captioned]:
-    samples = [training.reader.read(int(i)) for i in ids_N]
-    return [(training.manifest.classes[sample.label], decode_image(sample.content, sample.place)) for sample in samples]
-
-
-def _augment(training: _Training, ids_N: Ids, views: int) -> Iterator[list[Captioned]]:
+def _augment(
+    recipe: Recipe, manifest: Manifest, order: Order, reader: ShardReader, ids_N: Ids, views: int
+) -> Iterator[list[Captioned]]:
     """The images as each of the first `views` epochs augments them, by the code that training runs."""
-    recipe, classes = training.recipe, training.manifest.classes
-    augment = build_augment(
-        recipe.augment.train, *recipe.augment.normalisation(training.manifest.mean, training.manifest.std)
-    )
-    mix = build_mix(recipe.augment, len(classes))
-    seed = recipe.run.seed
+    ops, seed = recipe.augment.train, recipe.run.seed
+    augment = build_augment(ops, *recipe.augment.normalisation(manifest.mean, manifest.std))
+    mix = build_mix(recipe.augment, len(manifest.classes))
     strategy = build_strategy(Strategy(device="cpu"), World(), seed, deterministic=False)
-    with closing(Loader(training.reader, 0, strategy.device, find_min_side(recipe.augment.train))) as loader:
-        feed = ImageFeed(loader, augment, strategy, seed, recipe.augment.views, None, mix)
-        for epoch in range(views):
-            ids_B, rows_N = find_pairs(training.order.visits(epoch), ids_N)
-            [examples] = feed.batches([(epoch, ids_B)])
-            assert examples.images_BCHW is not None
-            pixels = to_pixels(examples.images_BCHW[rows_N], augment.mean, augment.std)
-            if mix is None:
-                captions = [f"epoch {epoch + 1}"] * len(ids_N)
-            else:
-                captions = [_describe_shares(shares_K, classes) for shares_K in examples.targets[rows_N]]
-            yield list(zip(captions, pixels, strict=True))
+    loader = Loader(reader, 0, strategy.device, find_min_side(ops))  # without threads: there is nothing to close
+    feed = ImageFeed(loader, augment, strategy, seed, recipe.augment.views, None, mix)
+    for epoch in range(views):
+        ids_B, rows_N = find_pairs(order.visits(epoch), ids_N)
+        [examples] = feed.batches([(epoch, ids_B)])
+        assert examples.images_BCHW is not None
+        pixels = to_pixels(examples.images_BCHW[rows_N], augment.mean, augment.std)
+        if mix is None:
+            captions = [f"epoch {epoch + 1}"] * len(ids_N)
+        else:
+            captions = [_describe_shares(shares_K, manifest.classes) for shares_K in examples.targets[rows_N]]
+        yield list(zip(captions, pixels, strict=True))
 
 
 def find_pairs(visits: Ids, ids_N: Ids) -> tuple[Ids, Ids]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
+import secrets
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from launcher.data.features.format import METADATA_NAME, ROOT
 from launcher.errors import EXIT_DONE, UserError, nearest
 from launcher.run.console import Console
+from launcher.run.folder import read_json
 from launcher.text import show_bytes, show_duration
 
 NAME = re.compile(r"[0-9a-f]{24}|\.[0-9a-f]{24}-.+")
@@ -35,11 +36,11 @@ class Entry:
         return not self.path.name.startswith(".")
 
 
-def list_features(root: Path = ROOT) -> int:
-    console, entries = Console(), _find(root)
+def list_features() -> int:
+    console, entries = Console(), _find(ROOT)
     if entries:
-        console.columns(COLUMNS, [*map(_row, entries)])
-    console.say(f"{root}: {show_bytes(sum(entry.num_bytes for entry in entries))} of features")
+        console.columns(COLUMNS, [_row(entry) for entry in entries])
+    console.say(f"{ROOT}: {show_bytes(sum(entry.num_bytes for entry in entries))} of features")
     return EXIT_DONE
 
 
@@ -52,7 +53,12 @@ def remove_features(key: str | None, everything: bool, root: Path = ROOT) -> int
         raise UserError("cache rm: give a key of launcher cache ls, or the beginning of one, or --all")
     console, entries, freed = Console(), _find(root), 0
     finished = [entry for entry in entries if entry.is_finished]
-    chosen = [_choose(key, finished, root)] if key else finished
+    chosen = [entry for entry in finished if entry.path.name.startswith(key or "")]
+    if key and len(chosen) > 1:
+        raise UserError(f"cache rm {key}: {len(chosen)} keys begin like this; give more of the key")
+    if key and not chosen:
+        beginnings = {entry.path.name[: len(key)] for entry in finished}
+        raise UserError(f"cache rm {key}: no such key in {root}{nearest(key, beginnings)}")
     for entry in (*chosen, *(entry for entry in entries if not entry.is_finished)):
         if not entry.is_finished and entry.age_s <= LEFTOVER_S:
             console.say(f"kept {entry.path}, which was written to in the last {show_duration(LEFTOVER_S)}")
@@ -84,24 +90,13 @@ def _measure(path: Path) -> Entry:
     return Entry(path, sum(file.st_size for file in files), max(time.time() - written_s, 0.0))
 
 
-def _choose(key: str, entries: Sequence[Entry], root: Path) -> Entry:
-    matching = [entry for entry in entries if entry.path.name.startswith(key)]
-    if len(matching) > 1:
-        raise UserError(f"cache rm {key}: {len(matching)} keys begin like this; give more of the key")
-    if not matching:
-        beginnings = {entry.path.name[: len(key)] for entry in entries}
-        raise UserError(f"cache rm {key}: no such key in {root}{nearest(key, beginnings)}")
-    return matching[0]
-
-
 def _remove(path: Path) -> None:
     try:
         if path.is_symlink() or not path.is_dir():
             path.unlink()
         else:
             # Renamed first: a removal that is cut short leaves nothing that looks like features.
-            doomed = path if path.name.startswith(".") else path.rename(path.with_name(f".{path.name}-{'0' * 8}"))
-            shutil.rmtree(doomed)
+            shutil.rmtree(path.rename(path.with_name(f".{path.name.lstrip('.')}-{secrets.token_hex(4)}")))
     except FileNotFoundError:
         pass  # another process has removed it
     except OSError as error:
@@ -109,19 +104,20 @@ def _remove(path: Path) -> None:
 
 
 def _row(entry: Entry) -> tuple[str, ...]:
-    size, age = show_bytes(entry.num_bytes), f"{show_duration(entry.age_s)} ago"
-    return (entry.path.name, *_describe(entry), size, age)
+    is_link = entry.path.is_symlink()
+    if is_link or not entry.is_finished:
+        cells: tuple[str, ...] = ("a link, not followed" if is_link else "unfinished", "", "", "", "")
+    else:
+        cells = _describe(read_json(entry.path / METADATA_NAME))
+    return entry.path.name, *cells, show_bytes(entry.num_bytes), f"{show_duration(entry.age_s)} ago"
 
 
-def _describe(entry: Entry) -> tuple[str, ...]:
+def _describe(metadata: dict[str, Any]) -> tuple[str, ...]:
     """Backbone, split, view, images and values."""
-    if entry.path.is_symlink() or not entry.is_finished:
-        return ("a link, not followed" if entry.path.is_symlink() else "unfinished", *[""] * 4)
     try:
-        metadata = json.loads((entry.path / METADATA_NAME).read_text(encoding="utf-8"))
         drawn, layout = metadata["drawn"], metadata["layout"]
         view = "" if drawn is None else f"{int(drawn['view']) + 1}"
         values = ", ".join(f"{' x '.join(map(str, value['shape']))} {value['dtype']}" for value in layout["values"])
         return str(metadata["backbone"]), str(metadata["split"]), view, f"{layout['num_images']:,}", values
-    except (OSError, ValueError, KeyError, TypeError):
-        return ("not readable", *[""] * 4)
+    except (ValueError, KeyError, TypeError):
+        return "not readable", "", "", "", ""

@@ -11,18 +11,18 @@ from typing import Any
 
 from launcher.errors import EXIT_DONE, RunError, nearest_path
 from launcher.metrics.names import show_metric
-from launcher.recipe.lock import LOCK_NAME, read_lock
+from launcher.recipe.lock import LOCK_NAME, flatten, read_lock
 from launcher.run.console import Console
 from launcher.run.folder import read_summary
 from launcher.run.history import (
     CUT_OFF,
     RUNNING,
+    History,
     drop_superseded,
     find_best_step,
     find_count,
     find_ending,
     find_number,
-    find_start,
     find_status,
     is_run,
     read_curve,
@@ -97,26 +97,24 @@ def read_overview(folder: Path) -> Overview:
         if last and (status in (RUNNING, CUT_OFF) or not summary or find_ending(last) != summary.get("status")):
             last = drop_superseded(read_journal(folder))
             summary = {}
-        return _build_overview(folder, summary, first, last, status)
+        return _build_overview(History(folder, last, summary, status), first)
     except (RunError, KeyError, TypeError, ValueError, AttributeError) as error:
-        problem = one_line(error)
-        return Overview(str(folder), _name(folder, summary), DAMAGED, _age_s(folder, []), problem)
+        return Overview(str(folder), _name(folder, summary), DAMAGED, _age_s(folder, []), problem=one_line(error))
 
 
-def _build_overview(
-    folder: Path, summary: dict[str, Any], first: Record, records: Sequence[Record], status: str
-) -> Overview:
-    start = find_start(records) or first
-    total, per_epoch = (find_count(start, "plan", key) for key in ("total_steps", "steps_per_epoch"))
+def _build_overview(run: History, first: Record) -> Overview:
+    """`run`: with its newest records and its summary, or with all records and {}. `first`: the first record."""
+    folder, summary, records = run.folder, run.summary, run.records
+    total, per_epoch = (find_count(run.start or first, "plan", key) for key in ("total_steps", "steps_per_epoch"))
     steps = [record["step"] for record in records if record["kind"] == "train"]
     step = find_count(summary, "steps_done") if summary else max(steps, default=None)
-    metric, value, best_epoch = _find_best(folder, summary, records, per_epoch)
-    rates = list(read_curve(records, "train", "images_per_s").values())
-    rate = find_number(summary, "train", "images_per_s") if summary else (rates[-1] if rates else None)
+    metric, value, best_epoch = _find_best(run, per_epoch)
+    rates = read_curve(records, "train", "images_per_s").values()
+    rate = find_number(summary, "train", "images_per_s") if summary else next(reversed(rates), None)
     return Overview(
         folder=str(folder),
         name=_name(folder, summary),
-        status=status,
+        status=run.status,
         age_s=_age_s(folder, records),
         step=step,
         total_steps=total,
@@ -129,31 +127,28 @@ def _build_overview(
     )
 
 
-def _find_best(
-    folder: Path, summary: dict[str, Any], records: Sequence[Record], per_epoch: int | None
-) -> tuple[str | None, float | None, int | None]:
+def _find_best(run: History, per_epoch: int | None) -> tuple[str | None, float | None, int | None]:
     """Metric, value and epoch of the best validation."""
-    if summary:
-        best = summary.get("best")
-        if not isinstance(best, dict) or best.get("metric") == "step":
-            return None, None, None
-        return str(best.get("metric")), find_number(best, "value"), find_count(best, "epoch")
-    section = read_lock(folder).get("train") if (folder / LOCK_NAME).exists() else None
-    metric = str(section.get("best_metric", "accuracy")) if isinstance(section, dict) else "accuracy"
-    step = find_best_step(records, metric)
+    if run.summary:
+        best = run.summary.get("best")
+        if isinstance(best, dict) and best.get("metric") != "step":
+            return str(best.get("metric")), find_number(best, "value"), find_count(best, "epoch")
+        return None, None, None
+    lock = flatten(read_lock(run.folder)) if (run.folder / LOCK_NAME).exists() else {}
+    metric = str(lock.get("train.best_metric", "accuracy"))
+    step = find_best_step(run.records, metric)
     if step is None or not per_epoch:
         return None, None, None
-    return metric, read_curve(records, "eval", metric, "valid")[step], epoch_of(step, per_epoch)
+    return metric, read_curve(run.records, "eval", metric, "valid")[step], epoch_of(step, per_epoch)
 
 
 def _name(folder: Path, summary: dict[str, Any]) -> str | None:
-    if isinstance(summary.get("name"), str):
-        return str(summary["name"])
-    try:
-        section = read_lock(folder).get("run")
-    except RunError:
-        return None
-    name = section.get("name") if isinstance(section, dict) else None
+    name = summary.get("name")
+    if not isinstance(name, str):
+        try:
+            name = flatten(read_lock(folder)).get("run.name")
+        except RunError:
+            return None
     return name if isinstance(name, str) else None
 
 
@@ -181,4 +176,6 @@ def _row(run: Overview) -> list[str]:
 
 
 def _of(done: int | None, total: int | None) -> str:
-    return "-" if done is None else f"{done:,}" if total is None else f"{done:,}/{total:,}"
+    if done is None:
+        return "-"
+    return f"{done:,}" if total is None else f"{done:,}/{total:,}"

@@ -80,23 +80,19 @@ class Features:
         self.folder = folder
         self.layout = layout
         self._bounds = layout.bounds
-        shape = (-1, layout.record_bytes)
-        self._parts = [
-            np.memmap(_part(folder, i), np.uint8, "r").reshape(shape) if self._bounds[i] < self._bounds[i + 1] else None
-            for i in range(layout.num_parts)
-        ]
+        self._parts = {
+            i: np.memmap(_part(folder, i), np.uint8, "r").reshape(-1, layout.record_bytes)
+            for i in np.flatnonzero(np.diff(self._bounds)).tolist()
+        }
 
     def read(self, ids_B: Ids) -> tuple[list[Records], INT64]:
         """Bytes of each value, [B, bytes], and labels_B; for padding, -1, those of image 0."""
         ids_B = np.maximum(ids_B, 0)
         records = np.empty((len(ids_B), self.layout.record_bytes), dtype=np.uint8)
         parts_B = np.searchsorted(self._bounds, ids_B, side="right") - 1
-        for i in np.unique(parts_B):
-            part = self._parts[i]
-            assert part is not None
-            records[parts_B == i] = part[ids_B[parts_B == i] - self._bounds[i]]
-        ends = np.cumsum([value.num_bytes for value in self.layout.values])
-        values = np.split(records, ends, axis=1)
+        for i in np.unique(parts_B).tolist():
+            records[parts_B == i] = self._parts[i][ids_B[parts_B == i] - self._bounds[i]]
+        values = np.split(records, np.cumsum([value.num_bytes for value in self.layout.values]), axis=1)
         return values[:-1], values[-1].copy().view(np.int64)[:, 0]
 
 
@@ -107,8 +103,7 @@ def open_features(root: Path, key: str) -> Features | None:
         metadata = json.loads((folder / METADATA_NAME).read_text())
         values = tuple(Value(value["dtype"], tuple(value["shape"])) for value in metadata["layout"]["values"])
         layout = Layout(values, metadata["layout"]["num_images"], metadata["layout"]["num_parts"])
-        bounds = layout.bounds
-        sizes = [int(bounds[i + 1] - bounds[i]) * layout.record_bytes for i in range(layout.num_parts)]
+        sizes = (np.diff(layout.bounds) * layout.record_bytes).tolist()
         if not sizes or [_part(folder, i).stat().st_size for i in range(layout.num_parts)] != sizes:
             return None
         return Features(folder, layout)
@@ -126,10 +121,8 @@ def write_part(folder: Path, number: int, records: Iterable[Records]) -> int:
 
 def commit_features(temporary: Path, root: Path, key: str, metadata: dict[str, Any], layout: Layout) -> None:
     """Rename the folder to its key once every part is in it. Features that another run has put there are as good."""
-    write_atomically(
-        temporary / METADATA_NAME,
-        json.dumps({**metadata, "layout": asdict(layout), "bytes": layout.num_bytes}, indent=1).encode(),
-    )
+    text = json.dumps({**metadata, "layout": asdict(layout), "bytes": layout.num_bytes}, indent=1)
+    write_atomically(temporary / METADATA_NAME, text.encode())
     if (root / key).exists() and open_features(root, key) is None:
         shutil.rmtree(root / key)
     try:

@@ -27,7 +27,7 @@ from launcher.data.features.format import (
     open_features,
     write_part,
 )
-from launcher.data.feed import FeatureFeed, Feed, ImageFeed
+from launcher.data.feed import FeatureFeed, ImageFeed
 from launcher.data.ids import Ids, portion_ids
 from launcher.distributed.comm import Comm
 from launcher.errors import DataError, Stopped
@@ -84,15 +84,11 @@ class FeatureStore:
 
     def count_missing(self, request: FeatureRequest) -> int:
         """Images whose features are still to be computed, all views together, as rank 0 finds them."""
-        return self.comm.run_on_rank0(
-            lambda: sum(
-                request.num_images
-                for view in request.views
-                if open_features(self.root, self._key(request, view)) is None
-            )
-        )
+        keys = [key_of(self._metadata_of(request, view)) for view in request.views]
+        num_views = self.comm.run_on_rank0(lambda: sum(open_features(self.root, key) is None for key in keys))
+        return num_views * request.num_images
 
-    def open(self, request: FeatureRequest) -> Feed:
+    def open(self, request: FeatureRequest) -> FeatureFeed:
         """A feed of these features; computes those that are missing."""
         views = {view: self._open_or_compute(request, view) for view in request.views}
         return FeatureFeed(views, request.num_views, self.device, request.feed.loader.bad_samples)
@@ -101,11 +97,8 @@ class FeatureStore:
         drawn = {"seed": request.feed.seed, "view": view} if request.is_random else None
         return {**self.metadata, "split": request.split, "transform": request.transform, "drawn": drawn}
 
-    def _key(self, request: FeatureRequest, view: int) -> str:
-        return key_of(self._metadata_of(request, view))
-
     def _open_or_compute(self, request: FeatureRequest, view: int) -> Features:
-        key = self._key(request, view)
+        key = key_of(self._metadata_of(request, view))
         # Rank 0 decides, so that all ranks read or all compute.
         if self.comm.run_on_rank0(lambda: open_features(self.root, key) is not None):
             self.say(f"features of {request.split}: read from {self.root / key}")
@@ -123,8 +116,12 @@ class FeatureStore:
         which = f", view {view + 1}" if request.is_random else ""
         self.say(f"features of {request.split}: computing {request.num_images:,} images{which}")
         try:
-            self._write_part(request, view, temporary, layout)
-            comm.all_gather_object(None)
+            ids = portion_ids(layout.num_images, world.size, self.eval_batch, world.rank)
+            with _as_data_error(temporary):
+                num_bytes = write_part(temporary, world.rank, self._records(request.feed, view, ids))
+            first, end = layout.bounds[world.rank : world.rank + 2]
+            assert num_bytes == (end - first) * layout.record_bytes
+            comm.barrier()
             comm.beacon.enter("prepare")
             comm.run_on_rank0(lambda: self._commit(request, view, temporary, layout))
         finally:
@@ -132,22 +129,15 @@ class FeatureStore:
                 shutil.rmtree(temporary, ignore_errors=True)
         self.say(f"features of {request.split}: {show_bytes(layout.num_bytes)} in {self.root / key}")
 
-    def _write_part(self, request: FeatureRequest, view: int, temporary: Path, layout: Layout) -> None:
-        world = self.comm.world
-        ids = portion_ids(request.num_images, world.size, self.eval_batch, world.rank)
-        with _as_data_error(temporary):
-            num_bytes = write_part(temporary, world.rank, self._records(request.feed, view, ids))
-        first, end = layout.bounds[world.rank : world.rank + 2]
-        assert num_bytes == (end - first) * layout.record_bytes
-
     def _commit(self, request: FeatureRequest, view: int, temporary: Path, layout: Layout) -> None:
+        metadata = self._metadata_of(request, view)
         with _as_data_error(temporary):
-            commit_features(temporary, self.root, self._key(request, view), self._metadata_of(request, view), layout)
+            commit_features(temporary, self.root, key_of(metadata), metadata, layout)
 
     def _records(self, feed: ImageFeed, view: int, ids: Ids) -> Iterator[Records]:
         for examples in feed.batches((view, ids_B) for ids_B in ids):
             self.comm.beacon.enter("features")
-            if self.comm.should_stop():
+            if self.comm.agree_to_stop():
                 raise Stopped("stopped while computing features; the same command computes them again")
             # A skipped image has the features of another one: its label marks it.
             labels_B = torch.where(examples.weights_B > 0, examples.labels_B, SKIPPED)
@@ -168,10 +158,8 @@ def _as_data_error(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = f"cannot be written ({error.strerror})"
-        raise DataError(
-            f"{folder}: {reason}; free space, check permissions, or set strategy.feature_cache_gib=0"
-        ) from None
+        advice = "free space, check permissions, or set strategy.feature_cache_gib=0"
+        raise DataError(f"{folder}: cannot be written ({error.strerror}); {advice}") from None
 
 
 def values_of(inputs: tuple[Tensor, ...]) -> tuple[Value, ...]:
@@ -179,5 +167,4 @@ def values_of(inputs: tuple[Tensor, ...]) -> tuple[Value, ...]:
 
 
 def _bytes_of(values: Tensor) -> Records:
-    flat = values.detach().contiguous().cpu().flatten(1)
-    return flat.view(torch.uint8).numpy()
+    return values.detach().contiguous().cpu().flatten(1).view(torch.uint8).numpy()

@@ -128,42 +128,39 @@ class RemoteFolder:
 
     def _fetch_tar(self, shard: Shard, file: BufferedRandom) -> None:
         """Tries twice: the part that a killed process left may be damaged, and so may the download."""
+        what = f"{self.place(shard)}: its sha256 differs from the manifest's"
         for _ in range(2):
             self._append(shard, file)
             file.seek(0)
             if hashlib.file_digest(file, "sha256").hexdigest() == shard.sha256:
                 return
             file.truncate(0)
-            self._store.note_retry(f"{self.place(shard)}: its sha256 differs from the manifest's")
-        raise FetchError(
-            f"{self.place(shard)}: its sha256 differs from the manifest's, twice; copy the whole folder there again"
-        )
+            self._store.note_retry(what)
+        raise FetchError(f"{what}, twice; copy the whole folder there again")
 
     def _append(self, shard: Shard, file: BufferedRandom) -> None:
         """Download from the end of `file` to the number of bytes in the manifest."""
         while (start := file.seek(0, os.SEEK_END)) < shard.num_bytes:
             part = self._store.read(shard.name, start, min(CHUNK_BYTES, shard.num_bytes - start), LEAST_BYTES)
-            if len(part) == shard.num_bytes:
+            if len(part) == shard.num_bytes:  # the whole file: the server knows no range requests
                 part = part[start:]
             if start + len(part) > shard.num_bytes:
-                raise FetchError(
-                    f"{self.place(shard)}: is longer than in its manifest; copy the whole folder there again"
-                )
+                what = "is longer than in its manifest; copy the whole folder there again"
+                raise FetchError(f"{self.place(shard)}: {what}")
             file.write(part)
             file.flush()
 
     def _fetch_index(self, shard: Shard) -> None:
         path = index_path(self._tar(shard))
         limit_bytes = MAX_HEADER_BYTES + shard.num_images * INDEX_DTYPE.itemsize
+        what = f"{self._store.place(path.name)}: not an index of {shard.num_images} images"
         for _ in range(2):
             content = self._store.read(path.name, 0, limit_bytes)
             if _is_index(content, shard.num_images):
                 write_atomically(path, content)
                 return
-            self._store.note_retry(f"{self._store.place(path.name)}: not an index of {shard.num_images} images")
-        raise FetchError(
-            f"{self._store.place(path.name)}: not an index of {shard.num_images} images, twice; copy it there again"
-        )
+            self._store.note_retry(what)
+        raise FetchError(f"{what}, twice; copy it there again")
 
 
 def _is_index(content: bytes, num_images: int) -> bool:

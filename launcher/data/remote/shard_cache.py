@@ -3,7 +3,7 @@
     CACHE/<manifest>/train-00000.tar                  complete, its hash checked
     CACHE/<manifest>/train-00000.index.npy            its index
     CACHE/<manifest>/train-00001.tar.52428800.partial being downloaded, with its final number of bytes
-    CACHE/.room                                       locked while room is made
+    CACHE/.room                                       locked while room is made, or a shard gets its final name
 
 A process that downloads a shard holds an exclusive lock of its partial file, so others wait; readers of a shard hold a
 shared lock, and a locked shard is never removed. Locks are the operating system's (flock): they end with their process,
@@ -18,7 +18,6 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from io import BufferedRandom
 from pathlib import Path
 
@@ -37,13 +36,6 @@ _OURS = re.compile(r"[0-9a-f]{64}")
 
 Fill = Callable[[BufferedRandom], None]
 """Completes a file, of which a part may be there, and checks it. Raises FetchError."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Cached:
-    path: Path
-    num_bytes: int
-    used_s: float
 
 
 class ShardCache:
@@ -104,12 +96,15 @@ class ShardCache:
             if not _wait_for(file.fileno(), partial):
                 return False
             if tar.exists():
-                partial.unlink()
+                with self.locked():
+                    partial.unlink()
                 return False
             fill(file)
             file.flush()
             os.fsync(file.fileno())
-            partial.rename(tar)
+            # Locked, as `_cached` counts a file under neither name when it is renamed between listing and lstat.
+            with self.locked():
+                partial.rename(tar)
         fsync(tar.parent)
         return True
 
@@ -130,16 +125,17 @@ class ShardCache:
 
     def _make_room(self, num_bytes: int) -> bool:
         """Remove unused shards until `num_bytes` more fit. False: they do not."""
-        cached = sorted(self._cached(), key=lambda each: each.used_s)
-        used_bytes = sum(each.num_bytes for each in cached)
-        for each in cached:
-            if used_bytes + num_bytes <= self.limit_bytes:
+        cached = sorted(self._cached())
+        free_bytes = self.limit_bytes - sum(each_bytes for _, each_bytes, _ in cached)
+        for _, each_bytes, path in cached:
+            if num_bytes <= free_bytes:
                 break
-            if _remove_unused(each.path):
-                used_bytes -= each.num_bytes
-        return used_bytes + num_bytes <= self.limit_bytes
+            if _remove_unused(path):
+                free_bytes += each_bytes
+        return num_bytes <= free_bytes
 
-    def _cached(self) -> Iterator[_Cached]:
+    def _cached(self) -> Iterator[tuple[float, int, Path]]:
+        """Time of last use, number of bytes when complete, and path of each shard."""
         ours = [path for path in self.folder.iterdir() if _OURS.fullmatch(path.name) and not path.is_symlink()]
         for path in (path for folder in ours for path in folder.iterdir()):
             partial = _PARTIAL.search(path.name)
@@ -148,7 +144,7 @@ class ShardCache:
                     status = path.lstat()
                 except FileNotFoundError:
                     continue
-                yield _Cached(path, int(partial[1]) if partial else status.st_size, status.st_mtime)
+                yield status.st_mtime, int(partial[1]) if partial else status.st_size, path
 
 
 def release(descriptor: int) -> None:

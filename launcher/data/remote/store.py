@@ -6,7 +6,6 @@ written or shown. Needs no torch.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import random
 import threading
@@ -73,7 +72,9 @@ class RemoteStore:
         this store), FetchError when retrying is pointless.
         """
         last, least = max_tries or self.max_tries, min(least_bytes or num_bytes, num_bytes)
-        for tries in itertools.count(1):
+        tries = 0
+        while True:
+            tries += 1
             try:
                 part: bytes = self._request(name, start, start + max(num_bytes >> (tries - 1), least))
                 if part:
@@ -92,7 +93,6 @@ class RemoteStore:
                 raise UnreachableError(f"{self.place(name)}: {what}; once it can, the same command resumes")
             self.note_retry(f"{self.place(name)}: {why}")
             time.sleep(min(FIRST_PAUSE_S * 2 ** (tries - 1), LONGEST_PAUSE_S) * _RANDOM.uniform(0.5, 1.0))
-        raise AssertionError
 
     def _request(self, name: str, start: int, end: int) -> Any:
         # Only asynchronous file systems, whose requests can be cancelled, take a timeout.

@@ -82,8 +82,8 @@ class UdpChannel:
         self.socket.close()
 
 
-def open_coordinator(master: str, is_one_node: bool) -> tuple[UdpChannel, str]:
-    """Rank 0's channel, and the host name or address for the other ranks. Raise OSError.
+def open_coordinator(master: str, is_one_node: bool) -> tuple[UdpChannel, tuple[str, int, str]]:
+    """Rank 0's channel, and the arguments of `open_peer` for the other ranks. Raise OSError.
 
     `master`: host that all ranks can reach, as in MASTER_ADDR.
     """
@@ -96,7 +96,8 @@ def open_coordinator(master: str, is_one_node: bool) -> tuple[UdpChannel, str]:
         host = master if own.startswith("127.") or own == "::1" else own
     listener = socket.socket(family, socket.SOCK_DGRAM)
     listener.bind((host if is_one_node else "", 0))
-    return UdpChannel(listener, secrets.token_hex(16), None), host
+    token = secrets.token_hex(16)
+    return UdpChannel(listener, token, None), (host, int(listener.getsockname()[1]), token)
 
 
 def open_peer(host: str, port: int, token: str) -> UdpChannel:

@@ -16,6 +16,7 @@ from launcher.distributed.watchdog.channel import MAX_TEXT, Channel
 from launcher.distributed.watchdog.detector import Failure, HangDetector
 from launcher.distributed.watchdog.hang import name_rank
 from launcher.errors import EXIT_FAILED, LauncherError, RankLost, Stopped, is_peer_lost
+from launcher.text import Say
 from shards.manifest import ShardsError
 
 END_S = 5.0
@@ -32,9 +33,6 @@ STDERR = 2
 
 
 class Watchdog(Protocol):
-    def reach(self, timeout_s: float) -> bool:
-        """Whether rank 0 answers in time."""
-
     def fail(self, error: BaseException) -> RankLost | None:
         """Another rank's failure that caused `error`; None: show `error` itself.
 
@@ -47,9 +45,6 @@ class Watchdog(Protocol):
 class NullWatchdog:
     """Detects nothing."""
 
-    def reach(self, timeout_s: float) -> bool:
-        return False
-
     def fail(self, error: BaseException) -> RankLost | None:
         return None
 
@@ -60,14 +55,7 @@ class NullWatchdog:
 class ThreadWatchdog:
     """`log`: this rank's log, for the stacks of all its threads. `record`: writes the last line to the journal."""
 
-    def __init__(
-        self,
-        detector: HangDetector,
-        beacon: Beacon,
-        channel: Channel,
-        log: Path,
-        record: Callable[[str], None] = lambda line: None,
-    ) -> None:
+    def __init__(self, detector: HangDetector, beacon: Beacon, channel: Channel, log: Path, record: Say) -> None:
         self._detector = detector
         self._beacon = beacon
         self._channel = channel
@@ -81,6 +69,7 @@ class ThreadWatchdog:
         self._thread.start()
 
     def reach(self, timeout_s: float) -> bool:
+        """Whether rank 0 answers in time."""
         end_s = time.monotonic() + timeout_s
         while 0 not in self._detector.heartbeats and time.monotonic() < end_s:
             self._channel.send(0, self._detector.message())

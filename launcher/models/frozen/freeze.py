@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
-from collections.abc import Iterator
-from fnmatch import fnmatchcase
+from itertools import accumulate
 
 from torch import nn
 
@@ -113,22 +113,21 @@ def _last_blocks(network: Network, num: int) -> list[str]:
 
 
 def _matching(names: list[str], patterns: tuple[str, ...]) -> frozenset[str]:
-    prefixes = {prefix for name in names for prefix in _prefixes(name)}
+    # The parts of `a.b.c` are `a`, `a.b` and `a.b.c`.
+    parts = {name: list(accumulate(name.split("."), "{}.{}".format)) for name in names}
+    known = set().union(*parts.values())
     for pattern in patterns:
-        if not any(fnmatchcase(prefix, pattern) for prefix in prefixes):
-            raise UserError(f"'{pattern}' is no part of the network{nearest(pattern, prefixes)}")
-    return frozenset(name for name in names if any(fnmatchcase(p, each) for p in _prefixes(name) for each in patterns))
+        if not fnmatch.filter(known, pattern):
+            raise UserError(f"'{pattern}' is no part of the network{nearest(pattern, known)}")
+    return frozenset(name for name in names if any(fnmatch.filter(parts[name], pattern) for pattern in patterns))
 
 
-def _prefixes(name: str) -> Iterator[str]:
-    """`a`, `a.b` and `a.b.c` for `a.b.c`."""
-    keys = name.split(".")
-    for i in range(len(keys)):
-        yield ".".join(keys[: i + 1])
+def freeze(network: Network, parts: Parts) -> None:
+    """Take gradients from the parameters that `parts` of a recipe freezes, give them to all others.
 
-
-def freeze(network: Network, frozen: frozenset[str]) -> None:
-    """Take gradients from the named parameters, give them to all others."""
+    Raise UserError as `frozen_names`.
+    """
+    frozen = frozen_names(network, parts)
     for name, parameter in network.model.named_parameters():
         parameter.requires_grad_(name not in frozen)
 
@@ -148,7 +147,7 @@ def training_modes(model: nn.Module) -> dict[str, bool]:
 def _add_modes(module: nn.Module, name: str, is_later: bool, modes: dict[str, bool]) -> bool:
     """Fill in `modes`; return whether a parameter that trains has come by the end of this module."""
     trains = [parameter.requires_grad for parameter in module.parameters()]
-    if trains and any(trains) and not all(trains):
+    if any(trains) and not all(trains):
         modes[name] = True
         is_later = is_later or any(parameter.requires_grad for parameter in module.parameters(recurse=False))
         for child_name, child in module.named_children():
@@ -157,7 +156,7 @@ def _add_modes(module: nn.Module, name: str, is_later: bool, modes: dict[str, bo
     mode = all(trains) if trains else is_later
     for inner, _ in module.named_modules(prefix=name):
         modes[inner] = mode
-    return is_later or (bool(trains) and mode)
+    return is_later or any(trains)
 
 
 def set_training(model: nn.Module) -> None:

@@ -19,16 +19,13 @@ from torch import Tensor, fx, nn
 
 from launcher.models.frozen.boundary import ancestors, find_boundary, holds_parameters, varying_nodes
 from launcher.models.frozen.freeze import set_training, training_modes
-from launcher.models.timm import PREFIX, tracing_leaves
+from launcher.models.timm import PREFIX, Leaves, tracing_leaves
 from launcher.text import one_line
 
 TOLERANCE = 1e-4
 """Largest difference between the two parts and the whole network that is accepted, relative to the largest output."""
 
 Values = tuple[Tensor, ...]
-
-Leaves = tuple[tuple[type[nn.Module], ...], tuple[Callable[..., object], ...]]
-"""Modules and functions that tracing takes as one operation."""
 
 
 class SplitError(Exception):
@@ -51,11 +48,7 @@ class FrozenSplit:
     def eval_trainable(self, model: nn.Module) -> fx.GraphModule:
         """The trainable part in evaluation mode with the weights of `model`: the network, or an average of it."""
         graph = self._eval_trainable.graph
-        members: dict[str, Any] = {
-            **dict(model.named_modules()),
-            **dict(model.named_parameters()),
-            **dict(model.named_buffers()),
-        }
+        members = dict[str, Any]([*model.named_modules(), *model.named_parameters(), *model.named_buffers()])
         targets = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
         # Other targets are constants that tracing has found.
         found = {name: members[name] if name in members else getattr(self._eval_trainable, name) for name in targets}
@@ -71,19 +64,16 @@ def split_frozen(model: nn.Module, backbone_name: str, examples: list[Tensor]) -
     modes = training_modes(model)
     leaves = tracing_leaves() if backbone_name.startswith(PREFIX) else ((), ())
     set_training(model)
-    training = _split_graph(_trace(model, leaves), model, modes)
+    boundary, frozen_in_training, trainable = _split_graph(_trace(model, leaves), model, modes)
     model.eval()
-    evaluation = _split_graph(_trace(model, leaves), model, modes)
-    if _text(training.frozen) != _text(evaluation.frozen):
+    _, frozen, eval_trainable = _split_graph(_trace(model, leaves), model, modes)
+    text, text_in_training = (plain_name(each.python_code("self").src) for each in (frozen, frozen_in_training))
+    if text != text_in_training:
         raise SplitError("its frozen part differs between training and evaluation")
-    split = FrozenSplit(
-        training.boundary,
-        fx.GraphModule(model, evaluation.frozen),
-        fx.GraphModule(model, training.trainable),
-        _text(evaluation.frozen),
-        fx.GraphModule(model, evaluation.trainable),
+    frozen_part, trainable_part, eval_part = (
+        fx.GraphModule(model, each) for each in (frozen, trainable, eval_trainable)
     )
-    split.frozen.eval()
+    split = FrozenSplit(boundary, frozen_part.eval(), trainable_part, text, eval_part)
     for example_BCHW in examples:
         _check_same(model, split, example_BCHW)
     return split
@@ -127,24 +117,15 @@ def _is_in_place(node: fx.Node) -> bool:
     return node.op == "call_function" and (has_suffix or node.kwargs.get("inplace") is True)
 
 
-def _text(graph: fx.Graph) -> str:
-    return plain_name(graph.python_code("self").src)
-
-
 def plain_name(text: str) -> str:
     """Without the numbers of constants, which are new in each tracing."""
     return re.sub(r"_tensor_constant\d+", "_tensor_constant", text)
 
 
-@dataclass(frozen=True)
-class _Graphs:
-    boundary: tuple[str, ...]
-    frozen: fx.Graph
-    trainable: fx.Graph
-
-
-def _split_graph(graph: fx.Graph, model: nn.Module, modes: dict[str, bool]) -> _Graphs:
-    """Copy the nodes into the graphs of the two parts.
+def _split_graph(
+    graph: fx.Graph, model: nn.Module, modes: dict[str, bool]
+) -> tuple[tuple[str, ...], fx.Graph, fx.Graph]:
+    """Names of the values at the boundary, and the nodes copied into a graph of the frozen and one of the other part.
 
     Not by `torch.fx.passes.split_module`: that renames the modules, which `eval_trainable` finds by name, and would
     pass values that do not depend on the images, such as a position embedding, from part to part.
@@ -169,7 +150,7 @@ def _split_graph(graph: fx.Graph, model: nn.Module, modes: dict[str, bool]) -> _
         if node not in before or node not in varying:
             copies[node] = trainable.node_copy(node, copies.__getitem__)
     trainable.eliminate_dead_code(lambda node: node.op in ("output", "placeholder"))
-    return _Graphs(tuple(node.name for node in boundary), frozen, trainable)
+    return tuple(node.name for node in boundary), frozen, trainable
 
 
 @torch.no_grad()
@@ -187,15 +168,14 @@ def _check_same(model: nn.Module, split: FrozenSplit, example_BCHW: Tensor) -> N
         set_training(model)
         whole_trained = _forward_seeded(model, model, (example_BCHW,))
         joined_trained = _forward_seeded(model, split.trainable, values)
-        is_same, is_same_in_training = _is_near(joined, whole), _is_near(joined_trained, whole_trained)
+        if not _is_near(joined, whole):
+            raise SplitError("its two parts compute something else than the whole")
+        if not _is_near(joined_trained, whole_trained):
+            raise SplitError("in training its two parts compute something else than the whole")
     except (RuntimeError, TypeError, ValueError) as error:
         raise SplitError(f"its two parts do not run: {one_line(error)[:200]}") from None
     finally:
         model.eval()
-    if not is_same:
-        raise SplitError("its two parts compute something else than the whole")
-    if not is_same_in_training:
-        raise SplitError("in training its two parts compute something else than the whole")
 
 
 def _is_batch(value: object, num: int) -> bool:

@@ -34,10 +34,10 @@ def test_load_trained_gives_the_network_that_was_evaluated(workdir: WorkDir, run
     load_weights(trained.checkpoint, stage.eval_model, ema=True)
     images_BCHW = torch.randn(3, 3, 32, 32)
     with torch.inference_mode():
-        assert torch.equal(trained.network.model(images_BCHW), stage.eval_model.eval()(images_BCHW))
+        assert torch.equal(trained.model(images_BCHW), stage.eval_model.eval()(images_BCHW))
     parts.close()
     assert trained.spec.classes == read_manifest(workdir.path / "shards").classes
-    augment = parts.inputs.feeds["valid"].augment
+    augment = parts.inputs.image_feeds["valid"].augment
     assert torch.equal(trained.augment.lut_CV, augment.lut_CV)
     assert trained.augment.ops == augment.ops == parts.job.recipe.augment.eval
 
@@ -46,8 +46,8 @@ def test_load_trained_needs_only_a_checkpoint(run: Path, tmp_path: Path) -> None
     shutil.copytree(run / "checkpoints" / step_name(3), tmp_path / "alone")
     trained = load_trained(tmp_path / "alone", "best", alone())
     same = load_trained(run, "3", alone())
-    for name, tensor in trained.network.model.state_dict().items():
-        np.testing.assert_array_equal(tensor, same.network.model.state_dict()[name])
+    for name, tensor in trained.model.state_dict().items():
+        np.testing.assert_array_equal(tensor, same.model.state_dict()[name])
 
 
 def test_find_checkpoint_by_name_and_step(run: Path) -> None:

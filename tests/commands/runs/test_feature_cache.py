@@ -122,6 +122,15 @@ def test_rm_takes_leftovers_but_nothing_that_is_being_written(root: Path, capsys
     assert new.exists()
 
 
+def test_rm_succeeds_after_a_removal_that_was_cut_short(root: Path) -> None:
+    key = keep(root, "train")
+    half_removed = root / f".{key}-00000000"
+    half_removed.mkdir()
+    (half_removed / "part-0000.bin").touch()
+    assert run(["cache", "rm", key]) == 0
+    assert list(root.iterdir()) == [half_removed]
+
+
 def test_rm_of_one_key_takes_leftovers_and_no_other_key(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keys, old = [keep(root, "train"), keep(root, "valid")], leave(root, 2 * LEFTOVER_S)
     assert run(["cache", "rm", keys[0]]) == 0

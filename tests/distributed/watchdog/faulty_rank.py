@@ -22,8 +22,8 @@ def join(rank: int, folder: Path) -> UdpChannel:
     """Open this rank's channel. Rank 0 writes its address into the folder."""
     file = folder / "rank-0-address.json"
     if rank == 0:
-        channel, host = open_coordinator("127.0.0.1", is_one_node=True)
-        (folder / "rank-0-address.tmp").write_text(json.dumps([host, channel.socket.getsockname()[1], channel.token]))
+        channel, address = open_coordinator("127.0.0.1", is_one_node=True)
+        (folder / "rank-0-address.tmp").write_text(json.dumps(address))
         (folder / "rank-0-address.tmp").rename(file)
         return channel
     while not file.exists():
@@ -102,7 +102,7 @@ def main(rank: int, size: int, folder: Path, fault: str) -> int:
     detector = HangDetector(world, hosts, TIMEOUT_S)
     detector.grace_s = 1.0
     channel = join(rank, folder) if size > 1 else NullChannel()
-    watchdog = ThreadWatchdog(detector, beacon, channel, Path(f"rank-{rank}.log"))
+    watchdog = ThreadWatchdog(detector, beacon, channel, Path(f"rank-{rank}.log"), lambda line: None)
     assert watchdog.reach(10)
     while len(list(folder.glob("reached-*"))) < size:
         (folder / f"reached-{rank}").touch()

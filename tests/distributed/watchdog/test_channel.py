@@ -12,8 +12,8 @@ from launcher.distributed.watchdog.channel import MAX_TEXT, NullChannel, UdpChan
 @pytest.fixture
 def pair() -> Iterator[tuple[UdpChannel, UdpChannel]]:
     """Rank 0's channel and another rank's."""
-    coordinator, host = open_coordinator("127.0.0.1", is_one_node=True)
-    peer = open_peer(host, coordinator.socket.getsockname()[1], coordinator.token)
+    coordinator, address = open_coordinator("127.0.0.1", is_one_node=True)
+    peer = open_peer(*address)
     yield coordinator, peer
     coordinator.close()
     peer.close()
@@ -52,11 +52,11 @@ def test_sending_to_a_closed_coordinator_is_no_error(pair: tuple[UdpChannel, Udp
 def test_rank_0_listens_at_an_address_for_other_nodes() -> None:
     """The master is this node: its host name, and never 127.0.0.1 under another name."""
     name = socket.gethostname()
-    coordinator, host = open_coordinator(name, is_one_node=False)
-    peer = open_peer(host, coordinator.socket.getsockname()[1], coordinator.token)
+    coordinator, address = open_coordinator(name, is_one_node=False)
+    peer = open_peer(*address)
     peer.send(0, {"rank": 1})
     assert coordinator.receive(5) == {"rank": 1}
-    assert not host.startswith("127.")
+    assert not address[0].startswith("127.")
     coordinator.close()
     peer.close()
 

@@ -21,7 +21,6 @@ def fail(line: str) -> None:
 def test_without_a_timeout_there_is_no_watchdog(tmp_path: Path) -> None:
     watchdog = start_watchdog(Comm(World()), None, tmp_path, fail, fail)
     assert type(watchdog) is NullWatchdog
-    assert not watchdog.reach(0.0)
     assert watchdog.fail(ValueError()) is None
     watchdog.close()
     assert list(tmp_path.iterdir()) == []
@@ -74,7 +73,7 @@ def test_a_rank_that_cannot_reach_rank_0_leaves_all_without_a_watchdog(
 def test_rank_0_that_cannot_listen_leaves_all_without_a_watchdog(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(master: str, is_one_node: bool) -> tuple[UdpChannel, str]:
+    def refuse(master: str, is_one_node: bool) -> tuple[UdpChannel, tuple[str, int, str]]:
         raise OSError("no sockets")
 
     monkeypatch.setattr(start_module, "open_coordinator", refuse)

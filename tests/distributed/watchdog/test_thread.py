@@ -269,7 +269,7 @@ class Rank1:
 def rank1(tmp_path: Path) -> Iterator[Rank1]:
     detector, channel = HangDetector(World(1, 2, 1, 2), ["node1"] * 2, 600.0), RecordingChannel()
     detector.grace_s = 0.0
-    watchdog = ThreadWatchdog(detector, Beacon(), channel, tmp_path / "rank-1.log")
+    watchdog = ThreadWatchdog(detector, Beacon(), channel, tmp_path / "rank-1.log", lambda line: None)
     yield Rank1(detector, channel, watchdog)
     watchdog.close()
 

@@ -13,7 +13,7 @@ from torch.nn.functional import cosine_similarity
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from launcher.models.frozen.engine import Engine
-from launcher.models.frozen.freeze import freeze, frozen_names, set_training
+from launcher.models.frozen.freeze import freeze, set_training
 from launcher.models.frozen.split import FrozenSplit, split_frozen
 from launcher.models.zoo import Network, build_model
 from launcher.recipe.backbone import Backbone, ExceptLast, Parts
@@ -95,7 +95,7 @@ class Compared:
 def compare(network: Network, name: str, parts: Parts, images_BCHW: Tensor) -> Compared:
     """Compare the network, split where `parts` ends and run by the engine, with itself. Raise SplitError."""
     model = network.model
-    freeze(network, frozen_names(network, parts))
+    freeze(network, parts)
     split = split_frozen(model, name, [images_BCHW])
     whole = _forward(model, images_BCHW)
     whole_bf16 = _forward(model, images_BCHW, bf16)

@@ -53,7 +53,7 @@ def build_meta(name: str, parts: Parts = "backbone", head: Head | None = None) -
     if name.startswith("timm/"):
         pytest.importorskip("timm")
     network = build_shapes(Backbone(name=name, freeze=parts, head=head or Head()))
-    freeze(network, frozen_names(network, parts))
+    freeze(network, parts)
     return network
 
 
@@ -152,7 +152,7 @@ def test_wrong_parts_are_a_user_error(name: str, parts: Parts, line: str) -> Non
 def network() -> Network:
     torch.manual_seed(0)
     network = build_model(FROZEN, 3)
-    freeze(network, frozen_names(network, "backbone"))
+    freeze(network, "backbone")
     return network
 
 
@@ -176,7 +176,7 @@ def test_resnet50_keeps_every_frozen_tensor_and_the_hash_sees_a_batchnorm_in_tra
 ) -> None:
     torch.manual_seed(0)
     network = build_model(Backbone(name="resnet50", freeze=parts), 3)
-    freeze(network, frozen_names(network, parts))
+    freeze(network, parts)
     before = {name: tensor.clone() for name, tensor in network.model.state_dict().items()}
     sha256 = frozen_sha256(network.model)
     train_steps(network, lambda: set_training(network.model), side=64)
@@ -196,7 +196,7 @@ def test_the_hash_sees_every_tensor(network: Network, name: str) -> None:
 
 
 def test_the_hash_ignores_what_trains(network: Network) -> None:
-    freeze(network, frozen_names(network, ("conv1", "layer1")))
+    freeze(network, ("conv1", "layer1"))
     sha256 = frozen_sha256(network.model)
     tensors = network.model.state_dict()
     for name in ("bn1.running_mean", "layer2.0.bn1.running_var", "fc.1.bias"):
@@ -260,7 +260,7 @@ def test_stochastic_depth_is_random_in_blocks_that_train_only() -> None:
 
 def test_without_freezing_everything_trains() -> None:
     network = build_model(Backbone(name="resnet18"), 3)
-    freeze(network, frozen_names(network, "none"))
+    freeze(network, "none")
     assert all(parameter.requires_grad for parameter in network.model.parameters())
     network.model.eval()
     set_training(network.model)
@@ -269,8 +269,8 @@ def test_without_freezing_everything_trains() -> None:
 
 
 def test_unfreezing_gives_gradients_back(network: Network) -> None:
-    freeze(network, frozen_names(network, ExceptLast(except_last=1)))
-    freeze(network, frozen_names(network, "none"))
+    freeze(network, ExceptLast(except_last=1))
+    freeze(network, "none")
     assert all(parameter.requires_grad for parameter in network.model.parameters())
 
 
@@ -291,7 +291,7 @@ class Shared(nn.Module):
 
 def test_modules_with_two_names_have_one_mode() -> None:
     model = Shared()
-    freeze(Network(model, "head"), frozenset(("first.weight", "first.bias")))
+    freeze(Network(model, "head"), ("first.weight", "first.bias"))
     set_training(model)
     assert model.norm.training
     assert frozen_tensors(model) == ["first.weight", "first.bias"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from launcher.data.features.store import frozen_part_sha256
-from launcher.models.frozen.freeze import freeze, frozen_names
+from launcher.models.frozen.freeze import freeze
 from launcher.models.frozen.split import SplitError, split_frozen
 from launcher.models.zoo import Network, build_model
 from launcher.recipe.backbone import Backbone
@@ -66,7 +66,7 @@ class Branching(nn.Module):
 
 def test_a_network_that_cannot_be_traced_raises_why() -> None:
     model = Branching()
-    freeze(Network(model, "head"), frozenset(("first.weight", "first.bias")))
+    freeze(Network(model, "head"), ("first.weight", "first.bias"))
     with pytest.raises(SplitError, match=r"^torch.fx cannot trace it: symbolically traced variables cannot be used as"):
         split_frozen(model, "x", [torch.rand(2, 3, 8, 8)])
 
@@ -74,14 +74,14 @@ def test_a_network_that_cannot_be_traced_raises_why() -> None:
 @pytest.mark.parametrize("frozen", [("fc1",), ("conv2", "fc1")])
 def test_a_first_layer_that_trains_leaves_nothing_to_split(frozen: tuple[str, ...]) -> None:
     network = build_model(Backbone(name="lenet"), 3)
-    freeze(network, frozen_names(network, frozen))
+    freeze(network, frozen)
     with pytest.raises(SplitError, match=r"^the first layers train$"):
         split_frozen(network.model, "lenet", [torch.rand(2, 3, 32, 32)])
 
 
 def test_the_trainable_part_evaluates_an_average_with_its_own_weights() -> None:
     network, images_BCHW = build_random("resnet18", 64)
-    freeze(network, frozen_names(network, LAST))
+    freeze(network, LAST)
     split = split_frozen(network.model, "resnet18", [images_BCHW])
     average = copy.deepcopy(network.model)
     with torch.no_grad():
@@ -154,7 +154,7 @@ class DoublesInTraining(nn.Module):
 
 def test_parts_that_differ_from_the_whole_in_training_only_are_refused() -> None:
     model = DoublesInTraining()
-    freeze(Network(model, "fc"), frozenset(("first.weight", "first.bias")))
+    freeze(Network(model, "fc"), ("first.weight", "first.bias"))
     before, seed = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     with pytest.raises(SplitError, match=r"^in training its two parts compute something else than the whole$"):
         split_frozen(model, "x", [torch.ones(2, 3, 2, 2) * torch.tensor([1.0, -1.0]).view(2, 1, 1, 1)])

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim import Adam as TorchAdam
 
-from launcher.models.frozen.freeze import find_blocks, freeze, frozen_names
+from launcher.models.frozen.freeze import find_blocks, freeze
 from launcher.models.optim.build import Group, build_groups, build_optimizer
 from launcher.models.zoo import Network, build_shapes
 from launcher.recipe.backbone import Backbone, ExceptLast
@@ -140,16 +140,16 @@ def test_layer_decay_covers_all_of_a_vision_transformer() -> None:
 
 def test_rates_do_not_depend_on_what_is_frozen(resnet: Network) -> None:
     free = scales_of(resnet, layer_decay=0.5)
-    freeze(resnet, frozen_names(resnet, ExceptLast(except_last=2)))
+    freeze(resnet, ExceptLast(except_last=2))
     some = scales_of(resnet, layer_decay=0.5)
-    freeze(resnet, frozenset())
+    freeze(resnet, "none")
     assert some == {name: free[name] for name in ("layer3", "layer4", "fc")}
 
 
 def test_parameters_that_are_freed_later_get_groups_of_their_own(resnet: Network) -> None:
-    freeze(resnet, frozen_names(resnet, ExceptLast(except_last=1)))
+    freeze(resnet, ExceptLast(except_last=1))
     first = [name for group in groups_of(resnet, layer_decay=0.5) for name in names_in(resnet, group)]
-    freeze(resnet, frozenset())
+    freeze(resnet, "none")
     later = [name for group in groups_of(resnet, tuple(first), layer_decay=0.5) for name in names_in(resnet, group)]
     assert sorted(first + later) == sorted(name for name, _ in resnet.model.named_parameters())
     assert {name.split(".")[0] for name in first} == {"layer4", "fc"}

@@ -58,10 +58,9 @@ def _check_same(folder: Path, found: LoadedSearch, loaded: LoadedRecipe) -> None
     if not path.exists():
         return
     before, recipe = _read_search(path)
-    differences = find_differences(recipe, loaded.recipe)
     changed = [
         _changed(folder, key, json.dumps(old), json.dumps(new))
-        for key, (old, new) in differences.items()
+        for key, (old, new) in find_differences(recipe, loaded.recipe).items()
         if not is_allowed(key, FREE)
     ]
     errors = [*loaded.error(changed).lines, *found.error(_changes_of_search(folder, before, found.search)).lines]
@@ -89,7 +88,6 @@ def _read_search(path: Path) -> tuple[Search, dict[str, Any]]:
     """The search and the recipe that it began with."""
     try:
         kept = dict(json.loads(path.read_text()))
-        search = Search.model_validate_json(json.dumps({key: kept[key] for key in Search.model_fields}))
-        return search, dict(kept["recipe"])
+        return Search.from_plain({key: kept[key] for key in Search.model_fields}), dict(kept["recipe"])
     except (OSError, ValueError, TypeError, KeyError):
         raise RunError(f"{path}: damaged; remove its folder, or start another search with --folder") from None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 
 from launcher.commands.jobs.tune.optimiser import RUNNING, Optimiser
 from launcher.commands.jobs.tune.plan import SearchPlan
@@ -34,11 +35,13 @@ def run_trials(plan: SearchPlan, optimiser: Optimiser, console: Console, stop: S
                 _fill_slots(plan, optimiser, active, console)
             if not active:
                 return
-            for trial in [*active.values()]:
+            for trial in list(active.values()):
                 if _follow(plan, optimiser, trial, console):
                     del active[trial.slot]
             if stop():
-                _stop_all(active)
+                for trial in active.values():
+                    trial.training.request_stop()
+                _wait_while(lambda: any(trial.poll() == "running" for trial in active.values()))
                 raise Stopped("stopped while searching; the same command resumes the search")
             time.sleep(POLL_S)
     finally:
@@ -49,25 +52,25 @@ def run_trials(plan: SearchPlan, optimiser: Optimiser, console: Console, stop: S
 def _fill_slots(plan: SearchPlan, optimiser: Optimiser, active: Active, console: Console) -> None:
     """Start a trial in every free slot; those that an earlier search left unfinished come first."""
     trials = optimiser.trials()
+    num_running = sum(trial.status == RUNNING for trial in trials)  # in a slot, or left unfinished
+    num_new = min(plan.parallel - num_running, plan.search.num_trials - len(trials))
+    if num_new > 0:
+        optimiser.propose(num_new)
+        trials = optimiser.trials()
     numbers = {trial.number for trial in active.values()}
     waiting = [trial for trial in trials if trial.status == RUNNING and trial.number not in numbers]
     free = [slot for slot in range(plan.parallel) if slot not in active]
-    num_new = min(len(free) - len(waiting), plan.search.num_trials - len(trials))
-    if num_new > 0:
-        optimiser.propose(num_new)
-        waiting = [each for each in optimiser.trials() if each.status == RUNNING and each.number not in numbers]
     for slot, trial in zip(free, waiting, strict=False):
-        if plan.job is None:  # SlurmTrial finds a job that still runs
-            _wait_until_free(plan.folder_of(trial.number))
+        if plan.job is None:  # processes of a killed search may still be saving; SlurmTrial finds a job that still runs
+            _wait_while(partial(is_running, plan.folder_of(trial.number), has_ended=False))
         shown = "  ".join(f"{key} {show_value(value)}" for key, value in trial.values.items())
         console.say(f"trial {trial.number} of {plan.search.num_trials}: {shown}")
         active[slot] = start_trial(plan, trial.number, trial.values, slot)
 
 
-def _wait_until_free(folder: Path) -> None:
-    """Wait for processes of a killed search, which may still be saving."""
+def _wait_while(is_saving: Callable[[], bool]) -> None:
     until_s = time.monotonic() + SAVE_S
-    while is_running(folder, has_ended=False) and time.monotonic() < until_s:
+    while is_saving() and time.monotonic() < until_s:
         time.sleep(POLL_S)
 
 
@@ -106,12 +109,3 @@ def _check_failures(optimiser: Optimiser, max_failures: int, error: str) -> None
     if num_failed >= max_failures and all(trial.score is None for trial in trials):
         which = f"{max_failures} trials have" if max_failures > 1 else "the only trial has"
         raise RunError(f"{which} failed and none is done; the last error: {error}")
-
-
-def _stop_all(active: Active) -> None:
-    """Let the running trials save and end."""
-    for trial in active.values():
-        trial.training.request_stop()
-    until_s = time.monotonic() + SAVE_S
-    while any(trial.poll() == "running" for trial in active.values()) and time.monotonic() < until_s:
-        time.sleep(POLL_S)

@@ -45,7 +45,7 @@ def tune(recipe_file: Path, overrides: Sequence[str], options: TuneOptions) -> i
 def _add_recipe(optimiser: Optimiser, search: Search, loaded: LoadedRecipe, say: Say) -> None:
     """Make the recipe's own values the first trial, so that the best is never worse."""
     if search.num_trials < search.trials:
-        say(f"note: there are only {search.num_distinct} different trials, not {search.trials}: each runs once")
+        say(f"note: there are only {search.num_trials} different trials, not {search.trials}: each runs once")
     if optimiser.trials():
         return
     values, outside = recipe_values(search, loaded.recipe)

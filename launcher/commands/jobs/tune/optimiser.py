@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 STATE_NAME = "optimiser.json"
 OBJECTIVE = "score"
 """Ax's name of what it maximizes."""
-KINDS = {bool: "bool", int: "int", float: "float", str: "str"}
 PROPOSED_BY = {"Sobol": "Sobol", "MBM": "model"}
 """Ax's names of its generators -> ours."""
 DONE, RUNNING = "COMPLETED", "RUNNING"
@@ -33,14 +32,13 @@ DONE, RUNNING = "COMPLETED", "RUNNING"
 
 @dataclass(frozen=True)
 class Trial:
+    """`status`: Ax's word. `score`: higher is better; None without one. `proposed_by`: recipe, Sobol, model or grid."""
+
     number: int
     values: Values
     status: str
-    """In Ax's words."""
     score: float | None
-    """Higher is better; None without a result."""
     proposed_by: str
-    """recipe, Sobol, model or grid."""
 
 
 class Optimiser:
@@ -67,17 +65,16 @@ class Optimiser:
 
     def propose(self, num_trials: int) -> None:
         """Add trials, at most this many; fewer where the model first needs the results of running trials."""
-        grid = [*itertools.islice(self._untried(), num_trials)] if self._search.is_grid else None
-        with self._changed():
-            if grid is None:
+        if not self._search.is_grid:
+            with self._changed():
                 self._client.get_next_trials(max_trials=num_trials)
-            for values in grid or ():
-                self._client.attach_trial({**values})
-
-    def _untried(self) -> Iterator[Values]:
-        """Points of the grid without a trial. Ax would search for minutes, or forever, once all of them are tried."""
+            return
+        # Ax would search for minutes, or forever, once all points of the grid have a trial.
         tried = [trial.values for trial in self.trials()]
-        return (values for values in self._search.grid() if values not in tried)
+        untried = (values for values in self._search.grid() if values not in tried)
+        with self._changed():
+            for values in itertools.islice(untried, num_trials):
+                self._client.attach_trial({**values})
 
     def report(self, number: int, score: float, step: int) -> None:
         with self._changed():
@@ -121,13 +118,11 @@ class Optimiser:
 
     def _read_row(self, row: Mapping[str, Any]) -> Trial:
         values = {key: _as_written(domain, row[key]) for key, domain in self._search.search.items()}
-        score = row.get(OBJECTIVE)
-        has_score = isinstance(score, float) and math.isfinite(score)
+        number, status, score = int(row["trial_index"]), str(row["trial_status"]), row.get(OBJECTIVE)
+        if not (isinstance(score, float) and math.isfinite(score)):
+            score = None
         generator = PROPOSED_BY.get(row.get("generation_node", ""), "grid")
-        proposed_by = "recipe" if row["arm_name"] == "recipe" else generator
-        return Trial(
-            int(row["trial_index"]), values, str(row["trial_status"]), score if has_score else None, proposed_by
-        )
+        return Trial(number, values, status, score, "recipe" if row["arm_name"] == "recipe" else generator)
 
     @contextmanager
     def _changed(self) -> Iterator[None]:
@@ -170,7 +165,7 @@ def _parameter(key: str, domain: Domain) -> Any:
         bounds = (float(domain.low), float(domain.high))
         return RangeParameterConfig(key, bounds, "int" if domain.whole else "float", scaling=scaling)  # type: ignore[arg-type]
     kinds = {type(value) for value in domain}
-    kind: Any = KINDS[kinds.pop()] if len(kinds) == 1 else "float"
+    kind: Any = kinds.pop().__name__ if len(kinds) == 1 else "float"
     return ChoiceParameterConfig(key, [*domain], kind, is_ordered=kind in ("int", "float"))  # type: ignore[arg-type]
 
 

@@ -23,9 +23,6 @@ from launcher.recipe.schema import Recipe
 from launcher.text import Say
 from launcher.train.prepare import complete_recipe, plan_run
 
-FOLDER = "trial-{:03d}"
-RECIPE_NAME = "recipe.yaml"
-
 
 @dataclass(frozen=True)
 class SearchPlan:
@@ -52,10 +49,10 @@ class SearchPlan:
     @property
     def recipe_file(self) -> Path:
         """The search's own copy with the overrides: the user may edit the recipe while trials run or queue."""
-        return self.folder / RECIPE_NAME
+        return self.folder / "recipe.yaml"
 
     def folder_of(self, number: int) -> Path:
-        return self.folder / FOLDER.format(number)
+        return self.folder / f"trial-{number:03d}"
 
 
 def plan_search(loaded: LoadedRecipe, search: Search, options: TuneOptions, say: Say, stop: ShouldStop) -> SearchPlan:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -70,16 +69,12 @@ def write_charts(plan: SearchPlan, optimiser: Optimiser, trials: Sequence[Trial]
         ranges = [key for key, domain in plan.search.search.items() if isinstance(domain, Range)]
         for keys in itertools.islice(itertools.combinations(ranges, 2), MAX_CONTOURS):
             if not _write_contour(plan, optimiser, trials, best, keys):
-                return [_why_no_contour(plan.search.is_grid)]
+                if plan.search.is_grid:
+                    return ["no contour charts: every combination of values has its own trial; see the table"]
+                return ["no contour charts: too few trials for a model; raise trials in the search file"]
     except UserError as error:
         return [str(error)]
     return []
-
-
-def _why_no_contour(is_grid: bool) -> str:
-    if is_grid:
-        return "no contour charts: every combination of values has its own trial; see the table"
-    return "no contour charts: too few trials for a model; raise trials in the search file"
 
 
 def _write_contour(
@@ -100,10 +95,7 @@ def _write_contour(
 
 def _axis(domain: Range) -> list[float]:
     """Points of a range. Its ends are exact, as the model refuses values outside."""
+    ends = float(domain.low), float(domain.high)
     if domain.whole:
-        return [*map(float, np.unique(np.linspace(domain.low, domain.high, CONTOUR_POINTS).round().astype(int)))]
-    inner = np.linspace(0, 1, CONTOUR_POINTS)[1:-1]
-    low, high = float(domain.low), float(domain.high)
-    if domain.log:
-        return [low, *np.exp(math.log(low) + inner * math.log(high / low)).tolist(), high]
-    return [low, *(low + inner * (high - low)).tolist(), high]
+        return list(map(float, np.unique(np.linspace(*ends, CONTOUR_POINTS).round())))
+    return list(map(float, (np.geomspace if domain.log else np.linspace)(*ends, CONTOUR_POINTS)))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError
+from pydantic import Discriminator, Field, Tag, ValidationError
 
 from launcher.errors import RecipeError, nearest
 from launcher.recipe.fields import Count, Section
@@ -54,13 +54,11 @@ class Range(Section):
     """Whole numbers only."""
 
 
-Choices = Annotated[tuple[Value, ...], Field(min_length=2)]
 Domain = Range | tuple[Value, ...]
 _Domain = Annotated[
-    Annotated[Range, Tag("[range]")] | Annotated[Choices, Tag("[choices]")],
+    Annotated[Range, Tag("[range]")] | Annotated[tuple[Value, ...], Field(min_length=2), Tag("[choices]")],
     Discriminator(lambda data: "[choices]" if isinstance(data, list | tuple) else "[range]"),
 ]
-_DOMAIN: TypeAdapter[Domain] = TypeAdapter(_Domain)
 
 
 class Search(Section):
@@ -78,19 +76,18 @@ class Search(Section):
     """Key of the recipe -> {low, high, log, whole}, or a list of values to choose from."""
 
     @property
-    def num_distinct(self) -> int | None:
-        """Number of different trials; None: infinite."""
-        sizes = [_size(domain) for domain in self.search.values()]
-        return None if None in sizes else math.prod(size for size in sizes if size is not None)
+    def num_distinct(self) -> float:
+        """Number of different trials, which may be infinite."""
+        return math.prod(map(_size, self.search.values()), start=1.0)
 
     @property
     def num_trials(self) -> int:
-        return self.trials if self.num_distinct is None else min(self.trials, self.num_distinct)
+        return int(min(self.trials, self.num_distinct))
 
     @property
     def is_grid(self) -> bool:
         """Whether every different trial is wanted, so that no model has to choose."""
-        return self.num_distinct is not None and self.num_distinct <= self.trials
+        return self.num_distinct <= self.trials
 
     def grid(self) -> Iterator[Values]:
         """Values of every different trial of a search whose number is finite."""
@@ -119,7 +116,7 @@ def load_search(file: Path, recipe_file: Path, overrides: Sequence[str]) -> Load
     data, lines = _read(file)
     problems: list[Problem] = []
     try:
-        search = Search.model_validate_json(json.dumps(data))
+        search = Search.from_plain(data)
     except ValidationError as error:
         problems = explain(error, data, Search).problems
     domains = data.get("search")
@@ -170,11 +167,11 @@ def _contains(domain: Domain, value: Any) -> bool:
     return is_number and domain.low <= value <= domain.high and (not domain.whole or isinstance(value, int))
 
 
-def _size(domain: Domain) -> int | None:
-    """Number of values; None: infinite."""
+def _size(domain: Domain) -> float:
+    """Number of values, which may be infinite."""
     if not isinstance(domain, Range):
         return len(domain)
-    return int(domain.high) - int(domain.low) + 1 if domain.whole else None
+    return int(domain.high) - int(domain.low) + 1 if domain.whole else math.inf
 
 
 def _read(file: Path) -> tuple[dict[str, Any], Lines]:
@@ -201,7 +198,7 @@ def _check(recipe_file: Path, overrides: Sequence[str], key: str, written: Any) 
         yield f"tune itself sets this key: {SET_BY_TUNE[key]}; take it out of the search"
         return
     try:
-        domain = _DOMAIN.validate_json(json.dumps(written))
+        domain = Search.from_plain({"search": {key: written}}).search[key]
         contradiction = _find_contradiction(domain)
     except ValidationError:  # load_search reports it
         domain, contradiction = (), ""

@@ -69,9 +69,7 @@ class SlurmTrial:
         subprocess.run(["scancel", self.job_id], capture_output=True, timeout=SBATCH_TIMEOUT_S, check=False)
         self._polled_s = 0.0
 
-    def kill(self) -> None:
-        """Cancel the job: SLURM kills it if it does not end."""
-        self.request_stop()
+    kill = request_stop  # SLURM kills a cancelled job that does not end
 
     def _exit_code(self) -> int:
         """1 where the job left none."""

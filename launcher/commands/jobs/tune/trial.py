@@ -16,9 +16,6 @@ from launcher.run.folder import FINISHED, read_summary
 from launcher.run.history import find_number, read_curve
 from launcher.run.journal import JournalTail
 
-LOGS = "logs"
-"""Folder, in the search's, with the output of the trials' processes."""
-
 State = Literal["running", "done", "stopped", "failed"]
 
 
@@ -79,7 +76,7 @@ class RunningTrial:
 def start_trial(plan: SearchPlan, number: int, values: Values, slot: int) -> RunningTrial:
     """Start the trial, or resume it."""
     folder = plan.folder_of(number)
-    output = plan.folder / LOGS / folder.name
+    output = plan.folder / "logs" / folder.name
     output.parent.mkdir(exist_ok=True)
     own: Values = {"run.dir": str(folder), "run.name": plan.name, "log.wandb.job_type": "tune"}
     overrides = as_overrides({**values, **own})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,14 @@ import torch
 from safetensors.torch import load_file
 
 from launcher.errors import SpawnedRunError
+from launcher.run.history import STARTS
 from launcher.run.journal import Record, read_journal
 
 Steps = dict[int, Record]
 """Step -> its train record."""
 
-Check = Callable[[Record, Record], str | None]
-"""(expected record, found record) -> what differs, in words."""
+Check = Callable[[Any, Any], str | None]
+"""(expected value, found value) -> what differs, in words."""
 
 SAME = "same"
 DIFFERS = "differs"
@@ -45,12 +47,11 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class KilledRun:
+    """Train records up to the kill, and since the resume. `resumed_at`: step of the checkpoint that it resumed from."""
+
     before: Steps
-    """Train records up to the kill."""
     after: Steps
-    """Train records since the resume."""
     resumed_at: int
-    """Step of the checkpoint that it resumed from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,10 @@ class Tolerance:
     def __str__(self) -> str:
         return f"within {self.relative:.2%}, as {self.reason}" if self.relative else "to the last digit"
 
+    def check(self, expected: Any, found: Any) -> str | None:
+        old, new = float(expected), float(found)
+        return None if math.isclose(old, new, rel_tol=self.relative) else f"loss {new!r}, not {old!r}"
+
 
 EXACT = Tolerance(0.0, "")
 
@@ -74,8 +79,8 @@ def read_steps(folder: Path) -> Steps:
 def read_killed_run(folder: Path) -> KilledRun:
     """Raise SpawnedRunError when the run was not started once and resumed once."""
     records = read_journal(folder)
-    starts = [i for i, record in enumerate(records) if record.get("name") in ("started", "resumed")]
-    if [records[i]["name"] for i in starts] != ["started", "resumed"]:
+    starts = [i for i, record in enumerate(records) if record.get("name") in STARTS]
+    if tuple(records[i]["name"] for i in starts) != STARTS:
         raise SpawnedRunError(f"its journal has {len(starts)} starts, not 2")
     resumed = starts[1]
     return KilledRun(_steps(records[:resumed]), _steps(records[resumed:]), int(records[resumed]["step"]))
@@ -85,67 +90,58 @@ def _steps(records: Iterable[Record]) -> Steps:
     return {record["step"]: record for record in records if record["kind"] == "train"}
 
 
+def compare_runs(expected: Steps, found: KilledRun, before: Tolerance, after: Tolerance | str) -> dict[str, str]:
+    """The verdict of each comparison, by its name. `before`, `after`: see `compare_losses`."""
+    return {
+        "resume": compare_resume(expected, found),
+        "sample ids": _compare_chains(expected, found, "samples", _check_samples),
+        "augmentation": _compare_chains(expected, found, "augmentation", _check_augmentation),
+        "losses": compare_losses(expected, found, before, after),
+    }
+
+
 def compare_resume(expected: Steps, run: KilledRun) -> str:
     """Whether the run resumed from a checkpoint, and has every step."""
     if run.resumed_at == 0:
         return f"{DIFFERS} at step 1 (started at step 0, although a checkpoint existed)"
     remaining = set(range(run.resumed_at + 1, max(expected) + 1))
     missing = (set(expected) - set(run.before) - set(run.after)) | (remaining - set(run.after))
-    for step in sorted(missing | (set(run.after) - remaining)):
+    if wrong := missing | (set(run.after) - remaining):
+        step = min(wrong)
         return f"{DIFFERS} at step {step} ({'missing' if step in missing else 'unexpected'})"
     return f"{SAME}: killed after step {max(run.before)}, resumed at step {run.resumed_at}"
 
 
-def compare_samples(expected: Steps, run: KilledRun) -> str:
-    def check(old: Record, new: Record) -> str | None:
-        return _list_difference(old["samples"], new["samples"])
-
-    return _compare_chains(expected, run, check, "samples")
-
-
-def compare_augmentation(expected: Steps, run: KilledRun) -> str:
-    def check(old: Record, new: Record) -> str | None:
-        right, wrong = old["augmentation"], new["augmentation"]
-        return None if right == wrong else f"parameters with hash {wrong[:8]}, not {right[:8]}"
-
-    return _compare_chains(expected, run, check, "augmentation")
-
-
-def _compare_chains(expected: Steps, run: KilledRun, check: Check, key: str) -> str:
-    difference = find_difference(expected, run.before, check, " before the kill")
-    difference = difference or find_difference(expected, run.after, check)
+def _compare_chains(expected: Steps, run: KilledRun, key: str, check: Check) -> str:
+    difference = _find_difference(expected, run.before, key, check, " before the kill")
+    difference = difference or _find_difference(expected, run.after, key, check)
     return difference or f"{SAME}: {len(expected)} steps, hash {hash_chain(expected, key)}"
 
 
 def compare_losses(expected: Steps, run: KilledRun, before: Tolerance, after: Tolerance | str) -> str:
     """`before`: up to the kill. `after`: since the resume, or why these losses cannot be compared."""
-    difference = find_difference(expected, run.before, _loss_check(before), " before the kill")
+    difference = _find_difference(expected, run.before, "loss", before.check, " before the kill")
     if difference:
         return difference
     if isinstance(after, str):
         return f"{NOT_COMPARABLE} after step {run.resumed_at} ({after})"
-    return find_difference(expected, run.after, _loss_check(after)) or f"{SAME}: {after}"
+    return _find_difference(expected, run.after, "loss", after.check) or f"{SAME}: {after}"
 
 
-def _loss_check(tolerance: Tolerance) -> Check:
-    def check(expected: Record, found: Record) -> str | None:
-        old, new = float(expected["loss"]), float(found["loss"])
-        is_close = old == new or abs(old - new) <= tolerance.relative * max(abs(old), abs(new))
-        return None if is_close else f"loss {new!r}, not {old!r}"
-
-    return check
-
-
-def find_difference(expected: Steps, steps: Steps, check: Check, when: str = "") -> str | None:
-    """`differs at step N{when} (what)` for the first step that differs."""
-    for step in sorted(steps):
-        what = check(expected[step], steps[step]) if step in expected else "the uninterrupted run has no such step"
+def _find_difference(expected: Steps, steps: Steps, key: str, check: Check, when: str = "") -> str | None:
+    """`differs at step N{when} (what)` for the first step whose records differ in `key`."""
+    for step, record in sorted(steps.items()):
+        what = check(expected[step][key], record[key]) if step in expected else "the uninterrupted run has no such step"
         if what is not None:
             return f"{DIFFERS} at step {step}{when} ({what})"
     return None
 
 
-def _list_difference(expected: list[int], found: list[int]) -> str | None:
+def _check_augmentation(expected: str, found: str) -> str | None:
+    return None if expected == found else f"parameters with hash {found[:8]}, not {expected[:8]}"
+
+
+def _check_samples(expected: list[int], found: list[int]) -> str | None:
     if expected == found:
         return None
     if len(expected) != len(found):

@@ -7,6 +7,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -14,8 +15,7 @@ import torch
 from launcher.commands.jobs.options import FEWEST_STEPS, VerifyOptions
 from launcher.commands.jobs.spawn import check_single_process
 from launcher.commands.jobs.verify_resume.compare import Comparison
-from launcher.commands.jobs.verify_resume.trainings import Trainings, instrumented
-from launcher.commands.jobs.verify_resume.verification import Verification, draw_kill_steps
+from launcher.commands.jobs.verify_resume.verification import Trainings, Verification, draw_kill_steps, instrumented
 from launcher.data.prepare import prepare_data
 from launcher.distributed.signals import install_signal_handlers
 from launcher.distributed.strategy import choose_device
@@ -47,7 +47,8 @@ def verify(recipe_file: Path, overrides: Sequence[str], options: VerifyOptions) 
     num_gpus = torch.cuda.device_count()
     device = choose_device(recipe.strategy.device, num_gpus, World(), os.environ)
     size = options.processes or (num_gpus if device == "cuda" else 1)
-    _check_device(recipe, num_gpus, {size, options.other_processes or 1})
+    for each in {size, options.other_processes or 1}:
+        choose_device(recipe.strategy.device, num_gpus, World(size=each, local_size=each), os.environ)
     manifest = prepare_data(recipe.data, World(), stop)
     plan = plan_run(loaded, recipe, size, manifest)
     max_size = num_gpus if device == "cuda" else max(OTHER_SIZES)
@@ -63,11 +64,6 @@ def verify(recipe_file: Path, overrides: Sequence[str], options: VerifyOptions) 
     return _show(comparisons, folder, options.keep is not None, console)
 
 
-def _check_device(recipe: Recipe, num_gpus: int, sizes: set[int]) -> None:
-    for size in sizes:
-        choose_device(recipe.strategy.device, num_gpus, World(size=size, local_size=size), os.environ)
-
-
 def _plan_resized(
     loaded: LoadedRecipe, recipe: Recipe, manifest: Manifest, plan: Plan, wanted: int | None, max_size: int
 ) -> Plan | None:
@@ -77,12 +73,9 @@ def _plan_resized(
     if wanted is not None:
         return plan_run(loaded, recipe, wanted, manifest)
     for size in OTHER_SIZES:
-        if size == plan.world_size or size > max_size:
-            continue
-        try:
-            return plan_run(loaded, recipe, size, manifest)
-        except RecipeError:
-            continue
+        if size != plan.world_size and size <= max_size:
+            with suppress(RecipeError):
+                return plan_run(loaded, recipe, size, manifest)
     return None
 
 
@@ -120,10 +113,8 @@ def _show(comparisons: list[Comparison], folder: Path, is_kept: bool, console: C
     else:
         shutil.rmtree(folder)
     if num_different:
-        total = len(comparisons)
-        console.say(
-            f"killing and resuming does not give the same training: {num_different} of {total} comparisons differ"
-        )
+        counts = f"{num_different} of {len(comparisons)} comparisons differ"
+        console.say(f"killing and resuming does not give the same training: {counts}")
         return EXIT_FAILED
     console.say("killing and resuming gives the same training, in everything that can be compared")
     return EXIT_DONE

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from launcher.commands.jobs.verify_resume.compare import Tolerance
-from launcher.models.frozen.freeze import freeze, frozen_names, set_training
+from launcher.models.frozen.freeze import freeze, set_training
 from launcher.models.loss import count_outputs
 from launcher.models.zoo import build_model
 from launcher.recipe.facts import output_size
@@ -43,7 +43,7 @@ def probe_traits(recipe: Recipe, plan: Plan) -> NetworkTraits:
     assert size is not None, "recipes with images of different sizes are refused"
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         network = build_model(with_values(backbone, values), count_outputs(recipe.loss, plan.num_classes))
-        freeze(network, frozen_names(network, backbone.stages[plan.stage(plan.total_steps)].freeze))
+        freeze(network, backbone.stages[plan.stage(plan.total_steps)].freeze)
         set_training(network.model)
         before = torch.get_rng_state()
         network.model(torch.linspace(-1, 1, 2 * 3 * size[0] * size[1]).view(2, 3, *size))
@@ -62,16 +62,12 @@ def why_not_comparable(traits: NetworkTraits, recipe: Recipe, plan: Plan, other:
     """Why losses may differ between the world sizes of `plan` and `other`; None where they must not."""
     if traits.is_random:
         return "the network draws random numbers, as dropout does, and each number of processes draws others"
-    num_images, num_other = (_batchnorm_images(recipe, each) for each in (plan, other))
+    is_synced = recipe.strategy.sync_batchnorm  # over the images of all processes
+    num_images, num_other = (each.micro_batch * (each.world_size if is_synced else 1) for each in (plan, other))
     if traits.has_batchnorm and num_images != num_other:
-        same = "null" if recipe.strategy.sync_batchnorm else math.gcd(plan.micro_batch, other.micro_batch)
+        same = "null" if is_synced else math.gcd(plan.micro_batch, other.micro_batch)
         return (
             f"BatchNorm sees {num_images} images at a time with world size {plan.world_size}, {num_other} with "
             f"{other.world_size}; train.micro_batch={same} makes them equal"
         )
     return None
-
-
-def _batchnorm_images(recipe: Recipe, plan: Plan) -> int:
-    """Images over which a BatchNorm takes its statistics."""
-    return plan.micro_batch * (plan.world_size if recipe.strategy.sync_batchnorm else 1)

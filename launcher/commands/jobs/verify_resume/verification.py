@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+from launcher.commands.jobs.spawn import SpawnedRanks, environment_for, follow, train_command
 from launcher.commands.jobs.verify_resume.compare import (
     DIFFERS,
     EXACT,
@@ -12,23 +18,70 @@ from launcher.commands.jobs.verify_resume.compare import (
     Comparison,
     Steps,
     Tolerance,
-    compare_augmentation,
-    compare_losses,
-    compare_resume,
-    compare_samples,
+    compare_runs,
     compare_weights,
     read_killed_run,
     read_steps,
 )
-from launcher.commands.jobs.verify_resume.trainings import Trainings, checkpoint_interval
 from launcher.commands.jobs.verify_resume.traits import probe_traits, rounding_of, why_not_comparable
+from launcher.distributed.comm import ShouldStop
 from launcher.errors import EXIT_USER_ERROR, SpawnedRunError, UserError
 from launcher.recipe.plan import Plan
 from launcher.recipe.schema import Recipe
+from launcher.run.folder import FINISHED, read_summary
+from launcher.run.journal import JournalTail
 from launcher.text import Say
 
 UNINTERRUPTED, KILLED, RESIZED = "uninterrupted", "killed", "resized"
 """Names of the runs and of their folders."""
+NUM_CHECKPOINTS = 5
+"""Checkpoints of a run, about: a kill comes after the first and before the last step."""
+MAX_TRIES = 3
+"""On a busy machine a short training may end before the kill."""
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """Trainings of one recipe, each in a folder of its name in `folder`. `hang_s`: see `follow`."""
+
+    recipe_file: Path
+    overrides: tuple[str, ...]
+    device: str
+    folder: Path
+    hang_s: float
+    stop: ShouldStop
+
+    def run_to_end(self, name: str, world_size: int) -> None:
+        """Start the training, or resume it. Raise SpawnedRunError when it fails or hangs."""
+        with self._start(name, world_size) as steps:
+            for _ in steps:
+                pass
+
+    def kill_at(self, name: str, world_size: int, kill_step: int) -> None:
+        """Start the training, and SIGKILL all its ranks once the journal has `kill_step` and a checkpoint exists.
+
+        Raise SpawnedRunError when it fails or hangs, UserError when it ends first, again and again.
+        """
+        folder = self.folder / name
+        for _ in range(MAX_TRIES):
+            with self._start(name, world_size) as steps:
+                for step in steps:
+                    if step >= kill_step and (folder / "checkpoints" / "last").exists():
+                        break
+            if read_summary(folder).get("status") not in FINISHED:
+                return
+            shutil.rmtree(folder)
+        raise UserError(f"{name} run: ends before it can be killed at step {kill_step}; give more --steps")
+
+    @contextmanager
+    def _start(self, name: str, world_size: int) -> Iterator[Iterator[int]]:
+        """Yield the newest steps, as `follow` does. Leaving the context kills the ranks that still run."""
+        folder = self.folder / name
+        command = train_command(self.recipe_file, [*self.overrides, f"run.dir={json.dumps(str(folder))}"])
+        environment = environment_for(world_size, self.device)
+        journal = JournalTail(folder, from_end=True)
+        with SpawnedRanks(command, world_size, environment, folder) as ranks:
+            yield follow(ranks, journal, self.hang_s, self.stop)
 
 
 @dataclass(frozen=True)
@@ -77,32 +130,41 @@ class Verification:
         except SpawnedRunError as error:
             newest = max(read_steps(folder / name), default=0)
             return [Comparison(title, "resume", f"{DIFFERS} after step {newest} ({error})")]
-        before, after, no_weights = self._expect(plan)
-        weights = no_weights or compare_weights(folder / UNINTERRUPTED, folder / name, self.plan.total_steps)
-        return [
-            Comparison(title, "resume", compare_resume(expected, found)),
-            Comparison(title, "sample ids", compare_samples(expected, found)),
-            Comparison(title, "augmentation", compare_augmentation(expected, found)),
-            Comparison(title, "losses", compare_losses(expected, found, before, after)),
-            Comparison(title, "weights", weights),
-        ]
-
-    def _expect(self, plan: Plan) -> tuple[Tolerance, Tolerance | str, str | None]:
-        """Tolerances of a run that resumes with `plan`.
-
-        Tolerance of the losses before the kill; tolerance after it, or why they cannot be compared; None, or why the
-        weights cannot be compared.
-        """
         traits = probe_traits(self.recipe, plan)
         rounding = rounding_of(traits, self.recipe)
         before = rounding if self.is_cuda else EXACT
-        if plan.world_size != self.plan.world_size:
+        after: Tolerance | str = before
+        why_no_weights = "a GPU may sum in another order each time" if self.is_cuda else ""
+        if size != other_size:
             after = why_not_comparable(traits, self.recipe, self.plan, plan) or rounding
-            reason = "sums over another number of processes are rounded in another order"
-            return before, after, f"{NOT_COMPARABLE} ({reason})"
-        if self.is_cuda:
-            return before, before, f"{NOT_COMPARABLE} (a GPU may sum in another order each time)"
-        return before, before, None
+            why_no_weights = "sums over another number of processes are rounded in another order"
+        verdicts = compare_runs(expected, found, before, after)
+        if why_no_weights:
+            verdicts["weights"] = f"{NOT_COMPARABLE} ({why_no_weights})"
+        else:
+            verdicts["weights"] = compare_weights(folder / UNINTERRUPTED, folder / name, self.plan.total_steps)
+        return [Comparison(title, what, verdict) for what, verdict in verdicts.items()]
+
+
+def instrumented(steps: int) -> tuple[str, ...]:
+    """Overrides that make a recipe a few steps long, and log everything that is compared.
+
+    Deterministic algorithms, so that only resuming can make a difference; no stored features, so that each step
+    augments its images.
+    """
+    return (
+        f"train.epochs={steps}st",
+        "train.patience=null",
+        f"checkpoint.every={checkpoint_interval(steps)}st",
+        "log.samples=true",
+        "log.wandb.mode=disabled",
+        "run.deterministic=true",
+        "strategy.feature_cache_gib=0",
+    )
+
+
+def checkpoint_interval(steps: int) -> int:
+    return max(1, steps // NUM_CHECKPOINTS)
 
 
 def draw_kill_steps(plan: Plan, seed: int) -> tuple[int, int]:

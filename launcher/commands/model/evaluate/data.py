@@ -39,12 +39,15 @@ def open_eval_data(data: str | None, split: str, spec: NetworkSpec, strategy: St
     """The images of a split, with the class numbers of the run. Called by every rank.
 
     `data`: a folder of shards or its URL, or a folder with a folder for each class, with or without splits above;
-    None: the data that the run was trained on. Raise UserError when the split does not exist or the classes differ,
-    ShardsError and DataError as `prepare_data`.
+    None: the data that the run was trained on. Raise UserError when the split does not exist, the classes differ
+    or the run's data have been removed or replaced; ShardsError and DataError as `prepare_data`.
     """
     section = spec.recipe.data
     if data is None:
-        return _open_own(section, split, spec, strategy)
+        try:
+            return _open_shards(section, split, spec, strategy)
+        except (ShardsError, DataError) as error:
+            raise UserError(f"{error}; or choose other images of the same classes with --data") from None
     if is_url(data) or (Path(data) / MANIFEST_NAME).exists():
         section = with_values(section, {"dir": data, "source": None, "split": None, "classes": None})
         return _open_shards(section, split, spec, strategy)
@@ -53,14 +56,6 @@ def open_eval_data(data: str | None, split: str, spec: NetworkSpec, strategy: St
         advice = f"give a folder of shards, or one with a folder for each class{nearest_path(Path(data))}"
         raise UserError(f"--data {data}: {what}; {advice}")
     return _open_images(data, split, spec)
-
-
-def _open_own(section: Data, split: str, spec: NetworkSpec, strategy: Strategy) -> EvalData:
-    """Raise UserError when the data have been removed or replaced."""
-    try:
-        return _open_shards(section, split, spec, strategy)
-    except (ShardsError, DataError) as error:
-        raise UserError(f"{error}; or choose other images of the same classes with --data") from None
 
 
 def _open_shards(section: Data, split: str, spec: NetworkSpec, strategy: Strategy) -> EvalData:

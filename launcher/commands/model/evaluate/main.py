@@ -6,29 +6,25 @@ import hashlib
 import os
 from contextlib import closing, nullcontext, suppress
 from pathlib import Path
-from typing import Any
 
 from launcher.checkpoint.network_spec import SPEC_NAME
 from launcher.commands.model.evaluate.data import EvalData, open_eval_data
 from launcher.commands.model.evaluate.predictions import Collector
 from launcher.commands.model.evaluate.report import Evaluation, evaluation_rows, write_evaluation
-from launcher.commands.model.infer import TEST_TRANSFORMS, TransformedModel, build_eval_strategy, build_feed
+from launcher.commands.model.infer import TEST_TRANSFORMS, build_eval_strategy, build_feed
 from launcher.commands.model.load import TrainedModel, choose_folder, load_trained, read_run_spec
 from launcher.commands.model.options import EvaluateOptions
 from launcher.data.bad_samples import DeferBadSample, build_bad_sample_policy
 from launcher.data.feed import ImageFeed
 from launcher.distributed.signals import follow_launcher
-from launcher.distributed.strategy import Strategy
 from launcher.errors import EXIT_DONE, RunError, Stopped
 from launcher.models.loss import build_loss
-from launcher.recipe.schema import Train
 from launcher.recipe.url import is_url
 from launcher.run.console import Console
 from launcher.train.evaluate import EvalSplit, evaluate
 from shards.console import ConsoleProgress
 from shards.progress import SILENT
 
-FOLDER = "evaluations"
 MAX_BATCH = 128
 """Images per forward pass where the recipe sets none: fewer gain nothing, more may not fit beside other work."""
 
@@ -39,10 +35,11 @@ def evaluate_run(run: Path, options: EvaluateOptions) -> int:
     Raise LauncherError or ShardsError for what the user can fix.
     """
     follow_launcher()
-    transform = TEST_TRANSFORMS[options.transform]
     recipe = read_run_spec(run, options.checkpoint).recipe
     strategy = build_eval_strategy(options.device, recipe)
     trained = load_trained(run, options.checkpoint, strategy)
+    transform = TEST_TRANSFORMS[options.transform]
+    trained.model.register_forward_pre_hook(lambda _model, inputs: (transform(*inputs),))
     data = open_eval_data(options.data, options.split, trained.spec, strategy)
     folder = options.output or choose_folder(run, _name_folder(run, options))
     strategy.comm.run_on_rank0(lambda: _check_folder(folder))
@@ -50,7 +47,7 @@ def evaluate_run(run: Path, options: EvaluateOptions) -> int:
     feed = build_feed(data.reader, trained.augment, strategy, bad_samples)
     with closing(feed.loader):
         evaluation = _evaluate(trained, data, options, feed, bad_samples)
-        notes = strategy.comm.run_on_rank0(lambda: write_evaluation(evaluation, feed, transform, folder))
+        notes = strategy.comm.run_on_rank0(lambda: write_evaluation(evaluation, feed, folder))
     if strategy.world.is_first:
         console = Console()
         for note in notes:
@@ -67,10 +64,11 @@ def _evaluate(
     that the recipe does not let it skip.
     """
     spec, strategy, comm, num_images = trained.spec, feed.strategy, feed.strategy.comm, data.reader.num_images
-    may_skip = spec.recipe.data.on_error == "skip"
-    split = EvalSplit(options.split, num_images, len(spec.classes), _count_batch(spec.recipe.train), may_skip)
-    model = TransformedModel(trained.network.model, TEST_TRANSFORMS[options.transform])
-    loss = build_loss(spec.recipe.loss, training=False)
+    may_skip, train = spec.recipe.data.on_error == "skip", spec.recipe.train
+    # Images per forward pass: the same on any number of ranks, so that results are rounded the same.
+    batch = train.eval_batch or train.micro_batch or min(train.global_batch, MAX_BATCH)
+    split = EvalSplit(options.split, num_images, len(spec.classes), batch, may_skip)
+    model, loss = trained.model, build_loss(spec.recipe.loss, training=False)
     with ConsoleProgress() if comm.world.is_first else nullcontext(SILENT) as progress:
 
         def show(num_mine: int) -> None:
@@ -79,22 +77,12 @@ def _evaluate(
 
         collector = Collector(show)
         with suppress(Stopped):  # raised on all ranks for the error that `raise_on_all` raises next
-            counts = evaluate(
-                *(model, feed, loss, split, strategy),
-                should_stop=lambda: bad_samples.error is not None,
-                on_batch=collector.add,
-            )
+            counts = evaluate(model, feed, loss, split, strategy, lambda: bad_samples.error is not None, collector.add)
         comm.raise_on_all(bad_samples.error)
     predictions, names = collector.gather(comm, data.reader.name_of)
     skipped = [message for each in comm.all_gather_object(bad_samples.take_new()) for message in each.values()]
     metrics = counts.metrics(spec.classes) | {"loss": predictions.mean_loss, "ece": predictions.ece}
-    metadata = {**_describe(trained, data, options, strategy), "skipped_samples": skipped}
-    return Evaluation(metadata, metrics, counts.confusion_KK.cpu().numpy(), predictions, names, spec.classes)
-
-
-def _describe(trained: TrainedModel, data: EvalData, options: EvaluateOptions, strategy: Strategy) -> dict[str, Any]:
-    """Checkpoint, data, transform and device: `launcher compare` pairs evaluations by them."""
-    return {
+    metadata = {
         "checkpoint": str(trained.checkpoint),
         "split": options.split,
         "data": data.location,
@@ -103,25 +91,20 @@ def _describe(trained: TrainedModel, data: EvalData, options: EvaluateOptions, s
         "device": strategy.device.type,
         "precision": strategy.precision,
         "world_size": strategy.world.size,
+        "skipped_samples": skipped,
     }
-
-
-def _count_batch(train: Train) -> int:
-    """Images per forward pass: the same on any number of ranks, so that results are rounded the same."""
-    return train.eval_batch or train.micro_batch or min(train.global_batch, MAX_BATCH)
+    return Evaluation(metadata, metrics, counts.confusion_KK.cpu().numpy(), predictions, names, spec.classes)
 
 
 def _name_folder(run: Path, options: EvaluateOptions) -> str:
     """`evaluations/test-best`, with the other options in its name; data of one name at two locations are told apart."""
-    which = run.resolve().name if (run / SPEC_NAME).exists() else options.checkpoint
-    data = [] if options.data is None else [_name_data(options.data)]
-    transform = [] if options.transform == "none" else [options.transform]
-    return f"{FOLDER}/{'-'.join([options.split, which, *data, *transform])}"
-
-
-def _name_data(data: str) -> str:
-    location = data if is_url(data) else str(Path(data).resolve())
-    return f"{location.rstrip('/').rpartition('/')[2]}-{hashlib.sha256(location.encode()).hexdigest()[:6]}"
+    parts = [options.split, run.resolve().name if (run / SPEC_NAME).exists() else options.checkpoint]
+    if options.data is not None:
+        location = options.data if is_url(options.data) else str(Path(options.data).resolve())
+        parts += [location.rstrip("/").rpartition("/")[2], hashlib.sha256(location.encode()).hexdigest()[:6]]
+    if options.transform != "none":
+        parts.append(options.transform)
+    return f"evaluations/{'-'.join(parts)}"
 
 
 def _check_folder(folder: Path) -> None:

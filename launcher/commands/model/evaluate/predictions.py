@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -63,26 +63,25 @@ class Predictions:
         return rows
 
 
-def expected_calibration_error(confidences_N: Floats, is_right_N: npt.NDArray[np.bool_]) -> float:
+def expected_calibration_error(confidences_N: npt.NDArray[np.floating], is_right_N: npt.NDArray[np.bool_]) -> float:
     """Mean over images of |confidence - accuracy| of their bin; the bins are of equal width.
 
     A bin includes its lower bound; the last includes 1, too.
     """
-    number_N = np.searchsorted(np.linspace(0, 1, BINS + 1), confidences_N.astype(np.float64), side="right") - 1
-    number_N = np.clip(number_N, 0, BINS - 1)
-    gaps = np.zeros(BINS)
-    np.add.at(gaps, number_N, confidences_N.astype(np.float64) - is_right_N)
+    confidences_N = confidences_N.astype(np.float64)
+    number_N = np.searchsorted(np.linspace(0, 1, BINS + 1), confidences_N, side="right") - 1
+    gaps = np.bincount(np.clip(number_N, 0, BINS - 1), confidences_N - is_right_N)
     return float(np.abs(gaps).sum() / len(confidences_N))
 
 
+@dataclass
 class Collector:
     """Collects the predictions of this rank. `add` is an `OnBatch` of `evaluate`."""
 
-    def __init__(self, show: Callable[[int], None]) -> None:
-        """`show`: called with the number of images that this rank has done."""
-        self._show = show
-        self._parts: list[Predictions] = []
-        self._num_done = 0
+    show: Callable[[int], None]
+    """Called with the number of images that this rank has done."""
+    parts: list[Predictions] = field(default_factory=list)
+    num_done: int = 0
 
     def add(self, examples: Examples, scores_BK: Tensor, losses_B: Tensor) -> None:
         counted_B = examples.weights_B > 0
@@ -91,13 +90,13 @@ class Collector:
         label_probs_B = probs_BK.gather(1, examples.labels_B[:, None])[:, 0]
         tensors = (examples.labels_B, top_BT, probs_BT, label_probs_B, losses_B.float())
         ids_B = examples.ids_B[counted_B.cpu().numpy()]
-        self._parts.append(Predictions(ids_B, *(tensor[counted_B].cpu().numpy() for tensor in tensors)))
-        self._num_done += int((examples.ids_B >= 0).sum())
-        self._show(self._num_done)
+        self.parts.append(Predictions(ids_B, *(tensor[counted_B].cpu().numpy() for tensor in tensors)))
+        self.num_done += int((examples.ids_B >= 0).sum())
+        self.show(self.num_done)
 
     def gather(self, comm: Comm, name_of: Callable[[int], str]) -> tuple[Predictions, list[str]]:
         """The predictions of all ranks and the images' names, on every rank."""
-        mine = [_join(self._parts)] if self._parts else []
+        mine = [_join(self.parts)] if self.parts else []
         names = [name_of(i) for part in mine for i in part.ids_N.tolist()]
         parts = comm.all_gather_object((mine, names))
         everything = _join([part for each, _ in parts for part in each])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from launcher.commands.model.evaluate.predictions import BINS, Predictions, write_predictions
-from launcher.commands.model.infer import TestTransform
+from launcher.commands.model.infer import TEST_TRANSFORMS
 from launcher.data.feed import ImageFeed
 from launcher.errors import UserError
 from launcher.metrics.names import Metrics
@@ -33,7 +33,7 @@ MOST_CONFUSED = 3
 @dataclass(frozen=True)
 class Evaluation:
     metadata: dict[str, Any]
-    """Checkpoint, split, data, transform, device and `skipped_samples`."""
+    """Checkpoint; split, data, transform and device, by which `launcher compare` pairs evaluations; skipped samples."""
     metrics: Metrics
     confusion_KK: Matrix
     """[true, predicted]; without rows where there are too many classes."""
@@ -43,9 +43,9 @@ class Evaluation:
     classes: Sequence[str]
 
 
-def write_evaluation(evaluation: Evaluation, feed: ImageFeed, transform: TestTransform, folder: Path) -> list[str]:
+def write_evaluation(evaluation: Evaluation, feed: ImageFeed, folder: Path) -> list[str]:
     """Write all files and return notes for the user. Raise OSError when a file cannot be written."""
-    e, notes = evaluation, []
+    e, notes, title = evaluation, [], title_of(evaluation.metadata["split"], evaluation.metrics)
     content = {**e.metadata, "figures": e.metrics}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FIGURES_NAME).unlink(missing_ok=True)  # written last: without it the evaluation is incomplete
@@ -55,21 +55,23 @@ def write_evaluation(evaluation: Evaluation, feed: ImageFeed, transform: TestTra
     else:
         notes.append(f"no confusion matrix: too many classes ({len(e.classes):,})")
     try:
-        _write_charts(e, folder)
-    except UserError as error:
+        if len(e.confusion_KK):
+            write_confusion(e.confusion_KK, e.classes, title, folder / "confusion.png")
+        write_per_class(e.metrics["per_class"], title, folder / "per_class.png")
+    except UserError as error:  # matplotlib is not installed
         notes.append(str(error))
-    _write_mistakes(e, feed, transform, folder / "mistakes.png")
+    _write_mistakes(e, feed, folder / "mistakes.png")
     write_atomically(folder / FIGURES_NAME, f"{render_json(content, indent=1)}\n".encode())
     return notes
 
 
 def evaluation_rows(evaluation: Evaluation, folder: Path) -> list[Row]:
-    """Rows of the table."""
     e = evaluation
     skipped = e.metrics.get("num_skipped")
+    transform = "" if e.metadata["transform"] == "none" else f", {e.metadata['transform']}"
     return [
         ("checkpoint", str(e.metadata["checkpoint"])),
-        ("data", f"{e.metadata['data']}{'' if e.metadata['transform'] == 'none' else ', ' + e.metadata['transform']}"),
+        ("data", f"{e.metadata['data']}{transform}"),
         *metrics_rows(e.metadata["split"], e.metrics),
         ("calibration error", f"{e.metrics['ece']:.2%}  ({BINS} bins)"),
         *([("confused most", confused)] if (confused := _name_confused(e)) else []),
@@ -88,14 +90,6 @@ def _name_confused(e: Evaluation) -> str:
     return ", ".join(f"{e.classes[i]} as {e.classes[j]} {off_KK[i, j]:,}x" for i, j in pairs if off_KK[i, j])
 
 
-def _write_charts(e: Evaluation, folder: Path) -> None:
-    """Raise UserError where matplotlib is not installed, OSError when a chart cannot be written."""
-    title = title_of(e.metadata["split"], e.metrics)
-    if len(e.confusion_KK):
-        write_confusion(e.confusion_KK, e.classes, title, folder / "confusion.png")
-    write_per_class(e.metrics["per_class"], title, folder / "per_class.png")
-
-
 def _render_matrix(confusion_KK: Matrix, classes: Sequence[str]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -104,7 +98,7 @@ def _render_matrix(confusion_KK: Matrix, classes: Sequence[str]) -> str:
     return stream.getvalue()
 
 
-def _write_mistakes(e: Evaluation, feed: ImageFeed, transform: TestTransform, path: Path) -> None:
+def _write_mistakes(e: Evaluation, feed: ImageFeed, path: Path) -> None:
     """The most confident mistakes as the network saw them, captioned with prediction, confidence and true class."""
     rows_M = e.predictions.worst(MISTAKES)
     if not len(rows_M):
@@ -112,9 +106,10 @@ def _write_mistakes(e: Evaluation, feed: ImageFeed, transform: TestTransform, pa
         return
     [examples] = feed.batches([(0, e.predictions.ids_N[rows_M])])
     assert examples.images_BCHW is not None
-    pixels = to_pixels(transform(examples.images_BCHW), feed.augment.mean, feed.augment.std)
+    seen_BCHW = TEST_TRANSFORMS[e.metadata["transform"]](examples.images_BCHW)
+    pixels = to_pixels(seen_BCHW, feed.augment.mean, feed.augment.std)
     columns = (e.predictions.top_NT[rows_M, 0], e.predictions.probs_NT[rows_M, 0], e.predictions.labels_N[rows_M])
     captions = [f"{e.classes[top]}: {prob:.0%} ({e.classes[label]})" for top, prob, label in zip(*columns, strict=True)]
     cells = list(zip(captions, pixels, strict=True))
     rows = [cells[start : start + COLUMNS] for start in range(0, len(cells), COLUMNS)]
-    write_sheet(rows, find_cell((pixels.shape[1], pixels.shape[2])), path)
+    write_sheet(rows, find_cell(pixels.shape[1:3]), path)

@@ -11,33 +11,30 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from launcher.augment.execute import Augment
-from launcher.commands.model.explain.heat import blend
-from launcher.commands.model.explain.methods import (
-    Explainer,
-    MethodOptions,
-    Scores,
-    choose_method_options,
-    import_captum,
-)
-from launcher.commands.model.infer import build_eval_strategy, to_input
+from launcher.commands.model.explain.methods import Explainer, choose_method_options, import_captum
+from launcher.commands.model.infer import NameBadSamples, Probabilities, build_eval_strategy, to_input
 from launcher.commands.model.load import TrainedModel, choose_folder, load_trained, read_run_spec
 from launcher.commands.model.options import ExplainOptions
-from launcher.commands.model.unreadable import NameBadSamples
 from launcher.data.image_files import ImageReader, find_images
 from launcher.distributed.strategy import Strategy
 from launcher.errors import DataError, UserError, nearest
-from launcher.models.loss import class_scores
 from launcher.run.console import Console
-from launcher.run.image_grid import find_cell, to_pixels, write_sheet
+from launcher.run.image_grid import Pixels, find_cell, to_pixels, write_sheet
 from shards.console import ConsoleProgress
 from shards.progress import SILENT, Progress
 
 READABLE_PIXELS = 192
 """Sides that smaller images are enlarged to, so that there is room for their captions."""
+FULL_PERCENTILE = 98
+"""Percentile of the magnitudes at which a color is strongest, so that one pixel cannot make all others pale."""
+STRONGEST = 0.7
+"""Share of the color there; the rest is the image."""
+FOR = (220, 30, 30)
+AGAINST = (30, 60, 220)
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class HeatMaps:
         image_1CHW = to_input(reader.read(number), self.trained.augment).to(self.explainer.extremes_NC11.device)
         self.folder.mkdir(parents=True, exist_ok=True)
         with torch.no_grad():
-            probs_K = class_scores(self.trained.network.model(image_1CHW)).float().softmax(1)[0]
+            [probs_K] = Probabilities(self.trained.model)(image_1CHW)
         [pixels_HWC] = to_pixels(image_1CHW, self.trained.augment.mean, self.trained.augment.std)
         cell, path = find_cell(pixels_HWC.shape[:2], READABLE_PIXELS), Path(reader.name_of(number))
         for label in self.labels or [int(probs_K.argmax())]:
@@ -82,7 +79,9 @@ def explain(run: Path, paths: Sequence[str], options: ExplainOptions) -> int:
     strategy = build_eval_strategy(options.device)
     trained = load_trained(run, options.checkpoint, strategy)
     output = options.output or choose_folder(run, "explanations")
-    maps = HeatMaps(trained, build_explainer(trained, method_options, strategy), labels, output)
+    levels_N1 = torch.tensor([[0.0], [1.0]])  # black and white
+    extremes_NC11 = ((levels_N1 - trained.augment.mean) / trained.augment.std)[:, :, None, None].to(strategy.device)
+    maps = HeatMaps(trained, Explainer(trained.model, method_options, extremes_NC11), labels, output)
     unreadable = NameBadSamples()
     with ConsoleProgress() if strategy.world.is_first else nullcontext(SILENT) as progress:
         _explain_all(maps, reader, unreadable, strategy, progress)
@@ -110,20 +109,20 @@ def _explain_all(
             unreadable.report(strategy.comm, progress.note)
         unreadable.check_any_readable(reader.num_images)
     except OSError as error:
-        raise UserError(
-            f"--output {maps.folder}: cannot be written ({error.strerror}); choose another folder"
-        ) from None
+        what = f"--output {maps.folder}: cannot be written ({error.strerror})"
+        raise UserError(f"{what}; choose another folder") from None
 
 
-def build_explainer(trained: TrainedModel, method_options: MethodOptions, strategy: Strategy) -> Explainer:
-    extremes_NC11 = to_extremes(trained.augment).to(strategy.device)
-    return Explainer(Scores(trained.network.model).eval(), method_options, extremes_NC11)
-
-
-def to_extremes(augment: Augment) -> Tensor:
-    """A black and a white pixel, normalized: [2, C, 1, 1]."""
-    levels_N1 = torch.tensor([[0.0], [1.0]])
-    return ((levels_N1 - augment.mean) / augment.std)[:, :, None, None]
+def blend(pixels_HWC: Pixels, heat_HW: npt.NDArray[np.float32]) -> Pixels:
+    """The heat over the image: red is evidence for the class, blue against it. A copy where there is no heat at all."""
+    magnitudes_HW = np.abs(heat_HW)
+    full = float(np.percentile(magnitudes_HW, FULL_PERCENTILE)) or float(magnitudes_HW.max())
+    if full == 0:
+        return pixels_HWC.copy()
+    alpha_HW1 = STRONGEST * np.minimum(magnitudes_HW / full, 1)[..., None]
+    colors_HWC = np.where(heat_HW[..., None] > 0, FOR, AGAINST)
+    blended: Pixels = ((1 - alpha_HW1) * pixels_HWC + alpha_HW1 * colors_HWC).round().astype(np.uint8)
+    return blended
 
 
 def name_file(path: Path, number: int, class_name: str, label: int) -> str:

@@ -6,9 +6,11 @@ integrated gradients, have the mean color that normalization subtracts: zero.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 
 import numpy as np
@@ -16,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from launcher.commands.model.explain.layer import find_map_layer
 from launcher.commands.model.options import ExplainOptions, Method
 from launcher.errors import UserError, check_at_least_1
 
@@ -26,6 +27,10 @@ MAX_FORWARD = 256
 """Most images in a forward pass, however small."""
 NOISE = 0.15
 """Standard deviation, in normalized values, of the noise that gradient-shap adds to the image."""
+_POOLS = (
+    *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
+    *(nn.FractionalMaxPool2d, nn.LPPool2d),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +66,10 @@ def choose_method_options(options: ExplainOptions) -> MethodOptions:
     return chosen
 
 
-class Scores(nn.Module):
-    """The network with one score per class: images_BCHW -> scores_BK. A single logit l becomes -l and l, so that there
-    is evidence for either class."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images_BCHW: Tensor) -> Tensor:
-        outputs_BO: Tensor = self.model(images_BCHW).float()
-        return outputs_BO if outputs_BO.shape[1] > 1 else torch.cat([-outputs_BO, outputs_BO], dim=1)
-
-
 @dataclass(frozen=True)
 class Explainer:
-    scores: Scores
+    model: nn.Module
+    """In eval mode."""
     options: MethodOptions
     extremes_NC11: Tensor
     """Black and white, normalized: the baselines that gradient-shap draws from."""
@@ -96,12 +89,17 @@ class Explainer:
             attribution_1CHW = compute(image_1CHW, target)
         return attribution_1CHW.detach().float().sum(1)[0]
 
+    def _scores(self, images_BCHW: Tensor) -> Tensor:
+        """scores_BK, one for each class. A single logit l becomes -l and l: there is evidence for either class."""
+        outputs_BO: Tensor = self.model(images_BCHW).float()
+        return outputs_BO if outputs_BO.shape[1] > 1 else torch.cat([-outputs_BO, outputs_BO], dim=1)
+
     def _occlusion(self, image_1CHW: Tensor, target: int) -> Tensor:
         window, stride = self.options.window, self.options.stride
         height, width = image_1CHW.shape[2:]
         if window > min(height, width):
             raise UserError(f"--window {window}: the network's input is {height} x {width} pixels; choose less")
-        occlusion = import_captum().Occlusion(self.scores)
+        occlusion = import_captum().Occlusion(self._scores)
         # The heat of a pixel: the drop of the score when it is covered, averaged over the windows that cover it.
         with torch.no_grad():
             attribution_1CHW: Tensor = occlusion.attribute(
@@ -114,7 +112,7 @@ class Explainer:
         return attribution_1CHW[:, :1]  # all channels are covered at once: the others are the same
 
     def _gradient_shap(self, image_1CHW: Tensor, target: int) -> Tensor:
-        shap = import_captum().GradientShap(self.scores)
+        shap = import_captum().GradientShap(self._scores)
         samples, at_once = self.options.samples, max_forward_images(image_1CHW)
         extremes_NCHW = self.extremes_NC11.expand(-1, -1, *image_1CHW.shape[2:])
         total_1CHW = torch.zeros_like(image_1CHW)
@@ -125,23 +123,52 @@ class Explainer:
         return total_1CHW / samples
 
     def _integrated_gradients(self, image_1CHW: Tensor, target: int) -> Tensor:
-        attribution_1CHW: Tensor = (
-            import_captum()
-            .IntegratedGradients(self.scores)
-            .attribute(
-                image_1CHW,
-                target=target,
-                n_steps=self.options.samples,
-                internal_batch_size=max_forward_images(image_1CHW),
-            )
+        gradients, at_once = import_captum().IntegratedGradients(self._scores), max_forward_images(image_1CHW)
+        attribution_1CHW: Tensor = gradients.attribute(
+            image_1CHW, target=target, n_steps=self.options.samples, internal_batch_size=at_once
         )
         return attribution_1CHW
 
     def _gradcam(self, image_1CHW: Tensor, target: int) -> Tensor:
-        layer = self.scores.model.get_submodule(find_map_layer(self.scores.model, image_1CHW))
-        gradcam = import_captum().LayerGradCam(self.scores, layer)
+        layer = self.model.get_submodule(find_map_layer(self.model, image_1CHW))
+        gradcam = import_captum().LayerGradCam(self._scores, layer)
         map_11hw = gradcam.attribute(image_1CHW, target=target, relu_attributions=True)
         return F.interpolate(map_11hw, image_1CHW.shape[2:], mode="bilinear", align_corners=False)
+
+
+@torch.no_grad()
+def find_map_layer(model: nn.Module, image_1CHW: Tensor) -> str:
+    """The layer for grad-CAM: the module with the last output [1, channels, height, width] of more than one position.
+
+    Skips poolings, modules called several times, branches of a block that reduces to one position elsewhere, and maps
+    before tokens, [1, tokens, channels]. Raise UserError when there is none.
+    """
+    calls: Counter[str] = Counter()
+    maps: list[str] = []
+    single: list[str] = []
+
+    def record(name: str, module: nn.Module, _inputs: object, output: object) -> None:
+        calls[name] += 1
+        if not isinstance(output, Tensor):
+            return
+        if output.dim() == 3:
+            maps.clear()
+        elif output.dim() == 4 and not isinstance(module, _POOLS):
+            (maps if output[0, 0].numel() > 1 else single).append(name)
+
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if name:
+                hooks.enter_context(module.register_forward_hook(partial(record, name)))
+        model(image_1CHW)
+    once = [name for name in maps if calls[name] == 1]
+    if not once:
+        raise UserError(
+            "--method gradcam: this network has no feature map before its pooling; choose occlusion, gradient-shap or "
+            "integrated-gradients"
+        )
+    blocks = tuple(f"{name}." for name in single)
+    return ([name for name in once if not name.startswith(blocks)] or once)[-1]
 
 
 def max_forward_images(image_1CHW: Tensor) -> int:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from launcher.augment.sizes import exact_size
 from launcher.checkpoint.network_spec import NetworkSpec
 from launcher.errors import UserError
+from launcher.models.loss import count_outputs
 from launcher.models.timm import PREFIX
 from launcher.models.zoo import OWN
+from launcher.recipe.augment import Resize
 from launcher.recipe.facts import eval_size
 
 INPUT_NAME = "images"
@@ -40,12 +43,12 @@ def describe(spec: NetworkSpec, checkpoint: str) -> Metadata:
     }
 
 
-def describe_architecture(spec: NetworkSpec, num_outputs: int) -> Metadata:
+def describe_architecture(spec: NetworkSpec) -> Metadata:
     """`config.json` of a folder of Hugging Face's hub; timm reads that of its own networks."""
     name = spec.recipe.backbone.name
     is_timm = name.startswith(PREFIX)
     height, width = eval_size(spec.recipe)
-    head = spec.recipe.backbone.head
+    head, num_outputs = spec.recipe.backbone.head, count_outputs(spec.recipe.loss, len(spec.classes))
     metadata: Metadata = {
         "architecture": name.removeprefix(PREFIX).partition(".")[0],
         "library": "timm" if is_timm else "launcher" if name in OWN else "torchvision",
@@ -71,46 +74,41 @@ def describe_architecture(spec: NetworkSpec, num_outputs: int) -> Metadata:
 
 def _describe_timm_ops(spec: NetworkSpec) -> Metadata:
     """`crop_mode`, `crop_pct` and `interpolation` as timm names them, as far as it can express the operations."""
-    ops = {op["op"]: op for op in (each.model_dump(mode="json") for each in spec.recipe.augment.eval_ops)}
-    if "resize" not in ops:
+    resizes = [op for op in spec.recipe.augment.eval_ops if isinstance(op, Resize)]
+    if not resizes:
         return {"crop_pct": 1.0}
-    size, height = ops["resize"]["size"], eval_size(spec.recipe)[0]
+    resize = resizes[-1]
     return {
-        "interpolation": ops["resize"]["interpolation"],
-        "crop_mode": "center" if isinstance(size, int) else "squash",
-        "crop_pct": height / (size if isinstance(size, int) else size[0]),
+        "interpolation": resize.interpolation,
+        "crop_mode": "center" if isinstance(resize.size, int) else "squash",
+        "crop_pct": eval_size(spec.recipe)[0] / exact_size(resize.size)[0],
     }
 
 
 def describe_processor(spec: NetworkSpec) -> Metadata:
     """`preprocessor_config.json`. Raise UserError when it cannot express the recipe's operations."""
-    ops = [op.model_dump(mode="json") for op in spec.recipe.augment.eval_ops]
-    kinds = [op["op"] for op in ops]
+    kinds = [op.op for op in spec.recipe.augment.eval_ops]
     if kinds not in (["resize"], ["center_crop"], ["resize", "center_crop"]):
         raise UserError(
             f"--format hf: its preprocessor can resize and then crop, not {', '.join(kinds)}; choose another format"
         )
-    by_kind = {op["op"]: op for op in ops}
     metadata: Metadata = {
         "image_processor_type": "BitImageProcessor",
         "do_convert_rgb": True,
-        "do_resize": "resize" in by_kind,
-        "do_center_crop": "center_crop" in by_kind,
+        "do_resize": "resize" in kinds,
+        "do_center_crop": "center_crop" in kinds,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
         "image_mean": list(spec.mean),
         "image_std": list(spec.std),
     }
-    if resize := by_kind.get("resize"):
-        size = resize["size"]
-        metadata["size"] = {"shortest_edge": size} if isinstance(size, int) else _sides(size)
-        metadata["resample"] = _RESAMPLE[resize["interpolation"]]
-    if crop := by_kind.get("center_crop"):
-        size = crop["size"]
-        metadata["crop_size"] = _sides([size, size] if isinstance(size, int) else size)
+    for op in spec.recipe.augment.eval_ops:
+        height, width = exact_size(op.size)
+        sides = {"height": height, "width": width}
+        if isinstance(op, Resize):
+            metadata["size"] = {"shortest_edge": op.size} if isinstance(op.size, int) else sides
+            metadata["resample"] = _RESAMPLE[op.interpolation]
+        else:
+            metadata["crop_size"] = sides
     return metadata
-
-
-def _sides(size: list[int]) -> dict[str, int]:
-    return {"height": size[0], "width": size[1]}

@@ -7,24 +7,23 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from launcher.checkpoint.network_spec import NetworkSpec
 from launcher.checkpoint.tensor_file import write_tensors
 from launcher.commands.model.export.describe import Metadata, describe_architecture, describe_processor
-from launcher.commands.model.export.onnx import check_installed, open_onnx, read_onnx_metadata, write_onnx
-from launcher.commands.model.load import TrainedModel
+from launcher.commands.model.export.onnx import import_libraries, open_onnx, read_onnx_metadata, write_onnx
+from launcher.commands.model.infer import Probabilities
+from launcher.commands.model.load import TrainedModel, build_network
 from launcher.commands.model.options import ExportFormat
-from launcher.models.loss import class_scores, count_outputs
-from launcher.models.zoo import build_trained
 
 Predict = Callable[[Tensor], Tensor]
 """images_BCHW -> probs_BK."""
@@ -32,17 +31,6 @@ Predict = Callable[[Tensor], Tensor]
 WEIGHTS_NAME = "model.safetensors"
 METADATA_NAME = "launcher.json"
 """Name of the metadata in a folder of the hub and in a TorchScript file."""
-
-
-class Probabilities(nn.Module):
-    """A network that returns probabilities: images_BCHW -> probs_BK."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images_BCHW: Tensor) -> Tensor:
-        return class_scores(self.model(images_BCHW)).float().softmax(1)
 
 
 @dataclass(frozen=True)
@@ -59,17 +47,13 @@ class Exporter:
     read_metadata: Callable[[Path], Metadata]
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence TorchScript's warnings: that it is deprecated, and of shapes taken for constants, which are checked."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+# TorchScript warns that it is deprecated, and of shapes taken for constants, which are checked.
+_quiet = partial(warnings.catch_warnings, action="ignore")
 
 
 def _write_torchscript(path: Path, trained: TrainedModel, metadata: Metadata, example_BCHW: Tensor) -> None:
     with _quiet():
-        traced = torch.jit.trace(Probabilities(trained.network.model).eval(), example_BCHW, check_trace=False)  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(Probabilities(trained.model).eval(), example_BCHW, check_trace=False)  # type: ignore[no-untyped-call]
         frozen = torch.jit.freeze(traced)
         torch.jit.save(frozen, str(path), _extra_files={METADATA_NAME: json.dumps(metadata)})
 
@@ -88,20 +72,15 @@ def _read_torchscript_extra(path: Path) -> Metadata:
     return metadata
 
 
-def _write_onnx(path: Path, trained: TrainedModel, metadata: Metadata, example_BCHW: Tensor) -> None:
-    write_onnx(path, Probabilities(trained.network.model).eval(), metadata, example_BCHW)
-
-
 def _write_weights(path: Path, trained: TrainedModel, metadata: Metadata, _: Tensor) -> None:
-    write_tensors(
-        path, trained.network.model.state_dict(), {name: json.dumps(value) for name, value in metadata.items()}
-    )
+    texts = {name: json.dumps(value) for name, value in metadata.items()}
+    write_tensors(path, trained.model.state_dict(), texts)
 
 
 def _open_weights(path: Path, spec: NetworkSpec) -> Predict:
-    network = build_trained(spec.recipe.backbone, count_outputs(spec.recipe.loss, len(spec.classes)))
-    network.model.load_state_dict(load_file(path))
-    return Probabilities(network.model).eval()
+    model = build_network(spec)
+    model.load_state_dict(load_file(path))
+    return Probabilities(model).eval()
 
 
 def _read_weights_extra(path: Path) -> Metadata:
@@ -110,11 +89,10 @@ def _read_weights_extra(path: Path) -> Metadata:
 
 
 def _write_hf(path: Path, trained: TrainedModel, metadata: Metadata, example_BCHW: Tensor) -> None:
-    spec = trained.spec
     path.mkdir()
-    config = describe_architecture(spec, count_outputs(spec.recipe.loss, len(spec.classes)))
-    texts = {"config.json": config, "preprocessor_config.json": describe_processor(spec), METADATA_NAME: metadata}
-    for name, content in texts.items():
+    config, processor = describe_architecture(trained.spec), describe_processor(trained.spec)
+    files = {"config.json": config, "preprocessor_config.json": processor, METADATA_NAME: metadata}
+    for name, content in files.items():
         (path / name).write_text(json.dumps(content, indent=2) + "\n")
     _write_weights(path / WEIGHTS_NAME, trained, {}, example_BCHW)
 
@@ -122,7 +100,7 @@ def _write_hf(path: Path, trained: TrainedModel, metadata: Metadata, example_BCH
 EXPORTERS: dict[ExportFormat, Exporter] = {
     "torchscript": Exporter(".pt", lambda spec: None, _write_torchscript, _open_torchscript, _read_torchscript_extra),
     "onnx": Exporter(
-        ".onnx", lambda spec: check_installed(), _write_onnx, lambda path, spec: open_onnx(path), read_onnx_metadata
+        ".onnx", lambda spec: import_libraries(), write_onnx, lambda path, spec: open_onnx(path), read_onnx_metadata
     ),
     "safetensors": Exporter(".safetensors", lambda spec: None, _write_weights, _open_weights, _read_weights_extra),
     "hf": Exporter(

@@ -5,6 +5,7 @@ B batch, C channels, H x W pixels, K classes.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,22 +16,22 @@ from torch import Tensor
 
 from launcher.checkpoint.atomic import HASHES
 from launcher.commands.model.export.describe import describe
-from launcher.commands.model.export.formats import EXPORTERS, Exporter, Predict, Probabilities
-from launcher.commands.model.infer import check_single_process, to_input
+from launcher.commands.model.export.formats import EXPORTERS, Exporter, Predict
+from launcher.commands.model.infer import Probabilities, to_input
 from launcher.commands.model.load import TrainedModel, choose_folder, load_trained
 from launcher.commands.model.options import ExportFormat, ExportOptions
 from launcher.data.image_files import ImageReader, find_images
 from launcher.data.prepare import open_folder, prepare_data
 from launcher.data.reader import SampleReader, ShardReader
 from launcher.distributed.strategy import build_strategy
-from launcher.distributed.world import World
+from launcher.distributed.world import World, read_world
 from launcher.errors import EXIT_DONE, UserError
 from launcher.recipe.schema import Strategy as StrategySection
 from launcher.recipe.url import is_url
 from launcher.run.console import Console
 from launcher.text import first_line
 from shards.files import commit_folder
-from shards.manifest import Manifest, ShardsError, read_manifest
+from shards.manifest import ShardsError, read_manifest
 
 MAX_ERROR = 1e-3
 """Largest allowed difference between a probability of the network and of the export; rounding alone makes 1e-6."""
@@ -44,7 +45,8 @@ SPLITS = ("test", "valid", "train")
 
 def export(run: Path, options: ExportOptions) -> int:
     """Write the file or folder. Raise UserError, and leave nothing, when it does not compute what the network does."""
-    check_single_process("export")
+    if read_world(os.environ).size > 1:
+        raise UserError("export: runs as one process; start it without accelerate launch, torchrun or srun")
     exporter = EXPORTERS[options.format]
     section = StrategySection(device="cpu", channels_last=False)
     trained = load_trained(run, options.checkpoint, build_strategy(section, World(), 0, False))
@@ -54,7 +56,9 @@ def export(run: Path, options: ExportOptions) -> int:
     reader, origin = _open_images(trained, options.data)
     if isinstance(reader, ImageReader) and reader.holds(output):
         raise UserError(f"--output {output}: is one of the images; choose another")
-    samples = [reader.read(number) for number in _spread(reader.num_images)]
+    num_checked = min(reader.num_images, NUM_CHECKED)
+    numbers = np.unique(np.linspace(0, reader.num_images - 1, num_checked).astype(int)).tolist()
+    samples = [reader.read(number) for number in numbers]
     images_BCHW = torch.cat([to_input(sample, trained.augment) for sample in samples])
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -86,26 +90,17 @@ def _open_images(trained: TrainedModel, data: Path | None) -> tuple[SampleReader
     """The images to check on, and where they are from. Raise UserError when there are none."""
     if data is not None:
         return find_images([str(data)], trained.spec.classes, None), str(data)
-    manifest = _find_manifest(trained)
+    section = trained.spec.recipe.data
+    if is_url(str(section.dir)):
+        manifest = prepare_data(section, World())
+    else:
+        try:
+            manifest = read_manifest(section.folder)  # nothing is packed for a check
+        except ShardsError as error:
+            raise UserError(f"{error}; or give a folder of images to check on with --data") from None
     split = next(each for each in SPLITS if manifest.num_images(each))
-    reader = ShardReader(open_folder(trained.spec.recipe.data, manifest, World()), manifest, split)
-    return reader, f"{split} of {trained.spec.recipe.data.dir}"
-
-
-def _find_manifest(trained: TrainedModel) -> Manifest:
-    """The manifest of the run's shards. Raise UserError where there is none: nothing is packed for a check."""
-    data = trained.spec.recipe.data
-    if is_url(str(data.dir)):
-        return prepare_data(data, World())
-    try:
-        return read_manifest(data.folder)
-    except ShardsError as error:
-        raise UserError(f"{error}; or give a folder of images to check on with --data") from None
-
-
-def _spread(num_images: int) -> list[int]:
-    numbers: list[int] = np.unique(np.linspace(0, num_images - 1, min(num_images, NUM_CHECKED)).astype(int)).tolist()
-    return numbers
+    reader = ShardReader(open_folder(section, manifest, World()), manifest, split)
+    return reader, f"{split} of {section.dir}"
 
 
 def _write_checked(output: Path, exporter: Exporter, trained: TrainedModel, images_BCHW: Tensor) -> float:
@@ -141,7 +136,7 @@ def _impossible(problem: Exception) -> UserError:
 @torch.no_grad()
 def find_error(predict: Predict, trained: TrainedModel, images_BCHW: Tensor) -> float:
     """Largest difference of a probability, over all images as one batch and the first alone. NaN where one is NaN."""
-    wanted_BK = Probabilities(trained.network.model).eval()(images_BCHW)
+    wanted_BK = Probabilities(trained.model).eval()(images_BCHW)
     errors = []
     for batch in (slice(0, 1), slice(None)):
         try:

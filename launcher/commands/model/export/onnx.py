@@ -9,24 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from launcher.commands.model.export.describe import INPUT_NAME, OUTPUT_NAME, Metadata
+from launcher.commands.model.infer import Probabilities
+from launcher.commands.model.load import TrainedModel
 from launcher.errors import UserError
 
 
-def check_installed() -> None:
-    """Raise UserError when a library is missing, before anything is computed."""
-    _import_libraries()
-
-
-def write_onnx(path: Path, model: nn.Module, metadata: Metadata, example_BCHW: Tensor) -> None:
+def write_onnx(path: Path, trained: TrainedModel, metadata: Metadata, example_BCHW: Tensor) -> None:
     """Write a network for any batch size, with each entry of `metadata` as JSON in the file's metadata."""
-    onnx, _ = _import_libraries()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter about itself; its result is checked against the network
+    onnx, _ = import_libraries()
+    # The exporter warns about itself; its result is checked against the network.
+    with warnings.catch_warnings(action="ignore"):
         program = torch.onnx.export(
-            model,
+            Probabilities(trained.model).eval(),
             (example_BCHW,),
             dynamo=True,
             dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
@@ -42,17 +39,18 @@ def write_onnx(path: Path, model: nn.Module, metadata: Metadata, example_BCHW: T
 
 def open_onnx(path: Path) -> Callable[[Tensor], Tensor]:
     """images_BCHW -> probs_BK, computed by onnxruntime from the file."""
-    _, onnxruntime = _import_libraries()
+    _, onnxruntime = import_libraries()
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return lambda images_BCHW: torch.from_numpy(session.run(None, {INPUT_NAME: images_BCHW.numpy()})[0])
 
 
 def read_onnx_metadata(path: Path) -> Metadata:
-    onnx, _ = _import_libraries()
+    onnx, _ = import_libraries()
     return {each.key: json.loads(each.value) for each in onnx.load(path).metadata_props}
 
 
-def _import_libraries() -> tuple[Any, Any]:
+def import_libraries() -> tuple[Any, Any]:
+    """onnx and onnxruntime. Raise UserError when a library is missing."""
     try:
         import onnx
         import onnxruntime

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torchvision
@@ -36,17 +37,12 @@ class Classifier:
     """Notes for the user."""
 
 
-@dataclass(frozen=True)
-class FoundClassifier:
-    """A classifier that is not loaded yet."""
-
-    classes: tuple[str, ...]
-    open: Callable[[], Classifier]
-    """Loads it, and downloads its weights if need be. Raise RunError when a checkpoint is damaged, UserError when
-    weights cannot be downloaded."""
+Found = tuple[tuple[str, ...], Callable[[], Classifier]]
+"""Classes, and a function that loads the classifier and downloads its weights if need be. It raises RunError when a
+checkpoint is damaged, UserError when weights cannot be downloaded."""
 
 
-def find_classifier(run: str, which: str | None, device: Device) -> FoundClassifier:
+def find_classifier(run: str, which: str | None, device: Device) -> Found:
     """`run`: a run's folder, a checkpoint, or `torchvision/NAME`. `which`: of the run's checkpoints; None: the best.
 
     Raise RunError when it does not exist, UserError when torchvision has no such network.
@@ -57,23 +53,23 @@ def find_classifier(run: str, which: str | None, device: Device) -> FoundClassif
         return _find_torchvision(run.removeprefix(TORCHVISION), device)
     checkpoint = which or DEFAULT_CHECKPOINT
     spec = read_run_spec(Path(run), checkpoint)
-    return FoundClassifier(spec.classes, lambda: _open_run(Path(run), checkpoint, spec.recipe, device))
+    return spec.classes, partial(_open_run, Path(run), checkpoint, spec.recipe, device)
 
 
 def _open_run(run: Path, which: str, recipe: Recipe, device: Device) -> Classifier:
     strategy = build_eval_strategy(device, recipe)
     trained = load_trained(run, which, strategy)
-    return Classifier(trained.network.model, trained.spec.classes, trained.augment, strategy)
+    return Classifier(trained.model, trained.spec.classes, trained.augment, strategy)
 
 
-def _find_torchvision(name: str, device: Device) -> FoundClassifier:
+def _find_torchvision(name: str, device: Device) -> Found:
     names = torchvision.models.list_models(module=torchvision.models)
     if name not in names:
         hint = nearest(TORCHVISION + name, [TORCHVISION + each for each in names])
         raise UserError(f"{TORCHVISION}{name}: torchvision has no such classifier{hint}")
     backbone = Backbone(name=name, weights="DEFAULT", head="keep")
     classes = tuple(torchvision.models.get_model_weights(name)[backbone.weights].meta["categories"])
-    return FoundClassifier(classes, lambda: _open_torchvision(backbone, classes, device))
+    return classes, partial(_open_torchvision, backbone, classes, device)
 
 
 def _open_torchvision(backbone: Backbone, classes: tuple[str, ...], device: Device) -> Classifier:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.commands.model.infer import build_feed
+from launcher.commands.model.infer import NameBadSamples, build_feed
 from launcher.commands.model.options import PredictOptions
 from launcher.commands.model.predict.classifier import Classifier, find_classifier
 from launcher.commands.model.predict.output import FORMATS, Prediction, Write, choose_format, find_width, open_output
 from launcher.commands.model.predict.predictor import Predictor
-from launcher.commands.model.unreadable import NameBadSamples
-from launcher.data.image_files import ImageReader, find_images
+from launcher.data.image_files import find_images
 from launcher.distributed.signals import follow_launcher
 from launcher.errors import UserError, check_at_least_1
-from launcher.metrics.names import show_metric
 from launcher.run.image_grid import Captioned, find_cell, write_sheet
 from launcher.run.journal import JOURNAL_NAME
 from shards.console import ConsoleProgress
@@ -24,27 +21,6 @@ from shards.progress import SILENT, Progress
 
 GRID_IMAGES = 64
 GRID_COLUMNS = 8
-
-
-@dataclass
-class _Tally:
-    """Counts of the predicted images. The same on every rank."""
-
-    num_images: int = 0
-    num_known: int = 0
-    """Images whose class is known."""
-    num_right: int = 0
-
-    def add(self, prediction: Prediction) -> None:
-        self.num_images += 1
-        self.num_known += prediction.truth is not None
-        self.num_right += prediction.is_right
-
-    def describe(self) -> str:
-        if not self.num_known:
-            return f"{self.num_images:,} images"
-        accuracy = show_metric("accuracy", self.num_right / self.num_known)
-        return f"{self.num_images:,} images, {accuracy} on the {self.num_known:,} of a known class"
 
 
 def predict(run: str, paths: Sequence[str], options: PredictOptions) -> int:
@@ -55,11 +31,13 @@ def predict(run: str, paths: Sequence[str], options: PredictOptions) -> int:
     """
     follow_launcher()
     _check_options(options)
-    found = find_classifier(run, options.checkpoint, options.device)
-    reader = find_images(paths, found.classes, options.split)
-    _check_no_input(options, reader)
-    classifier = found.open()
-    is_first, tally, unreadable = classifier.strategy.world.is_first, _Tally(), NameBadSamples()
+    classes, open_classifier = find_classifier(run, options.checkpoint, options.device)
+    reader = find_images(paths, classes, options.split)
+    for name, file in options.files():
+        if reader.holds(file):
+            raise UserError(f"--{name} {file}: is one of the images; choose another")
+    classifier = open_classifier()
+    is_first, unreadable = classifier.strategy.world.is_first, NameBadSamples()
     with ConsoleProgress() if is_first else nullcontext(SILENT) as progress:
         for note in classifier.notes:
             progress.note(note)
@@ -67,31 +45,27 @@ def predict(run: str, paths: Sequence[str], options: PredictOptions) -> int:
             write = _open_on_rank0(options.output, classifier, stack)
             feed = build_feed(reader, classifier.augment, classifier.strategy, unreadable)
             stack.enter_context(closing(feed.loader))
-            num_best = min(options.top, len(classifier.classes))
+            num_best = min(options.top, len(classes))
             num_cells = 0 if options.grid is None else GRID_IMAGES
             predictor = Predictor(classifier, feed, num_best, options.flips, num_cells)
             render = FORMATS[choose_format(options.format, options.output)]
-            predictions = _follow(predictor, tally, unreadable, progress)
+            predictions = _follow(predictor, unreadable, progress)
             for text in render(predictions, num_best, find_width(options.output)):
                 write(text)
             unreadable.check_any_readable(reader.num_images)
         if options.grid is not None and is_first and predictor.cells:
             _write_grid(predictor.cells, options.grid)
-        progress.note(tally.describe() + unreadable.describe())
+        progress.note(predictor.describe() + unreadable.describe())
     classifier.strategy.comm.close()
     return unreadable.exit_code
 
 
-def _follow(
-    predictor: Predictor, tally: _Tally, unreadable: NameBadSamples, progress: Progress
-) -> Iterator[Prediction]:
-    """The predictions, counted, with progress and unreadable images shown on the way."""
+def _follow(predictor: Predictor, unreadable: NameBadSamples, progress: Progress) -> Iterator[Prediction]:
+    """The predictions, with progress and unreadable images shown on the way."""
     for predictions in predictor.rounds():
-        unreadable.report(predictor.comm, progress.note)
-        for prediction in predictions:
-            tally.add(prediction)
-            yield prediction
-        progress.update("predict", predictor.num_done, predictor.num_images)
+        unreadable.report(predictor.feed.strategy.comm, progress.note)
+        yield from predictions
+        progress.update("predict", predictor.num_done, predictor.feed.loader.reader.num_images)
 
 
 def _open_on_rank0(output: Path | None, classifier: Classifier, stack: ExitStack) -> Write:
@@ -99,11 +73,7 @@ def _open_on_rank0(output: Path | None, classifier: Classifier, stack: ExitStack
     cannot be opened.
     """
     writes: list[Write] = [lambda _text: None]
-
-    def open_it() -> None:
-        writes.append(stack.enter_context(open_output(output)))
-
-    classifier.strategy.comm.run_on_rank0(open_it)
+    classifier.strategy.comm.run_on_rank0(lambda: writes.append(stack.enter_context(open_output(output))))
     return writes[-1]
 
 
@@ -121,18 +91,10 @@ def _check_options(options: PredictOptions) -> None:
             raise UserError(f"--{name} {file}: is the journal of a run; choose another")
 
 
-def _check_no_input(options: PredictOptions, reader: ImageReader) -> None:
-    """Raise UserError when an image would be overwritten."""
-    for name, file in options.files():
-        if reader.holds(file):
-            raise UserError(f"--{name} {file}: is one of the images; choose another")
-
-
 def _write_grid(cells: Sequence[Captioned], path: Path) -> None:
     shown = cells[:GRID_IMAGES]
     rows = [shown[start : start + GRID_COLUMNS] for start in range(0, len(shown), GRID_COLUMNS)]
-    height, width, _ = shown[0][1].shape
     try:
-        write_sheet(rows, find_cell((height, width)), path)
+        write_sheet(rows, find_cell(shown[0][1].shape[:2]), path)
     except OSError as error:
         raise UserError(f"--grid {path}: cannot be written ({error.strerror}); choose another file") from None

@@ -60,19 +60,12 @@ def render_csv(predictions: Iterable[Prediction], num_best: int, _width: int) ->
 
 
 def render_tables(predictions: Iterable[Prediction], num_best: int, width: int) -> Iterator[str]:
-    names = ["image", *map(str, range(1, num_best + 1))]
+    names = ["image", *map(str, range(1, num_best + 1)), "truth"]
     remaining = iter(predictions)
     while block := list(islice(remaining, TABLE_ROWS)):
-        has_truth = any(each.truth is not None for each in block)
-        rows = [
-            [
-                each.name,
-                *(f"{name} {probability:.1%}" for name, probability in each.best),
-                *([each.truth or ""] if has_truth else []),
-            ]
-            for each in block
-        ]
-        yield render_columns([*names, "truth"] if has_truth else names, rows, width)
+        num_columns = len(names) if any(each.truth is not None for each in block) else len(names) - 1
+        rows = [[each.name, *(f"{name} {prob:.1%}" for name, prob in each.best), each.truth or ""] for each in block]
+        yield render_columns(names[:num_columns], [row[:num_columns] for row in rows], width)
 
 
 FORMATS: Mapping[str, Callable[[Iterable[Prediction], int, int], Iterator[str]]] = {

@@ -12,71 +12,75 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from launcher.commands.model.infer import TEST_TRANSFORMS
+from launcher.commands.model.infer import TEST_TRANSFORMS, Probabilities
 from launcher.commands.model.options import TransformName
 from launcher.commands.model.predict.classifier import Classifier
 from launcher.commands.model.predict.output import Prediction
 from launcher.data.feed import Examples, ImageFeed
 from launcher.data.image_files import UNKNOWN
-from launcher.models.loss import class_scores
+from launcher.metrics.names import show_metric
 from launcher.run.image_grid import Captioned, to_pixels
 
 BATCH = 32
 """Images per forward pass. Small, because with a GPU all of them are in memory at their full size."""
 
 
-@dataclass(frozen=True, slots=True)
-class _RankResult:
-    """The result of one rank's batch of a round; empty where it has no batch left."""
-
-    predictions: list[Prediction] = field(default_factory=list)
-    cells: list[Captioned] = field(default_factory=list)
-    num_images: int = 0
-
-
+@dataclass
 class Predictor:
-    """Predicts the images of `feed`. Of P ranks each takes every P-th batch, and they gather after every round.
+    """Predicts the images of `feed`. Of P ranks each takes every P-th batch, and they gather after every round."""
 
-    `cells`: the first images as the network saw them, with captions. `num_done`: images, unreadable ones included.
-    Both are the same on every rank.
-    """
-
-    def __init__(self, classifier: Classifier, feed: ImageFeed, num_best: int, flips: bool, num_cells: int) -> None:
-        """`num_best`: classes to name for each image. `num_cells`: the least number of `cells` to keep."""
-        self.comm = feed.strategy.comm
-        self.cells: list[Captioned] = []
-        self.num_done = 0
-        self.num_images = feed.loader.reader.num_images
-        self._classifier = classifier
-        self._feed = feed
-        self._num_best = num_best
-        self._flips = flips
-        self._num_cells = num_cells
+    classifier: Classifier
+    feed: ImageFeed
+    num_best: int
+    """Classes to name for each image."""
+    flips: bool
+    num_cells: int
+    """The least number of `cells` to keep."""
+    cells: list[Captioned] = field(default_factory=list)
+    """The first images as the network saw them, with captions. The same on every rank."""
+    num_done: int = 0
+    """Images, unreadable ones included. This and the next are the same on every rank."""
+    num_predicted: int = 0
+    num_known: int = 0
+    """Predicted images whose class is known."""
+    num_right: int = 0
 
     def rounds(self) -> Iterator[list[Prediction]]:
         """The predictions of each round for the images that can be read, in order, on every rank."""
-        world, starts = self.comm.world, range(0, self.num_images, BATCH)
-        mine = starts[world.rank :: world.size]
-        work = ((0, np.arange(start, min(start + BATCH, self.num_images))) for start in mine)
-        batches = iter(self._feed.batches(work))
-        for _ in range(0, len(starts), world.size):
-            results = self.comm.all_gather_object(self._predict(next(batches, None)))
-            for result in results:
-                self.cells += result.cells
-                self.num_done += result.num_images
-            yield [prediction for result in results for prediction in result.predictions]
+        comm, num_images = self.feed.strategy.comm, self.feed.loader.reader.num_images
+        starts = range(0, num_images, BATCH)
+        mine = starts[comm.world.rank :: comm.world.size]
+        work = ((0, np.arange(start, min(start + BATCH, num_images))) for start in mine)
+        batches = iter(self.feed.batches(work))
+        for _ in range(0, len(starts), comm.world.size):
+            examples = next(batches, None)
+            results = comm.all_gather_object(([], []) if examples is None else self._predict(examples))
+            self.num_done = min(self.num_done + comm.world.size * BATCH, num_images)
+            self.cells += [cell for _, cells in results for cell in cells]
+            predictions = [prediction for each, _ in results for prediction in each]
+            self.num_predicted += len(predictions)
+            self.num_known += sum(prediction.truth is not None for prediction in predictions)
+            self.num_right += sum(prediction.is_right for prediction in predictions)
+            yield predictions
 
-    def _predict(self, examples: Examples | None) -> _RankResult:
-        if examples is None:
-            return _RankResult()
-        probs_BK = predict_batch(self._classifier, examples.inputs[0], self._flips)
+    def describe(self) -> str:
+        """`12 images, accuracy 75.00% on the 8 of a known class`."""
+        images = f"{self.num_predicted:,} images"
+        if not self.num_known:
+            return images
+        accuracy = show_metric("accuracy", self.num_right / self.num_known)
+        return f"{images}, {accuracy} on the {self.num_known:,} of a known class"
+
+    def _predict(self, examples: Examples) -> tuple[list[Prediction], list[Captioned]]:
+        """The predictions and cells of one rank's batch."""
+        probs_BK = predict_batch(self.classifier, examples.inputs[0], self.flips)
         predictions = self._name_best(probs_BK, examples)
-        cells = list(self._draw(predictions, examples)) if len(self.cells) < self._num_cells else []
-        return _RankResult(predictions, cells, len(examples.ids_B))
+        cells = list(self._draw(predictions, examples)) if len(self.cells) < self.num_cells else []
+        return predictions, cells
 
     def _name_best(self, probs_BK: Tensor, examples: Examples) -> list[Prediction]:
-        classes, name_of = self._classifier.classes, self._feed.loader.reader.name_of
-        probs_BT, top_BT = (values.tolist() for values in probs_BK.topk(self._num_best, dim=1))
+        classes, name_of = self.classifier.classes, self.feed.loader.reader.name_of
+        probs_BT, top_BT = (values.tolist() for values in probs_BK.topk(self.num_best, dim=1))
         rows = torch.nonzero(examples.weights_B)[:, 0].tolist()
         labels = examples.labels_B.tolist()
         return [
@@ -89,7 +93,7 @@ class Predictor:
         ]
 
     def _draw(self, predictions: list[Prediction], examples: Examples) -> Iterator[Captioned]:
-        augment = self._classifier.augment
+        augment = self.feed.augment
         assert examples.images_BCHW is not None
         seen_BCHW = examples.images_BCHW[examples.weights_B > 0]
         for prediction, pixels in zip(predictions, to_pixels(seen_BCHW, augment.mean, augment.std), strict=True):
@@ -102,6 +106,6 @@ class Predictor:
 def predict_batch(classifier: Classifier, images_BCHW: Tensor, flips: bool) -> Tensor:
     """probs_BK on the CPU; with `flips` the mean over the images and their mirror images."""
     names: tuple[TransformName, ...] = ("none", "hflip") if flips else ("none",)
+    network = Probabilities(classifier.model)
     with classifier.strategy.autocast():
-        outputs = [classifier.model(TEST_TRANSFORMS[name](images_BCHW)) for name in names]
-    return torch.stack([class_scores(each_BO).float().softmax(1) for each_BO in outputs]).mean(0).cpu()
+        return torch.stack([network(TEST_TRANSFORMS[name](images_BCHW)) for name in names]).mean(0).cpu()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,6 +29,8 @@ NUM_SAMPLES = 256
 """Most images that are decoded and augmented over and over."""
 SAMPLE_PIXELS = 2**26
 """Most pixels of these images: 192 MiB."""
+ENDLESS = range(1, sys.maxsize)
+"""Steps of a training that does not end."""
 
 Rows = list[tuple[str, str, str]]
 """Stage, images per second, and how it was measured."""
@@ -35,14 +38,14 @@ Rows = list[tuple[str, str, str]]
 
 @dataclass(frozen=True)
 class Samples:
-    """Some of the training images. `ids_B`: those that are kept in memory.
-
-    `num_pixels` and `long_side` are of one image, on average.
-    """
+    """Some of the training images."""
 
     ids_B: Ids
+    """Those that are kept in memory."""
     num_pixels: float
+    """Mean over images."""
     long_side: float
+    """Mean of the longer sides, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -54,34 +57,6 @@ class Meter:
     samples: Samples
     seconds: float
     """Duration of each measurement."""
-
-    def measure(self, counts: list[int]) -> tuple[Speeds, Rows]:
-        """`counts`: numbers of threads to try, until more of them do not help."""
-        rows, is_cpu = Rows(), self.job.strategy.device.type == "cpu"
-
-        def add(stage: str, speed: float, how: str) -> float:
-            rows.append((stage, f"{speed:,.0f}", how))
-            return speed
-
-        with _one_thread():
-            read, bytes_per_s = self.read()
-            add("read", read, f"1 thread, {show_bytes(bytes_per_s)}/s; files read before come from memory")
-            decode = add("decode", self.decode(), "1 thread")
-            augment = add("augment", self.augment(), "1 thread" if is_cpu else self.job.strategy.device.type)
-        by_workers: dict[int, float] = {}
-        for workers in counts:
-            before = max(by_workers.values(), default=0.0)
-            by_workers[workers] = add("input", self.input(workers), f"data.workers={workers}")
-            if by_workers[workers] < GROWTH * before:
-                break
-        with self._batches(0) as batches:
-            resident = next(batches)
-        network = add("network", self.steps(itertools.repeat(resident)), self._describe_steps())
-        workers = choose_workers(by_workers, network)
-        with self._batches(workers) as batches:
-            both = add("both", self.steps(batches), f"training, data.workers={workers}")
-        stages = {"read": read, "decode": decode} | ({"augment": augment} if is_cpu else {})
-        return Speeds(stages, by_workers, network, both), rows
 
     def read(self) -> tuple[float, int]:
         """Images and bytes per second."""
@@ -117,7 +92,7 @@ class Meter:
         return self._rate(augment)
 
     def input(self, workers: int) -> float:
-        with self._batches(workers) as batches:
+        with self.batches(workers) as batches:
             # The threads start together, and their first batches come together.
             return self._rate(lambda: len(next(batches).labels_B), warm_up=workers)
 
@@ -134,20 +109,15 @@ class Meter:
         return self._rate(step)
 
     @contextmanager
-    def _batches(self, workers: int) -> Iterator[Iterator[Examples]]:
+    def batches(self, workers: int) -> Iterator[Iterator[Examples]]:
         """Training's batches from the shards, without end and without the frozen part of the network."""
-        feed, job = feed_of(self.stage), self.job
+        feed, device = feed_of(self.stage), self.job.strategy.device
         kept = feed.loader
         options = (kept.min_side, kept.decodes_on_device, kept.bad_samples)
-        loader = Loader(kept.reader, workers, job.strategy.device, *options)
-        epochs = itertools.repeat(range(1, job.plan.total_steps + 1))
-        work = itertools.chain.from_iterable(train_work(job, steps) for steps in epochs)
-        try:
-            yield replace(feed, loader=loader, engine=None).batches(work)
-        finally:
-            loader.close()
+        with closing(Loader(kept.reader, workers, device, *options)) as loader:
+            yield replace(feed, loader=loader, engine=None).batches(train_work(self.job, ENDLESS))
 
-    def _describe_steps(self) -> str:
+    def describe_steps(self) -> str:
         plan, strategy = self.job.plan, self.job.strategy
         frozen = "" if feed_of(self.stage).engine is None else ", frozen part as inference"
         passes = f"{plan.accumulation} x {plan.micro_batch}" if plan.accumulation > 1 else str(plan.rank_batch)
@@ -174,7 +144,35 @@ class Meter:
 def measure(job: Job, stage: Stage, samples: Samples, num_cores: int, seconds: float) -> tuple[Speeds, Rows]:
     """Measure for about `seconds` in all, with at most `num_cores` threads."""
     counts = [*itertools.takewhile(lambda count: count < num_cores, (2**i for i in itertools.count())), num_cores]
-    return Meter(job, stage, samples, seconds / (5 + len(counts))).measure(counts)
+    meter = Meter(job, stage, samples, seconds / (5 + len(counts)))
+    rows, device_type = Rows(), job.strategy.device.type
+
+    def add(stage: str, speed: float, how: str) -> float:
+        rows.append((stage, f"{speed:,.0f}", how))
+        return speed
+
+    with ExitStack() as restored:
+        restored.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)  # as in a thread of the loader
+        read, bytes_per_s = meter.read()
+        add("read", read, f"1 thread, {show_bytes(bytes_per_s)}/s; files read before come from memory")
+        stages = {"read": read, "decode": add("decode", meter.decode(), "1 thread")}
+        augment = add("augment", meter.augment(), "1 thread" if device_type == "cpu" else device_type)
+    if device_type == "cpu":
+        stages["augment"] = augment
+    by_workers: dict[int, float] = {}
+    for workers in counts:
+        before = max(by_workers.values(), default=0.0)
+        by_workers[workers] = add("input", meter.input(workers), f"data.workers={workers}")
+        if by_workers[workers] < GROWTH * before:
+            break  # more threads do not help
+    with meter.batches(0) as batches:
+        resident = next(batches)
+    network = add("network", meter.steps(itertools.repeat(resident)), meter.describe_steps())
+    workers = choose_workers(by_workers, network)
+    with meter.batches(workers) as batches:
+        both = add("both", meter.steps(batches), f"training, data.workers={workers}")
+    return Speeds(stages, by_workers, network, both), rows
 
 
 def take_samples(job: Job, stage: Stage) -> Samples:
@@ -196,17 +194,6 @@ def feed_of(stage: Stage) -> ImageFeed:
 
 
 def _train_ids(job: Job) -> Iterator[int]:
-    """The ids that rank 0 reads, epoch after epoch."""
-    for step in itertools.count(1):
-        yield from job.order.micro_batch_ids(step, 0).reshape(-1).tolist()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread of torch's own, as in a thread of the loader."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    """The ids that this process reads, epoch after epoch."""
+    for _, ids_B in train_work(job, ENDLESS):
+        yield from ids_B.tolist()

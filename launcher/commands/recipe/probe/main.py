@@ -16,8 +16,7 @@ import torch.nn.functional as F
 
 from launcher.checkpoint.snapshot import save_weights
 from launcher.checkpoint.state import TrainState
-from launcher.commands.recipe.probe.extract import Extracted, extract
-from launcher.commands.recipe.probe.head import largest_difference, put_in_head
+from launcher.commands.recipe.probe.features import Extracted, extract, largest_difference, put_in_head
 from launcher.commands.recipe.probe.regression import Array, Fit, Labels, Layer, choose_best, fit_grid
 from launcher.distributed.comm import ShouldStop
 from launcher.distributed.signals import follow_launcher, install_signal_handlers
@@ -102,14 +101,21 @@ def _fit_and_save(job: Job, state: TrainState, extracted: Extracted, log: RunLog
     for name, each in metrics.items():
         log.evaluation(0, name, each, weights_step=0, show=False, C=best.C)
     put_in_head(head_input, best.layer, splits.values())
-    trainable = extracted.split.eval_trainable(state.model).eval()
-    difference = largest_difference(trainable, head_input, best.layer, splits["train"])
+    difference = largest_difference(head_input, best.layer, splits["train"])
     if not difference <= LARGEST_DIFFERENCE:
         log.say(f"note: probabilities of the saved network differ by up to {difference:.2g} from the regression's")
     save_weights(job.run.checkpoints, state)
     log.checkpoint(0, name="best", largest_difference=difference)
     summary = {
-        **_describe(job, fits, best),
+        "name": job.recipe.run.name,
+        "kind": "probe",
+        "status": "done",
+        "C": best.C,
+        "tried": [fit.to_json() for fit in fits],
+        "fit_s": round(sum(fit.fit_s for fit in fits), 3),
+        "world_size": job.plan.world_size,
+        "device": job.strategy.device.type,
+        "precision": job.recipe.strategy.precision,
         "num_features": num_features,
         "num_computed": extracted.num_computed,
         "largest_difference": difference,
@@ -118,7 +124,7 @@ def _fit_and_save(job: Job, state: TrainState, extracted: Extracted, log: RunLog
     }
     write_summary(job, summary)
     log.event(0, "done")
-    log.table(str(job.recipe.run.name), probe_rows(summary, str(job.run.path)))
+    log.table(str(job.recipe.run.name), _summary_rows(summary, str(job.run.path)))
 
 
 def _check_classes(job: Job, labels_N: Labels) -> None:
@@ -149,31 +155,15 @@ def _evaluate(job: Job, layer: Layer, features_ND: Array, labels_N: Labels) -> M
     return counts.metrics(job.classes)
 
 
-def _describe(job: Job, fits: list[Fit], best: Fit) -> Summary:
-    """The fits, and what they ran on."""
-    return {
-        "name": job.recipe.run.name,
-        "kind": "probe",
-        "status": "done",
-        "C": best.C,
-        "tried": [fit.to_json() for fit in fits],
-        "fit_s": round(sum(fit.fit_s for fit in fits), 3),
-        "world_size": job.plan.world_size,
-        "device": job.strategy.device.type,
-        "precision": job.recipe.strategy.precision,
-    }
-
-
-def probe_rows(summary: Summary, folder: str) -> list[Row]:
+def _summary_rows(summary: Summary, folder: str) -> list[Row]:
     """Rows of the final table."""
     chosen = f"best of {len(summary['tried'])} on valid" if "valid" in summary else "no valid split to choose it by"
-    rows = [("status", summary["status"]), ("C", f"{summary['C']:g}, {chosen}")]
-    for split in ("train", "valid", "test"):
-        if split in summary:
-            rows += metrics_rows(split, summary[split])
     num_computed = sum(summary["num_computed"].values())
+    shown = [split for split in ("train", "valid", "test") if split in summary]
     return [
-        *rows,
+        ("status", summary["status"]),
+        ("C", f"{summary['C']:g}, {chosen}"),
+        *(row for split in shown for row in metrics_rows(split, summary[split])),
         ("features", f"{summary['num_features']:,} per image, computed for {num_computed:,} images"),
         ("time", f"features {summary['features_s']:,.1f} s, fits {summary['fit_s']:,.1f} s"),
         ("folder", folder),

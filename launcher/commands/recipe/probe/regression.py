@@ -71,7 +71,8 @@ def fit_grid(train: tuple[Array, Labels], valid: tuple[Array, Labels] | None) ->
         start_s = time.perf_counter()
         regression, is_converged = _fit(C, standard_ND, labels_N)
         layer = _as_layer(scaler, regression)
-        yield Fit(C, layer, _accuracy(layer, valid), is_converged, time.perf_counter() - start_s)
+        accuracy = None if valid is None else float(np.mean(layer.scores(valid[0]).argmax(axis=1) == valid[1]))
+        yield Fit(C, layer, accuracy, is_converged, time.perf_counter() - start_s)
 
 
 def choose_best(fits: list[Fit]) -> Fit:
@@ -96,10 +97,3 @@ def _as_layer(scaler: StandardScaler, regression: LogisticRegression) -> Layer:
         coef_KD = np.concatenate([-coef_KD, coef_KD]) / 2
         intercept_K = np.concatenate([-intercept_K, intercept_K]) / 2
     return Layer(coef_KD / scaler.scale_, intercept_K - coef_KD @ (scaler.mean_ / scaler.scale_))
-
-
-def _accuracy(layer: Layer, valid: tuple[Array, Labels] | None) -> float | None:
-    if valid is None:
-        return None
-    features_ND, labels_N = valid
-    return float(np.mean(layer.scores(features_ND).argmax(axis=1) == labels_N))

@@ -28,17 +28,17 @@ Points = Sequence[tuple[float, float]]
 
 def build_panels(groups: Sequence[Group]) -> list[Panel]:
     """The panels that have any points. Curves of one group have one color."""
-    panels = [Panel(title, _curves(groups, kind, name, split)) for title, kind, name, split in PANELS]
-    return [panel for panel in panels if panel.curves]
-
-
-def _curves(groups: Sequence[Group], kind: str, name: str, split: str | None) -> list[Curve]:
-    curves = (
-        Curve(f"{group.label} {run.name}, seed {run.seed}", i, read_points(run.history.records, kind, name, split))
-        for i, group in enumerate(groups)
-        for run in group.runs
-    )
-    return [curve for curve in curves if curve.points]
+    panels = []
+    for title, kind, name, split in PANELS:
+        curves = [
+            Curve(f"{group.label} {run.name}, seed {run.seed}", i, points)
+            for i, group in enumerate(groups)
+            for run in group.runs
+            if (points := read_points(run.history.records, kind, name, split))
+        ]
+        if curves:
+            panels.append(Panel(title, curves))
+    return panels
 
 
 def find_limits(panel: Panel) -> tuple[float, float, float, float]:

@@ -47,13 +47,13 @@ def find_runs(names: Sequence[str], store: Path) -> list[FoundRun]:
 def _expand(name: str, store: Path) -> list[FoundRun]:
     folder = Path(name)
     if folder.is_dir():
-        if not _is_training(folder):
+        if not _has_run(folder):
             raise RunError(f"{name}: not a run folder: needs {LOCK_NAME} and {JOURNAL_NAME}; give runs/NAME/DATE-...")
         return [FoundRun(folder, name)]
     if path := _read_wandb_path(name):
         return _fetch(name, path, store)
     if glob.has_magic(name):
-        matches = [path for path in sorted(glob.glob(name, recursive=True)) if _is_training(Path(path))]  # noqa: PTH207  # absolute patterns too
+        matches = [path for path in sorted(glob.glob(name, recursive=True)) if _has_run(Path(path))]  # noqa: PTH207  # absolute patterns too
         if not matches:
             raise RunError(f"{name}: matches no run; launcher runs lists the runs there are")
         return [FoundRun(Path(match), match) for match in matches]
@@ -82,10 +82,10 @@ def _fetch(name: str, path: str, store: Path) -> list[FoundRun]:
     if not runs:
         raise RunError(f"{name}: W&B has no run of this group; give entity/project/group:NAME")
     for run in runs:
-        if not _is_training(run.folder):
+        if not _has_run(run.folder):
             raise RunError(f"{run.path}: W&B has no {JOURNAL_NAME} of it; after its end, launcher sync sends it")
     return [FoundRun(run.folder, run.path, run.state) for run in runs]
 
 
-def _is_training(folder: Path) -> bool:
+def _has_run(folder: Path) -> bool:
     return (folder / LOCK_NAME).is_file() and (folder / JOURNAL_NAME).is_file()

@@ -113,11 +113,11 @@ def find_differing(groups: Sequence[Group]) -> dict[str, list[Any]]:
     The highest learning rate of the training is among them, and the keys of WHERE when the hashes differ.
     """
     firsts = [group.runs[0] for group in groups]
+    has_other_data = len({run.environment["data sha256"] for run in firsts}) > 1
     values = [
-        {**run.recipe, **run.environment, "highest lr": _peak(group)} for run, group in zip(firsts, groups, strict=True)
+        {**run.recipe, **run.environment, "highest lr": _peak(group), **(run.where if has_other_data else {})}
+        for run, group in zip(firsts, groups, strict=True)
     ]
-    if len({run.environment["data sha256"] for run in firsts}) > 1:
-        values = [{**each, **run.where} for each, run in zip(values, firsts, strict=True)]
     keys = dict.fromkeys(key for each in values for key in each)
     rows = {key: [each.get(key) for each in values] for key in keys}
     return {key: row for key, row in rows.items() if any(value != row[0] for value in row)}

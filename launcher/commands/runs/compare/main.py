@@ -34,8 +34,7 @@ def compare(names: Sequence[str], options: CompareOptions) -> int:
         folders = [run.folder for group in groups for run in group.runs]
         _check_output(options.html, ".html", folders)
         _check_output(options.curves, ".png", folders)
-        if options.wandb_report:
-            find_project(groups)
+        project = find_project(groups) if options.wandb_report else None
         tables, panels = build_tables(groups), build_panels(groups)
         for table in tables:
             _show(console, table)
@@ -48,8 +47,8 @@ def compare(names: Sequence[str], options: CompareOptions) -> int:
         if options.html is not None:
             _write_report(options.html, render_report(groups, tables, panels))
             console.say(f"report: {options.html}")
-        if options.wandb_report:
-            console.say(f"report in W&B: {publish_report(groups, tables)}")
+        if project is not None:
+            console.say(f"report in W&B: {publish_report(project, groups, tables)}")
     return EXIT_DONE
 
 

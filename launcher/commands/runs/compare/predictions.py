@@ -10,7 +10,6 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,14 +27,9 @@ FIRST_SPLITS = ("test", "valid")
 Ints = npt.NDArray[np.int64]
 
 
-class EvalImages(NamedTuple):
-    """The images of an evaluation: two runs are compared on the same. `data`: hash of the shards, or folder's path."""
-
-    priority: int
-    """The evaluation with the lowest is taken."""
-    split: str
-    transform: str
-    data: str
+EvalImages = tuple[int, str, str, str]
+"""The images of an evaluation, on which two runs are compared: priority (the lowest comes first), split, transform, and
+hash of the shards or the folder's path."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +66,9 @@ def how_to_evaluate(run: Run) -> str:
 
 def find_evaluations(run: Run) -> dict[EvalImages, Path]:
     """Images -> file of predictions for them by the best weights of the run."""
-    best, found = _find_best_step(run), {}
+    found: dict[EvalImages, Path] = {}
+    link = run.folder / "checkpoints/best"  # W&B does not keep it
+    best = _read_step(str(link.resolve())) if link.is_dir() else find_count(run.history.summary, "best", "step")
     for file in sorted(run.folder.glob("evaluations/*/predictions.npz")):
         metadata = read_json(file.with_name("figures.json"))
         if metadata and best in (_read_step(str(metadata.get("checkpoint"))), None):
@@ -80,14 +76,8 @@ def find_evaluations(run: Run) -> dict[EvalImages, Path]:
             data = str(metadata.get("data_sha256") or Path(str(metadata.get("data"))).absolute())
             is_own = transform == "none" and data == run.environment["data sha256"]
             priority = FIRST_SPLITS.index(split) if is_own and split in FIRST_SPLITS else len(FIRST_SPLITS)
-            found[EvalImages(priority, split, transform, data)] = file
+            found[priority, split, transform, data] = file
     return found
-
-
-def _find_best_step(run: Run) -> int | None:
-    """From the link of a folder, or the summary of a run in W&B."""
-    link = run.folder / "checkpoints/best"
-    return _read_step(str(link.resolve())) if link.is_dir() else find_count(run.history.summary, "best", "step")
 
 
 def _read_step(checkpoint: str) -> int | None:
@@ -106,16 +96,13 @@ def read_predictions(file: Path) -> tuple[npt.NDArray[np.str_], Ints, Ints]:
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             names, labels, top = (np.asarray(arrays[name]) for name in ("name", "label", "top"))
+        if (names.dtype.kind, labels.dtype.kind, top.dtype.kind) != ("U", "i", "i"):
+            raise ValueError("names are not text, or classes not numbers")
+        if (names.ndim, labels.ndim, top.ndim) != (1, 1, 2) or not (len(names) == len(labels) == len(top) and top.size):
+            raise ValueError("its columns differ in length")
+        if len(np.unique(names)) != len(names):
+            raise ValueError("it has an image twice")
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise _damaged(file, one_line(error)) from None
-    if (names.dtype.kind, labels.dtype.kind, top.dtype.kind) != ("U", "i", "i"):
-        raise _damaged(file, "names are not text, or classes not numbers")
-    if (names.ndim, labels.ndim, top.ndim) != (1, 1, 2) or not len(names) == len(labels) == len(top) or not top.size:
-        raise _damaged(file, "its columns differ in length")
-    if len(np.unique(names)) != len(names):
-        raise _damaged(file, "it has an image twice")
+        advice = f"launcher evaluate {file.parents[2]} writes it anew"
+        raise RunError(f"{file}: cannot be read ({one_line(error)}); {advice}") from None
     return names, labels.astype(np.int64), top[:, 0].astype(np.int64)
-
-
-def _damaged(file: Path, what: str) -> RunError:
-    return RunError(f"{file}: cannot be read ({what}); launcher evaluate {file.parents[2]} writes it anew")

@@ -7,11 +7,12 @@ import html
 import itertools
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
-from launcher.commands.runs.compare.confusion import Confusion, find_confusion
 from launcher.commands.runs.compare.curves import Points, find_limits
-from launcher.commands.runs.compare.groups import Group
+from launcher.commands.runs.compare.groups import Group, Run
+from launcher.commands.runs.compare.metrics import find_evaluation
 from launcher.commands.runs.compare.page import COLORS, POLICY, SCRIPT, STYLE
 from launcher.commands.runs.compare.predictions import find_mistakes, how_to_evaluate
 from launcher.commands.runs.compare.tables import Table
@@ -26,6 +27,26 @@ MAX_CLASSES = 60
 """Classes of a confusion matrix that is shown whole."""
 MAX_PAIRS = 100
 """Pairs of classes that are shown in place of a larger matrix: those confused most."""
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """`rows`: [true class][predicted class], images, summed over runs."""
+
+    split: str
+    classes: tuple[str, ...]
+    rows: tuple[tuple[int, ...], ...]
+    num_runs: int
+
+    def pairs(self) -> list[tuple[str, str, int]]:
+        """True class, predicted class and images of all confusions, the most frequent first."""
+        found = [
+            (true, predicted, num)
+            for true, row in zip(self.classes, self.rows, strict=True)
+            for predicted, num in zip(self.classes, row, strict=True)
+            if num and true != predicted
+        ]
+        return sorted(found, key=lambda pair: -pair[2])
 
 
 def render_report(groups: Sequence[Group], tables: Sequence[Table], panels: Sequence[Panel]) -> str:
@@ -82,6 +103,31 @@ def render_panel(panel: Panel, number: int) -> str:
 <text x="{RIGHT}" y="{HEIGHT - 8}" text-anchor="end">step {last:,.0f}</text>
 {lines}
 <line class="cursor" x1="0" x2="0" y1="{TOP}" y2="{BOTTOM}"/></svg><p class="values"></p>"""
+
+
+def find_confusion(group: Group) -> Confusion | None:
+    """The sum over the runs that have a matrix of the same split and classes; None when none has one."""
+    found = [one for run in group.runs if (one := _read_confusion(run)) is not None]
+    alike = [one for one in found if (one.split, one.classes) == (found[0].split, found[0].classes)]
+    if not alike:
+        return None
+    rows = tuple(tuple(map(sum, zip(*same, strict=True))) for same in zip(*(one.rows for one in alike), strict=True))
+    return Confusion(alike[0].split, alike[0].classes, rows, len(alike))
+
+
+def _read_confusion(run: Run) -> Confusion | None:
+    """The newest; None when it is not a square matrix of whole numbers."""
+    event = next((each for each in reversed(run.history.records) if each.get("name") == "confusion"), {})
+    split, rows = str(event.get("split")), event.get("rows")
+    classes = find_evaluation(run.history, split).get("per_class")
+    if not isinstance(classes, dict) or not rows or not _is_square(rows, len(classes)):
+        return None
+    return Confusion(split, tuple(map(str, classes)), tuple(map(tuple, rows)), 1)
+
+
+def _is_square(rows: Any, side: int) -> bool:
+    is_list = isinstance(rows, list) and len(rows) == side
+    return is_list and all(isinstance(row, list) and [*map(type, row)] == [int] * side for row in rows)
 
 
 def render_confusion(group: Group, confusion: Confusion | None) -> str:
@@ -148,7 +194,7 @@ def _path(points: Points, first: float, last: float, low: float, high: float) ->
 
 
 def _panel_data(panel: Panel) -> dict[str, object]:
-    """What the script needs of a panel."""
+    """The part of a panel that the script needs."""
     first, last, _, _ = find_limits(panel)
     curves = [{"label": printable(c.label), "color": _color(c.color), "points": c.points} for c in panel.curves]
     return {"width": WIDTH, "left": LEFT, "right": RIGHT, "first": first, "last": last, "curves": curves}

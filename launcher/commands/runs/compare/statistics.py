@@ -80,10 +80,10 @@ def welch(first: Sequence[float], second: Sequence[float]) -> Difference | None:
     return Difference(b.mean - a.mean, *map(float, numbers))
 
 
-def compare_paired(first_B: npt.NDArray[np.bool_], second_B: npt.NDArray[np.bool_], seed: int = 0) -> Paired:
+def compare_paired(first_B: npt.NDArray[np.bool_], second_B: npt.NDArray[np.bool_]) -> Paired:
     """`first_B`, `second_B`: whether each classifies each image correctly. At least one image."""
     n, only_first, only_second = len(first_B), int((first_B & ~second_B).sum()), int((second_B & ~first_B).sum())
-    low, high = bootstrap(n, only_first, only_second, seed)
+    low, high = bootstrap(n, only_first, only_second)
     difference = (only_second - only_first) / n
     return Paired(n, only_first, only_second, difference, mcnemar(only_first, only_second), low, high)
 
@@ -94,13 +94,13 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return float(stats.binomtest(only_first, num_images).pvalue) if num_images else 1.0
 
 
-def bootstrap(n: int, only_first: int, only_second: int, seed: int = 0) -> tuple[float, float]:
+def bootstrap(n: int, only_first: int, only_second: int) -> tuple[float, float]:
     """95% percentile interval of the difference in accuracy over resampled images (Efron 1979).
 
     The number of images of each kind in a resample is multinomial, which equals drawing n images but is faster.
     """
     fracs = np.array([only_first, only_second, n - only_first - only_second]) / n
-    drawn_R3 = np.random.default_rng(seed).multinomial(n, fracs, size=NUM_RESAMPLES)
+    drawn_R3 = np.random.default_rng(0).multinomial(n, fracs, size=NUM_RESAMPLES)
     low, high = np.quantile((drawn_R3[:, 1] - drawn_R3[:, 0]) / n, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 

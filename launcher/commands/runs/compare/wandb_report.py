@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 
+from launcher.commands.runs.compare.curves import PANELS
 from launcher.commands.runs.compare.groups import Group
 from launcher.commands.runs.compare.tables import Table
 from launcher.errors import RunError, UserError
@@ -12,16 +13,17 @@ from launcher.run.wandb import quiet_wandb, stop_service
 from launcher.text import first_line
 from shards.printable import printable
 
-CURVES = ("train/loss", "valid/loss", "valid/accuracy", "train/lr")
+CURVES = tuple(f"{split or 'train'}/{name}" for _, _, name, split in PANELS)
+"""W&B's names of the metrics in the panels of every comparison."""
 MAX_ROWS = 100
 """Rows of a table."""
 MAX_TITLE = 128
 """Letters of a title that W&B allows."""
 
 
-def publish_report(groups: Sequence[Group], tables: Sequence[Table]) -> str:
-    """Return its address. Raise RunError as `find_project` does, UserError when W&B fails."""
-    entity, project = find_project(groups)
+def publish_report(place: tuple[str, str], groups: Sequence[Group], tables: Sequence[Table]) -> str:
+    """Return the report's address. `place`: see `find_project`. Raise UserError when W&B fails."""
+    entity, project = place
     quiet_wandb()
     try:
         with warnings.catch_warnings():
@@ -48,7 +50,7 @@ def publish_report(groups: Sequence[Group], tables: Sequence[Table]) -> str:
 
 
 def find_project(groups: Sequence[Group]) -> tuple[str, str]:
-    """Entity and project. Raise RunError unless all runs are in one project of W&B."""
+    """Entity and project of the runs. Raise RunError unless all runs are in one project of W&B."""
     runs = [run for group in groups for run in group.runs]
     if folders := [run.found.name for run in runs if not run.found.state]:
         raise RunError(f"--wandb-report: {folders[0]} is a folder; name runs in W&B, entity/project/id or group:NAME")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,9 @@ def hold(text: str = TEXT, *overrides: str) -> None:
 def test_resumed_search_may_have_more_trials_and_another_log_interval() -> None:
     hold()
     hold(TEXT.replace("trials: 4", "trials: 8"), "log.every=5st")
+    kept = json.loads(Path("s/search.json").read_text())
+    assert (kept["trials"], kept["recipe"]["log"]["every"]) == (8, "5st")
+    assert str(load_recipe(Path("s/recipe.yaml")).recipe.log.every) == "5st"
 
 
 def test_resumed_search_keeps_everything_else() -> None:

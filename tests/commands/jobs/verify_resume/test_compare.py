@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +15,9 @@ from launcher.commands.jobs.verify_resume.compare import (
     KilledRun,
     Steps,
     Tolerance,
-    compare_augmentation,
     compare_losses,
     compare_resume,
-    compare_samples,
+    compare_runs,
     compare_weights,
     hash_chain,
     read_killed_run,
@@ -48,30 +46,34 @@ RIGHT = KilledRun(steps(*range(1, 7)), steps(*range(5, 11)), resumed_at=4)
 
 
 def test_equal_runs_are_the_same() -> None:
-    assert compare_resume(EXPECTED, RIGHT) == "same: killed after step 6, resumed at step 4"
-    assert compare_samples(EXPECTED, RIGHT) == f"same: 10 steps, hash {hash_chain(EXPECTED, 'samples')}"
-    assert compare_augmentation(EXPECTED, RIGHT) == f"same: 10 steps, hash {hash_chain(EXPECTED, 'augmentation')}"
-    assert compare_losses(EXPECTED, RIGHT, EXACT, EXACT) == "same: to the last digit"
+    assert compare_runs(EXPECTED, RIGHT, EXACT, EXACT) == {
+        "resume": "same: killed after step 6, resumed at step 4",
+        "sample ids": f"same: 10 steps, hash {hash_chain(EXPECTED, 'samples')}",
+        "augmentation": f"same: 10 steps, hash {hash_chain(EXPECTED, 'augmentation')}",
+        "losses": "same: to the last digit",
+    }
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "compare", "words"),
+    ("key", "value", "what", "words"),
     [
-        ("samples", [9, 6], compare_samples, "sample 1 of 2 is 9, not {step}"),
-        ("samples", [9], compare_samples, "1 samples, not 2"),
-        ("augmentation", "f" * 16, compare_augmentation, "parameters with hash ffffffff, not 00000000"),
+        ("samples", [9, 6], "sample ids", "sample 1 of 2 is 9, not {step}"),
+        ("samples", [9], "sample ids", "1 samples, not 2"),
+        ("augmentation", "f" * 16, "augmentation", "parameters with hash ffffffff, not 00000000"),
     ],
 )
 @pytest.mark.parametrize("step", [3, 5])
 def test_difference_is_named_before_the_kill_and_after_the_resume(
-    key: str, value: object, compare: Callable[[Steps, KilledRun], str], words: str, step: int
+    key: str, value: object, what: str, words: str, step: int
 ) -> None:
     other = {step: {**record(step), key: value}}
     before = replace(RIGHT, before={**RIGHT.before, **other})
-    assert compare(EXPECTED, before) == f"differs at step {step} before the kill ({words.format(step=step)})"
+    found = compare_runs(EXPECTED, before, EXACT, EXACT)[what]
+    assert found == f"differs at step {step} before the kill ({words.format(step=step)})"
     if step in RIGHT.after:  # ran twice: right before the kill, wrong after the resume
         after = replace(RIGHT, after={**RIGHT.after, **other})
-        assert compare(EXPECTED, after) == f"differs at step {step} ({words.format(step=step)})"
+        found = compare_runs(EXPECTED, after, EXACT, EXACT)[what]
+        assert found == f"differs at step {step} ({words.format(step=step)})"
 
 
 def test_losses_within_the_tolerance_are_the_same() -> None:
@@ -95,6 +97,13 @@ def test_infinite_losses_are_the_same() -> None:
     """The journal writes them as words."""
     expected = {1: {**record(1), "loss": "inf"}}
     assert compare_losses(expected, KilledRun(expected, {}, 1), EXACT, EXACT) == "same: to the last digit"
+
+
+def test_an_infinite_loss_is_never_close_to_a_finite_one() -> None:
+    run = KilledRun({1: {**record(1), "loss": "inf"}}, {}, 1)
+    assert compare_losses(steps(1), run, Tolerance(1e-3, ""), EXACT) == (
+        "differs at step 1 before the kill (loss inf, not 1.0)"
+    )
 
 
 @pytest.mark.parametrize(

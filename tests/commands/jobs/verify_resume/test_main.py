@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from launcher.cli.main import run
-from launcher.commands.jobs.verify_resume.trainings import checkpoint_interval, instrumented
+from launcher.commands.jobs.verify_resume.verification import checkpoint_interval, instrumented
 from launcher.distributed.signals import SIGNALS
 from launcher.recipe.parse import load_recipe
 from tests.harness.runs import DIGITS, events, train_records

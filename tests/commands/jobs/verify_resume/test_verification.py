@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-from launcher.commands.jobs.verify_resume.trainings import checkpoint_interval
-from launcher.commands.jobs.verify_resume.verification import draw_kill_steps
+from launcher.commands.jobs.verify_resume.verification import checkpoint_interval, draw_kill_steps
 from launcher.recipe.plan import make_plan
 from tests.data.made import recipe_of
 

@@ -9,13 +9,15 @@ import pytest
 from PIL import Image
 
 from launcher.cli.main import run as launch
-from launcher.commands.model.explain.main import READABLE_PIXELS, name_file
+from launcher.commands.model.explain.main import AGAINST, FOR, READABLE_PIXELS, STRONGEST, blend, name_file
 from launcher.data.reader import ShardReader
 from launcher.errors import EXIT_USER_ERROR
 from launcher.run.image_grid import CAPTION_HEIGHT, GAP
 from shards.manifest import read_manifest
 from tests.harness import runs
 from tests.harness.workdir import LENET, WorkDir
+
+GRAY_HWC = np.full((10, 10, 3), 100, dtype=np.uint8)
 
 
 @pytest.fixture
@@ -147,3 +149,27 @@ def test_explain_writes_through_no_link(run: Path, images: Path, capsys: pytest.
     assert launch(["explain", str(run), str(images), "--device", "cpu"]) == EXIT_USER_ERROR
     assert capsys.readouterr().err.startswith(f"launcher: {run}/explanations: is a symbolic link; remove it")
     assert len(list(images.iterdir())) == 3
+
+
+def test_blend_is_red_for_blue_against_and_the_image_where_there_is_no_heat() -> None:
+    heat_HW = np.zeros((10, 10), dtype=np.float32)
+    heat_HW[:3], heat_HW[-3:] = 2, -2
+    blended_HWC = blend(GRAY_HWC, heat_HW)
+    for row, color in ((0, FOR), (9, AGAINST)):
+        wanted = [round((1 - STRONGEST) * 100 + STRONGEST * level) for level in color]
+        assert blended_HWC[row, 0].tolist() == wanted
+    assert (blended_HWC[4:6] == 100).all()
+
+
+def test_one_hot_pixel_does_not_make_the_others_pale() -> None:
+    heat_HW = np.ones((10, 10), dtype=np.float32)
+    expected_HWC = blend(GRAY_HWC, heat_HW)
+    heat_HW[0, 0] = 1000
+    assert (blend(GRAY_HWC, heat_HW) == expected_HWC).all()
+
+
+def test_heat_of_few_pixels_shows_and_no_heat_changes_nothing() -> None:
+    heat_HW = np.zeros((10, 10), dtype=np.float32)
+    assert (blend(GRAY_HWC, heat_HW) == GRAY_HWC).all()
+    heat_HW[5, 5] = 1e-6
+    assert (blend(GRAY_HWC, heat_HW)[5, 5] != 100).all()

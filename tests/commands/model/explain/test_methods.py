@@ -12,12 +12,11 @@ import torchvision
 from torch import Tensor, nn
 
 from launcher.cli.main import run
-from launcher.commands.model.explain.layer import find_map_layer
 from launcher.commands.model.explain.methods import (
     MAX_FORWARD,
     Explainer,
     MethodOptions,
-    Scores,
+    find_map_layer,
     max_forward_images,
 )
 from launcher.commands.model.options import Method
@@ -33,7 +32,7 @@ def image(side: int) -> Tensor:
 
 
 def build(model: nn.Module, method: Method, **method_options: int) -> Explainer:
-    return Explainer(Scores(model).eval(), MethodOptions(method, **method_options), EXTREMES_NC11)
+    return Explainer(model, MethodOptions(method, **method_options), EXTREMES_NC11)
 
 
 def lenet(num_outputs: int = 4) -> LeNet:

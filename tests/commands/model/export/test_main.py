@@ -54,7 +54,7 @@ def export(*arguments: str | Path) -> int:
 
 @torch.no_grad()
 def probabilities(trained: TrainedModel, images_BCHW: Tensor) -> Tensor:
-    return trained.network.model(images_BCHW).softmax(1)  # type: ignore[no-any-return]
+    return trained.model(images_BCHW).softmax(1)  # type: ignore[no-any-return]
 
 
 def run_onnx(path: Path, images_BCHW: Tensor) -> Tensor:
@@ -142,8 +142,8 @@ def test_safetensors_and_hub_folder_have_plain_names(run: Path) -> None:
     trained = load_trained(run, "best", alone())
     for path in (Path("safetensors"), Path("hf/model.safetensors")):
         with safe_open(path, framework="pt") as file:
-            assert set(file.keys()) == set(trained.network.model.state_dict())
-            for key, tensor in trained.network.model.state_dict().items():
+            assert set(file.keys()) == set(trained.model.state_dict())
+            for key, tensor in trained.model.state_dict().items():
                 assert torch.equal(file.get_tensor(key), tensor)
     config = json.loads(Path("hf/config.json").read_text())
     classes = trained.spec.classes
@@ -186,7 +186,7 @@ def test_single_logit_becomes_two_probabilities(workdir: WorkDir, two_classes: P
     trained = load_trained(Path("run"), "best", alone())
     images_BCHW = torch.randn(4, 3, 32, 32)
     with torch.no_grad():
-        wanted_B = trained.network.model(images_BCHW).sigmoid()[:, 0]
+        wanted_B = trained.model(images_BCHW).sigmoid()[:, 0]
     assert export("run", "--format", "torchscript", "--output", "two.pt") == 0
     found_BK = run_torchscript(Path("two.pt"), images_BCHW)
     torch.testing.assert_close(found_BK, torch.stack([1 - wanted_B, wanted_B], 1), rtol=0, atol=1e-6)
@@ -204,10 +204,10 @@ def spoiled(exporter: Exporter, by: float) -> Exporter:
     def write(path: Path, trained: TrainedModel, metadata: dict[str, object], example_BCHW: Tensor) -> None:
         spec = trained.spec
         other = build_trained(spec.recipe.backbone, len(spec.classes))
-        other.model.load_state_dict(trained.network.model.state_dict())
+        other.model.load_state_dict(trained.model.state_dict())
         with torch.no_grad():
             next(reversed(list(other.model.parameters())))[0] += by
-        exporter.write(path, replace(trained, network=other), metadata, example_BCHW)
+        exporter.write(path, replace(trained, model=other.model), metadata, example_BCHW)
 
     return replace(exporter, write=write)
 

@@ -1,4 +1,4 @@
-"""What a probe wrote, and plain scikit-learn on the features that a hook on the same network sees.
+"""The files that a probe wrote, and plain scikit-learn on the features that a hook on the same network sees.
 
 N images, D features, K classes.
 """

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from launcher.commands.runs.compare.confusion import Confusion, find_confusion
 from launcher.commands.runs.compare.groups import group_runs
+from launcher.commands.runs.compare.report import Confusion, find_confusion
 from tests.commands.runs.run_folders import read, records, rewrite, summary
 
 

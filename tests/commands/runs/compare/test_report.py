@@ -15,10 +15,9 @@ from typing import Any
 
 import pytest
 
-from launcher.commands.runs.compare.confusion import Confusion
 from launcher.commands.runs.compare.curves import build_panels
 from launcher.commands.runs.compare.groups import Group, group_runs
-from launcher.commands.runs.compare.report import MAX_POINTS, render_confusion, render_report, thin_out
+from launcher.commands.runs.compare.report import MAX_POINTS, Confusion, render_confusion, render_report, thin_out
 from launcher.commands.runs.compare.tables import build_tables
 from tests.commands.runs.run_folders import predict, read, records, rewrite, summary
 

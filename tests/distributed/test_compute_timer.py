@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from launcher.distributed.step_timer import CpuComputeTimer, CudaComputeTimer, NullComputeTimer, build_compute_timer
+from launcher.distributed.compute_timer import CpuComputeTimer, CudaComputeTimer, NullComputeTimer, build_compute_timer
 
 
 def test_only_the_time_between_begin_and_end_counts() -> None:
