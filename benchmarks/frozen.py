@@ -37,7 +37,7 @@ from launcher.augment.images import PackedImages
 from launcher.data.bad_samples import FailOnBadSample
 from launcher.data.encoded import InputTimes
 from launcher.data.ids import Work
-from launcher.data.loader import Batch, Loader, Prepare
+from launcher.data.loader import AugmentBatch, Batch, Loader
 from launcher.data.order import build_order
 from launcher.distributed.strategy import build_strategy
 from launcher.distributed.world import World
@@ -155,12 +155,12 @@ class MemoryLoader(Loader):
         flat = [torch.from_numpy(array).reshape(-1, 3) for array in arrays]
         self._images = PackedImages(torch.cat(flat), np.cumsum(sizes.prod(axis=1)) - sizes.prod(axis=1), sizes)
 
-    def batches(self, work: Work, prepare: Prepare) -> Iterator[Batch]:
+    def batches(self, work: Work, augment: AugmentBatch) -> Iterator[Batch]:
         for view, ids_B in work:
             rows = np.maximum(ids_B, 0)
             images = PackedImages(self._images.pixels_PC, self._images.starts_B[rows], self._images.sizes_B2[rows])
             weights_B = torch.from_numpy((ids_B >= 0).astype(np.int64))
-            yield Batch(prepare(images, ids_B, view), torch.from_numpy(ids_B % 10), weights_B, ids_B, view)
+            yield Batch(augment(images, ids_B, view), torch.from_numpy(ids_B % 10), weights_B, ids_B, view)
 
     def close(self) -> None:
         pass
@@ -183,7 +183,7 @@ def our_training(folder: Path, name: str, arrays: Arrays, *keys: str) -> Loop:
     manifest = Manifest("memory", classes, (), {"train": (NUM_IMAGES // 10,) * 10}, MEAN, STD)
     job = Job(recipe, plan, build_order(plan, manifest, 0), manifest, strategy, open_run(recipe))
     state, inputs = build_state(job), build_inputs(job, print)
-    inputs = replace(inputs, feeds={"train": replace(inputs.feeds["train"], loader=MemoryLoader(arrays))})
+    inputs = replace(inputs, image_feeds={"train": replace(inputs.image_feeds["train"], loader=MemoryLoader(arrays))})
     return our_loop(job, enter_stage(job, state, inputs, 0, 0, NullLog()))
 
 

@@ -25,7 +25,7 @@ import torchvision
 from launcher.checkpoint.network_spec import NetworkSpec
 from launcher.checkpoint.snapshot import HostMemory, take_snapshot, write_snapshot
 from launcher.checkpoint.state import Progress, TrainState
-from launcher.distributed.strategy import build_strategy, read_rng
+from launcher.distributed.strategy import build_strategy, get_rng_state
 from launcher.distributed.world import World
 from launcher.models.zoo import Network
 from launcher.recipe.parse import load_recipe
@@ -38,7 +38,7 @@ def build_state() -> TrainState:
     """ResNet-50 after one step of Adam."""
     strategy = build_strategy(StrategySection(device="cpu"), World(), 0, False)
     recipe = load_recipe(Path(__file__).parent.parent / "recipes/resnet50_caltech.yaml").recipe
-    network = Network(strategy.place(torchvision.models.resnet50()), "fc")
+    network = Network(strategy.to_device(torchvision.models.resnet50()), "fc")
     optimizer = torch.optim.Adam(network.model.parameters())
     for parameter in network.model.parameters():
         parameter.grad = torch.randn_like(parameter)
@@ -69,7 +69,7 @@ def measure(folder: Path) -> dict[str, float]:
     in_line, copy, held = [], [], []
     with ThreadPoolExecutor(1) as thread:
         for step in range(1, SAVES + 1):
-            rngs = [read_rng(state.strategy.device)]
+            rngs = [get_rng_state(state.strategy.device)]
             clock = Clock()
             write_snapshot(folder, take_snapshot(state, Progress(2 * step), rngs, memory), 1)
             in_line.append(clock.read()[0])

@@ -66,7 +66,7 @@ class FetchError(UserError):
 
 
 class Stopped(LauncherError):  # noqa: N818  # no error of anyone
-    """Stop requested while there was nothing to save; the same command starts again."""
+    """Stop requested in work that saves nothing itself: packing, features, evaluation; the same command repeats it."""
 
 
 class SpawnedRunError(LauncherError):

@@ -33,8 +33,3 @@ def show_duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} d"
-
-
-def show_percent(fraction: float) -> str:
-    """`12%`."""
-    return f"{100 * fraction:.0f}%"

@@ -51,6 +51,7 @@ LONG = (
     "tests/data/features/test_training.py::test_the_grid_of_the_first_batch_equals_that_of_a_run_on_images[words1",
     "tests/data/features/test_training.py::test_training_and_evaluation_may_have_different_sizes",
     "tests/data/features/test_training.py::test_training_equals_a_plain_loop[words1",
+    "tests/data/features/test_training.py::test_training_equals_a_plain_loop[words2",
     "tests/data/test_decode_cache.py::test_cached_images_train_as_those_from_shards_do",
     "tests/docs/test_pages.py",
     "tests/models/frozen/test_freeze.py::test_every_parameter_of_a_backbone_is_in_one_block[regnet",
@@ -73,7 +74,10 @@ LONG = (
     "tests/models/test_timm.py::test_the_head_of_every_family",
     "tests/multi/test_accuracy.py",
     "tests/multi/test_commands.py::test_a_bad_picture_of_one_process_ends_both[47",
-    "tests/multi/test_commands.py::test_a_mistake_is_one_line_of_both[evaluate runs/digits",
+    *(
+        f"tests/multi/test_commands.py::test_a_mistake_is_one_line_of_both[{name}"
+        for name in ("evaluate runs/digits", "explain", "export", "predict runs")
+    ),
     "tests/multi/test_commands.py::test_a_mistake_is_one_line_of_both[evaluate runs/photos ",
     "tests/multi/test_commands.py::test_a_mistake_is_one_line_under_accelerate",
     "tests/multi/test_commands.py::test_two_write_what_one_writes",
@@ -96,7 +100,7 @@ LONG = (
     "tests/slurm",
     *(
         f"tests/train/test_main.py::test_debug_runs_every_recipe_to_the_end[{name}"
-        for name in ("alexnet", "densenet", "efficientnet", "resnet", "lenet_cifar")
+        for name in ("alexnet", "avatar", "densenet", "efficientnet", "resnet", "lenet_cifar")
     ),
     "tests/train/test_main.py::test_packing_can_be_stopped",
     "tests/train/test_remote_run.py",

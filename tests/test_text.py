@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.text import first_line, one_line, show_bytes, show_duration, show_percent
+from launcher.text import first_line, one_line, show_bytes, show_duration
 
 
 def test_white_space_becomes_single_blanks() -> None:
@@ -36,7 +36,3 @@ def test_bytes_have_the_largest_unit_below_them(num_bytes: int, text: str) -> No
 )
 def test_durations_have_a_unit_that_keeps_them_short(seconds: float, text: str) -> None:
     assert show_duration(seconds) == text
-
-
-def test_percentages_are_whole() -> None:
-    assert [show_percent(fraction) for fraction in (0, 0.123, 1)] == ["0%", "12%", "100%"]

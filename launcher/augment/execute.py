@@ -72,7 +72,7 @@ class Augment:
         *fused_ops, last = fused_ops
         batch = len(images.sizes_B2)
         results_BChw = torch.empty(batch, 3, *last.window.shape, memory_format=self.layout)
-        if images.is_bytes and (scaled := as_scale_and_move(fused_ops, last)) is not None:
+        if images.is_uint8 and (scaled := as_scale_and_move(fused_ops, last)) is not None:
             scale_and_move(images, *scaled, self.lut_CV, results_BChw)
             return results_BChw
         length = max(1, PIECE_PIXELS // _largest_canvas(images, fused_ops))
@@ -105,7 +105,7 @@ def apply_fused_ops(images: ImageBatch, fused_ops: Sequence[FusedOp]) -> Tensor:
 
     uint8 where nothing computed finer levels: after crops and flips, and on a CPU after a resize.
     """
-    if images.device.type == "cpu" and images.is_bytes and fused_ops and fused_ops[0].is_scaling:
+    if images.device.type == "cpu" and images.is_uint8 and fused_ops and fused_ops[0].is_scaling:
         images_BCHW = scale_each(images, fused_ops[0])
         fused_ops = fused_ops[1:]
     else:

@@ -26,7 +26,7 @@ class ImageBatch(Protocol):
     def device(self) -> torch.device: ...
 
     @property
-    def is_bytes(self) -> bool:
+    def is_uint8(self) -> bool:
         """Whether pixels are uint8, as those of decoded images are."""
 
     def part(self, numbers: slice) -> ImageBatch:
@@ -55,7 +55,7 @@ class PackedImages:
         return self.pixels_PC.device
 
     @property
-    def is_bytes(self) -> bool:
+    def is_uint8(self) -> bool:
         return self.pixels_PC.dtype == torch.uint8
 
     def part(self, numbers: slice | INT64) -> PackedImages:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from launcher.checkpoint.atomic import check_file, check_folder, find_newest, point, read_hashes
 from launcher.checkpoint.optimizer_state import Groups, load_tensors, matches
 from launcher.checkpoint.state import Best, Progress, TrainState, step_name
-from launcher.distributed.strategy import seed_rank, write_rng
+from launcher.distributed.strategy import seed_rank, set_rng_state
 from launcher.errors import CheckpointError, RunError
 
 
@@ -40,8 +40,9 @@ class OptimizerMetadata(TypedDict):
 
 
 def find_start(folder: Path, state: TrainState, report: Callable[[str], None]) -> Start:
-    """Find the newest complete checkpoint, for `restore_weights` and then `restore_optimizer`. Called by every rank.
+    """The newest complete checkpoint, for `restore_weights` and then `restore_optimizer`. Called by every rank.
 
+    Mends what a crash has left: `last` and `best` point to what belongs to it.
     `report` gets a line for each checkpoint that is skipped. Raise RunError when the newest is of other data or of
     another version.
     """
@@ -77,7 +78,7 @@ def restore_optimizer(start: Start, state: TrainState) -> None:
     if start.world_size == world.size:
         rng = _read_tensors(path / "rng.safetensors")
         mine = {key.partition(".")[2]: value for key, value in rng.items() if key.startswith(f"{world.rank}.")}
-        write_rng(mine, state.strategy.device)
+        set_rng_state(mine, state.strategy.device)
     else:
         seed_rank(state.seed, world, start.progress.step)
 
@@ -130,7 +131,7 @@ def load_weights(path: Path, model: nn.Module, ema: bool) -> None:
 
 
 def _weights_file(path: Path, ema: bool) -> Path:
-    """The file of averaged weights; before averaging began, that of the plain weights, from which it starts."""
+    """The file of averaged weights; where `optim.ema_decay` was added later, the weights that averaging starts from."""
     return path / ("ema.safetensors" if ema and "ema.safetensors" in read_hashes(path) else "model.safetensors")
 
 

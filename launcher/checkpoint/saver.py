@@ -15,7 +15,7 @@ from pathlib import Path
 
 from launcher.checkpoint.snapshot import HostMemory, Snapshot, take_snapshot, write_snapshot
 from launcher.checkpoint.state import Best, Progress, TrainState, step_name
-from launcher.distributed.strategy import read_rng
+from launcher.distributed.strategy import get_rng_state
 from launcher.errors import RunError
 from launcher.recipe.schema import Checkpoint
 from launcher.run.run_log import RunLog
@@ -62,7 +62,7 @@ class Saver:
         self._pending = progress
         start_s, strategy = time.monotonic(), self._state.strategy
         strategy.comm.beacon.enter("save")
-        rngs = strategy.comm.all_gather_object(read_rng(strategy.device))
+        rngs = strategy.comm.all_gather_object(get_rng_state(strategy.device))
         if strategy.world.is_first:
             snapshot = take_snapshot(self._state, progress, rngs, self._memory)
             write_s = self._thread.submit(self._write, snapshot)

@@ -56,7 +56,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class TrainState:
-    """Everything that changes while a run trains, but for its Progress; and what names it in a checkpoint."""
+    """Network, averaged weights and optimizer, which training changes; and what a checkpoint says of them."""
 
     network: Network
     ema: AveragedModel | None

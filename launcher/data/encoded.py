@@ -61,7 +61,7 @@ class EncodedBatch:
     times: InputTimes
     bad_samples: BadSamples
     device: ClassVar = torch.device("cpu")
-    is_bytes: ClassVar = True
+    is_uint8: ClassVar = True
 
     def part(self, numbers: slice) -> EncodedBatch:
         return replace(self, images=self.images[numbers], ids_B=self.ids_B[numbers], sizes_B2=self.sizes_B2[numbers])

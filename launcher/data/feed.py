@@ -71,11 +71,11 @@ class ImageFeed:
         augment = replace(self.augment, hashes=augmented)
         mix = None if self.mix is None else replace(self.mix, hashes=mixed)
 
-        def prepare(images: ImageBatch, ids_B: Ids, view: int) -> Tensor:
+        def augment_batch(images: ImageBatch, ids_B: Ids, view: int) -> Tensor:
             return self.strategy.layout(augment(images, ids_B, self.seed, view))
 
         views = ((epoch if self.num_views is None else epoch % self.num_views, ids_B) for epoch, ids_B in work)
-        for batch in self.loader.batches(views, prepare):
+        for batch in self.loader.batches(views, augment_batch):
             images_BCHW, targets = batch.images_BChw, batch.labels_B
             if mix is not None:
                 mixed_BCHW, targets = mix(images_BCHW, targets, batch.ids_B, self.seed, batch.view)

@@ -35,13 +35,13 @@ INLINE_PIXELS = 64 * 64
 INLINE_IMAGES = 128
 """Images augmented per call, across batches: 8 cost as much as 30."""
 
-Prepare = Callable[[ImageBatch, Ids, int], Tensor]
-"""(images, ids_B, view) -> images_BChw, on the device of the images."""
+AugmentBatch = Callable[[ImageBatch, Ids, int], Tensor]
+"""(images, ids_B, view) -> images_BChw, on the device of the images; encoded images are decoded on the way."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Images prepared for `view`. `weights_B`: 1 counts, 0 is padding or skipped; `ids_B`: sample ids, on the CPU."""
+    """Augmented images of `view`. `weights_B`: 1 counts, 0 is padding or skipped; `ids_B`: sample ids, on the CPU."""
 
     images_BChw: Tensor
     labels_B: Tensor
@@ -89,21 +89,22 @@ class Loader:
         if decoded is not None and self._is_cpu:
             self._is_inline = int(decoded.images.sizes_B2.prod(axis=1).mean()) <= INLINE_PIXELS
 
-    def batches(self, work: Work, prepare: Prepare) -> Iterator[Batch]:
+    def batches(self, work: Work, augment: AugmentBatch) -> Iterator[Batch]:
         """A batch on the device for each array of ids, in order.
 
+        On a CPU threads augment; on a GPU threads decode, and the training's own thread queues the augmentation.
         An unreadable image is replaced by another one of its batch, with weight 0; raise DataError where the policy is
         to fail.
         """
         if self._decoded is None:
             work = self.reader.look_ahead(work)
         if self._is_cpu:
-            load = partial(self._load_prepared, prepare)
+            load = partial(self._load_augmented, augment)
             yield from self._load_inline(work, load) if self._is_inline else self._threads.load(work, load, self.times)
             return
         loaded = self._threads.load(work, self._load_decoded, self.times)
         for batch in loaded if self._is_on_device else _copy_ahead(loaded, self._device, self.times):
-            images_BChw = prepare(batch.images, batch.ids_B, batch.view)
+            images_BChw = augment(batch.images, batch.ids_B, batch.view)
             yield self._replace_skipped(Batch(images_BChw, batch.labels_B, batch.weights_B, batch.ids_B, batch.view))
 
     def close(self) -> None:
@@ -127,10 +128,10 @@ class Loader:
                 start, stop = stop, stop + sizes.popleft()
                 yield whole.part(slice(start, stop))
 
-    def _load_prepared(self, prepare: Prepare, view: int, ids_B: Ids, times: InputTimes) -> Batch:
+    def _load_augmented(self, augment: AugmentBatch, view: int, ids_B: Ids, times: InputTimes) -> Batch:
         images, labels_B = self._open(ids_B, times)
         start, decoded_s = time.perf_counter(), times.decode_s
-        images_BChw = prepare(images, ids_B, view)
+        images_BChw = augment(images, ids_B, view)
         times.augment_s += time.perf_counter() - start - (times.decode_s - decoded_s)
         return self._replace_skipped(Batch(images_BChw, labels_B, _weights(ids_B), ids_B, view))
 

@@ -61,7 +61,7 @@ class Strategy:
         first = next(parameter for parameter in model.parameters() if parameter.requires_grad)
         self._last_gradient = first.register_hook(on_last_gradient)  # type: ignore[no-untyped-call]
 
-    def adopt(self, optimizer: Optimizer) -> Optimizer:
+    def prepare_optimizer(self, optimizer: Optimizer) -> Optimizer:
         """The optimizer for `step`: with the fp16 scaler in that precision."""
         if self._accelerator.scaler is None:
             return optimizer  # accelerate's own searches sys.path twice a step
@@ -77,7 +77,7 @@ class Strategy:
         """Type in which AMP computes convolutions and matrix products; None without AMP."""
         return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
 
-    def place(self, model: nn.Module) -> nn.Module:
+    def to_device(self, model: nn.Module) -> nn.Module:
         """Move to the device in the recipe's memory format. Call it before an optimizer holds the parameters."""
         if self._sync_batchnorm and self.world.size > 1:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
@@ -90,7 +90,7 @@ class Strategy:
     def autocast(self) -> AbstractContextManager[None]:
         return self._accelerator.autocast()  # type: ignore[no-any-return]
 
-    def exchange_gradients(self, now: bool) -> AbstractContextManager[None]:
+    def sync_gradients(self, now: bool) -> AbstractContextManager[None]:
         """Context of a forward and backward pass. `now`: sum the gradients over ranks in this pass."""
         self.compute_timer.begin()
         return nullcontext() if now else self._accelerator.no_sync(self._wrapped)
@@ -205,7 +205,7 @@ def seed_rank(seed: int, world: World, step: int = 0) -> None:
     torch.manual_seed(int(keyed_random.bits(seed, step, world.rank)[0] >> np.uint64(1)))
 
 
-def read_rng(device: torch.device) -> dict[str, Tensor]:
+def get_rng_state(device: torch.device) -> dict[str, Tensor]:
     """State of torch's generators: `cpu`, and `cuda` on a GPU."""
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
@@ -213,7 +213,7 @@ def read_rng(device: torch.device) -> dict[str, Tensor]:
     return state
 
 
-def write_rng(state: Mapping[str, Tensor], device: torch.device) -> None:
+def set_rng_state(state: Mapping[str, Tensor], device: torch.device) -> None:
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)

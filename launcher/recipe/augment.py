@@ -98,7 +98,7 @@ Spreads = tuple[Positive, Positive, Positive]
 
 
 class Augment(Section):
-    """Operations in order, on whole batches on the device. Random numbers are keyed by (run.seed, epoch, sample id)."""
+    """Operations in order, the same on CPU and GPU. Random numbers are keyed by (run.seed, view, sample id)."""
 
     train: Annotated[tuple[TrainOp, ...], Field(min_length=1)]
     """Operations on training images, in order. Together they must give every image one size."""

@@ -112,11 +112,22 @@ class Plan:
 
     def steps_by_stage(self, first: int) -> Iterator[tuple[int, range]]:
         """Each stage of freezing that has steps from `first` on, with these steps."""
-        ends = (*self.stage_starts[1:], self.total_steps)
-        for stage, (start, end) in enumerate(zip(self.stage_starts, ends, strict=True)):
-            steps = range(max(start + 1, first), min(end, self.total_steps) + 1)
-            if steps:
+        for stage in range(len(self.stage_starts)):
+            if steps := self.stage_steps(stage, first):
                 yield stage, steps
+
+    def stage_steps(self, stage: int, first: int = 1) -> range:
+        """The steps of a stage of freezing from `first` on; none where it is never reached."""
+        starts = (*self.stage_starts, self.total_steps)
+        return range(max(starts[stage] + 1, first), min(starts[stage + 1], self.total_steps) + 1)
+
+    def count_reads(self, split: str, steps: range) -> int:
+        """Images of `split` that training and validations read in `steps`, repetitions included; of test each once."""
+        if split == "train":
+            return len(steps) * self.global_batch
+        if split == "valid":
+            return self.num_eval[split] * sum(map(self.should_validate, steps))
+        return self.num_eval[split]
 
 
 def make_plan(recipe: Recipe, world_size: int, num_images: Mapping[str, int], num_classes: int) -> Plan:

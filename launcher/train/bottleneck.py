@@ -10,8 +10,6 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from launcher.text import show_percent
-
 BOUND_FRAC = 0.1
 """Fraction of the time spent waiting for data above which a training is input-bound."""
 
@@ -26,7 +24,7 @@ CROP_ROOM = 1.4
 """Longest side worth shrinking images to, over the side that the network takes: a random crop needs room."""
 
 STRAGGLER_RATIO = 1.5
-"""Times the other ranks' own part of a step above which a rank is a straggler: it makes all of them wait."""
+"""A rank is a straggler when its own part of a step takes this many times the median: it makes all of them wait."""
 
 MIN_STEPS = 10
 """Steps below which ranks are not compared."""
@@ -121,15 +119,15 @@ def diagnose(costs: Sequence[InputCost], tunables: Tunables, hosts: Sequence[str
     if cost.copy_s >= COPYING_FRAC * cost.train_s:
         bottleneck, frac = "copy", min(cost.copy_s / cost.train_s, 1.0)
     if bottleneck is None:
-        sentence = f"not input-bound: {show_percent(frac)} of the time waiting for data"
+        sentence = f"not input-bound: {frac:.0%} of the time waiting for data"
     else:
         where = f" (rank {rank})" if len(costs) > 1 else ""
         advice = " or ".join(_find_all(cost, bottleneck, tunables))
-        sentence = f"input-bound {show_percent(frac)}{where}: {bottleneck}; try {advice}"
+        sentence = f"input-bound {frac:.0%}{where}: {bottleneck}; try {advice}"
     if tunables.is_cpu and cost.threads_s:
-        share = show_percent(min(cost.threads_s / (cost.train_s * cost.num_cores), 1.0))
+        share = min(cost.threads_s / (cost.train_s * cost.num_cores), 1.0)
         cores = "the core" if cost.num_cores == 1 else f"the {cost.num_cores} cores"
-        sentence += f"; reading and augmenting took {share} of {cores} that the network uses too"
+        sentence += f"; reading and augmenting took {share:.0%} of {cores} that the network uses too"
     fractions = round(cost.wait_frac, 4), round(cost.busy_frac, 4)
     return InputReport(sentence, bottleneck, rank, *fractions, find_straggler(costs, hosts))
 

@@ -19,7 +19,8 @@ from launcher.text import show_bytes
 class SplitInput:
     """`num_images`: images of the split that pass through the network in the stage, repetitions included.
 
-    `views`: augmented views whose features are kept; None: the split is read from its images. `note`: why it is.
+    `views`: augmented views whose features are kept; None: the split is read from its images. `note`: why, where that
+    is a choice.
     """
 
     num_images: int
@@ -30,18 +31,19 @@ class SplitInput:
 def choose_inputs(
     plan: Plan, augment: Augment, stage: int, record_bytes: Mapping[str, int], room_bytes: float
 ) -> dict[str, SplitInput]:
-    """For each split of a stage of freezing with a frozen part: the same at its beginning and when it resumes.
+    """The input of each split in a stage with a frozen part; a resumed stage chooses the same.
 
-    `record_bytes`: of one image's features in each split. `room_bytes`: for all features of the stage;
-    the smallest split comes first.
+    `record_bytes`: of one image's features in each split. `room_bytes`: for all features of the stage; the smallest
+    split comes first.
     """
+    steps = plan.stage_steps(stage)
     splits = sorted(("train", *plan.num_eval), key=plan.num_images)
-    chosen = {split: SplitInput(count_images(plan, stage, split)) for split in splits}
-    views = {split: each for split in splits if (each := _useful_views(plan, augment, stage, split)) is not None}
+    chosen = {split: SplitInput(plan.count_reads(split, steps)) for split in splits}
+    views = {split: each for split in splits if (each := _useful_views(plan, augment, steps, split)) is not None}
     for split in sorted(views, key=lambda split: plan.num_images(split) * len(views[split])):
         num_records = plan.num_images(split) * len(views[split])
         num_bytes = num_records * record_bytes[split]
-        if chosen[split].num_images < num_records - plan.dropped_per_epoch * len(views[split]):
+        if chosen[split].num_images < num_records - plan.dropped_per_epoch * len(views[split]):  # some are never read
             chosen[split] = replace(chosen[split], note="not kept, training is too short to use them all")
         elif num_bytes > room_bytes:
             note = f"not kept, {show_bytes(num_bytes)} are more than strategy.feature_cache_gib has left"
@@ -52,31 +54,13 @@ def choose_inputs(
     return chosen
 
 
-def _useful_views(plan: Plan, augment: Augment, stage: int, split: str) -> tuple[int, ...] | None:
+def _useful_views(plan: Plan, augment: Augment, steps: range, split: str) -> tuple[int, ...] | None:
     """Views of the split that the stage reads; None where each epoch has a new one, or the split is not used yet."""
-    first, last = steps_of(plan, stage)
     if split == "test":
-        return (0,) if last == plan.total_steps else None  # evaluated at the end only
+        return (0,) if plan.total_steps in steps else None  # evaluated at the end only
     if split != "train" or not (augment.is_mixed or is_random(augment.train)):
         return (0,)
     if augment.views is None:
         return None
-    epochs = range(plan.epoch(first), plan.epoch(last) + 1)
+    epochs = range(plan.epoch(steps[0]), plan.epoch(steps[-1]) + 1)
     return tuple(sorted({epoch % augment.views for epoch in epochs}))
-
-
-def steps_of(plan: Plan, stage: int) -> tuple[int, int]:
-    """The first and the last step of a stage."""
-    starts = (*plan.stage_starts, plan.total_steps)
-    return starts[stage] + 1, max(starts[stage] + 1, min(starts[stage + 1], plan.total_steps))
-
-
-def count_images(plan: Plan, stage: int, split: str, steps_done: int = 0) -> int:
-    """Images of `split` that pass through the network in a stage, repetitions included, once `steps_done` are done."""
-    first, last = steps_of(plan, stage)
-    first = max(first, steps_done + 1)
-    if split == "train":
-        return (last - first + 1) * plan.global_batch
-    if split == "valid":
-        return plan.num_eval[split] * sum(plan.should_validate(step) for step in range(first, last + 1))
-    return plan.num_eval[split]

@@ -89,13 +89,13 @@ def build_state(job: Job) -> TrainState:
     network = strategy.comm.local_rank0_first(build)
     check_sizes(network, (train_size(recipe), eval_size(recipe)))
     freeze(network, recipe.backbone.stages[0].freeze)
-    network = replace(network, model=strategy.place(network.model))
+    network = replace(network, model=strategy.to_device(network.model))
     ema = None
     if recipe.optim.ema_decay is not None:
         average = get_ema_multi_avg_fn(recipe.optim.ema_decay)  # type: ignore[no-untyped-call]
         ema = AveragedModel(network.model, multi_avg_fn=average, use_buffers=True)
     groups = build_groups(recipe.optim, network.model, network.head_names, find_blocks(network))
-    optimizer = strategy.adopt(build_optimizer(recipe.optim, groups, recipe.strategy.precision))
+    optimizer = strategy.prepare_optimizer(build_optimizer(recipe.optim, groups, recipe.strategy.precision))
     seed_rank(recipe.run.seed, strategy.world)
     spec = NetworkSpec(recipe, job.classes, *job.normalisation)
     return TrainState(network, ema, optimizer, strategy, recipe.run.seed, job.run.id, job.manifest.sha256, spec)

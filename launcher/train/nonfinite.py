@@ -17,7 +17,8 @@ MAX_IN_A_ROW = 10
 
 
 class NonfinitePolicy(Protocol):
-    def before_step(self) -> None: ...
+    def before_step(self) -> None:
+        """Keep what a forward pass changes, so that a skipped step changes nothing."""
 
     def should_skip_step(self, result: StepResult) -> bool:
         """Asked between backward and step; the same on every rank. Raise UserError after too many in a row."""

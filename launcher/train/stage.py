@@ -22,7 +22,7 @@ from launcher.models.optim.build import build_groups
 from launcher.recipe.schema import Recipe
 from launcher.run.run_log import RunLog
 from launcher.text import Say
-from launcher.train.choose_inputs import choose_inputs, count_images
+from launcher.train.choose_inputs import choose_inputs
 from launcher.train.frozen import (
     build_engine,
     build_request,
@@ -76,9 +76,10 @@ def enter_stage(job: Job, state: TrainState, inputs: Inputs, number: int, step: 
     feeds: dict[str, Feed] = {**image_feeds}
     if split is not None and engine is not None:
         feeds |= _keep_features(job, number, split, engine, image_feeds, say, say_kept)
+    steps = job.plan.stage_steps(number, first=step + 1)
     for name, feed in image_feeds.items():
         if feeds[name] is feed:
-            _cache_decoded(job, name, feed, count_images(job.plan, number, name, step), say_kept)
+            _cache_decoded(job, name, feed, job.plan.count_reads(name, steps), say_kept)
     return Stage(
         number=number,
         state=state,

@@ -1,4 +1,4 @@
-"""One optimizer step: read, augment, forward, backward, exchange, step. B batch, O outputs of the network."""
+"""One optimizer step: augmented batches, forward, backward, exchange, step. B batch, O outputs of the network."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def train_work(job: Job, steps: range) -> Iterator[tuple[int, Ids]]:
 def train_step(
     job: Job, stage: Stage, batches: Iterator[Examples], step: int, nonfinite: NonfinitePolicy, log: RunLog
 ) -> StepResult:
-    """One optimizer step of every rank. Raise UserError when too many were skipped."""
+    """One optimizer step of every rank. Raise UserError when too many steps in a row were skipped."""
     plan, strategy, beacon, state = job.plan, job.strategy, job.strategy.comm.beacon, stage.state
     lr = learning_rate(job.recipe, plan, step)
     for group in state.optimizer.param_groups:
@@ -42,9 +42,9 @@ def train_step(
     for i in range(plan.accumulation):
         beacon.enter("data", step)
         examples = next(batches)
-        with strategy.exchange_gradients(now=i == plan.accumulation - 1):
+        with strategy.sync_gradients(now=i == plan.accumulation - 1):
             beacon.enter("forward")
-            outputs_BO = stage.train_model(*examples.inputs)
+            outputs_BO = stage.train_model(*examples.inputs)  # autocast, too
             losses_B = stage.loss(outputs_BO, examples.targets)
             if may_skip_samples:
                 losses_B = losses_B * examples.weights_B

@@ -14,7 +14,7 @@ from launcher.checkpoint.network_spec import read_spec
 from launcher.checkpoint.restore import read_progress
 from launcher.checkpoint.snapshot import HostMemory, Snapshot, save_weights, take_snapshot, write_snapshot
 from launcher.checkpoint.state import Progress, step_name
-from launcher.distributed.strategy import Strategy, read_rng
+from launcher.distributed.strategy import Strategy, get_rng_state
 from launcher.errors import RunError
 from tests.harness.small_run import ADAM, SPEC, SmallRun, alone, best_at, pointed
 
@@ -25,7 +25,7 @@ def strategy() -> Strategy:
 
 
 def take(run: SmallRun, progress: Progress, memory: HostMemory | None = None) -> Snapshot:
-    rngs = [read_rng(run.state.strategy.device)]
+    rngs = [get_rng_state(run.state.strategy.device)]
     return take_snapshot(run.state, progress, rngs, memory or HostMemory())
 
 

@@ -9,9 +9,9 @@ from launcher.distributed.strategy import (
     _complete_environment,
     build_strategy,
     choose_device,
-    read_rng,
+    get_rng_state,
     seed_rank,
-    write_rng,
+    set_rng_state,
 )
 from launcher.distributed.world import World
 from launcher.errors import UserError
@@ -91,14 +91,14 @@ def test_srun_gets_the_variables_of_torch() -> None:
 
 
 def test_place_sets_the_memory_format(strategy: Strategy) -> None:
-    model = strategy.place(nn.Conv2d(3, 8, 3))
+    model = strategy.to_device(nn.Conv2d(3, 8, 3))
     assert next(model.parameters()).is_contiguous(memory_format=torch.channels_last)
     assert strategy.layout(torch.zeros(2, 3, 4, 4)).is_contiguous(memory_format=torch.channels_last)
 
 
 def test_clipping_limits_the_norm(strategy: Strategy) -> None:
     model = nn.Linear(4, 1)
-    wrapped, optimizer = strategy.wrap(model), strategy.adopt(torch.optim.SGD(model.parameters(), lr=1.0))
+    wrapped, optimizer = strategy.wrap(model), strategy.prepare_optimizer(torch.optim.SGD(model.parameters(), lr=1.0))
     before = [parameter.detach().clone() for parameter in model.parameters()]
     strategy.backward(1000 * wrapped(torch.ones(1, 4)).sum())
     assert strategy.step(optimizer, 0.5, model.parameters())
@@ -119,7 +119,7 @@ def test_seeds_differ_between_ranks_and_steps() -> None:
 
 def test_write_rng_restores_what_read_rng_gave() -> None:
     cpu = torch.device("cpu")
-    state = read_rng(cpu)
+    state = get_rng_state(cpu)
     expected = torch.rand(3)
-    write_rng(state, cpu)
+    set_rng_state(state, cpu)
     assert torch.equal(torch.rand(3), expected)

@@ -14,7 +14,7 @@ from launcher.checkpoint.network_spec import NetworkSpec
 from launcher.checkpoint.restore import find_start, restore_optimizer, restore_weights
 from launcher.checkpoint.snapshot import HostMemory, take_snapshot, write_snapshot
 from launcher.checkpoint.state import Best, Progress, TrainState
-from launcher.distributed.strategy import Strategy, build_strategy, read_rng
+from launcher.distributed.strategy import Strategy, build_strategy, get_rng_state
 from launcher.distributed.world import World
 from launcher.models.optim.build import build_groups, build_optimizer
 from launcher.models.zoo import Network
@@ -47,7 +47,7 @@ class SmallRun:
         model = nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width), nn.Dropout(0.5), nn.Linear(width, 2))
         average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True) if ema else None  # type: ignore[no-untyped-call]
         groups = build_groups(optim, model, (), ())
-        optimizer = strategy.adopt(build_optimizer(optim, groups, "no"))
+        optimizer = strategy.prepare_optimizer(build_optimizer(optim, groups, "no"))
         self.wrapped = strategy.wrap(model)
         self.state = TrainState(Network(model, "3"), average, optimizer, strategy, 0, "abc", "data 1", SPEC)
 
@@ -79,7 +79,7 @@ def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
 
 def save(folder: Path, state: TrainState, progress: Progress, keep: int) -> None:
     """All that a run does to save, in line."""
-    rngs = state.strategy.comm.all_gather_object(read_rng(state.strategy.device))
+    rngs = state.strategy.comm.all_gather_object(get_rng_state(state.strategy.device))
     write_snapshot(folder, take_snapshot(state, progress, rngs, HostMemory()), keep)
 
 

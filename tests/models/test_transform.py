@@ -147,8 +147,8 @@ def test_other_weights_leave_the_normalisation_to_the_data(weights: str, tmp_pat
 def test_notes_are_shown_only_when_eval_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = transform.read_transform
     monkeypatch.setattr(transform, "read_transform", lambda backbone: replace(read(backbone), notes=("near",)))
-    said: list[str] = []
-    fill_from_weights(load(tmp_path).recipe, said.append)
-    assert said == []
-    fill_from_weights(load(tmp_path, NO_EVAL).recipe, said.append)
-    assert said == ["near"]
+    notes: list[str] = []
+    fill_from_weights(load(tmp_path).recipe, notes.append)
+    assert notes == []
+    fill_from_weights(load(tmp_path, NO_EVAL).recipe, notes.append)
+    assert notes == ["near"]

@@ -22,10 +22,10 @@ BAD = "spoilt/photos/{}/china/bad.jpg"
 NONE = ": cannot be decoded (...); repair or remove it"
 MISTAKES = {
     "evaluate runs/photoss": "runs/photoss: no such folder; ...; did you mean 'runs/photos'?",
-    "predict bare/digits figures --output said.csv": "bare/digits: no checkpoint yet; train it first, or ...",
+    "predict bare/digits figures --output out.csv": "bare/digits: no checkpoint yet; train it first, or ...",
     "explain photos-shards photos": "photos-shards: neither a run's folder nor a checkpoint: ...; give a ...",
     "evaluate runs/digits --data figure": "--data figure: no such folder; ...; did you mean 'figures'?",
-    "predict runs/photos photos photos/chin --output said.csv": "photos/chin: no such ...; did you mean 'photos/...",
+    "predict runs/photos photos photos/chin --output out.csv": "photos/chin: no such ...; did you mean 'photos/...",
     "explain runs/photos photos/flower/99.jpg": "photos/flower/99.jpg: no such file, folder or pattern...",
     "evaluate runs/photos --data figures": "figures: its classes are not the run's: missing china, ...; rename ...",
     "evaluate runs/digits --data photos-shards": "photos-shards: its classes are not the run's: ...; rename ...",
@@ -92,7 +92,7 @@ def test_two_write_what_one_writes(two_runs: Path, tmp_path: Path, run: str) -> 
         output = tmp_path / f"of-{processes}"
         for words in (
             f"evaluate runs/{run} --output {output}",
-            f"predict runs/{run} {run}-shards --flips --output {output}/said.jsonl",
+            f"predict runs/{run} {run}-shards --flips --output {output}/out.jsonl",
             f"explain runs/{run} {FOLDERS[run]}/*/0[0-2].* --output {output}/heat",
         ):
             ended = launch(two_runs, *words.split(), processes=processes)
@@ -101,7 +101,7 @@ def test_two_write_what_one_writes(two_runs: Path, tmp_path: Path, run: str) -> 
     assert one.keys() == two.keys()
     assert [name for name in one if one[name] != two[name]] == []
     assert 0.2 < one["figures.json"]["accuracy"] < 1
-    assert len(one["said.jsonl"].splitlines()) == {"digits": 1797, "photos": 48}[run]
+    assert len(one["out.jsonl"].splitlines()) == {"digits": 1797, "photos": 48}[run]
     assert sum(name.startswith("heat/") for name in one) == {"digits": 10, "photos": 6}[run]
     assert list_files(two_runs) == before
 
@@ -117,7 +117,7 @@ def read_output(folder: Path) -> dict[str, Any]:
 
 def test_a_mistake_is_one_line_under_accelerate(two_runs: Path, tmp_path: Path) -> None:
     """Whose own exit code is 1, and which adds words of its own."""
-    words = shlex.split(f"evaluate runs/photos --data spoilt/photos/text --output {tmp_path}/judged")
+    words = shlex.split(f"evaluate runs/photos --data spoilt/photos/text --output {tmp_path}/evaluation")
     ended = start(*words, cwd=two_runs, processes=2, launcher="accelerate")
     assert ended.code == 1
     [line] = [line for line in ended.err.splitlines() if line.startswith("launcher: ")]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from launcher.recipe.plan import Plan, make_plan
-from launcher.train.choose_inputs import SplitInput, choose_inputs, count_images, steps_of
+from launcher.train.choose_inputs import SplitInput, choose_inputs
 from tests.data.made import recipe_of
 
 IMAGES = {"train": 80, "valid": 8, "test": 16}
@@ -61,7 +61,8 @@ def test_only_the_last_stage_computes_features_of_the_test_split() -> None:
     sections = {"backbone": {"name": "lenet", "freeze": freeze}}
     assert [chosen(1e9, stage, **sections)["test"] for stage in (0, 1)] == [None, (0,)]
     plan, _ = plan_for(**sections)
-    assert [steps_of(plan, stage) for stage in (0, 1)] == [(1, 20), (21, 40)]
-    assert [count_images(plan, stage, "train") for stage in (0, 1)] == [160, 160]
-    assert [count_images(plan, stage, "valid") for stage in (0, 1)] == [16, 16]
-    assert count_images(plan, 1, "train", steps_done=30) == 80
+    stages = [plan.stage_steps(stage) for stage in (0, 1)]
+    assert stages == [range(1, 21), range(21, 41)]
+    assert [plan.count_reads("train", steps) for steps in stages] == [160, 160]
+    assert [plan.count_reads("valid", steps) for steps in stages] == [16, 16]
+    assert plan.stage_steps(1, first=31) == range(31, 41)

@@ -48,7 +48,7 @@ def load_trained(path: Path, which: str, strategy: Strategy) -> TrainedModel:
     with _as_run_error():
         load_weights(checkpoint, model, ema=spec.recipe.optim.ema_decay is not None)
     augment = build_augment(spec.recipe.augment.eval_ops, spec.mean, spec.std, strategy.memory_format)
-    return TrainedModel(checkpoint, spec, strategy.place(model).eval(), augment)
+    return TrainedModel(checkpoint, spec, strategy.to_device(model).eval(), augment)
 
 
 def build_network(spec: NetworkSpec) -> nn.Module:

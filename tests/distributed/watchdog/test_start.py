@@ -36,17 +36,17 @@ def test_closing_ends_the_thread(tmp_path: Path) -> None:
 
 def start_on_three_ranks(folder: Path) -> tuple[list[type], list[str]]:
     """The type of each rank's watchdog, and what the ranks say."""
-    said: list[str] = []
+    notes: list[str] = []
 
     def start(comm: Comm) -> type:
-        watchdog = start_watchdog(comm, 600.0, folder, fail, said.append)
+        watchdog = start_watchdog(comm, 600.0, folder, fail, notes.append)
         comm.barrier()
         watchdog.close()
         return type(watchdog)
 
     types = run_ranks(start)
     assert all(isinstance(each, type) for each in types), types
-    return types, said  # type: ignore[return-value]
+    return types, notes  # type: ignore[return-value]
 
 
 def test_every_rank_reaches_rank_0(tmp_path: Path) -> None:
@@ -63,11 +63,11 @@ def test_a_rank_that_cannot_reach_rank_0_leaves_all_without_a_watchdog(
         return open_peer(host, port, token)
 
     monkeypatch.setattr(start_module, "open_peer", refuse)
-    types, said = start_on_three_ranks(tmp_path)
+    types, notes = start_on_three_ranks(tmp_path)
     assert types == [NullWatchdog] * 3
-    assert len(set(said)) == 1
-    assert said[0].startswith("no hang detection: rank 2 cannot reach 127.0.0.1:")
-    assert said[0].endswith(" by UDP")
+    assert len(set(notes)) == 1
+    assert notes[0].startswith("no hang detection: rank 2 cannot reach 127.0.0.1:")
+    assert notes[0].endswith(" by UDP")
 
 
 def test_rank_0_that_cannot_listen_leaves_all_without_a_watchdog(
@@ -77,6 +77,6 @@ def test_rank_0_that_cannot_listen_leaves_all_without_a_watchdog(
         raise OSError("no sockets")
 
     monkeypatch.setattr(start_module, "open_coordinator", refuse)
-    types, said = start_on_three_ranks(tmp_path)
+    types, notes = start_on_three_ranks(tmp_path)
     assert types == [NullWatchdog] * 3
-    assert said == ["no hang detection: rank 0 cannot listen by UDP"] * 3
+    assert notes == ["no hang detection: rank 0 cannot listen by UDP"] * 3

@@ -86,5 +86,5 @@ def _open_torchvision(backbone: Backbone, classes: tuple[str, ...], device: Devi
     transform = read_transform(backbone)
     augment = build_augment(transform.ops, transform.mean, transform.std, strategy.memory_format)
     notes = (*transform.notes, f"{name} {backbone.weights}, weights {fetched.path}")
-    model = strategy.place(network.model).eval()
+    model = strategy.to_device(network.model).eval()
     return Classifier(model, classes, augment, strategy, notes)

@@ -34,6 +34,7 @@ from launcher.models.zoo import build_trained
 from shards.manifest import read_manifest
 from shards.sources.listing import PackOptions
 from shards.write import pack
+from tests.harness.evaluated_run import train_lenet
 from tests.harness.small_run import alone
 from tests.harness.two_runs import list_files
 from tests.harness.workdir import LENET, WorkDir, plain_images
@@ -42,10 +43,16 @@ PLAIN = ("backbone.freeze=none", "train.epochs=2st", "optim.ema_decay=0.5")
 FORMATS: tuple[ExportFormat, ...] = ("torchscript", "onnx", "safetensors", "hf")
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, few_shards: Path) -> Path:
+    path = tmp_path_factory.mktemp("trained")
+    train_lenet(path, few_shards, *PLAIN)
+    return path / "run"
+
+
 @pytest.fixture
-def run(workdir: WorkDir) -> Path:
-    assert workdir.train(LENET, *PLAIN) == 0
-    return workdir.path / "run"
+def run(workdir: WorkDir, trained: Path) -> Path:
+    return Path(shutil.copytree(trained, workdir.path / "run", symlinks=True))
 
 
 def export(*arguments: str | Path) -> int:
