@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 from launcher.cli.main import run
 from launcher.malloc import keep_freed_memory
@@ -16,6 +17,9 @@ def main() -> None:
     would wait for a W&B thread that hangs.
     """
     keep_freed_memory()
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell, as by `>&-`
+            setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w"))  # noqa: SIM115
     code = run()
     sys.stdout.flush()
     sys.stderr.flush()

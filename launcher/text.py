@@ -18,6 +18,13 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def show_count(number: int, noun: str) -> str:
+    """`1 image`, `1,200 images`, `2 processes`."""
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
 def show_bytes(num_bytes: int) -> str:
     """`897 bytes`, `3.4 MiB`."""
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):

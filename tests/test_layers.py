@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 ROOMS: dict[str, tuple[str, set[str]]] = {
     "recipe": ("YAML -> Recipe -> Plan: every batch, step and interval a whole number", set()),
-    "metrics": ("whole-number counts summed over processes, and the metrics they give", {"recipe"}),
+    "metrics": ("whole-number counts summed over processes, and the metrics they give", set()),
     "distributed": ("this process among the others: devices, precision, collectives, signals, hangs", {"recipe"}),
     "augment": ("batches of images and what is done to them, the same on CPU and GPU", {"recipe"}),
     "models": ("networks, what of them is frozen, their losses and optimizers", {"recipe"}),
@@ -204,6 +204,13 @@ def test_module_imports_rooms_of_its_row_only(file: str) -> None:
     allowed = {"", room} | (ROOMS[room][1] if room else set())
     ours = {name for name in own_imports_of(file) if name.startswith("launcher.")}
     assert {name for name in ours if room_of(name) not in allowed} == set()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_room_imports_every_room_of_its_row(room: str) -> None:
+    files = [file for file in FILES if file.startswith(f"launcher/{room}/")]
+    used = {room_of(name) for file in files for name in own_imports_of(file) if name.startswith("launcher.")}
+    assert used - {"", room} == ROOMS[room][1]
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if file.startswith("launcher/commands/")])

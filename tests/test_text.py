@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.text import first_line, one_line, show_bytes, show_duration
+from launcher.text import first_line, one_line, show_bytes, show_count, show_duration
 
 
 def test_white_space_becomes_single_blanks() -> None:
@@ -36,3 +36,8 @@ def test_bytes_have_the_largest_unit_below_them(num_bytes: int, text: str) -> No
 )
 def test_durations_have_a_unit_that_keeps_them_short(seconds: float, text: str) -> None:
     assert show_duration(seconds) == text
+
+
+def test_counts_are_singular_or_plural() -> None:
+    assert [show_count(number, "image") for number in (0, 1, 1200)] == ["0 images", "1 image", "1,200 images"]
+    assert show_count(2, "process") == "2 processes"

@@ -170,7 +170,7 @@ def explain(run: Run, path: Images, /, *paths: MoreImages, options: Flat[Explain
 
 
 def sync(run: RunFolder, /, *runs: MoreRuns) -> int:
-    """Send what Weights & Biases lacks of runs, from their journals: records that were offline, dropped or refused."""
+    """Send the records of runs that Weights & Biases lacks: those that were offline, dropped or refused."""
     return sync_runs([run, *runs])
 
 

@@ -1,0 +1,1 @@
+"""This process among the others: devices, precision, collectives, signals, hangs."""

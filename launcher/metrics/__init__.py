@@ -1,0 +1,1 @@
+"""Whole-number counts summed over processes, and the metrics that they give."""

@@ -84,7 +84,7 @@ class Data(Section):
     a node then opens only its part of the shards. It must divide `train.global_batch`; any number of ranks that divides
     it trains the same. null: any image may come at any time, and every node opens every shard."""
     shuffle_images: Count = 131072
-    """With `lanes`: images that are shuffled with one another at a time, neighbors from every lane equally."""
+    """Images shuffled together, with `lanes`: neighbors of each lane, as many from every lane."""
 
     @property
     def folder(self) -> Path:

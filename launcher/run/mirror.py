@@ -18,7 +18,7 @@ from launcher.errors import EXIT_RESUMABLE
 from launcher.run.credentials import has_wandb_credentials
 from launcher.run.journal import Record
 from launcher.run.wandb import Mode, RunMetadata, WandbRun, quiet_wandb, stop_service
-from launcher.text import first_line
+from launcher.text import first_line, show_count
 
 MAX_QUEUED = 10_000
 UPLOAD_TIMEOUT_S = 45.0
@@ -81,9 +81,11 @@ class WandbMirror:
         self._thread.join(max(0.0, until_s - time.monotonic()))
         failures = self.take_failures()
         if self._num_dropped:
-            failures.append(f"W&B took too long, {self._num_dropped} records were dropped; {self._how_to_sync()}")
+            failures.append(
+                f"W&B took too long, {show_count(self._num_dropped, 'record')} dropped; {self._how_to_sync()}"
+            )
         if self._num_refused > 1:
-            failures.append(f"W&B refused {self._num_refused} records; {self._how_to_sync()}")
+            failures.append(f"W&B refused {show_count(self._num_refused, 'record')}; {self._how_to_sync()}")
         if self._thread.is_alive():
             failures.append(f"W&B did not finish in {timeout_s:.0f} s; {self._how_to_sync()}")
         self.mode = self._mode_used or "disabled"

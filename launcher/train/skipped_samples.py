@@ -9,6 +9,7 @@ from launcher.data.bad_samples import BadSamples
 from launcher.distributed.comm import Comm
 from launcher.errors import DataError
 from launcher.run.run_log import RunLog
+from launcher.text import show_count
 
 
 class SkippedSamples:
@@ -43,7 +44,7 @@ class SkippedSamples:
                 shards = Counter(map(self._shard_of[split], new))
                 messages = list(new.values())
                 more = f", and {len(messages) - 1} more" if len(messages) > 1 else ""
-                message = f"skipped {len(messages)} unreadable images of {split}: {messages[0]}{more}"
+                message = f"skipped {show_count(len(messages), 'unreadable image')} of {split}: {messages[0]}{more}"
                 log.event(step, "skipped_samples", message, show=True, split=split, shards=shards, messages=messages)
             if len(known) > self._limit:
                 first = next(iter(known.values()))

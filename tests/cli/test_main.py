@@ -145,3 +145,10 @@ def test_exit_code_is_written_to_a_file(
         assert run(["schema"]) == 0
         assert (tmp_path / "code").exists() == (rank == "0")
     assert (tmp_path / "code").read_text() == "0\n"
+
+
+def test_closed_streams_end_nothing(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m launcher runs {tmp_path}"
+    for closed in (">&-", "<&- >&- 2>&-"):
+        ended = subprocess.run(["bash", "-c", f"{command} {closed}"], capture_output=True, text=True)
+        assert (ended.returncode, ended.stderr) == (0, "")

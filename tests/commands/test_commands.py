@@ -168,7 +168,7 @@ def test_explain_names_unreadable_images(two_runs: Path, tmp_path: Path, run: st
     ended = launch(two_runs, "explain", f"runs/{run}", *bad, good, *options)
     assert (ended.code, len(list(heat.iterdir()))) == (EXIT_FAILED, 1)
     assert all(ended.err.count(path) == 1 for path in bad)
-    assert "1 images explained by gradcam, the predicted class of each; skipped 3 unreadable images" in ended.out
+    assert "1 image explained by gradcam, the predicted class of each; skipped 3 unreadable images" in ended.out
 
 
 @pytest.mark.parametrize("run", RUNS)

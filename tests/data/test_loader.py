@@ -177,6 +177,6 @@ def test_waiting_is_measured(reader: ShardReader, workers: int) -> None:
 def test_time_spent_training_is_not_waiting(reader: ShardReader) -> None:
     loader = Loader(reader, 1, CPU)
     for _ in loader.batches(work_of([0], [1], [2]), corners):
-        time.sleep(0.1)
+        time.sleep(0.5)
     loader.close()
-    assert loader.times.wait_s < 0.2
+    assert loader.times.wait_s < 1.0, "of 1.5 s"

@@ -120,7 +120,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_resumed_from(
     assert_same_training(folder, workdir.path / "whole")
 
 
-def test_when_every_checkpoint_is_damaged_the_run_begins_anew_and_says_so(
+def test_a_run_whose_checkpoints_are_all_damaged_begins_anew_and_says_so(
     workdir: WorkDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = (*PLAIN, "train.evaluate_every=8st", "checkpoint.every=2st")

@@ -132,7 +132,7 @@ def test_file_that_is_no_recipe_is_refused_quickly(text: str, line: str, tmp_pat
     path.write_text(text)
     start = time.monotonic()
     assert errors_of(path) == [f"recipe.yaml{line}"]
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 20
 
 
 def test_aliases_that_unfold_without_end_are_refused_quickly(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_aliases_that_unfold_without_end_are_refused_quickly(tmp_path: Path) -> 
     path.write_text("\n".join(["b0: &b0 [x, x, x, x, x, x, x, x, x]", *rows]))
     start = time.monotonic()
     assert errors_of(path) == ["recipe.yaml:1: too many values for a recipe"]
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 20
 
 
 def test_empty_file_lacks_every_required_section(tmp_path: Path) -> None:

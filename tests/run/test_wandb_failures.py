@@ -24,7 +24,16 @@ from launcher.run.journal import Record, read_journal
 from launcher.run.mirror import WandbMirror
 from launcher.run.wandb import Mode, RunMetadata
 from tests.run.wandb_file import read_offline_runs
-from tests.run.wandb_program import KEY, PROGRAM, clean_environment, result_of, spawn
+from tests.run.wandb_program import (
+    DIES_LATER,
+    FREE_S,
+    IMPATIENT,
+    KEY,
+    PROGRAM,
+    clean_environment,
+    result_of,
+    spawn,
+)
 from tests.run.wandb_server import WandbServer
 
 
@@ -36,11 +45,12 @@ def test_a_run_without_a_server_is_offline_and_can_be_sent_later(tmp_path: Path)
             tmp_path / "run",
             "online",
             "slow = log(*range(1, 201)); wait_for_mirror(); end(slow=slow)",
+            IMPATIENT,
             WANDB_BASE_URL=closed,
             WANDB_API_KEY=KEY,
         )
     )
-    assert result["slow"] < 0.1
+    assert result["slow"] < FREE_S
     assert result["mode"] == "offline"
     (failure,) = result["failures"]
     assert "\n" not in failure
@@ -52,13 +62,12 @@ def test_a_run_without_a_server_is_offline_and_can_be_sent_later(tmp_path: Path)
 
 @pytest.mark.parametrize("fault", ["hang", 500])
 def test_a_broken_server_costs_the_training_nothing(tmp_path: Path, fault: int | str) -> None:
-    body = "times = sorted(log(step) for step in range(1, 201)); end(median=times[100], slowest=times[-1])"
+    body = "end(slowest=max(log(step) for step in range(1, 201)))"
     with WandbServer(fault) as server:
         online = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
-        result = result_of(spawn(tmp_path / "run", "online", body, **online))
-    assert result["median"] < 0.005
-    assert result["slowest"] < 0.5, "200 calls, while W&B is being imported on the same two cores"
-    assert result["finish_s"] < 8.5
+        result = result_of(spawn(tmp_path / "run", "online", body, IMPATIENT, **online))
+    assert result["slowest"] < FREE_S, "200 calls, while W&B is being imported on the same cores"
+    assert result["finish_s"] < 40, "it gave up"
     assert result["mode"] == "offline"
     assert len(result["failures"]) == 1
     (run,) = read_offline_runs(tmp_path / "run")
@@ -75,14 +84,14 @@ slow = log(3, 4); end(slow=slow)
 """
     with WandbServer() as server:
         online = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
-        process = spawn(tmp_path / "run", "online", body, **online)
+        process = spawn(tmp_path / "run", "online", body, DIES_LATER, **online)
         while not (tmp_path / "run" / "started").exists():
             assert process.poll() is None
             time.sleep(0.05)
     (tmp_path / "run" / "go").touch()
     result = result_of(process)
-    assert result["slow"] < 0.1
-    assert result["finish_s"] < 8.5
+    assert result["slow"] < FREE_S
+    assert result["finish_s"] < 40, "it gave up"
     assert result["mode"] == "online"
     (failure,) = result["failures"]
     assert failure.startswith("W&B did not receive everything (")
@@ -92,13 +101,13 @@ slow = log(3, 4); end(slow=slow)
 def test_records_are_counted_that_are_lost_when_the_process_of_wandb_dies(tmp_path: Path, signal: str) -> None:
     """SLURM's SIGTERM reaches every process of a job step, and W&B's ends by it, as by the kernel's SIGKILL."""
     body = f"log(1); wait_for_mirror(); os.kill(service(), signal.{signal}); time.sleep(1); slow = log(*range(2, 40))"
-    result = result_of(spawn(tmp_path / "run", "offline", f"{body}; end(slow=slow)"))
+    result = result_of(spawn(tmp_path / "run", "offline", f"{body}; end(slow=slow)", DIES_LATER))
     refused, unfinished, counted = result["failures"]
     assert refused.startswith("W&B refused a record (")
     assert unfinished.startswith("W&B did not receive everything (")
     assert counted == f"W&B refused 38 records; send it later: launcher sync {tmp_path / 'run'}"
-    assert result["finish_s"] < 8
-    assert result["slow"] < 0.1
+    assert result["finish_s"] < 40, "it gave up"
+    assert result["slow"] < FREE_S
     assert [record["step"] for record in read_journal(tmp_path / "run")] == list(range(40))
 
 
@@ -106,7 +115,14 @@ def test_no_question_is_asked_on_a_terminal_without_credentials(tmp_path: Path) 
     (tmp_path / "run").mkdir()
     parent, child = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM + "log(1); wait_for_mirror(); end()", str(tmp_path / "run"), "online"],
+        [
+            sys.executable,
+            "-c",
+            PROGRAM + "log(1); wait_for_mirror(); end()",
+            str(tmp_path / "run"),
+            "online",
+            json.dumps(IMPATIENT),
+        ],
         env=clean_environment(tmp_path, WANDB_SILENT="false", WANDB_BASE_URL="http://127.0.0.1:9"),
         stdin=child,
         stdout=child,
@@ -164,7 +180,7 @@ def test_a_full_queue_drops_and_counts(monkeypatch: pytest.MonkeyPatch, tmp_path
     _log(mirror, *range(10))
     threading.Timer(0.2, gate.set).start()  # while finish() waits for room
     how = f"send it later: launcher sync {tmp_path}"
-    assert mirror.finish(1) == [f"W&B took too long, 7 records were dropped; {how}"]
+    assert mirror.finish(1) == [f"W&B took too long, 7 records dropped; {how}"]
     assert (run.rows, run.finished) == ([0, 1, 2], [1])
     assert mirror.finish(1) == [], "reported once"
 
@@ -175,7 +191,7 @@ def test_a_wandb_that_never_starts_is_not_online(monkeypatch: pytest.MonkeyPatch
     mirror = _mirror(monkeypatch, tmp_path, lambda mode: gate.wait(30) and _Rows(), "online")
     start = time.monotonic()
     (failure,) = mirror.finish(0)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 20
     assert failure == f"W&B did not finish in 0 s; send it later: launcher sync {tmp_path}"
     assert mirror.mode == "disabled"
     gate.set()

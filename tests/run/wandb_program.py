@@ -14,6 +14,13 @@ from tests.harness.runs import Ended
 from tests.run.wandb_server import WandbServer
 
 KEY = "0123456789" * 4
+PATIENT = 40.0, 40.0, 90.0
+"""Seconds to wait for W&B to start, to upload and to finish: a busy machine takes its time."""
+IMPATIENT = 2.0, 2.0, 8.0
+"""For a server that fails from the beginning."""
+DIES_LATER = 40.0, 2.0, 8.0
+FREE_S = 1.0
+"""Seconds that a record may take, much less than a wait for a server."""
 PROGRAM = """
 import json, os, signal, sys, time
 from pathlib import Path
@@ -22,8 +29,8 @@ import launcher.run.wandb
 from launcher.run.journal import Journal
 from launcher.recipe.schema import Wandb
 
-launcher.run.wandb.INIT_TIMEOUT_S, module.UPLOAD_TIMEOUT_S, module.FINISH_TIMEOUT_S = 2.0, 2.0, 8.0
-folder, mode = Path(sys.argv[1]), sys.argv[2]
+folder, mode, timeouts_s = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
+launcher.run.wandb.INIT_TIMEOUT_S, module.UPLOAD_TIMEOUT_S, module.FINISH_TIMEOUT_S = timeouts_s
 section = Wandb(project="birds", group="g", job_type="tune", tags=("a", "b"))
 config = {"optim": {"lr": 0.1}, "run": {"seed": 3}}
 mirror = module.WandbMirror(launcher.run.wandb.RunMetadata("abcd1234", folder, section, config), mode)
@@ -65,10 +72,12 @@ def clean_environment(home: Path, **more: str) -> dict[str, str]:
     return kept | {"HOME": str(home), "TMPDIR": str(home)} | more
 
 
-def spawn(folder: Path, mode: Mode, body: str, **environment: str) -> subprocess.Popen[str]:
+def spawn(
+    folder: Path, mode: Mode, body: str, timeouts_s: tuple[float, float, float] = PATIENT, /, **environment: str
+) -> subprocess.Popen[str]:
     folder.mkdir(exist_ok=True)
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM + body, str(folder), mode],
+        [sys.executable, "-c", PROGRAM + body, str(folder), mode, json.dumps(timeouts_s)],
         env=clean_environment(folder.parent, **environment),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -79,7 +88,7 @@ def spawn(folder: Path, mode: Mode, body: str, **environment: str) -> subprocess
 
 def result_of(process: subprocess.Popen[str]) -> dict[str, Any]:
     """The result that the program printed; nothing else may be printed."""
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=200)
     assert (process.returncode, err) == (0, "")
     result: dict[str, Any] = json.loads(out)
     return result

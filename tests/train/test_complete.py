@@ -31,6 +31,6 @@ def test_the_transform_of_pretrained_weights_is_written_out() -> None:
         ("backbone={name: lenet, freeze: {except_last: 99}}", r"backbone\.freeze: .*"),
     ],
 )
-def test_what_no_library_has_is_refused(override: str, expected: str) -> None:
+def test_names_that_no_library_has_are_refused(override: str, expected: str) -> None:
     with pytest.raises(RecipeError, match=expected):
         ask_libraries(load_recipe(DIGITS, [override]), pytest.fail)

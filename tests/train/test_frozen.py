@@ -10,7 +10,7 @@ from launcher.train.frozen import build_engine, build_request, feature_values, s
 from tests.harness.workdir import FLIPS, LENET, WorkDir
 
 
-def test_what_is_split_off_gives_the_same_outputs(workdir: WorkDir) -> None:
+def test_split_parts_give_the_same_outputs(workdir: WorkDir) -> None:
     parts = workdir.build()
     split = split_network(parts.job, parts.state)
     engine = build_engine(parts.job, split)

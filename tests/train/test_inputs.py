@@ -24,9 +24,7 @@ def test_each_split_has_a_feed_and_only_training_is_augmented(workdir: WorkDir) 
 
 
 @pytest.mark.parametrize(("samples", "expected"), [("true", ParameterHashes), ("false", NullParameterHashes)])
-def test_what_augmentation_did_is_hashed_only_where_samples_are_logged(
-    workdir: WorkDir, samples: str, expected: type
-) -> None:
+def test_augmentation_is_hashed_only_where_samples_are_logged(workdir: WorkDir, samples: str, expected: type) -> None:
     inputs = workdir.build(LENET, f"log.samples={samples}").inputs
     assert isinstance(inputs.image_feeds["train"].parameter_hashes(), expected)
     assert isinstance(inputs.image_feeds["valid"].parameter_hashes(), NullParameterHashes)

@@ -171,7 +171,7 @@ def test_a_run_cut_off_after_its_last_step_is_evaluated(workdir: WorkDir) -> Non
     assert run["frozen_sha256"] == whole["frozen_sha256"] is not None
 
 
-def test_asked_to_stop_between_stages_loses_no_step(workdir: WorkDir) -> None:
+def test_a_stop_between_stages_loses_no_step(workdir: WorkDir) -> None:
     """While the second stage computes its features, three steps are done and no checkpoint is due."""
     records = feature_store.FeatureStore._records
 
@@ -191,7 +191,7 @@ def test_asked_to_stop_between_stages_loses_no_step(workdir: WorkDir) -> None:
     assert summary(workdir.path / "run")["status"] == "done"
 
 
-def test_killed_in_the_second_stage(tmp_path: Path, digits: Path) -> None:
+def test_a_run_killed_in_the_second_stage_resumes(tmp_path: Path, digits: Path) -> None:
     """The real program and a real kill."""
     words = [f"data.dir={digits}", STAGES, "augment.train=[{op: resize, size: [32, 32]}]", "train.epochs=3",
              "checkpoint.every=7st", "log.every=1st", "log.wandb.mode=disabled", "optim.backbone_lr=1e-3"]  # fmt: skip

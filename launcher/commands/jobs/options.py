@@ -21,7 +21,7 @@ class TuneOptions:
     search: Path
     """A YAML file: the keys to search, their ranges, the number of trials."""
     folder: Path | None = None
-    """For trials, best recipe and charts; a search in it is resumed. Default: `runs/RECIPE-SEARCH`."""
+    """Folder of trials, best recipe and charts; a search in it is resumed. Default: `runs/RECIPE-SEARCH`."""
     parallel: int | None = None
     """Trials at a time. Default: as many as the GPUs allow; 1 on a CPU."""
     processes: int = 1

@@ -33,7 +33,7 @@ from launcher.models.loss import class_scores
 from launcher.recipe.fields import with_values
 from launcher.recipe.schema import Recipe, Run
 from launcher.recipe.schema import Strategy as StrategySection
-from launcher.text import Say
+from launcher.text import Say, show_count
 
 TEST_TRANSFORMS: Mapping[TransformName, Callable[[Tensor], Tensor]] = {
     "none": lambda images_BCHW: images_BCHW,
@@ -124,7 +124,7 @@ class NameBadSamples:
 
     def describe(self) -> str:
         """The end of a line about the other images."""
-        return f"; skipped {self.num_reported:,} unreadable images" if self.num_reported else ""
+        return f"; skipped {show_count(self.num_reported, 'unreadable image')}" if self.num_reported else ""
 
     @property
     def exit_code(self) -> int:

@@ -15,7 +15,7 @@ from launcher.recipe.augment import Augment
 from launcher.recipe.parse import LoadedRecipe
 from launcher.recipe.plan import Plan
 from launcher.run.console import Console
-from launcher.text import show_bytes
+from launcher.text import show_bytes, show_count
 from launcher.train.prepare import complete_recipe, plan_run
 from shards.manifest import MANIFEST_NAME, Manifest
 
@@ -53,7 +53,7 @@ def check(loaded: LoadedRecipe, options: CheckOptions) -> int:
     plan = plan_run(loaded, recipe, options.world_size, manifest)
     order = build_order(plan, manifest, recipe.run.seed)
     rows = [*_rows(plan), *_node_rows(manifest, order, options.nodes)]
-    console.table(f"{loaded.file} on {options.world_size} processes", rows)
+    console.table(f"{loaded.file} on {show_count(options.world_size, 'process')}", rows)
     console.say(_describe_first_batch(order, options.rank))
     for note in plan.notes:
         console.say(f"note: {note}")

@@ -72,7 +72,7 @@ def test_a_random_function_ends_the_frozen_part() -> None:
     assert find(compute) == ["first"]
 
 
-def test_what_does_not_depend_on_the_images_is_not_at_the_boundary() -> None:
+def test_values_that_do_not_depend_on_the_images_are_not_at_the_boundary() -> None:
     def compute(net: Net, x: Tensor) -> Any:
         return net.head(net.first(x)) + net.head(net.scale.exp())
 

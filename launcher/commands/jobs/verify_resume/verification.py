@@ -30,7 +30,7 @@ from launcher.recipe.plan import Plan
 from launcher.recipe.schema import Recipe
 from launcher.run.folder import FINISHED, read_summary
 from launcher.run.journal import JournalTail
-from launcher.text import Say
+from launcher.text import Say, show_count
 
 UNINTERRUPTED, KILLED, RESIZED = "uninterrupted", "killed", "resized"
 """Names of the runs and of their folders."""
@@ -175,4 +175,4 @@ def draw_kill_steps(plan: Plan, seed: int) -> tuple[int, int]:
 
 
 def show_processes(size: int) -> str:
-    return "1 process" if size == 1 else f"{size} processes"
+    return show_count(size, "process")

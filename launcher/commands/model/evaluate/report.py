@@ -20,6 +20,7 @@ from launcher.run.charts import Matrix, title_of, write_confusion, write_per_cla
 from launcher.run.console import Row
 from launcher.run.image_grid import find_cell, to_pixels, write_sheet
 from launcher.run.journal import render_json
+from launcher.text import show_count
 from launcher.train.summary import metrics_rows
 from shards.files import write_atomically
 
@@ -75,7 +76,7 @@ def evaluation_rows(evaluation: Evaluation, folder: Path) -> list[Row]:
         *metrics_rows(e.metadata["split"], e.metrics),
         ("calibration error", f"{e.metrics['ece']:.2%}  ({BINS} bins)"),
         *([("confused most", confused)] if (confused := _name_confused(e)) else []),
-        *([("skipped", f"{skipped:,} unreadable images")] if skipped else []),
+        *([("skipped", show_count(skipped, "unreadable image"))] if skipped else []),
         ("folder", str(folder)),
     ]
 

@@ -24,6 +24,7 @@ from launcher.distributed.strategy import Strategy
 from launcher.errors import DataError, UserError, nearest
 from launcher.run.console import Console
 from launcher.run.image_grid import Pixels, find_cell, to_pixels, write_sheet
+from launcher.text import show_count
 from shards.console import ConsoleProgress
 from shards.progress import SILENT, Progress
 
@@ -88,8 +89,8 @@ def explain(run: Path, paths: Sequence[str], options: ExplainOptions) -> int:
     strategy.comm.close()  # waits until every rank has written its files
     if strategy.world.is_first:
         num_images = reader.num_images - unreadable.num_reported
-        what = f"{len(labels)} classes each" if labels else "the predicted class of each"
-        explained = f"{num_images} images explained by {method_options.method}, {what}"
+        what = f"{show_count(len(labels), 'class')} each" if labels else "the predicted class of each"
+        explained = f"{show_count(num_images, 'image')} explained by {method_options.method}, {what}"
         Console().say(f"{output}: {explained}{unreadable.describe()}")
     return unreadable.exit_code
 

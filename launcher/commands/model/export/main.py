@@ -29,7 +29,7 @@ from launcher.errors import EXIT_DONE, UserError
 from launcher.recipe.schema import Strategy as StrategySection
 from launcher.recipe.url import is_url
 from launcher.run.console import Console
-from launcher.text import first_line
+from launcher.text import first_line, show_count
 from shards.files import commit_folder
 from shards.manifest import ShardsError, read_manifest
 
@@ -65,10 +65,8 @@ def export(run: Path, options: ExportOptions) -> int:
         error = _write_checked(output, exporter, trained, images_BCHW)
     except OSError as problem:
         raise UserError(f"--output {output}: cannot be written ({problem.strerror}); choose another") from None
-    Console().say(
-        f"{output}: {options.format} of {trained.checkpoint.name}; probabilities of {len(images_BCHW)} images of "
-        f"{origin} differ by at most {error:.1e}"
-    )
+    checked = f"probabilities of {show_count(len(images_BCHW), 'image')} of {origin} differ by at most {error:.1e}"
+    Console().say(f"{output}: {options.format} of {trained.checkpoint.name}; {checked}")
     return EXIT_DONE
 
 

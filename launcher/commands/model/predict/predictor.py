@@ -20,6 +20,7 @@ from launcher.data.feed import Examples, ImageFeed
 from launcher.data.image_files import UNKNOWN
 from launcher.metrics.names import show_metric
 from launcher.run.image_grid import Captioned, to_pixels
+from launcher.text import show_count
 
 BATCH = 32
 """Images per forward pass. Small, because with a GPU all of them are in memory at their full size."""
@@ -65,7 +66,7 @@ class Predictor:
 
     def describe(self) -> str:
         """`12 images, accuracy 75.00% on the 8 of a known class`."""
-        images = f"{self.num_predicted:,} images"
+        images = show_count(self.num_predicted, "image")
         if not self.num_known:
             return images
         accuracy = show_metric("accuracy", self.num_right / self.num_known)

@@ -17,6 +17,7 @@ from launcher.commands.runs.compare.page import COLORS, POLICY, SCRIPT, STYLE
 from launcher.commands.runs.compare.predictions import find_mistakes, how_to_evaluate
 from launcher.commands.runs.compare.tables import Table
 from launcher.run.charts import Panel
+from launcher.text import show_count
 from shards.printable import printable
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 960, 260, 70, 940, 12, 228
@@ -135,7 +136,7 @@ def render_confusion(group: Group, confusion: Confusion | None) -> str:
     heading = f"<h3>{escape(group.title)}</h3>"
     if confusion is None:
         return heading + _note("no confusion matrix in the journal")
-    runs = "1 run" if confusion.num_runs == 1 else f"{confusion.num_runs} runs"
+    runs = show_count(confusion.num_runs, "run")
     heading += _note(f"{confusion.split}, sum of {runs}; rows are true classes")
     if len(confusion.classes) > MAX_CLASSES:
         pairs = [(true, predicted, f"{num:,}") for true, predicted, num in confusion.pairs()[:MAX_PAIRS]]

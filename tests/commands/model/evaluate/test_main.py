@@ -170,7 +170,7 @@ def test_unreadable_image_is_skipped_and_reported(
     assert [str(paths[4]) in message for message in content["skipped_samples"]] == [True]
     with np.load(tmp_path / "out/predictions.npz") as kept:
         assert sorted(kept["name"].tolist()) == sorted(str(path) for path in paths if path != paths[4])
-    assert "1 unreadable images" in capsys.readouterr().out
+    assert "1 unreadable image" in capsys.readouterr().out
 
 
 def test_charts_are_left_out_without_matplotlib(

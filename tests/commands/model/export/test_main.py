@@ -267,7 +267,7 @@ def test_data_option_replaces_missing_data(workdir: WorkDir, run: Path, capsys: 
     assert "or give a folder of images to check on with --data" in capsys.readouterr().err
     assert not (run / "exports").exists()
     assert export(run, "--format", "safetensors", "--data", "images") == 0
-    assert "probabilities of 1 images of images differ" in capsys.readouterr().out
+    assert "probabilities of 1 image of images differ" in capsys.readouterr().out
 
 
 def test_export_writes_nothing_into_a_single_checkpoint(run: Path, tmp_path: Path) -> None:
