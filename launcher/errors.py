@@ -5,7 +5,8 @@
     │   ├── RecipeError    all problems of a recipe, a line each                             exit 2
     │   ├── RunError       the run folder cannot be used as wanted                           exit 2
     │   ├── DataError      an image cannot be read; names shard and image                    exit 2
-    │   └── FetchError     a remote shard cannot be downloaded or stored                     exit 2
+    │   ├── FetchError     a remote shard cannot be downloaded or stored                     exit 2
+    │   └── GpuMemoryError a GPU has not enough memory for a batch                           exit 2
     ├── SpawnedRunError    a training that another command started has failed or hangs       exit 1
     ├── Stopped            stop requested before there is a checkpoint of it                 exit 75
     ├── RankLost           another rank has failed, and this one because of it               exit 1
@@ -63,6 +64,10 @@ class DataError(UserError):
 
 class FetchError(UserError):
     """A remote shard cannot be downloaded after all tries, or not stored. Its images are fine: none is skipped."""
+
+
+class GpuMemoryError(UserError):
+    """The memory of this rank's GPU is not enough. The message: for which batch, and what to try."""
 
 
 class Stopped(LauncherError):  # noqa: N818  # no error of anyone

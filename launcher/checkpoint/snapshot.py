@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from launcher.checkpoint.atomic import commit, point, prune
 from launcher.checkpoint.network_spec import SPEC_NAME
-from launcher.checkpoint.optimizer_state import read_groups, read_tensors
+from launcher.checkpoint.optimizer_state import Groups, read_groups, read_tensors
 from launcher.checkpoint.restore import OptimizerMetadata
 from launcher.checkpoint.state import Progress, TrainState, step_name
 from launcher.checkpoint.tensor_file import TensorFile
@@ -49,7 +50,9 @@ class Snapshot:
 
     progress: Progress
     files: Files
-    optimizer: OptimizerMetadata
+    groups: Groups
+    scaler: Callable[[], dict[str, Any] | None]
+    """Gives the state of the fp16 scaler, once the GPU has copied."""
     metadata: dict[str, Any]
     spec: dict[str, Any]
     copied: torch.cuda.Event | None
@@ -75,7 +78,8 @@ def _copy(
     return Snapshot(
         progress=progress,
         files=memory.copy(tensors),
-        optimizer={"groups": read_groups(state.model, state.optimizer), "scaler": state.strategy.scaler_state},
+        groups=read_groups(state.model, state.optimizer),
+        scaler=state.strategy.copy_scaler(),
         metadata={"wandb_id": state.wandb_id, "data_sha256": state.data_sha256, "world_size": world_size},
         spec=state.spec.to_json(),
         copied=torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None,
@@ -107,8 +111,9 @@ def _write_files(folder: Path, snapshot: Snapshot) -> None:
         snapshot.copied.synchronize()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    optimizer = OptimizerMetadata(groups=snapshot.groups, scaler=snapshot.scaler())
     for name, file in snapshot.files.items():
-        metadata = {"optimizer": json.dumps(snapshot.optimizer)} if name == "optimizer" else {}
+        metadata = {"optimizer": json.dumps(optimizer)} if name == "optimizer" else {}
         file.write(folder / f"{name}.safetensors", metadata)
     (folder / "state.json").write_text(render_json({**asdict(snapshot.progress), **snapshot.metadata}, indent=1))
     (folder / SPEC_NAME).write_text(render_json(snapshot.spec, indent=1))

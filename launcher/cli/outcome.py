@@ -19,6 +19,7 @@ from launcher.errors import (
     EXIT_USER_ERROR,
     DataError,
     FetchError,
+    GpuMemoryError,
     LauncherError,
     RankLost,
     Stopped,
@@ -26,11 +27,15 @@ from launcher.errors import (
     is_peer_lost,
 )
 from launcher.text import one_line
+from launcher.train.out_of_memory import is_out_of_memory
 from shards.manifest import ShardsError
 from shards.printable import printable
 
 HOLD_BACK_S = 3.0
 """Delay of ranks that fail like rank 0, which has to print the message: a launcher ends all ranks when one ends."""
+
+ADVICE = "free it from other programs (nvidia-smi shows them), or compute on a CPU (--device cpu, strategy.device=cpu)"
+"""What to try where no batch of a training is to blame."""
 
 
 def run_app(app: App, arguments: list[str] | None) -> int:
@@ -76,6 +81,8 @@ def _run(app: App, arguments: list[str] | None) -> int:
             return _explain(UserError(f"{where}: {error.strerror}; choose another"))
         return _show_traceback(error)
     except Exception as error:
+        if is_out_of_memory(error):
+            return _explain(GpuMemoryError(f"this GPU has not enough memory; {ADVICE}"))
         return _show_traceback(error)
     return int(code or 0)
 
@@ -87,8 +94,8 @@ def _refuse_arguments(arguments: list[str]) -> UserError:
 
 
 def _explain(error: Exception) -> int:
-    """Print a line per problem on the first rank of each node; on any rank what it alone cannot read or fetch."""
-    if _world().local_rank == 0 or isinstance(error, DataError | FetchError):
+    """Print a line per problem on the first rank of each node; on any rank what it alone cannot read, fetch or hold."""
+    if _world().local_rank == 0 or isinstance(error, DataError | FetchError | GpuMemoryError):
         for line in str(error).splitlines():
             _print(printable(line))
     else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from typing import Literal, TypeVar
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -26,7 +27,10 @@ from launcher.text import Say, show_bytes
 T = TypeVar("T")
 
 _DEVICE_SHARE = 4
-"""Cached images may take 1/4 of a GPU's free memory: the network needs the rest."""
+"""Cached images of all splits may take 1/4 of a GPU's memory that the network leaves: a step needs the rest."""
+
+_cached: WeakSet[Loader] = WeakSet()
+"""The loaders of this process that got their images here, to know what is taken of its GPU."""
 
 
 def cache_decoded(strategy: Strategy, split: str, loader: Loader, data: Data, run_id: str, say: Say) -> None:
@@ -58,6 +62,7 @@ def _cache(strategy: Strategy, split: str, loader: Loader, data: Data, run_id: s
         return "not cached, they turned out to be more than there is room for"
     num_bytes = decoded.images.pixels_PC.numel()
     loader.use_decoded(decoded.to(device))
+    _cached.add(loader)
     where = "in memory" if device.type == "cpu" else f"on {device.type}"
     return f"decoded once, {show_bytes(num_bytes)} {where}, {time.perf_counter() - start:.1f} s"
 
@@ -71,7 +76,8 @@ def _choose_device(
     is_cuda = strategy.device.type == "cuda"
     rooms = {"decoded": free_bytes(strategy.world.local_size > 1)}
     if is_cuda:
-        rooms["device"] = torch.cuda.mem_get_info(strategy.device)[0] // _DEVICE_SHARE
+        taken_bytes = sum(loader.device_bytes for loader in _cached)
+        rooms["device"] = (torch.cuda.mem_get_info(strategy.device)[0] + taken_bytes) // _DEVICE_SHARE - taken_bytes
     # The node with the least room decides.
     rooms = {place: min(each[place] for each in strategy.comm.all_gather_object(rooms)) for place in rooms}
     # On their way to a GPU they are in memory, too.

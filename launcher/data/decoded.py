@@ -14,6 +14,7 @@ from launcher.augment.images import PackedImages, pack_side_by_side
 from launcher.data.encoded import open_sample
 from launcher.data.ids import Ids
 from launcher.data.reader import SampleReader
+from launcher.data.side_stream import Mark
 
 _SAMPLES = 64
 """Images from which the pixels of a split are estimated."""
@@ -21,13 +22,17 @@ _SAMPLES = 64
 
 @dataclass(frozen=True, slots=True)
 class DecodedBatch:
-    """A batch of decoded images. `view`: number of the augmented view to make of them."""
+    """A batch of decoded images. `view`: number of the augmented view to make of them.
+
+    `ready`: the end of their decoding on a GPU; None: they are decoded.
+    """
 
     images: PackedImages
     labels_B: Tensor
     weights_B: Tensor
     ids_B: Ids
     view: int
+    ready: Mark | None = None
 
     def to(self, device: torch.device) -> DecodedBatch:
         labels_B, weights_B = (values_B.pin_memory().to(device, non_blocking=True) for values_B in self.tensors[1:])

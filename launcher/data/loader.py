@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import groupby, islice
 from operator import itemgetter
 
@@ -25,8 +25,9 @@ from launcher.data.bad_samples import BadSamples, FailOnBadSample
 from launcher.data.decoded import DecodedBatch, DecodedCache
 from launcher.data.encoded import EncodedBatch, InputTimes, read_batch
 from launcher.data.ids import Ids, Work
-from launcher.data.nvjpeg import decode_batch
+from launcher.data.nvjpeg import nvjpeg_on
 from launcher.data.reader import SampleReader
+from launcher.data.side_stream import Mark, SideStream
 from launcher.data.threads import LoadThreads
 
 INLINE_PIXELS = 64 * 64
@@ -74,6 +75,7 @@ class Loader:
         self.workers = workers
         self._device = device
         self._is_cpu = device.type == "cpu"
+        self._nvjpeg = nvjpeg_on(device) if decodes_on_device else None
         self._decoded: DecodedCache | None = None
         self._is_inline = False
         self._threads = LoadThreads(workers, device)
@@ -81,6 +83,11 @@ class Loader:
     @property
     def is_decoded(self) -> bool:
         return self._decoded is not None
+
+    @property
+    def device_bytes(self) -> int:
+        """Memory of a GPU that its cache takes."""
+        return 0 if self._decoded is None or not self._is_on_device else self._decoded.images.pixels_PC.nbytes
 
     def use_decoded(self, decoded: DecodedCache | None) -> None:
         """From now on take images from this cache and read nothing; None: read them again."""
@@ -102,8 +109,9 @@ class Loader:
             load = partial(self._load_augmented, augment)
             yield from self._load_inline(work, load) if self._is_inline else self._threads.load(work, load, self.times)
             return
-        loaded = self._threads.load(work, self._load_decoded, self.times)
-        for batch in loaded if self._is_on_device else _copy_ahead(loaded, self._device, self.times):
+        bytes_of = None if self._is_on_device else _num_bytes  # cached there: its batches have no memory of their own
+        loaded = self._threads.load(work, self._load_decoded, self.times, bytes_of=bytes_of)
+        for batch in loaded if self._is_on_device else _copy_ahead(loaded, self._copies, self.times):
             images_BChw = augment(batch.images, batch.ids_B, batch.view)
             yield self._replace_skipped(Batch(images_BChw, batch.labels_B, batch.weights_B, batch.ids_B, batch.view))
 
@@ -137,10 +145,19 @@ class Loader:
 
     def _load_decoded(self, view: int, ids_B: Ids, times: InputTimes) -> DecodedBatch:
         images, labels_B = self._open(ids_B, times)
+        ready = None
         if isinstance(images, EncodedBatch):
-            images = decode_batch(images, self._device) if self.decodes_on_device else images.decode(is_pinned=True)
-        batch = DecodedBatch(images, labels_B, _weights(ids_B), ids_B, view)
+            if self._nvjpeg is None:
+                images = images.decode(is_pinned=True)
+            else:
+                images, ready = self._nvjpeg.decode(images)
+        batch = DecodedBatch(images, labels_B, _weights(ids_B), ids_B, view, ready)
         return batch.to(self._device) if self._is_on_device else batch
+
+    @cached_property
+    def _copies(self) -> SideStream:
+        """One for all passes: they share its memory."""
+        return SideStream(self._device)
 
     @property
     def _is_on_device(self) -> bool:
@@ -176,17 +193,21 @@ def _weights(ids_B: Ids) -> Tensor:
     return torch.from_numpy((ids_B >= 0).astype(np.int64))
 
 
-def _copy_ahead(batches: Iterator[DecodedBatch], device: torch.device, times: InputTimes) -> Iterator[DecodedBatch]:
-    """The batches on the GPU; while one is used, the next is copied. Adds the time of the copies to `times`."""
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    copies: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+def _num_bytes(batch: DecodedBatch) -> int:
+    return batch.images.pixels_PC.nbytes
 
-    def send(batch: DecodedBatch) -> tuple[DecodedBatch, torch.cuda.Event]:
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        with torch.cuda.stream(stream):
-            stream.record_event(start)
-            sent = batch.to(device)
-            stream.record_event(end)
+
+def _copy_ahead(batches: Iterator[DecodedBatch], stream: SideStream, times: InputTimes) -> Iterator[DecodedBatch]:
+    """The batches on the GPU; while one is used, the next is copied. Adds the time of the copies to `times`."""
+    copies: deque[tuple[Mark, Mark]] = deque()
+
+    def send(batch: DecodedBatch) -> tuple[DecodedBatch, Mark]:
+        with stream.entered():
+            if batch.ready is not None:
+                stream.wait_for(batch.ready)
+            start = stream.mark()
+            sent = batch.to(stream.device)
+            end = stream.mark()
         copies.append((start, end))
         return sent, end
 
@@ -195,10 +216,7 @@ def _copy_ahead(batches: Iterator[DecodedBatch], device: torch.device, times: In
     while ahead is not None:
         batch, arrived = ahead
         ahead = next(coming, None)
-        current = torch.cuda.current_stream(device)
-        current.wait_event(arrived)
-        for tensor in batch.tensors:
-            tensor.record_stream(current)  # its memory is not reused before this stream is done with it
+        stream.hand_over(batch.tensors, arrived)
         while copies and copies[0][1].query():  # type: ignore[no-untyped-call]  # finished ones only: nothing waits
             start, end = copies.popleft()
             times.copy_s += start.elapsed_time(end) / 1000

@@ -1,65 +1,101 @@
-"""JPEG decoded on a GPU by nvJPEG, through torchvision, and its speed beside that of the CPU's threads.
+"""JPEG decoded on a GPU by nvJPEG, through torchvision.
 
 Torchvision 0.29 warns that a later release will leave this to TorchCodec; without it the CPU decodes.
 """
 
 from __future__ import annotations
 
+import re
+import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache
 
-import numpy as np
 import torch
 import torchvision.io
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from launcher.augment.images import PackedImages, pack_side_by_side
-from launcher.data.bad_samples import DeferBadSample, FailOnBadSample
 from launcher.data.decode import Jpeg
-from launcher.data.encoded import EncodedBatch, InputTimes, read_batch
-from launcher.data.reader import SampleReader
+from launcher.data.encoded import EncodedBatch
+from launcher.data.side_stream import Mark, SideStream
 
-PROBE_IMAGES = 128
-"""Images decoded both ways to find the faster one."""
-
-
-def has_nvjpeg(device: torch.device) -> bool:
-    """Whether torchvision has it and it works on this device."""
-    try:
-        content = torchvision.io.encode_jpeg(torch.zeros(3, 8, 8, dtype=torch.uint8))
-        _decode_jpegs([content.numpy().tobytes()], device)
-    except (AttributeError, RuntimeError):
-        return False
-    return True
+_NO_MEMORY = re.compile(r"out of memory|Failed to [^:]*: 5\b")
+"""In the RuntimeError that torchvision makes of everything: torch's words, or nvJPEG's status 5, its allocator's."""
 
 
-def decode_batch(batch: EncodedBatch, device: torch.device) -> PackedImages:
-    """All images, decoded on the device; those that nvJPEG cannot decode are decoded by the CPU and copied there.
+class NvJpeg:
+    """nvJPEG on one GPU. Thread-safe: one thread at a time decodes.
 
-    Within a few levels of 255 of `EncodedBatch.decode`: the two interpolate colors differently. Raise DataError when
-    one is damaged and the policy is to fail.
+    nvJPEG writes its results at once, on a stream of torchvision's, and its hardware engine does not wait for events.
+    Memory from the training's stream may still be read there, by what is queued: decoded into it, images of one batch
+    appear in another. So results are allocated on `stream`, which only `decode` uses, and the host waits until nothing
+    is queued on it. The lock keeps the next thread from queueing anything between that wait and its own decoding.
     """
-    rows = [row for row, each in enumerate(batch.images) if isinstance(each, Jpeg)]
-    contents = [each.content for each in batch.images if isinstance(each, Jpeg)]
-    try:
-        start = time.perf_counter()
-        decoded = _decode_jpegs(contents, device) if contents else []
-        batch.times.decode_s += time.perf_counter() - start
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError:  # an unsupported kind of JPEG, or a damaged one: the CPU finds out
-        return batch.decode(is_pinned=device.type == "cuda").to(device)
-    starts_B, num_pixels = pack_side_by_side(batch.sizes_B2)
-    images = PackedImages(torch.empty(num_pixels, 3, dtype=torch.uint8, device=device), starts_B, batch.sizes_B2)
-    for row, image_CHW in zip(rows, decoded, strict=True):
-        place_HWC = images.image(row)
-        place_HWC.copy_(_reduce(image_CHW, image_CHW.shape[1] // place_HWC.shape[0]).permute(1, 2, 0))
-    for row in set(range(len(batch.images))) - set(rows):
-        images.image(row).copy_(batch.image(row))
-    return images
+
+    def __init__(self, stream: SideStream) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def is_available(self) -> bool:
+        """Whether torchvision has nvJPEG and it works on this GPU. Raise OutOfMemoryError."""
+        try:
+            content = torchvision.io.encode_jpeg(torch.zeros(3, 8, 8, dtype=torch.uint8))
+            with self._lock, self._stream.entered():
+                self._stream.drain()
+                return self._decode([content.numpy().tobytes()]) is not None
+        except torch.OutOfMemoryError:
+            raise
+        except (AttributeError, RuntimeError):
+            return False
+
+    def decode(self, batch: EncodedBatch) -> tuple[PackedImages, Mark | None]:
+        """All images on the GPU once the mark is reached; or all in pinned memory, without a mark, where it cannot.
+
+        Other formats than JPEG are decoded by the CPU and copied. Within a few levels of 255 of `EncodedBatch.decode`:
+        the two interpolate colors differently. Raise DataError when an image is damaged and the policy is to fail,
+        OutOfMemoryError when the GPU has no room.
+        """
+        jpegs = {row: each.content for row, each in enumerate(batch.images) if isinstance(each, Jpeg)}
+        if jpegs:
+            others = {row: batch.image(row).clone() for row in range(len(batch.images)) if row not in jpegs}
+            with self._lock, self._stream.entered():
+                self._stream.drain()
+                start = time.perf_counter()
+                decoded = self._decode(list(jpegs.values()))
+                batch.times.decode_s += time.perf_counter() - start
+                if decoded is not None:
+                    images = self._place(batch, dict(zip(jpegs, decoded, strict=True)), others)
+                    return images, self._stream.mark()
+        # Nothing to decode, an unsupported kind of JPEG, or a damaged one: the CPU finds out.
+        return batch.decode(is_pinned=self._stream.device.type == "cuda"), None
+
+    def _decode(self, contents: list[bytes]) -> list[Tensor] | None:
+        """images_CHW of any sizes; None where some content is not for nvJPEG."""
+        try:
+            return _decode_jpegs(contents, self._stream.device)
+        except RuntimeError as error:
+            if _NO_MEMORY.search(str(error)):
+                raise torch.OutOfMemoryError(str(error)) from error
+            return None
+
+    def _place(self, batch: EncodedBatch, decoded: dict[int, Tensor], others: dict[int, Tensor]) -> PackedImages:
+        """All images side by side, by their rows in the batch."""
+        starts_B, num_pixels = pack_side_by_side(batch.sizes_B2)
+        pixels_PC = torch.empty(num_pixels, 3, dtype=torch.uint8, device=self._stream.device)
+        images = PackedImages(pixels_PC, starts_B, batch.sizes_B2)
+        for row, image_CHW in decoded.items():
+            place_HWC = images.image(row)
+            place_HWC.copy_(_reduce(image_CHW, image_CHW.shape[1] // place_HWC.shape[0]).permute(1, 2, 0))
+        for row, image_HWC in others.items():
+            images.image(row).copy_(image_HWC)
+        return images
+
+
+@cache
+def nvjpeg_on(device: torch.device) -> NvJpeg:
+    """One for all loaders of this process: they share the memory of its stream."""
+    return NvJpeg(SideStream(device))
 
 
 def _decode_jpegs(contents: list[bytes], device: torch.device) -> list[Tensor]:
@@ -71,34 +107,3 @@ def _decode_jpegs(contents: list[bytes], device: torch.device) -> list[Tensor]:
 def _reduce(image_CHW: Tensor, reduction: int) -> Tensor:
     """The image at the size at which libjpeg-turbo would have decoded it."""
     return image_CHW if reduction == 1 else avg_pool2d(image_CHW.float(), reduction).round_().to(torch.uint8)
-
-
-def time_decoders(
-    reader: SampleReader, min_side: int | None, workers: int, device: torch.device
-) -> tuple[float, float]:
-    """Images/s by the CPU's threads and by the device, measured on some images of the split.
-
-    Raise FetchError when a remote shard cannot be fetched.
-    """
-    ids_B = np.unique(np.linspace(0, reader.num_images - 1, PROBE_IMAGES).astype(np.int64))
-    # Ignores bad samples here; training reports them.
-    batch, _ = read_batch(reader, ids_B, min_side, InputTimes(), DeferBadSample(FailOnBadSample()))
-    parts = [batch.part(slice(row, row + 1)) for row in range(len(ids_B))]
-    with ThreadPoolExecutor(max(workers, 1), "probe") as pool:
-        by_cpu = _rate(len(ids_B), lambda: list(pool.map(EncodedBatch.decode, parts)))
-    by_device = _rate(len(ids_B), partial(_decode_and_wait, batch, device))
-    return by_cpu, by_device
-
-
-def _decode_and_wait(batch: EncodedBatch, device: torch.device) -> None:
-    decode_batch(batch, device)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _rate(num_images: int, work: Callable[[], object]) -> float:
-    """Images/s of a second call: the first one, which sets things up, does not count."""
-    work()
-    start = time.perf_counter()
-    work()
-    return num_images / (time.perf_counter() - start)

@@ -6,7 +6,6 @@ nothing is forked beside running threads, and starting and stopping cost nothing
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from typing import TypeVar
 
 import torch
 
+from launcher.data.cpus import read_cpu_limits, share_cpus
 from launcher.data.encoded import InputTimes
 from launcher.data.ids import Ids, Work
 from launcher.distributed.world import World
@@ -24,6 +24,9 @@ T = TypeVar("T")
 
 READ_AHEAD = 2
 """Batches that are ready beyond those that the threads are working on."""
+
+PREFETCH_BYTES = 4 * 2**30
+"""Limit of the memory of batches on their way to a GPU: 16 batches of 256 photographs of 500 x 375 pixels."""
 
 Load = Callable[[int, Ids, InputTimes], T]
 """(view, ids_B, times to add to) -> a batch."""
@@ -34,12 +37,22 @@ class LoadThreads:
 
     def __init__(self, workers: int, device: torch.device) -> None:
         self._depth = workers + READ_AHEAD
+        self._batch_bytes: int | None = None
+        """The largest batch so far, of those that are measured."""
         self._pool = _start_threads(workers, device) if workers else None
 
-    def load(self, work: Work, load: Load[T], times: InputTimes, is_inline: bool = False) -> Iterator[T]:
+    def load(
+        self,
+        work: Work,
+        load: Load[T],
+        times: InputTimes,
+        is_inline: bool = False,
+        bytes_of: Callable[[T], int] | None = None,
+    ) -> Iterator[T]:
         """`load` of each batch of `work`, in order, by the threads; `is_inline`: by the caller's own thread.
 
-        Adds to `times` what loading took, and how long the caller waited.
+        Adds to `times` what loading took, and how long the caller waited. `bytes_of`: memory of a batch, which then
+        limits how many are loaded ahead.
         """
         waiting: deque[Future[tuple[T, InputTimes]]] = deque()
         coming = iter(work)
@@ -52,7 +65,8 @@ class LoadThreads:
             if self._pool is None or is_inline:
                 ids = next(coming, None)
                 return None if ids is None else timed(*ids)
-            while len(waiting) < self._depth and (ids := next(coming, None)) is not None:
+            depth = self._depth if bytes_of is None else limit_depth(self._depth, self._batch_bytes)
+            while len(waiting) < depth and (ids := next(coming, None)) is not None:
                 waiting.append(self._pool.submit(timed, *ids))
             return waiting.popleft().result() if waiting else None
 
@@ -64,6 +78,8 @@ class LoadThreads:
                 if taken is None:
                     return
                 times.add(taken[1])
+                if bytes_of is not None:
+                    self._batch_bytes = max(self._batch_bytes or 0, bytes_of(taken[0]))
                 yield taken[0]
         finally:
             for future in waiting:
@@ -74,13 +90,26 @@ class LoadThreads:
             self._pool.shutdown(cancel_futures=True)
 
 
+def limit_depth(wanted: int, batch_bytes: int | None) -> int:
+    """Batches to load ahead: `wanted`, or as many as PREFETCH_BYTES hold, but at least READ_AHEAD.
+
+    `batch_bytes`: the largest batch; None: not known yet.
+    """
+    if batch_bytes is None:
+        return min(wanted, READ_AHEAD)
+    block_bytes = 1 << max(batch_bytes - 1, 0).bit_length()  # pinned memory comes in powers of two
+    return min(wanted, max(READ_AHEAD, PREFETCH_BYTES // block_bytes - 1))  # one more is being copied
+
+
 def count_workers(wanted: int | None, world: World) -> int:
-    """Threads of one rank: `wanted`, or its share of this node's usable cores."""
+    """Threads of one rank: `wanted`, or its share where all ranks of the node use this process's processors.
+
+    `count_cpus` asks the ranks which they use.
+    """
     if wanted is not None:
         return wanted
-    # macOS does not tell which cores a process may use.
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, num_cores // world.local_size)
+    own = read_cpu_limits()
+    return share_cpus(own, [own] * world.local_size)
 
 
 def _start_threads(workers: int, device: torch.device) -> ThreadPoolExecutor:

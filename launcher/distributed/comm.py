@@ -14,15 +14,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from launcher.distributed.timeouts import COMM_TIMEOUT, JOIN_TIMEOUT
 from launcher.distributed.watchdog.beacon import Beacon
 from launcher.distributed.world import World
 from launcher.errors import LauncherError, RankLost, Stopped, UserError
+from launcher.text import first_line
 
 T = TypeVar("T")
 ShouldStop = Callable[[], bool]
-
-COMM_TIMEOUT = timedelta(hours=4)
-"""Longest wait for rank 0 while it downloads, packs or writes. The collectives of training have a shorter timeout."""
 
 POLL_EVERY_S = 0.5
 """Least time between two exchanges of `rank0_first` with the ranks that wait."""
@@ -38,18 +37,36 @@ def never() -> bool:
 class Comm:
     """The collectives of this rank. Every rank must make the same calls in the same order."""
 
-    def __init__(self, world: World, stop_requested: ShouldStop = never) -> None:
-        """`stop_requested`: whether this process was asked to stop; the ranks agree on it in `agree_to_stop`."""
+    def __init__(self, world: World, stop_requested: ShouldStop = never, timeout: timedelta = COMM_TIMEOUT) -> None:
+        """`stop_requested`: whether this process was asked to stop; the ranks agree on it in `agree_to_stop`.
+
+        `timeout`: of the collectives of training. Raise UserError when the ranks do not find each other.
+        """
         self.world = world
         self.beacon = Beacon()
         self._stop_requested = stop_requested
         self._group: dist.ProcessGroup | None = None
-        if world.size > 1:
-            self._group = dist.new_group(backend="gloo", timeout=COMM_TIMEOUT)  # type: ignore[assignment]
         self._in_flight: tuple[Any, Tensor] | None = None
         """The exchange of `agree_to_stop` that has begun: its handle and its tensor."""
-        self.hosts = self.all_gather_object(socket.gethostname())
+        self.hosts = self._join(timeout)
         """Host name of each rank."""
+
+    def _join(self, timeout: timedelta) -> list[str]:
+        """Connect all ranks, which then wait longer for each other. Return the host name of each."""
+        if self.world.size == 1:
+            return [socket.gethostname()]
+        try:
+            self._group = dist.new_group(backend="gloo", timeout=JOIN_TIMEOUT)  # type: ignore[assignment]
+            hosts = self.all_gather_object(socket.gethostname())
+        except RuntimeError as error:
+            why = f"rank {self.world.rank} cannot reach the other ranks ({first_line(error)})"
+            advice = (
+                "unless one of them has failed, let GLOO_SOCKET_IFNAME name the network interface between the nodes"
+            )
+            raise UserError(f"{why}: {advice}") from error
+        _set_timeout(max(timeout, COMM_TIMEOUT), self._group)
+        _set_timeout(timeout, None)
+        return hosts
 
     def all_gather_object(self, value: T) -> list[T]:
         """The values of all ranks, in the order of ranks."""
@@ -172,8 +189,10 @@ class Comm:
         """Copy rank 0's buffers to every rank: each BatchNorm counts its own statistics, and rank 0's are saved."""
         if self.world.size > 1:
             with self.beacon.waiting():
+                is_nccl = dist.get_backend() == "nccl"
                 for buffer in model.buffers():
-                    dist.broadcast(buffer, src=0)
+                    if not (is_nccl and buffer.is_cpu):  # constants, such as torch.fx finds in a network
+                        dist.broadcast(buffer, src=0)
 
     def barrier(self) -> None:
         if self.world.size > 1:
@@ -181,8 +200,8 @@ class Comm:
                 dist.barrier(group=self._group)
 
     def close(self) -> None:
-        """Leave the process group. Every rank must call this at the same point."""
-        if self.world.size > 1 and dist.is_initialized():
+        """Leave the process group, which `torchrun` gives a single rank, too. Every rank calls it at the same point."""
+        if dist.is_initialized():
             self._finish_exchange()
             self.barrier()
             dist.destroy_process_group()
@@ -195,6 +214,13 @@ class Comm:
             work.wait()
         self._in_flight = None
         return bool(flag_1.item())
+
+
+def _set_timeout(timeout: timedelta, group: dist.ProcessGroup | None) -> None:
+    """`group` None: that of the training."""
+    # The function has another name since torch 2.13.
+    set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
+    set_timeout(timeout, group)
 
 
 @dataclass(frozen=True, slots=True)

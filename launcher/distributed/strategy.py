@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from launcher import keyed_random
 from launcher.distributed.comm import Comm, ShouldStop, never
 from launcher.distributed.compute_timer import build_compute_timer
+from launcher.distributed.ddp import has_plain_batchnorm, wrap_ddp
+from launcher.distributed.gpus import check_own_gpu
+from launcher.distributed.network import complete_environment
+from launcher.distributed.scaler import ScalerState, copy_scaler
+from launcher.distributed.timeouts import JOIN_TIMEOUT, training_timeout
 from launcher.distributed.watchdog.beacon import Position
-from launcher.distributed.world import World
+from launcher.distributed.world import World, read_world
 from launcher.errors import UserError
 from launcher.recipe.schema import Strategy as StrategySection
 
@@ -32,7 +37,8 @@ class Strategy:
         self.memory_format = torch.channels_last if section.channels_last else torch.contiguous_format
         self.compute_timer = build_compute_timer(self.world.size, self.device)
         self._accelerator = accelerator
-        self._sync_batchnorm = section.sync_batchnorm
+        self.syncs_batchnorm = section.sync_batchnorm and self.world.size > 1
+        """Whether each BatchNorm must be a SyncBatchNorm before `to_device`."""
         self._wrapped: nn.Module | None = None
         self._last_gradient: Any = None
 
@@ -42,8 +48,11 @@ class Strategy:
             # Removes DDP's hooks, too: gradients would be exchanged twice otherwise.
             self._accelerator.unwrap_model(self._wrapped, keep_fp32_wrapper=False)
             self._accelerator._models.clear()
-        self._wrapped = self._accelerator.prepare_model(model)
+        # `evaluation_mode`: with autocast alone. accelerate's DDP would take LOCAL_RANK for the index of the GPU.
+        self._wrapped = self._accelerator.prepare_model(model, evaluation_mode=True)
         assert self._wrapped is not None
+        if self._accelerator.num_processes > 1:
+            self._wrapped = wrap_ddp(self._wrapped, self.device)
         if self.world.size > 1:
             self._hook_last_gradient(model)
         return self._wrapped
@@ -79,8 +88,7 @@ class Strategy:
 
     def to_device(self, model: nn.Module) -> nn.Module:
         """Move to the device in the recipe's memory format. Call it before an optimizer holds the parameters."""
-        if self._sync_batchnorm and self.world.size > 1:
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        assert not (self.syncs_batchnorm and has_plain_batchnorm(model)), "BatchNorm is not converted"
         return model.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload,no-any-return]
 
     def layout(self, images_BCHW: Tensor) -> Tensor:
@@ -111,11 +119,16 @@ class Strategy:
         return not self._accelerator.optimizer_step_was_skipped
 
     @property
-    def scaler_state(self) -> dict[str, Any] | None:
-        """State of the fp16 loss scaler; None in other precisions."""
-        return None if self._accelerator.scaler is None else self._accelerator.scaler.state_dict()
+    def has_scaler(self) -> bool:
+        """Whether losses are scaled, for fp16."""
+        return self._accelerator.scaler is not None
 
-    def restore_scaler(self, state: dict[str, Any] | None) -> None:
+    def copy_scaler(self) -> Callable[[], ScalerState | None]:
+        """The fp16 loss scaler as it is now, to be read once the GPU has copied; gives None in other precisions."""
+        scaler = self._accelerator.scaler
+        return (lambda: None) if scaler is None else copy_scaler(scaler)
+
+    def restore_scaler(self, state: ScalerState | None) -> None:
         if self._accelerator.scaler is not None and state is not None:
             self._accelerator.scaler.load_state_dict(state)
 
@@ -129,12 +142,15 @@ def choose_device(
 ) -> Literal["cpu", "cuda"]:
     """The device type that `wanted` means here. Raise UserError when there are GPUs but fewer than ranks on this node.
 
+    A single GPU may be this rank's own, as under `srun --gpus-per-task=1`: `check_own_gpu` asks the other ranks, once
+    they are connected. It is too few for a `world` that is not that of `environment` but still to be started.
     `for_cpu`: how the user chooses the CPU, for the message.
     """
     prefers_cpu = environment.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     if wanted == "cpu" or (wanted == "auto" and prefers_cpu):
         return "cpu"
-    if num_gpus >= world.local_size:
+    may_be_own = num_gpus == 1 and world.local_size == read_world(environment).local_size
+    if num_gpus >= world.local_size or may_be_own:
         return "cuda"
     if wanted == "auto" and num_gpus == 0:
         return "cpu"
@@ -156,7 +172,7 @@ def build_strategy(
     if section.sync_batchnorm and device_type == "cpu":
         raise UserError("strategy.sync_batchnorm: needs CUDA, which is not available here; set it to false")
     if world.size > 1:
-        _complete_environment(world, environment)
+        complete_environment(world, environment)
     if deterministic:
         environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -165,10 +181,12 @@ def build_strategy(
     accelerator = Accelerator(
         cpu=device_type == "cpu",
         mixed_precision=section.precision,
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=JOIN_TIMEOUT)],
     )
     _check_accelerator(accelerator, device_type)
-    return Strategy(section, Comm(world, stop_requested), accelerator)
+    comm = Comm(world, stop_requested, training_timeout(section.hang_timeout_s))
+    check_own_gpu(comm, accelerator.device)
+    return Strategy(section, comm, accelerator)
 
 
 def _check_accelerator(accelerator: Accelerator, device_type: str) -> None:
@@ -182,22 +200,6 @@ def _check_accelerator(accelerator: Accelerator, device_type: str) -> None:
     if accelerator.device.type != device_type:
         problem = f"strategy.device is {device_type} but accelerate chose {accelerator.device.type}"
         raise UserError(f"{problem}: see ACCELERATE_USE_CPU")
-
-
-def _complete_environment(world: World, environment: MutableMapping[str, str]) -> None:
-    """Set the variables of torch.distributed that `srun` alone does not set. Several nodes need a MASTER_ADDR."""
-    if world.num_nodes > 1 and "MASTER_ADDR" not in environment:
-        raise UserError("MASTER_ADDR is not set: export the first node's name and a free MASTER_PORT before srun")
-    defaults = {
-        "RANK": world.rank,
-        "WORLD_SIZE": world.size,
-        "LOCAL_RANK": world.local_rank,
-        "LOCAL_WORLD_SIZE": world.local_size,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": 20000 + int(environment.get("SLURM_JOB_ID", "0")) % 20000,
-    }
-    for name, value in defaults.items():
-        environment.setdefault(name, str(value))
 
 
 def seed_rank(seed: int, world: World, step: int = 0) -> None:

@@ -63,10 +63,17 @@ def read_world(environment: Mapping[str, str]) -> World:
     return world
 
 
-def find_few_cpus(workers: int | None, world: World, environment: Mapping[str, str]) -> tuple[str, ...]:
-    """A note when SLURM gives this node fewer CPUs than its ranks have worker threads."""
+def find_few_cpus(workers: int | None, num_cpus: int, world: World, environment: Mapping[str, str]) -> tuple[str, ...]:
+    """A note when SLURM gives this node fewer CPUs than its ranks have worker threads.
+
+    `workers`: of the recipe; None: as many as `num_cpus`, the CPUs of this rank.
+    """
+    if workers is None:
+        if num_cpus > 1 or "SLURM_JOB_ID" not in environment:
+            return ()
+        return ("each process reads and decodes images with one thread: ask sbatch for --cpus-per-task=8",)
     text = environment.get("SLURM_CPUS_PER_TASK")
-    if text is None or workers is None:
+    if text is None:
         return ()
     tasks = _tasks_on_node(SRUN["local_size"], environment.get(SRUN["local_size"], "1"), world.node)
     cpus, threads = tasks * _whole_number("SLURM_CPUS_PER_TASK", text), workers * world.local_size

@@ -22,6 +22,9 @@ IMAGENET_CLASSES = 1000
 Leaves = tuple[tuple[type[nn.Module], ...], tuple[Callable[..., object], ...]]
 """Modules and functions that torch.fx cannot trace, and takes as one operation."""
 
+BatchNormConversion = tuple[Callable[[nn.Module], nn.Module], dict[type[nn.Module], type[nn.Module]]]
+"""What makes SyncBatchNorm of a model's BatchNorm, and which class becomes which."""
+
 
 def _import_timm() -> ModuleType:
     try:
@@ -89,6 +92,12 @@ def find_weights(name: str) -> Path | None:
 def tracing_leaves() -> Leaves:
     timm = _import_timm()
     return tuple(timm.models.get_notrace_modules()), tuple(timm.models.get_notrace_functions())
+
+
+def timm_batchnorm_conversion() -> BatchNormConversion:
+    """timm's own conversion: torch's drops the activation of a BatchNormAct2d. It converts plain BatchNorm, too."""
+    layers = _import_timm().layers
+    return layers.convert_sync_batchnorm, {layers.BatchNormAct2d: layers.SyncBatchNormAct}
 
 
 def build_timm(name: str, pretrained: bool, keep: bool) -> tuple[nn.Module, int]:

@@ -65,12 +65,14 @@ class Data(Section):
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
     """Threads per rank that read and decode. 0: only the main thread. null: this rank's share of the CPU cores."""
     decode: Literal["auto", "cpu", "cuda"] = "auto"
-    """Decoder of JPEG: `cpu` in the worker threads, `cuda` by nvJPEG on the GPU, `auto` the faster one in a trial."""
+    """Decoder of JPEG: `cpu` in the worker threads, `cuda` by nvJPEG on the GPU. `auto` means `cpu` for now: nvJPEG has
+    not been tested beside a training yet."""
     cache: Literal["auto", "none", "decoded", "device"] = "auto"
     """Decode every image once and keep its pixels: `decoded` in memory that the ranks of a node share, `device` on each
     GPU, `auto` on the GPU or else in memory. Only if they fit and images are used more than once."""
     cache_gib: NotNegative = 4.0
-    """Size limit of the cache per split in GiB; never more than half of the free memory, or a quarter of a GPU's."""
+    """Size limit of the cache per split in GiB; never more than half of the free memory, or on a GPU, for
+    all splits together, a quarter of what is free."""
     on_error: Literal["fail", "skip"] = "fail"
     """Policy for an image that cannot be read or decoded. `fail`: the run ends. `skip`: another image of its batch
     takes its place without counting; log, journal and summary name the skipped image."""

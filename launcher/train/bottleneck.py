@@ -37,8 +37,9 @@ FEATURES = "reading features"
 class InputCost:
     """The cost of training on one rank, in seconds of the clock and of its threads.
 
-    `workers`: its threads, 0 where it decodes in line; `num_cores`: its share of the node's. `long_side`: mean of the
-    images' longer sides in pixels, 0 where none was decoded.
+    `wait_s`: the time without a batch, of the GPU where one computes. `workers`: its threads, 0 where it decodes in
+    line; `num_cores`: its share of the node's. `long_side`: mean of the images' longer sides in pixels, 0 where none
+    was decoded.
     """
 
     train_s: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -12,10 +13,11 @@ from launcher.checkpoint.state import TrainState
 from launcher.data.features.format import Value
 from launcher.data.features.store import FeatureRequest, FeatureStore, frozen_part_sha256, values_of
 from launcher.data.feed import ImageFeed
+from launcher.distributed.comm import Comm
 from launcher.distributed.strategy import Strategy
 from launcher.errors import UserError
 from launcher.models.frozen.engine import Engine, should_compile
-from launcher.models.frozen.split import FrozenSplit, split_frozen
+from launcher.models.frozen.split import FrozenSplit, SplitError, split_frozen
 from launcher.recipe.facts import Size, eval_size, is_random, train_size
 from launcher.text import Say
 from launcher.train.inputs import Inputs
@@ -23,10 +25,32 @@ from launcher.train.job import Job
 
 
 def split_network(job: Job, state: TrainState) -> FrozenSplit:
-    """Split the network where its frozen part ends. Raise SplitError when that cannot be."""
+    """Split the network where its frozen part ends. Called by every rank.
+
+    Raise SplitError on every rank when one of them cannot split it.
+    """
     sizes = sorted({train_size(job.recipe), eval_size(job.recipe)})
     examples = [_example(job.strategy, 2, size) for size in sizes]
-    return split_frozen(state.model, job.recipe.backbone.name, examples)
+    return split_on_all(job.strategy.comm, lambda: split_frozen(state.model, job.recipe.backbone.name, examples))
+
+
+def split_on_all(comm: Comm, split: Callable[[], FrozenSplit]) -> FrozenSplit:
+    """The result of `split`. Called by every rank; raise SplitError on all of them when it is raised on one.
+
+    The parts are compared with the whole in numbers, and GPUs may choose other algorithms: a rank that trained the
+    whole network alone would not be there when the others gather their features.
+    """
+    found: FrozenSplit | None = None
+    reason: str | None = None
+    try:
+        found = split()
+    except SplitError as error:
+        reason = str(error)
+    for rank, text in enumerate(comm.all_gather_object(reason)):
+        if text is not None:
+            raise SplitError(text if rank == 0 else f"rank {rank}: {text}")
+    assert found is not None
+    return found
 
 
 def build_engine(job: Job, split: FrozenSplit) -> Engine:

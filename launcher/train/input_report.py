@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from launcher.data.feed import ImageFeed
-from launcher.data.threads import count_workers
 from launcher.recipe.facts import is_random, train_size
 from launcher.recipe.schema import Recipe
 from launcher.run.run_log import RunLog
@@ -26,7 +25,7 @@ def report_input(job: Job, stage: Stage, step: int, log: RunLog) -> InputReport 
 
 
 def _cost(job: Job, stage: Stage) -> InputCost:
-    timer, world = stage.inputs.timer, job.strategy.world
+    inputs, timer = stage.inputs, stage.inputs.timer
     times = timer.input
     return InputCost(
         train_s=timer.train_s,
@@ -38,8 +37,8 @@ def _cost(job: Job, stage: Stage) -> InputCost:
         augment_s=times.augment_s,
         copy_s=times.copy_s,
         long_side=times.long_sides / max(times.num_images, 1),
-        workers=count_workers(job.recipe.data.workers, world),
-        num_cores=count_workers(None, world),
+        workers=inputs.image_feeds["train"].loader.workers,
+        num_cores=inputs.num_cpus,
     )
 
 

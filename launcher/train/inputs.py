@@ -10,12 +10,12 @@ from launcher.augment.mix import build_mix
 from launcher.augment.parameter_hash import NullParameterHashes, ParameterHashes
 from launcher.augment.sizes import find_min_side
 from launcher.data.bad_samples import build_bad_sample_policy
+from launcher.data.cpus import count_cpus
 from launcher.data.feed import ImageFeed
 from launcher.data.loader import Loader
-from launcher.data.nvjpeg import has_nvjpeg, time_decoders
+from launcher.data.nvjpeg import nvjpeg_on
 from launcher.data.prepare import open_folder
 from launcher.data.reader import ShardFolder, ShardReader
-from launcher.data.threads import count_workers
 from launcher.errors import UserError
 from launcher.text import Say
 from launcher.train.job import Job
@@ -27,13 +27,14 @@ from launcher.train.timing import StepTimer
 class Inputs:
     """`image_feeds`: each split, from its images; a stage puts its frozen part behind them, or reads features instead.
 
-    Their loaders serve the feeds of every stage.
+    Their loaders serve the feeds of every stage. `num_cpus`: this rank's share of its node's processors.
     """
 
     folder: ShardFolder
     image_feeds: dict[str, ImageFeed]
     timer: StepTimer
     skipped: SkippedSamples
+    num_cpus: int
 
     def close(self) -> None:
         for feed in self.image_feeds.values():
@@ -45,11 +46,12 @@ def build_inputs(job: Job, say: Say) -> Inputs:
     data = job.recipe.data
     folder = open_folder(data, job.manifest, job.strategy.world)
     readers = {split: ShardReader(folder, job.manifest, split) for split in ("train", *job.plan.num_eval)}
-    loaders = _build_loaders(job, readers, say)
+    num_cpus = count_cpus(job.strategy.comm)
+    loaders = _build_loaders(job, readers, num_cpus if data.workers is None else data.workers, say)
     feeds = {split: _build_feed(job, split, loader) for split, loader in loaders.items()}
     policies = {split: loader.bad_samples for split, loader in loaders.items() if data.on_error == "skip"}
     shard_of = {split: reader.shard_of for split, reader in readers.items()}
-    return Inputs(folder, feeds, StepTimer(), SkippedSamples(policies, shard_of, data.max_skipped))
+    return Inputs(folder, feeds, StepTimer(), SkippedSamples(policies, shard_of, data.max_skipped), num_cpus)
 
 
 def _build_feed(job: Job, split: str, loader: Loader) -> ImageFeed:
@@ -67,32 +69,24 @@ def _build_feed(job: Job, split: str, loader: Loader) -> ImageFeed:
     )
 
 
-def _build_loaders(job: Job, readers: Mapping[str, ShardReader], say: Say) -> dict[str, Loader]:
+def _build_loaders(job: Job, readers: Mapping[str, ShardReader], workers: int, say: Say) -> dict[str, Loader]:
     data, augment, device = job.recipe.data, job.recipe.augment, job.strategy.device
-    workers = count_workers(data.workers, job.strategy.world)
     sides = {split: find_min_side(augment.train if split == "train" else augment.eval_ops) for split in readers}
-    on_device = _choose_decoder(job, readers["train"], sides["train"], workers, say)
+    on_device = _decodes_on_device(job, say)
     return {
         split: Loader(reader, workers, device, sides[split], on_device, build_bad_sample_policy(data))
         for split, reader in readers.items()
     }
 
 
-def _choose_decoder(job: Job, reader: ShardReader, min_side: int | None, workers: int, say: Say) -> bool:
-    """Whether JPEG is decoded on the GPU: the same on every rank. Raise UserError where there is none."""
+def _decodes_on_device(job: Job, say: Say) -> bool:
+    """Whether JPEG is decoded on the GPU: the same on every rank. Raise UserError where it cannot be."""
     wanted, strategy = job.recipe.data.decode, job.strategy
-    if strategy.device.type == "cpu":
-        if wanted == "cuda":
-            raise UserError("data.decode: cuda decodes on a GPU and there is none here; use auto or cpu")
+    if wanted != "cuda":  # auto, too: nvJPEG beside a training has not passed its test on a GPU yet
         return False
-    has_it = all(strategy.comm.all_gather_object(wanted != "cpu" and has_nvjpeg(strategy.device)))
-    if wanted == "cuda" and not has_it:
+    if strategy.device.type == "cpu":
+        raise UserError("data.decode: cuda decodes on a GPU and there is none here; use auto or cpu")
+    if not all(strategy.comm.all_gather_object(nvjpeg_on(strategy.device).is_available())):
         raise UserError("data.decode: cuda needs a torchvision with nvJPEG; use auto or cpu")
-    if wanted != "auto" or not has_it:
-        return wanted == "cuda"
-    # All at once, as in training: the ranks of a node share its cores.
-    speeds = strategy.comm.all_gather_object(time_decoders(reader, min_side, workers, strategy.device))
-    by_cpu, by_gpu = (float(sum(each)) for each in zip(*speeds, strict=True))
-    place = "GPU" if by_gpu > by_cpu else "CPU"
-    say(f"JPEG is decoded on the {place}: tried at {by_cpu:,.0f} images/s by CPU threads, {by_gpu:,.0f} by nvJPEG")
-    return by_gpu > by_cpu
+    say("JPEG is decoded on the GPU by nvJPEG")
+    return True

@@ -17,6 +17,7 @@ from launcher.distributed.strategy import Strategy, seed_rank
 from launcher.models.frozen.freeze import find_blocks, freeze
 from launcher.models.loss import count_outputs
 from launcher.models.optim.build import build_groups, build_optimizer
+from launcher.models.sync_batchnorm import sync_batchnorm
 from launcher.models.zoo import build_model, check_sizes
 from launcher.recipe.augment import Channels
 from launcher.recipe.facts import eval_size, train_size
@@ -89,7 +90,8 @@ def build_state(job: Job) -> TrainState:
     network = strategy.comm.local_rank0_first(build)
     check_sizes(network, (train_size(recipe), eval_size(recipe)))
     freeze(network, recipe.backbone.stages[0].freeze)
-    network = replace(network, model=strategy.to_device(network.model))
+    model = sync_batchnorm(network.model, recipe.backbone.name) if strategy.syncs_batchnorm else network.model
+    network = replace(network, model=strategy.to_device(model))
     ema = None
     if recipe.optim.ema_decay is not None:
         average = get_ema_multi_avg_fn(recipe.optim.ema_decay)  # type: ignore[no-untyped-call]

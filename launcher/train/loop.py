@@ -55,7 +55,7 @@ def _fit_stage(
     nonfinite: NonfinitePolicy = FailOnNonfinite()
     if job.recipe.train.on_nonfinite == "skip":
         nonfinite = SkipNonfinite(stage.state.model, job.strategy, log)
-    batches = feed.batches(train_work(job, steps))
+    batches = timer.watch(feed, train_work(job, steps), job.strategy.device)
     if steps[0] == 1:
         batches = draw_first(job, stage.inputs, batches, log)
     pending: list[StepResult] = []

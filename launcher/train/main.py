@@ -16,6 +16,7 @@ import torch
 from launcher.checkpoint.restore import find_start, restore_optimizer, restore_weights
 from launcher.checkpoint.saver import Saver
 from launcher.checkpoint.state import Progress, TrainState
+from launcher.distributed.gpus import find_slow_bf16
 from launcher.distributed.signals import follow_launcher, install_signal_handlers
 from launcher.distributed.strategy import build_strategy
 from launcher.distributed.watchdog.start import start_watchdog
@@ -37,6 +38,7 @@ from launcher.train.inputs import Inputs, build_inputs
 from launcher.train.job import Job, build_state, open_job, open_run_log
 from launcher.train.loop import fit, is_validation_due
 from launcher.train.options import TrainOptions
+from launcher.train.out_of_memory import describe_training, out_of_memory_in_words
 from launcher.train.prepare import complete_recipe
 from launcher.train.stage import Stage, check_frozen, enter_stage
 from launcher.train.summary import summary_rows
@@ -71,10 +73,11 @@ def main(loaded: LoadedRecipe, options: TrainOptions) -> int:
         for each in (log, watchdog, inputs, saver):  # closed in the other order
             closing.callback(each.close)
         try:
-            stage, progress = _resume(job, state, inputs, log)
-            stage, progress, ending = fit(job, stage, progress, saver, log)
-            check_frozen(job, stage)
-            return finish(job, stage, progress, ending, log)
+            with out_of_memory_in_words(lambda: describe_training(job.recipe, job.plan, strategy.comm.beacon.position)):
+                stage, progress = _resume(job, state, inputs, log)
+                stage, progress, ending = fit(job, stage, progress, saver, log)
+                check_frozen(job, stage)
+                return finish(job, stage, progress, ending, log)
         except BaseException as error:
             lost = watchdog.fail(error)
             fail(job, inputs, saver, log, lost or error)
@@ -163,7 +166,9 @@ def _say_start(job: Job, inputs: Inputs, progress: Progress, log: RunLog) -> Non
     log.say(f"{recipe.run.name}: {recipe.backbone.name} on {data}, {machine}")
     log.say(f"{steps}, W&B {log.wandb_mode}, folder {job.run.path}")
     log.say(inputs.folder.describe())
-    for note in (*plan.notes, *find_few_cpus(recipe.data.workers, strategy.world, os.environ)):
+    few_cpus = find_few_cpus(recipe.data.workers, inputs.num_cpus, strategy.world, os.environ)
+    slow_bf16 = find_slow_bf16(recipe.strategy.precision, strategy.device)
+    for note in (*plan.notes, *few_cpus, *slow_bf16):
         log.note(progress.step, note)
     if progress.step:
         log.say(f"resumes at step {progress.step:,}")

@@ -68,7 +68,7 @@ class SkipNonfinite:
         return True
 
     def _has_finite_gradients(self) -> bool:
-        if self._strategy.scaler_state is not None:
+        if self._strategy.has_scaler:
             return True  # scaled ones may overflow, which the scaler handles
         gradients = [each.grad for each in self._parameters if each.grad is not None]
         return bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients)))

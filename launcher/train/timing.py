@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
+import torch
+
 from launcher.data.encoded import InputTimes
+from launcher.data.feed import Examples, Feed
+from launcher.data.ids import Work
 from launcher.metrics.names import Metrics
+from launcher.train.data_wait import DataWait, HostWait, build_data_wait
 
 
 class StepTimer:
@@ -17,10 +23,17 @@ class StepTimer:
         """Images trained on, over all ranks."""
         self.train_s = 0.0
         self.input = InputTimes()
+        """`wait_s`: on a GPU, the time that it had nothing to do for lack of a batch."""
+        self._data_wait: DataWait = HostWait()
         self._started_s = time.perf_counter()
         self._feed_times = InputTimes()
         self._before = InputTimes()
         self._lap = 0, 0.0, 0.0
+
+    def watch(self, feed: Feed, work: Work, device: torch.device) -> Iterator[Examples]:
+        """The feed's examples, for steps on `device`: from now on the waits for them are measured there."""
+        self._data_wait = build_data_wait(device)
+        return self._data_wait.watch(feed, work)
 
     def resume(self, feed_times: InputTimes) -> None:
         """`feed_times`: those of the training's feed, which keeps counting them."""
@@ -34,7 +47,8 @@ class StepTimer:
     def _add_up(self) -> None:
         now_s = time.perf_counter()
         self.train_s += now_s - self._started_s
-        self.input.add(self._feed_times.since(self._before))
+        times = self._feed_times.since(self._before)
+        self.input.add(replace(times, wait_s=self._data_wait.take_s(times.wait_s)))
         self._before = replace(self._feed_times)
         self._started_s = now_s
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 from launcher.distributed import comm as comm_module
 from launcher.distributed.comm import Comm, ShouldStop
+from launcher.distributed.timeouts import COMM_TIMEOUT, JOIN_TIMEOUT
 from launcher.distributed.world import World
 from launcher.errors import DataError, LauncherError, RankLost, RunError, Stopped, UserError
 from tests.distributed.threads import run_ranks
@@ -144,6 +146,63 @@ def test_waiting_for_others_is_marked_in_the_beacon() -> None:
         waits, waits_after = outcome
         assert waits == [True]
         assert not waits_after
+
+
+def record_timeouts(monkeypatch: pytest.MonkeyPatch, timeout: timedelta) -> set[tuple[bool, timedelta]]:
+    """Whether of the training's group, and its new timeout."""
+    found: set[tuple[bool, timedelta]] = set()
+    monkeypatch.setattr(comm_module, "_set_timeout", lambda wait, group: found.add((group is None, wait)))
+
+    def work(comm: Comm) -> None:
+        found.clear()
+        comm.barrier()
+        comm._join(timeout)
+
+    assert run_ranks(work) == [None] * 3
+    return found
+
+
+def test_ranks_that_have_met_wait_longer_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    short, long = timedelta(seconds=1), timedelta(days=300)
+    assert record_timeouts(monkeypatch, short) == {(True, short), (False, COMM_TIMEOUT)}
+    assert record_timeouts(monkeypatch, long) == {(True, long), (False, long)}
+
+
+def test_ranks_that_do_not_meet_are_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[timedelta] = []
+
+    def fail(backend: str, timeout: timedelta) -> None:
+        asked.append(timeout)
+        raise RuntimeError("Gloo connectFullMesh failed with: Connection refused, remote=[127.0.0.1]\nmore")
+
+    monkeypatch.setattr("torch.distributed.new_group", fail)
+    with pytest.raises(UserError) as error:
+        Comm(World(rank=1, size=2))
+    assert asked == [JOIN_TIMEOUT]
+    assert str(error.value) == (
+        "rank 1 cannot reach the other ranks (Gloo connectFullMesh failed with: Connection refused, remote=[127.0.0.1])"
+        ": unless one of them has failed, let GLOO_SOCKET_IFNAME name the network interface between the nodes"
+    )
+
+
+def test_over_nccl_buffers_on_the_cpu_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(comm: Comm) -> float:
+        model = nn.BatchNorm1d(1)
+        assert isinstance(model.running_mean, torch.Tensor)
+        model.running_mean.fill_(comm.world.rank)
+        comm.broadcast_buffers(model)
+        return model.running_mean.item()
+
+    monkeypatch.setattr("torch.distributed.get_backend", lambda: "nccl")
+    assert run_ranks(work) == [0, 1, 2]
+
+
+def test_closing_leaves_the_group_of_a_single_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[bool] = []
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: left.append(True))
+    Comm(World()).close()
+    assert left == [True]
 
 
 class Probe:

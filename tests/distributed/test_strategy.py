@@ -1,19 +1,20 @@
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import nn
 
 from launcher.distributed.strategy import (
     Strategy,
-    _complete_environment,
     build_strategy,
     choose_device,
     get_rng_state,
     seed_rank,
     set_rng_state,
 )
-from launcher.distributed.world import World
+from launcher.distributed.world import World, read_world
 from launcher.errors import UserError
 from launcher.recipe.schema import Strategy as StrategySection
 
@@ -46,6 +47,40 @@ def test_more_ranks_than_gpus_are_a_user_error(wanted: str, num_gpus: int) -> No
     )
 
 
+SRUN = {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "3"}
+
+
+@pytest.mark.parametrize("wanted", ["auto", "cuda"])
+def test_the_only_gpu_that_an_srun_task_sees_may_be_its_own(wanted: Literal["auto", "cuda"]) -> None:
+    assert choose_device(wanted, 1, read_world(SRUN), SRUN) == "cuda"
+
+
+def test_one_gpu_is_too_few_for_ranks_that_are_still_to_start() -> None:
+    with pytest.raises(UserError, match=r"^2 processes on this node but 1 GPUs: start with --num_processes 1, or"):
+        choose_device("auto", 1, World(size=2, local_size=2), {})
+
+
+class Scaler:
+    def state_dict(self) -> dict[str, float]:
+        raise AssertionError("waits for the GPU")
+
+
+def test_asking_for_the_scaler_does_not_read_it(strategy: Strategy, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not strategy.has_scaler
+    monkeypatch.setattr(strategy._accelerator, "scaler", Scaler())
+    assert strategy.has_scaler
+
+
+def test_batchnorm_must_be_synchronised_before_the_network_moves(
+    strategy: Strategy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strategy.to_device(nn.BatchNorm2d(1))
+    monkeypatch.setattr(strategy, "syncs_batchnorm", True)
+    strategy.to_device(nn.SyncBatchNorm(1))
+    with pytest.raises(AssertionError, match="BatchNorm is not converted"):
+        strategy.to_device(nn.BatchNorm2d(1))
+
+
 def test_fp16_without_cuda_is_a_user_error() -> None:
     if torch.cuda.is_available():
         pytest.skip("needs a machine without CUDA")
@@ -74,20 +109,6 @@ def test_another_accumulation_than_the_recipes_is_a_user_error(monkeypatch: pyte
         UserError, match=r"^unset ACCELERATE_GRADIENT_ACCUMULATION_STEPS: set train.micro_batch instead$"
     ):
         build_strategy(StrategySection(device="cpu"), World(), seed=0, deterministic=False)
-
-
-def test_srun_gets_the_variables_of_torch() -> None:
-    environment = {"SLURM_JOB_ID": "70123", "MASTER_PORT": "4000"}
-    _complete_environment(World(rank=3, size=4, local_rank=1, local_size=2), environment)
-    assert environment == {
-        "SLURM_JOB_ID": "70123",
-        "RANK": "3",
-        "WORLD_SIZE": "4",
-        "LOCAL_RANK": "1",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "4000",
-    }
 
 
 def test_place_sets_the_memory_format(strategy: Strategy) -> None:

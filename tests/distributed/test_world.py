@@ -109,9 +109,16 @@ def test_contradicting_numbers_are_all_shown(variable: str, text: str) -> None:
 def test_threads_are_compared_with_the_cpus_of_the_job(
     workers: int | None, variables: dict[str, str], cpus: int | None
 ) -> None:
-    found = find_few_cpus(workers, SIXTH, variables)
+    found = find_few_cpus(workers, 8, SIXTH, variables)
     expected = (
         f"data.workers is {workers} on each of 4 ranks of a node, but SLURM gives the node {cpus} CPUs: "
         f"ask sbatch for --cpus-per-task={4 * (workers or 0)}"
     )
     assert found == ((expected,) if cpus is not None else ())
+
+
+def test_one_cpu_for_each_rank_of_a_job_is_noted() -> None:
+    [note] = find_few_cpus(None, 1, SIXTH, {"SLURM_JOB_ID": "7"})
+    assert note == "each process reads and decodes images with one thread: ask sbatch for --cpus-per-task=8"
+    assert find_few_cpus(None, 2, SIXTH, {"SLURM_JOB_ID": "7"}) == ()
+    assert find_few_cpus(None, 1, SIXTH, {}) == ()

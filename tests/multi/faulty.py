@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 import launcher.__main__
 from launcher.data.reader import Sample, ShardReader
 from launcher.train import loop
@@ -48,11 +50,16 @@ def fail_later() -> None:
     raise LookupError("broken as well")
 
 
+def run_out_of_memory() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
 FAULTS = {
     "none": lambda: None,
     "data": hang_in_data,
     "raise": at_step(fail),
     "raise-later": at_step(fail_later),
+    "memory": at_step(run_out_of_memory),
 }
 
 if __name__ == "__main__":

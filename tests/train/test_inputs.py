@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 import numpy as np
 import pytest
 import torch
 
 from launcher.augment.parameter_hash import NullParameterHashes, ParameterHashes
 from launcher.errors import UserError
+from launcher.train.inputs import _decodes_on_device
+from launcher.train.job import Job
+from tests.data.made import recipe_of
 from tests.harness.workdir import FLIPS, LENET, WorkDir
 
 
@@ -38,6 +44,29 @@ def test_fixed_views_are_of_training_alone(workdir: WorkDir) -> None:
 def test_decoding_on_a_gpu_needs_one(workdir: WorkDir) -> None:
     with pytest.raises(UserError, match=r"data\.decode: cuda decodes on a GPU and there is none here; use auto or cpu"):
         workdir.build(LENET, "data.decode=cuda")
+
+
+def gpu_job(decode: str, is_available: list[bool]) -> Job:
+    """A job of several ranks on GPUs; `is_available`: whether nvJPEG works on each."""
+    comm = SimpleNamespace(all_gather_object=lambda value: is_available)
+    strategy = SimpleNamespace(device=torch.device("cuda"), comm=comm)
+    return cast(Job, SimpleNamespace(strategy=strategy, recipe=recipe_of(data={"source": "digits", "decode": decode})))
+
+
+@pytest.mark.parametrize("decode", ["auto", "cpu"])
+def test_nothing_is_decoded_on_a_gpu_unless_the_recipe_says_so(decode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto`, too, until nvJPEG has passed its test beside a training on a GPU."""
+    monkeypatch.setattr("launcher.train.inputs.nvjpeg_on", pytest.fail)
+    assert not _decodes_on_device(gpu_job(decode, []), pytest.fail)
+
+
+def test_decoding_on_gpus_needs_nvjpeg_on_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("launcher.train.inputs.nvjpeg_on", lambda _: SimpleNamespace(is_available=lambda: True))
+    said: list[str] = []
+    assert _decodes_on_device(gpu_job("cuda", [True, True]), said.append)
+    assert said == ["JPEG is decoded on the GPU by nvJPEG"]
+    with pytest.raises(UserError, match=r"data\.decode: cuda needs a torchvision with nvJPEG; use auto or cpu"):
+        _decodes_on_device(gpu_job("cuda", [True, False]), said.append)
 
 
 def test_images_may_be_skipped_only_where_the_recipe_says_so(workdir: WorkDir) -> None:

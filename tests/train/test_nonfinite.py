@@ -107,3 +107,20 @@ def test_a_loss_that_is_not_finite_is_not_saved_at_the_end_of_a_stage_either(wor
     with pytest.raises(UserError, match=r"^loss is nan at step 3,"):
         workdir.train(*words)
     assert list((workdir.path / "run/checkpoints").glob("step-*")) == []
+
+
+class UnreadScaler:
+    """Of fp16, on a GPU: to read it would wait for the step."""
+
+    def state_dict(self) -> dict[str, float]:
+        raise AssertionError("read")
+
+
+@pytest.mark.parametrize(("scaler", "is_skipped"), [(None, True), (UnreadScaler(), False)])
+def test_overflows_of_scaled_gradients_are_left_to_the_scaler(scaler: UnreadScaler | None, is_skipped: bool) -> None:
+    strategy, model = alone(), nn.Linear(1, 1)
+    strategy._accelerator.scaler = scaler
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, torch.inf)
+    policy = SkipNonfinite(model, strategy, NullLog())
+    assert policy.should_skip_step(StepResult(1, torch.tensor(1.0), [], [])) == is_skipped

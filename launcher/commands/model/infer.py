@@ -19,12 +19,12 @@ from launcher.augment.images import packed_images_of
 from launcher.augment.sizes import find_min_side
 from launcher.commands.model.options import Device, TransformName
 from launcher.data.bad_samples import BadSamples
+from launcher.data.cpus import count_cpus
 from launcher.data.decode import decode_image
 from launcher.data.feed import ImageFeed
 from launcher.data.ids import Ids
 from launcher.data.loader import Loader
 from launcher.data.reader import Sample, SampleReader
-from launcher.data.threads import count_workers
 from launcher.distributed.comm import Comm
 from launcher.distributed.strategy import Strategy, build_strategy, choose_device
 from launcher.distributed.world import read_world
@@ -73,8 +73,9 @@ def build_feed(reader: SampleReader, augment: Augment, strategy: Strategy, bad_s
 
     At most two batches beyond one per thread are in memory.
     """
-    workers = count_workers(None, strategy.world)
-    loader = Loader(reader, workers, strategy.device, find_min_side(augment.ops), bad_samples=bad_samples)
+    loader = Loader(
+        reader, count_cpus(strategy.comm), strategy.device, find_min_side(augment.ops), bad_samples=bad_samples
+    )
     return ImageFeed(loader, augment, strategy, seed=0, num_views=None, engine=None)
 
 

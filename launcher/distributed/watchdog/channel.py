@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from launcher.distributed.network import is_loopback, own_address, resolve
+
 Message = dict[str, Any]
 Address = tuple[Any, ...]
 
@@ -88,12 +90,10 @@ def open_coordinator(master: str, is_one_node: bool) -> tuple[UdpChannel, tuple[
     `master`: host that all ranks can reach, as in MASTER_ADDR.
     """
     host = "127.0.0.1" if is_one_node else master
-    family, address = _resolve(host, 9)
+    family, _ = resolve(host, 9)
     if not is_one_node:
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect(address)  # sends nothing; the kernel chooses the address of this node that the others see
-            own = str(probe.getsockname()[0])
-        host = master if own.startswith("127.") or own == "::1" else own
+        own = own_address(master)
+        host = master if is_loopback(own) else own
     listener = socket.socket(family, socket.SOCK_DGRAM)
     listener.bind((host if is_one_node else "", 0))
     token = secrets.token_hex(16)
@@ -102,10 +102,5 @@ def open_coordinator(master: str, is_one_node: bool) -> tuple[UdpChannel, tuple[
 
 def open_peer(host: str, port: int, token: str) -> UdpChannel:
     """Another rank's channel. Raise OSError when `host` cannot be resolved."""
-    family, address = _resolve(host, port)
+    family, address = resolve(host, port)
     return UdpChannel(socket.socket(family, socket.SOCK_DGRAM), token, address)
-
-
-def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, Address]:
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
-    return family, address

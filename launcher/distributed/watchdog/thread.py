@@ -15,7 +15,7 @@ from launcher.distributed.watchdog.beacon import Beacon
 from launcher.distributed.watchdog.channel import MAX_TEXT, Channel
 from launcher.distributed.watchdog.detector import Failure, HangDetector
 from launcher.distributed.watchdog.hang import name_rank
-from launcher.errors import EXIT_FAILED, LauncherError, RankLost, Stopped, is_peer_lost
+from launcher.errors import EXIT_FAILED, GpuMemoryError, LauncherError, RankLost, Stopped, is_peer_lost
 from launcher.text import Say
 from shards.manifest import ShardsError
 
@@ -86,7 +86,7 @@ class ThreadWatchdog:
         is_victim = is_peer_lost(error)
         if not is_victim:
             self._report(error)
-        if isinstance(error, LauncherError | ShardsError):
+        if isinstance(error, LauncherError | ShardsError) and not isinstance(error, GpuMemoryError):
             return None  # one line, shown as by a single process
         first = self._await_decision(is_victim)
         if first is None or first.rank == self._detector.world.rank:
@@ -110,7 +110,7 @@ class ThreadWatchdog:
         reason = f" {error}" if is_one_line else "\n" + "".join(traceback.format_exception(error)).rstrip()
         text = f"{name_rank(rank, self._detector.hosts)} failed:{reason[-MAX_TEXT:]}"
         self._detector.blame(Failure(rank, text, is_printed=True), time.monotonic(), is_decided=rank == 0)
-        self._channel.send(0, self._detector.message())
+        self._send_all()
 
     def _await_decision(self, is_victim: bool) -> Failure | None:
         """The first failure; when no rank reports one, the rank that is silent."""

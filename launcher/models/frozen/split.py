@@ -50,9 +50,12 @@ class FrozenSplit:
         graph = self._eval_trainable.graph
         members = dict[str, Any]([*model.named_modules(), *model.named_parameters(), *model.named_buffers()])
         targets = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
-        # Other targets are constants that tracing has found.
-        found = {name: members[name] if name in members else getattr(self._eval_trainable, name) for name in targets}
-        return fx.GraphModule(found, graph)
+        # Other targets are constants that tracing has found, perhaps on the CPU. They become buffers of the part, and
+        # ranks exchange those on the network's device.
+        constants = {name: getattr(self._eval_trainable, name) for name in targets if name not in members}
+        device = next(model.parameters()).device
+        moved = {name: each.to(device) if isinstance(each, Tensor) else each for name, each in constants.items()}
+        return fx.GraphModule({name: members[name] for name in targets & members.keys()} | moved, graph)
 
 
 def split_frozen(model: nn.Module, backbone_name: str, examples: list[Tensor]) -> FrozenSplit:

@@ -180,3 +180,21 @@ def test_the_hash_of_a_frozen_part_is_the_same_for_every_split() -> None:
     model.conv.requires_grad_(False)
     hashes = {frozen_part_sha256(split_frozen(model, "x", [torch.randn(2, 3, 8, 8)])) for _ in range(3)}
     assert len(hashes) == 1
+
+
+class WithLateConstant(WithConstant):
+    """Makes it in the part that trains."""
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        return self.fc(self.conv(images_BCHW).mean((2, 3))) * torch.tensor([1.0, 2.0])  # type: ignore[no-any-return]
+
+
+def test_constants_are_where_the_network_is() -> None:
+    """They are buffers of the part, and NCCL exchanges none of a CPU. The device without numbers stands for a GPU."""
+    model = WithLateConstant()
+    model.conv.requires_grad_(False)
+    split = split_frozen(model, "x", [torch.randn(2, 3, 8, 8)])
+    [buffer] = split.eval_trainable(model).buffers()
+    assert buffer.tolist() == [1.0, 2.0]
+    [buffer] = split.eval_trainable(copy.deepcopy(model).to("meta")).buffers()
+    assert buffer.device.type == "meta"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from launcher.commands.jobs.spawn import SpawnedRanks, environment_for, train_command
+from launcher.commands.jobs.tune.cores import share_of_cores, starting_on, usable_cores
 from launcher.commands.jobs.tune.plan import SearchPlan
 from launcher.commands.jobs.tune.search import Values, as_overrides
 from launcher.commands.jobs.tune.slurm import SlurmTrial
@@ -84,17 +85,21 @@ def start_trial(plan: SearchPlan, number: int, values: Values, slot: int) -> Run
         arguments = (str(plan.recipe_file), *overrides)
         return RunningTrial(plan, number, slot, SlurmTrial(plan.job, arguments, folder, output.with_suffix(".job")))
     command = train_command(plan.recipe_file, overrides)
-    ranks = SpawnedRanks(command, plan.processes, _slot_environment(plan, slot), output)
+    # There may be fewer trials than slots.
+    cores = share_of_cores(usable_cores(), slot, min(plan.parallel, plan.search.num_trials))
+    with starting_on(cores):
+        ranks = SpawnedRanks(command, plan.processes, _slot_environment(plan, slot, len(cores)), output)
     return RunningTrial(plan, number, slot, ranks)
 
 
-def _slot_environment(plan: SearchPlan, slot: int) -> dict[str, str]:
-    """Environment with GPUs, or a number of threads, that leaves room for the trials in the other slots."""
+def _slot_environment(plan: SearchPlan, slot: int, num_cores: int) -> dict[str, str]:
+    """Environment with GPUs and a number of threads that leave room for the trials in the other slots."""
     environment = environment_for(plan.processes, plan.device)
+    threads = str(max(1, num_cores // plan.processes))
+    environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", threads)
     if plan.device == "cuda":
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         devices = visible.split(",") if visible else [str(i) for i in range(plan.parallel * plan.processes)]
         own = devices[slot * plan.processes : (slot + 1) * plan.processes]
-        return {**environment, "CUDA_VISIBLE_DEVICES": ",".join(own)}
-    threads = max(1, (os.cpu_count() or 1) // (plan.parallel * plan.processes))
-    return {**environment, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+    return environment

@@ -7,8 +7,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from tempfile import TemporaryDirectory
 
-import torch
-
 from launcher.commands.recipe.bench.advice import cache_keys, choose_workers, describe_bottleneck, describe_cache
 from launcher.commands.recipe.bench.measure import feed_of, measure, take_samples
 from launcher.commands.recipe.options import BenchOptions
@@ -27,6 +25,7 @@ from launcher.run.rank_log import log_warnings
 from launcher.train.input_report import tunables_of
 from launcher.train.inputs import build_inputs
 from launcher.train.job import Job, build_state, open_job, open_run_log
+from launcher.train.out_of_memory import does_not_fit, find_smaller_micro_batch, out_of_memory_in_words
 from launcher.train.prepare import complete_recipe
 from launcher.train.stage import Stage, enter_stage
 
@@ -59,15 +58,17 @@ def bench(loaded: LoadedRecipe, options: BenchOptions) -> int:
         inputs = build_inputs(job, log.say)
         for each in (log, inputs):
             closing.callback(each.close)
-        try:
+        with out_of_memory_in_words(lambda: _describe_out_of_memory(job)):
             stage = enter_stage(job, state, inputs, 0, 0, log)
             _measure_and_advise(job, stage, recipe, options, console)
-        except torch.OutOfMemoryError:
-            raise UserError(
-                f"train.micro_batch: a forward pass of {job.plan.micro_batch} images takes more memory than the GPU "
-                "has; lower it, or give the number of processes that share the batch as --processes"
-            ) from None
     return EXIT_DONE
+
+
+def _describe_out_of_memory(job: Job) -> str:
+    smaller = find_smaller_micro_batch(job.recipe, job.plan)
+    tries = [f"train.micro_batch={smaller}"] if smaller else []
+    tries += ["a smaller size in augment.train", "the number of processes that share the batch as --processes"]
+    return f"{does_not_fit('train.micro_batch', job.plan.micro_batch)}; try {' or '.join(tries)}"
 
 
 def _measure_and_advise(job: Job, stage: Stage, recipe: Recipe, options: BenchOptions, console: Console) -> None:

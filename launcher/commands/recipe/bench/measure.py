@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,10 @@ NUM_SAMPLES = 256
 """Most images that are decoded and augmented over and over."""
 SAMPLE_PIXELS = 2**26
 """Most pixels of these images: 192 MiB."""
+ENOUGH_FRAC = 0.5
+"""Fraction of the wanted time that a measurement on a GPU must take; a shorter one is repeated with more calls."""
+MAX_GROWTH = 10
+"""Calls of a repeated measurement, over those of the one before: that was short, and its time may be far off."""
 ENDLESS = range(1, sys.maxsize)
 """Steps of a training that does not end."""
 
@@ -127,18 +132,34 @@ class Meter:
         """Images per second of `work`, which returns how many it did. Its first calls, which set up, do not count."""
         for _ in range(warm_up):
             work()
-        start_s, num_images = self._now_s(), 0
-        while True:
-            num_images += work()
-            elapsed_s = self._now_s() - start_s
-            if elapsed_s >= self.seconds:
-                return num_images / elapsed_s
+        device = self.job.strategy.device
+        return _rate_on_gpu(work, self.seconds, device) if device.type == "cuda" else _rate_on_cpu(work, self.seconds)
 
-    def _now_s(self) -> float:
-        """The time once the GPU has done everything asked of it."""
-        if self.job.strategy.device.type == "cuda":
-            torch.cuda.synchronize(self.job.strategy.device)
-        return time.perf_counter()
+
+def _rate_on_cpu(work: Callable[[], int], seconds: float) -> float:
+    start_s, num_images = time.perf_counter(), 0
+    while True:
+        num_images += work()
+        elapsed_s = time.perf_counter() - start_s
+        if elapsed_s >= seconds:
+            return num_images / elapsed_s
+
+
+def _rate_on_gpu(work: Callable[[], int], seconds: float, device: torch.device) -> float:
+    """The rate of a number of calls that take about `seconds`, and that the GPU was only waited for after the last.
+
+    In training the host queues steps ahead of the GPU: waiting for each would add the time of its launches.
+    """
+    num_calls = 1
+    while True:
+        torch.cuda.synchronize(device)
+        start_s = time.perf_counter()
+        num_images = sum(work() for _ in range(num_calls))
+        torch.cuda.synchronize(device)
+        elapsed_s = time.perf_counter() - start_s
+        if elapsed_s >= ENOUGH_FRAC * seconds:
+            return num_images / elapsed_s
+        num_calls = min(math.ceil(num_calls * seconds / elapsed_s), MAX_GROWTH * num_calls)
 
 
 def measure(job: Job, stage: Stage, samples: Samples, num_cores: int, seconds: float) -> tuple[Speeds, Rows]:

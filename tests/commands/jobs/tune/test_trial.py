@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -98,22 +99,64 @@ def test_scores_are_read_once_and_never_fall(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_trials_at_a_time_share_gpus_and_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[dict[str, str]] = []
+@dataclass
+class Machine:
+    """Eight cores, two of them kept from this process, and the trainings that were started on them."""
 
-    def record(command: list[str], size: int, environment: dict[str, str], output: Path) -> Training:
-        started.append(environment)
+    cores: set[int] = field(default_factory=lambda: {*range(8)} - {3, 7})
+    started: list[tuple[set[int], dict[str, str]]] = field(default_factory=list)
+    """Cores and environment of each."""
+
+    def start(self, command: list[str], size: int, environment: dict[str, str], output: Path) -> Training:
+        self.started.append((self.cores, environment))
         return Training()
 
-    monkeypatch.setattr(trial_module, "SpawnedRanks", record)
-    monkeypatch.setattr("os.cpu_count", lambda: 16)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    plan = replace(make_plan(tmp_path), processes=2)
-    for device, visible in (("cuda", None), ("cuda", "4,5,6,7"), ("cpu", None)):
-        if visible is None:
-            monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        else:
-            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        start_trial(replace(plan, device=device), 3, {}, slot=1)
-    assert [each.get("CUDA_VISIBLE_DEVICES") for each in started] == ["2,3", "6,7", None]
-    assert started[2]["OMP_NUM_THREADS"] == "4"
+    def bind(self, _process: int, cores: Iterable[int]) -> None:
+        self.cores = set(cores)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    found = Machine()
+    monkeypatch.setattr(trial_module, "SpawnedRanks", found.start)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {*found.cores}, raising=False)
+    monkeypatch.setattr("os.sched_setaffinity", found.bind, raising=False)
+    for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("visible", "gpus"), [(None, ["0,1", "2,3"]), ("4,5,6,7", ["4,5", "6,7"])], ids=["all", "some"]
+)
+def test_trials_at_a_time_share_the_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: Machine, visible: str | None, gpus: list[str]
+) -> None:
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    for slot in range(2):
+        start_trial(replace(make_plan(tmp_path), processes=2, device="cuda"), 3, {}, slot)
+    assert [environment["CUDA_VISIBLE_DEVICES"] for _, environment in machine.started] == gpus
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_trials_at_a_time_share_the_cores(tmp_path: Path, machine: Machine, device: str) -> None:
+    """Their loaders take all cores that they may use, on a GPU too."""
+    before = machine.cores
+    for slot in range(2):
+        start_trial(replace(make_plan(tmp_path), processes=2, device=device), 3, {}, slot)
+    assert [cores for cores, _ in machine.started] == [{0, 1, 2}, {4, 5, 6}]
+    assert [environment["OMP_NUM_THREADS"] for _, environment in machine.started] == ["1", "1"]
+    assert ["CUDA_VISIBLE_DEVICES" in environment for _, environment in machine.started] == [device == "cuda"] * 2
+    assert machine.cores == before, "the search itself goes on as it was"
+
+
+def test_a_search_with_fewer_trials_than_slots_leaves_no_core_idle(tmp_path: Path, machine: Machine) -> None:
+    start_trial(replace(make_plan(tmp_path), parallel=8), 3, {}, slot=1)
+    assert machine.started[0][0] == {4, 5, 6}, "there are only two trials"
+
+
+def test_the_users_number_of_threads_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    start_trial(make_plan(tmp_path), 3, {}, slot=0)
+    assert machine.started[0][1]["OMP_NUM_THREADS"] == "5"

@@ -252,7 +252,7 @@ def test_images_are_read_only_shortly_before_use(
 
     monkeypatch.setattr(FilePart, "read", counted)
     monkeypatch.setattr("launcher.commands.model.predict.main.FORMATS", {**FORMATS, "jsonl": slow})
-    monkeypatch.setattr("launcher.commands.model.infer.count_workers", lambda wanted, world: 2)
+    monkeypatch.setattr("launcher.commands.model.infer.count_cpus", lambda comm: 2)
     output = tmp_path / "predictions.jsonl"
     assert run(["predict", "run", *names, "--output", str(output)]) == 0
     assert output.read_text().splitlines() == names
