@@ -19,8 +19,9 @@ from torch import Tensor
 
 from launcher.augment import kernels
 from launcher.augment.arrays import FLOAT32, INT64, UINT8
-from launcher.augment.fuse import BLACK, DrawnOp, FusedOp, Window
+from launcher.augment.fuse import DrawnOp, FusedOp, Window
 from launcher.augment.images import ImageBatch
+from launcher.augment.lines import BLACK
 
 _FAR = 1e6
 """A coordinate outside of every image."""

@@ -1,7 +1,8 @@
 """The recipe's `augment` lists applied to batches: all parameters are drawn first, then the pixels are moved.
 
-On a GPU the operations of `ops` run on the whole batch. On a CPU a few images at a time pass through all of them, so
-that their pixels stay in the caches, and bytes stay bytes as long as possible (`cpu`).
+On a GPU the operations of `ops` run on the whole batch, or on large parts of it (`chunks`). On a CPU a few images at a
+time pass through all of them, so that their pixels stay in the caches, and bytes stay bytes as long as possible
+(`cpu`).
 
 Shapes: as in `ops` and `draw`.
 """
@@ -16,14 +17,14 @@ import torch
 from torch import Tensor
 
 from launcher.augment.arrays import INT64
+from launcher.augment.batch import apply_to_batch
+from launcher.augment.chunks import apply_passes, plan_passes
 from launcher.augment.cpu import IDENTITY_LUT_CV, as_scale_and_move, move_bytes, new_bytes, scale_and_move, scale_each
 from launcher.augment.fuse import FusedOp, fuse_ops, whole_window
-from launcher.augment.groups import on_device
-from launcher.augment.images import ImageBatch, packed_images_of
-from launcher.augment.ops import blacken, normalize, resample, rotate, take
+from launcher.augment.images import ImageBatch, PackedImages, packed_images_of
+from launcher.augment.ops import normalize
 from launcher.augment.ops_table import draw_parameters
 from launcher.augment.parameter_hash import HashRecorder, NullParameterHashes
-from launcher.augment.pixels import PIXEL_OPS
 from launcher.errors import DataError
 from launcher.recipe.augment import TrainOp
 
@@ -57,12 +58,13 @@ class Augment:
         sizes_B2 = drawn_ops[-1].sizes_B2 if drawn_ops else images.sizes_B2
         _check_one_size(sizes_B2)
         self.hashes.record(ids_B, view, [values for op in drawn_ops for values in (op.parameters, op.sizes_B2)])
-        fused_ops = fuse_ops(images.sizes_B2, drawn_ops)
         # Under autocast the products of `resample` would be rounded to bfloat16.
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             if images.device.type == "cpu":
-                return self._in_pieces(images, fused_ops, sizes_B2)
-            return normalize(apply_fused_ops(images, fused_ops).float(), self.mean, self.std)
+                return self._in_pieces(images, fuse_ops(images.sizes_B2, drawn_ops), sizes_B2)
+            assert isinstance(images, PackedImages)
+            images_BCHW = apply_passes(images, plan_passes(images.sizes_B2, self.ops, drawn_ops))
+            return normalize(images_BCHW.float(), self.mean, self.std)
 
     def _in_pieces(self, images: ImageBatch, fused_ops: Sequence[FusedOp], sizes_B2: INT64) -> Tensor:
         """A few images after the other; `sizes_B2`: after all operations."""
@@ -101,11 +103,11 @@ def build_augment(
 
 
 def apply_fused_ops(images: ImageBatch, fused_ops: Sequence[FusedOp]) -> Tensor:
-    """images_BCHW after all of them, on the scale they had, on the smallest canvas that holds those of the whole batch.
+    """On a CPU, images_BCHW after all of them, on the scale they had, on the smallest canvas that holds all.
 
-    uint8 where nothing computed finer levels: after crops and flips, and on a CPU after a resize.
+    uint8 where nothing computed finer levels: after crops, flips and a resize.
     """
-    if images.device.type == "cpu" and images.is_uint8 and fused_ops and fused_ops[0].is_scaling:
+    if images.is_uint8 and fused_ops and fused_ops[0].is_scaling:
         images_BCHW = scale_each(images, fused_ops[0])
         fused_ops = fused_ops[1:]
     else:
@@ -116,35 +118,14 @@ def apply_fused_ops(images: ImageBatch, fused_ops: Sequence[FusedOp]) -> Tensor:
 
 
 def _apply_fused_op(images_BCHW: Tensor, fused: FusedOp) -> Tensor:
-    drawn = fused.drawn
-    if drawn is not None and drawn.name in PIXEL_OPS:
-        images_BCHW = PIXEL_OPS[drawn.name](images_BCHW.float(), drawn)
-        if fused.window.is_whole(drawn.sizes_B2):
-            return images_BCHW
-        fused = FusedOp(None, fused.window)
-    if images_BCHW.dtype == torch.uint8 and images_BCHW.device.type == "cpu":
+    if images_BCHW.dtype == torch.uint8:
         if fused.is_scaling:
             return scale_each(packed_images_of(images_BCHW), fused)
         if fused.is_move:
             moved_BChw = new_bytes(len(images_BCHW), fused.window)
             move_bytes(images_BCHW, fused, IDENTITY_LUT_CV, moved_BChw)
             return moved_BChw
-    return _apply_to_batch(images_BCHW, fused)
-
-
-def _apply_to_batch(images_BCHW: Tensor, fused: FusedOp) -> Tensor:
-    """On any device, without a loop over images."""
-    drawn, window = fused.drawn, fused.window
-    rows_Bh, cols_Bw = on_device(window.rows_Bh, images_BCHW), on_device(window.cols_Bw, images_BCHW)
-    wanted = rows_Bh.clamp(min=0), cols_Bw.clamp(min=0)
-    if drawn is None:
-        results_BChw = take(images_BCHW, *wanted)
-    else:
-        parameters, sizes_B2 = on_device(drawn.parameters, images_BCHW), on_device(drawn.sizes_B2, images_BCHW)
-        apply = resample if fused.is_scaling else rotate
-        results_BChw = apply(images_BCHW.float(), parameters, sizes_B2, *wanted, drawn.interpolation)
-    # `has_black` reads the window on the CPU, so no GPU is waited for.
-    return blacken(results_BChw, rows_Bh >= 0, cols_Bw >= 0) if window.has_black else results_BChw
+    return apply_to_batch(images_BCHW, fused)
 
 
 def _largest_canvas(images: ImageBatch, fused_ops: Sequence[FusedOp]) -> int:

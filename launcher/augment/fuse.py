@@ -5,7 +5,7 @@ or rotation before it, which then computes no pixel that is cropped later. Job A
 scale; rotate, flip and crop.
 
 Shapes: as in `ops`. A window's `rows_Bh` and `cols_Bw` hold, for each row and column of the result, the row and column
-that it is taken from; BLACK where there is none.
+that it is taken from; BLACK where there is none (`lines`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from launcher.augment.arrays import BOOL, INT64, Parameters
+from launcher.augment.arrays import INT64, Parameters
+from launcher.augment.lines import Lines, crop_lines
 from launcher.augment.ops import Interpolation
-
-BLACK = -1
 
 
 @dataclass(frozen=True)
@@ -40,26 +39,37 @@ class DrawnOp:
 class Window:
     """The pixels that any sequence of crops and flips keeps, and their new places."""
 
-    rows_Bh: INT64
-    cols_Bw: INT64
+    rows: Lines
+    cols: Lines
+
+    @property
+    def rows_Bh(self) -> INT64:  # noqa: N802 - the shape's suffix
+        return self.rows.sources_BI
+
+    @property
+    def cols_Bw(self) -> INT64:  # noqa: N802 - the shape's suffix
+        return self.cols.sources_BI
 
     def then(self, later: Window) -> Window:
         """This window followed by a later one."""
-        return Window(_through(self.rows_Bh, later.rows_Bh), _through(self.cols_Bw, later.cols_Bw))
+        return Window(self.rows.then(later.rows), self.cols.then(later.cols))
 
     def is_whole(self, sizes_B2: INT64) -> bool:
         """Whether it leaves images of these sizes as they are."""
-        whole = whole_window(sizes_B2)
-        return np.array_equal(self.rows_Bh, whole.rows_Bh) and np.array_equal(self.cols_Bw, whole.cols_Bw)
+        return self.rows.is_whole(sizes_B2[:, 0]) and self.cols.is_whole(sizes_B2[:, 1])
+
+    def trimmed(self) -> Window:
+        """On the smallest canvas that holds all pixels, for images from the top left corner on."""
+        return Window(self.rows.trimmed(), self.cols.trimmed())
 
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width of the resulting canvas."""
-        return self.rows_Bh.shape[1], self.cols_Bw.shape[1]
+        return self.rows.num, self.cols.num
 
     @property
     def has_black(self) -> bool:
-        return bool((self.rows_Bh == BLACK).any() or (self.cols_Bw == BLACK).any())
+        return self.rows.has_black or self.cols.has_black
 
 
 @dataclass(frozen=True)
@@ -79,9 +89,9 @@ class FusedOp:
         drawn = self.drawn
         return drawn is None or (drawn.name == "rotation" and drawn.interpolation == "nearest")
 
-    def part(self, images: slice) -> FusedOp:
+    def part(self, images: slice | INT64) -> FusedOp:
         """The same for some images of the batch, on canvases of the same size."""
-        drawn, window = self.drawn, Window(self.window.rows_Bh[images], self.window.cols_Bw[images])
+        drawn, window = self.drawn, Window(self.window.rows.part(images), self.window.cols.part(images))
         if drawn is not None:
             drawn = replace(drawn, parameters=drawn.parameters[images], sizes_B2=drawn.sizes_B2[images])
         return FusedOp(drawn, window)
@@ -107,9 +117,9 @@ def _window_of(drawn: DrawnOp, sizes_B2: INT64) -> Window | None:
         return crop_window(drawn.parameters, sizes_B2, drawn.sizes_B2)
     whole = whole_window(sizes_B2)
     if drawn.name == "horizontal_flip":
-        return replace(whole, cols_Bw=_mirrored(whole.cols_Bw, sizes_B2[:, 1], drawn.parameters))
+        return replace(whole, cols=whole.cols.mirrored(drawn.parameters))
     if drawn.name == "vertical_flip":
-        return replace(whole, rows_Bh=_mirrored(whole.rows_Bh, sizes_B2[:, 0], drawn.parameters))
+        return replace(whole, rows=whole.rows.mirrored(drawn.parameters))
     return None
 
 
@@ -121,18 +131,6 @@ def whole_window(sizes_B2: INT64) -> Window:
 def crop_window(offsets_B2: INT64, sizes_B2: INT64, after_B2: INT64) -> Window:
     """The part that starts at `offsets`, for a canvas that holds the sizes after; black outside of each image."""
     height, width = after_B2.max(axis=0).tolist()
-    return Window(_line(offsets_B2[:, 0], sizes_B2[:, 0], height), _line(offsets_B2[:, 1], sizes_B2[:, 1], width))
-
-
-def _line(starts_B: INT64, lengths_B: INT64, num: int) -> INT64:
-    pixels_BI = starts_B[:, None] + np.arange(num)
-    return np.where((pixels_BI >= 0) & (pixels_BI < lengths_B[:, None]), pixels_BI, BLACK)
-
-
-def _mirrored(line_BI: INT64, lengths_B: INT64, flips_B: BOOL) -> INT64:
-    return np.where(flips_B[:, None] & (line_BI != BLACK), lengths_B[:, None] - 1 - line_BI, line_BI)
-
-
-def _through(earlier_BI: INT64, later_BO: INT64) -> INT64:
-    sources_BO = np.take_along_axis(earlier_BI, np.maximum(later_BO, 0), axis=1)
-    return np.where(later_BO == BLACK, BLACK, sources_BO)
+    return Window(
+        crop_lines(offsets_B2[:, 0], sizes_B2[:, 0], height), crop_lines(offsets_B2[:, 1], sizes_B2[:, 1], width)
+    )

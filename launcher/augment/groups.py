@@ -17,9 +17,21 @@ Grouped = Callable[[Tensor, FLOAT64], Tensor]
 """(images_GCHW, their values) -> images_GCHW, new ones."""
 
 
+PAGEABLE_BYTES = 2**16
+"""From ordinary memory at most so much goes to a GPU inside the command itself. For more the host may wait until the
+GPU has done all that was queued ("API synchronization behavior" of the CUDA runtime)."""
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device, without waiting for it: more than PAGEABLE_BYTES go through pinned memory."""
+    if device.type == "cuda" and not tensor.is_cuda and tensor.nbytes > PAGEABLE_BYTES:
+        tensor = tensor.pin_memory()  # torch keeps these blocks, and reuses one when its copy is done
+    return tensor.to(device, non_blocking=True)
+
+
 def on_device(values: Parameters, images: Tensor) -> Tensor:
-    """The values on the images' device, without waiting for it."""
-    return torch.tensor(values).to(images.device, non_blocking=True)
+    """The values on the images' device, sent as by `send`."""
+    return send(torch.tensor(values), images.device)
 
 
 def per_image(function: Callable[[Tensor, Tensor], Tensor]) -> Grouped:

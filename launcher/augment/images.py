@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from launcher.augment.arrays import INT64
+from launcher.augment.draw import whole_boxes
+from launcher.augment.groups import on_device
 
 
 class ImageBatch(Protocol):
@@ -88,24 +90,33 @@ class PackedImages:
             for number, (tall, wide) in enumerate(self.sizes_B2.tolist()):
                 canvas_BHWC[number, :tall, :wide] = self.image(number)
             return canvas_BHWC.permute(0, 3, 1, 2)
-        return self._gathered(height, width).permute(0, 3, 1, 2)
+        return self._gathered(whole_boxes(self.sizes_B2))
+
+    def boxes(self, boxes_B4: INT64) -> Tensor:
+        """canvas_BCHW of each image's box (top, left, height, width) alone."""
+        if np.array_equal(boxes_B4, whole_boxes(self.sizes_B2)):
+            return self.canvas()
+        return self._gathered(boxes_B4)
 
     def _rows(self, every_NHWC: Tensor, rows_B: INT64) -> Tensor:
         first = int(rows_B[0])
         if np.array_equal(rows_B, np.arange(first, first + len(rows_B))):
             return every_NHWC[first : first + len(rows_B)]
-        return every_NHWC.index_select(0, torch.from_numpy(rows_B).to(self.device, non_blocking=True))
+        return every_NHWC.index_select(0, on_device(rows_B, self.pixels_PC))
 
-    def _gathered(self, height: int, width: int) -> Tensor:
-        """canvas_BHWC by one gather; a loop would launch a kernel for each image."""
-        rows_3B = torch.from_numpy(np.stack([self.starts_B, *self.sizes_B2.T])).to(self.device, non_blocking=True)
-        starts_B11, heights_B11, widths_B11 = (values_B[:, None, None] for values_B in rows_3B)
+    def _gathered(self, boxes_B4: INT64) -> Tensor:
+        """canvas_BCHW by one gather; a loop would launch a kernel for each image."""
+        height, width = boxes_B4[:, 2:].max(axis=0).tolist()
+        corners_B = self.starts_B + boxes_B4[:, 0] * self.sizes_B2[:, 1] + boxes_B4[:, 1]
+        numbers_4B = on_device(np.stack([corners_B, self.sizes_B2[:, 1], *boxes_B4[:, 2:].T]), self.pixels_PC)
+        corners_B11, strides_B11, heights_B11, widths_B11 = numbers_4B[:, :, None, None].unbind()
         rows_H1 = torch.arange(height, device=self.device)[:, None]
         cols_W = torch.arange(width, device=self.device)
         inside_BHW = (rows_H1 < heights_B11) & (cols_W < widths_B11)
-        places_BHW = (starts_B11 + rows_H1 * widths_B11 + cols_W) * inside_BHW
+        # In place: these eight bytes a pixel are the most that it takes.
+        places_BHW = (corners_B11 + rows_H1 * strides_B11 + cols_W).mul_(inside_BHW)
         canvas_BHWC: Tensor = self.pixels_PC[places_BHW]
-        return canvas_BHWC.mul_(inside_BHW[..., None])
+        return canvas_BHWC.mul_(inside_BHW[..., None]).permute(0, 3, 1, 2)
 
 
 def pack_side_by_side(sizes_B2: INT64) -> tuple[INT64, int]:

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
@@ -36,13 +37,13 @@ def warp(images_BCHW: Tensor, coefficients_B8: FLOAT64, mode: WarpMode) -> Tenso
     are a sum of one float64 term per row and one per column, rounded last.
     """
     height, width = images_BCHW.shape[2:]
-    a, b, c, d, e, f, g, h = coefficients_B8.T[:, :, None]
-    x_W, y_H = np.arange(width)[None] + 0.5, np.arange(height)[None] + 0.5
+    # Coefficients are sent and the lines made there: as they are, they would be more than `groups.PAGEABLE_BYTES`.
+    a, b, c, d, e, f, g, h = on_device(coefficients_B8.T, images_BCHW)[:, :, None].unbind()
+    x_W, y_H = (torch.arange(num, dtype=torch.float64, device=a.device) + 0.5 for num in (width, height))
     # From pixels to grid_sample's [-1, 1], the denominator multiplied in: 2 x / W - 1 = (2 num / W - den) / den.
     cols = [2 * a / width * x_W - g * x_W, 2 * d / height * x_W - g * x_W, g * x_W]
     rows = [2 * (b * y_H + c) / width - (h * y_H + 1), 2 * (e * y_H + f) / height - (h * y_H + 1), h * y_H + 1]
-    cols_BW3 = on_device(np.stack(cols, axis=2).astype(np.float32), images_BCHW)
-    rows_BH3 = on_device(np.stack(rows, axis=2).astype(np.float32), images_BCHW)
+    cols_BW3, rows_BH3 = torch.stack(cols, dim=2).float(), torch.stack(rows, dim=2).float()
     grid_BHW2 = rows_BH3[:, :, None, :2] + cols_BW3[:, None, :, :2]
     if coefficients_B8[:, 6:].any():
         grid_BHW2 /= rows_BH3[:, :, None, 2:] + cols_BW3[:, None, :, 2:]

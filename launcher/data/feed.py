@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from launcher.augment.execute import Augment
+from launcher.augment.groups import send
 from launcher.augment.images import ImageBatch
 from launcher.augment.mix import Mix
 from launcher.augment.parameter_hash import HashRecorder, NullParameterHashes, ParamHashes
@@ -124,7 +125,7 @@ class FeatureFeed:
         )
 
     def _send(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.device, non_blocking=True)
+        return send(tensor, self.device)
 
 
 Feed = ImageFeed | FeatureFeed

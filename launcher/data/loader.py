@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from launcher.augment.groups import send
 from launcher.augment.images import ImageBatch, PackedImages
 from launcher.data.bad_samples import BadSamples, FailOnBadSample
 from launcher.data.decoded import DecodedBatch, DecodedCache
@@ -179,7 +180,7 @@ class Loader:
         is_skipped_B = self.bad_samples.among(batch.ids_B)
         if not is_skipped_B.any():
             return batch
-        rows = torch.from_numpy(np.flatnonzero(is_skipped_B)).to(batch.weights_B.device)
+        rows = send(torch.from_numpy(np.flatnonzero(is_skipped_B)), batch.weights_B.device)
         batch.weights_B[rows] = 0
         is_whole_B = ~is_skipped_B & (batch.ids_B >= 0)
         if is_whole_B.any():

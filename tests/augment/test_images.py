@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from launcher.augment.draw import whole_boxes
 from launcher.augment.images import PackedImages, packed_images_of
 from tests.augment.photographs import in_a_block, load_photographs, pack
 
@@ -28,7 +29,15 @@ def test_a_canvas_holds_each_image_in_its_top_left_corner() -> None:
     expected_BCHW, _ = pack(PHOTOGRAPHS)
     for block in (in_a_block(PHOTOGRAPHS), in_a_block(PHOTOGRAPHS[:3]).part(slice(0, 3))):
         assert torch.equal(block.canvas(), pack(PHOTOGRAPHS[: len(block.starts_B)])[0])
-    assert torch.equal(in_a_block(PHOTOGRAPHS)._gathered(*expected_BCHW.shape[2:]).permute(0, 3, 1, 2), expected_BCHW)
+    block = in_a_block(PHOTOGRAPHS)
+    assert torch.equal(block._gathered(whole_boxes(block.sizes_B2)), expected_BCHW)
+    assert torch.equal(block.boxes(whole_boxes(block.sizes_B2)), expected_BCHW)
+
+
+def test_a_canvas_of_boxes_holds_these_alone() -> None:
+    boxes = [(3, 4, 60, 40), (0, 0, 427, 640), (119, 332, 1, 1), (63, 0, 1, 48), (0, 199, 201, 1), (5, 5, 290, 280)]
+    expected_BCHW, _ = pack([x[:, y : y + h, x0 : x0 + w] for x, (y, x0, h, w) in zip(PHOTOGRAPHS, boxes, strict=True)])
+    assert torch.equal(in_a_block(PHOTOGRAPHS).boxes(np.array(boxes)), expected_BCHW)
 
 
 def test_a_canvas_of_one_size_is_the_block_itself() -> None:
