@@ -60,7 +60,7 @@ def restore_weights(start: Start, state: TrainState) -> None:
     _load_into(state.model, start.path / "model.safetensors")
     if state.ema is not None:
         _load_into(state.ema.module, _weights_file(start.path, ema=True))
-        state.ema.n_averaged.fill_(start.progress.step)
+        state.ema.n_averaged = start.progress.step
 
 
 def restore_optimizer(start: Start, state: TrainState) -> None:

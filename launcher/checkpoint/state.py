@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 
 from launcher.checkpoint.network_spec import NetworkSpec
 from launcher.distributed.strategy import Strategy
 from launcher.metrics.names import Metrics
+from launcher.models.optim.ema import MovingAverage
 from launcher.models.zoo import Network
 
 
@@ -59,7 +59,7 @@ class TrainState:
     """Network, averaged weights and optimizer, which training changes; and what a checkpoint says of them."""
 
     network: Network
-    ema: AveragedModel | None
+    ema: MovingAverage | None
     """Moving average of the network's weights, when the recipe keeps one."""
     optimizer: Optimizer
     strategy: Strategy

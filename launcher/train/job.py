@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-
 from launcher.checkpoint.network_spec import NetworkSpec
 from launcher.checkpoint.state import TrainState
 from launcher.data.order import Order, build_order
@@ -17,6 +15,7 @@ from launcher.distributed.strategy import Strategy, seed_rank
 from launcher.models.frozen.freeze import find_blocks, freeze
 from launcher.models.loss import count_outputs
 from launcher.models.optim.build import build_groups, build_optimizer
+from launcher.models.optim.ema import MovingAverage
 from launcher.models.sync_batchnorm import sync_batchnorm
 from launcher.models.zoo import build_model, check_sizes
 from launcher.recipe.augment import Channels
@@ -92,10 +91,8 @@ def build_state(job: Job) -> TrainState:
     freeze(network, recipe.backbone.stages[0].freeze)
     model = sync_batchnorm(network.model, recipe.backbone.name) if strategy.syncs_batchnorm else network.model
     network = replace(network, model=strategy.to_device(model))
-    ema = None
-    if recipe.optim.ema_decay is not None:
-        average = get_ema_multi_avg_fn(recipe.optim.ema_decay)  # type: ignore[no-untyped-call]
-        ema = AveragedModel(network.model, multi_avg_fn=average, use_buffers=True)
+    decay = recipe.optim.ema_decay
+    ema = None if decay is None else MovingAverage(network.model, decay)
     groups = build_groups(recipe.optim, network.model, network.head_names, find_blocks(network))
     optimizer = strategy.prepare_optimizer(build_optimizer(recipe.optim, groups, recipe.strategy.precision))
     seed_rank(recipe.run.seed, strategy.world)

@@ -61,7 +61,7 @@ def train_step(
     if not strategy.step(state.optimizer, job.recipe.optim.clip_norm, state.model.parameters()):
         log.event(step, "overflow", "fp16 overflow: skipped the optimizer step")
     elif state.ema is not None:
-        state.ema.update_parameters(state.model)
+        state.ema.update()
     return result
 
 

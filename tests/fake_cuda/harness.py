@@ -4,6 +4,7 @@
 FakeTensorDeviceMismatchError. What would make the host wait for the GPU raises HostSyncError: a value that is read back
 (`.item()`, `if tensor`, a mask as an index, `.cpu()`), and a copy to the GPU that is not asynchronous or comes from
 more pageable memory than the driver takes into its own buffer. Streams, events and kernels are not there.
+`loss.backward()` and `torch.autocast("cuda")` work, too.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import torch
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from launcher.augment import blur
 from launcher.augment.groups import PAGEABLE_BYTES
+from tests.fake_cuda.backward import walk_backward
 
 CUDA = torch.device("cuda", 0)
 aten = torch.ops.aten
@@ -38,6 +41,9 @@ _READS = {
 }
 _INDEXING = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default)
 _FILLS = (aten.masked_fill.Tensor, aten.masked_fill_.Tensor)
+_FUSED = (aten._fused_sgd_.default, aten._fused_adam_.default, aten._fused_adamw_.default)
+"""Optimizers of one kernel: they change tensors in place, and give nothing. FakeTensorMode has some of them only, and
+does not compare the devices in their lists."""
 
 
 class HostSyncError(AssertionError):
@@ -81,10 +87,20 @@ def fake_cuda() -> Iterator[FakeCuda]:
     seen = FakeCuda()
     _empty_caches()
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True), _Recorder(seen):
+        with _without_a_driver(), FakeTensorMode(allow_non_fake_inputs=True), _Recorder(seen):
             yield seen
     finally:
         _empty_caches()
+
+
+@contextmanager
+def _without_a_driver() -> Iterator[None]:
+    """In place of what asks the driver, and so fails or turns itself off."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tensor, "backward", walk_backward)
+        patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+        patch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+        yield
 
 
 def _empty_caches() -> None:
@@ -110,6 +126,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         given = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
         if (what := _read_by(func, args, any(each.is_cuda for each in given))) is not None:
             self._seen.wait(what)
+        if func in _FUSED:
+            for each in given:
+                if each.device != CUDA:
+                    raise FakeTensorDeviceMismatchError(func, CUDA, each.device)
+            return None
         result = func(*args, **kwargs)
         if func is aten._to_copy.default:
             self._note(args[0], result, bool(kwargs.get("non_blocking")))
@@ -151,6 +172,19 @@ def _pinned(tensor: Tensor) -> Tensor:
 def is_pinned(tensor: Tensor) -> bool:
     """Whether this fake tensor, itself and not a view of it, was made in pinned memory."""
     return bool(getattr(tensor, "is_fake_pinned", False))
+
+
+def to_fake_cuda(model: nn.Module) -> nn.Module:
+    """The model itself, with fake CUDA tensors in place of its own. `model.to` cannot make fake ones of real ones."""
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                empty = torch.empty_like(parameter, device=CUDA)
+                module._parameters[name] = nn.Parameter(empty, parameter.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty_like(buffer, device=CUDA)
+    return model
 
 
 def run_on_cuda(function: Callable[..., Any], *arguments: Any) -> FakeCuda:

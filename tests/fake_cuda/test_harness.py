@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError
+from torch.optim import SGD, AdamW, Optimizer
 
 from launcher.augment.groups import PAGEABLE_BYTES
 from tests.fake_cuda.harness import CUDA, Copy, HostSyncError, fake_cuda
@@ -50,6 +52,19 @@ def test_a_number_of_the_host_is_filled_in_without_a_sync() -> None:
 def test_two_devices_raise() -> None:
     with fake_cuda(), pytest.raises(FakeTensorDeviceMismatchError):
         torch.zeros(8, device="cuda") + torch.zeros(8)
+
+
+@pytest.mark.parametrize("optim", [partial(SGD, momentum=0.9), AdamW])
+def test_two_devices_in_a_fused_optimizer_raise(optim: Callable[..., Optimizer]) -> None:
+    with fake_cuda():
+        weight = nn.Parameter(torch.zeros(8, device="cuda"))
+        optimizer = optim([weight], lr=0.1, fused=True)
+        weight.square().sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        state = optimizer.state[weight]
+        state.update({name: torch.zeros_like(value, device="cpu") for name, value in state.items()})
+        with pytest.raises(FakeTensorDeviceMismatchError):
+            optimizer.step()
 
 
 def test_copies_that_do_not_wait_are_recorded() -> None:

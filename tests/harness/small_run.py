@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from launcher.checkpoint.network_spec import NetworkSpec
 from launcher.checkpoint.restore import find_start, restore_optimizer, restore_weights
@@ -17,6 +16,7 @@ from launcher.checkpoint.state import Best, Progress, TrainState
 from launcher.distributed.strategy import Strategy, build_strategy, get_rng_state
 from launcher.distributed.world import World
 from launcher.models.optim.build import build_groups, build_optimizer
+from launcher.models.optim.ema import MovingAverage
 from launcher.models.zoo import Network
 from launcher.recipe.optim import Adam, Optim, Sgd
 from launcher.recipe.parse import load_recipe
@@ -45,7 +45,7 @@ class SmallRun:
 
     def __init__(self, strategy: Strategy, optim: Optim = SGD, ema: bool = True, width: int = 4) -> None:
         model = nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width), nn.Dropout(0.5), nn.Linear(width, 2))
-        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True) if ema else None  # type: ignore[no-untyped-call]
+        average = MovingAverage(model, 0.9) if ema else None
         groups = build_groups(optim, model, (), ())
         optimizer = strategy.prepare_optimizer(build_optimizer(optim, groups, "no"))
         self.wrapped = strategy.wrap(model)
@@ -59,7 +59,7 @@ class SmallRun:
             self.state.strategy.backward(loss)
             self.state.strategy.step(self.state.optimizer, None, self.state.model.parameters())
             if self.state.ema is not None:
-                self.state.ema.update_parameters(self.state.model)
+                self.state.ema.update()
             losses.append(loss.detach())
         return losses
 

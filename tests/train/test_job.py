@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 from launcher.errors import UserError
+from launcher.models.optim.ema import MovingAverage
 from launcher.run.run_log import Rank0Log
 from tests.harness.runs import journal
 from tests.harness.workdir import LENET, Parts, WorkDir
@@ -39,7 +39,7 @@ def test_the_first_stage_of_freezing_is_in_force(workdir: WorkDir) -> None:
     free = [name for name, each in state.model.named_parameters() if each.requires_grad]
     assert free == ["fc3.weight", "fc3.bias"]
     assert sum(len(group["params"]) for group in state.optimizer.param_groups) == 2
-    assert isinstance(state.ema, nn.Module)
+    assert isinstance(state.ema, MovingAverage)
     assert state.eval_model is state.ema.module
 
 
