@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import TypedDict
 
-LATE_S = 20.0
+LATE_S = 60.0
 """What other ranks have to end in when one has failed."""
 TIMEOUT_S = 300.0
 """Of all of them."""

@@ -67,7 +67,7 @@ def test_a_broken_server_costs_the_training_nothing(tmp_path: Path, fault: int |
         online = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
         result = result_of(spawn(tmp_path / "run", "online", body, IMPATIENT, **online))
     assert result["slowest"] < FREE_S, "200 calls, while W&B is being imported on the same cores"
-    assert result["finish_s"] < 40, "it gave up"
+    assert result["finish_s"] < 90, "it gave up"
     assert result["mode"] == "offline"
     assert len(result["failures"]) == 1
     (run,) = read_offline_runs(tmp_path / "run")
@@ -91,7 +91,7 @@ slow = log(3, 4); end(slow=slow)
     (tmp_path / "run" / "go").touch()
     result = result_of(process)
     assert result["slow"] < FREE_S
-    assert result["finish_s"] < 40, "it gave up"
+    assert result["finish_s"] < 90, "it gave up"
     assert result["mode"] == "online"
     (failure,) = result["failures"]
     assert failure.startswith("W&B did not receive everything (")
@@ -106,7 +106,7 @@ def test_records_are_counted_that_are_lost_when_the_process_of_wandb_dies(tmp_pa
     assert refused.startswith("W&B refused a record (")
     assert unfinished.startswith("W&B did not receive everything (")
     assert counted == f"W&B refused 38 records; send it later: launcher sync {tmp_path / 'run'}"
-    assert result["finish_s"] < 40, "it gave up"
+    assert result["finish_s"] < 90, "it gave up"
     assert result["slow"] < FREE_S
     assert [record["step"] for record in read_journal(tmp_path / "run")] == list(range(40))
 

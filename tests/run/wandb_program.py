@@ -16,9 +16,9 @@ from tests.run.wandb_server import WandbServer
 KEY = "0123456789" * 4
 PATIENT = 40.0, 40.0, 90.0
 """Seconds to wait for W&B to start, to upload and to finish: a busy machine takes its time."""
-IMPATIENT = 2.0, 2.0, 8.0
+IMPATIENT = 2.0, 2.0, 40.0
 """For a server that fails from the beginning."""
-DIES_LATER = 40.0, 2.0, 8.0
+DIES_LATER = 40.0, 2.0, 40.0
 FREE_S = 1.0
 """Seconds that a record may take, much less than a wait for a server."""
 PROGRAM = """

@@ -14,7 +14,7 @@ from launcher.recipe.parse import load_recipe
 from launcher.run.journal import Journal, read_journal
 from launcher.run.lock_file import claim
 from tests.harness.runs import DIGITS, Ended, wait_until
-from tests.run.wandb_program import KEY, launch, online, result_of, spawn
+from tests.run.wandb_program import DIES_LATER, KEY, launch, online, result_of, spawn
 from tests.run.wandb_server import WandbServer
 from tests.run.wandb_stored import Run
 
@@ -112,7 +112,7 @@ def test_missing_records_are_sent_and_the_run_resumes(tmp_path: Path) -> None:
     wait = "wait_for_mirror(); (folder / 'go').touch()\nwhile (folder / 'go').exists(): time.sleep(0.05)\n"
     with WandbServer() as dying:
         result_of(spawn(folder, "online", f"{BEGIN}log(1, 2); end()", **online(dying)))
-        process = spawn(folder, "online", f"log(2, 3); {wait}log(4); end()", **online(dying))
+        process = spawn(folder, "online", f"log(2, 3); {wait}log(4); end()", DIES_LATER, **online(dying))
         wait_until(go.exists, process)
     go.unlink()
     assert result_of(process)["failures"][0].startswith("W&B did not receive everything (")
