@@ -50,7 +50,10 @@ def losses_of(folder: Path) -> dict[int, float]:
 def test_a_web_server_that_fails_ends_all_processes_and_the_same_command_resumes(
     shards: Path, losses: dict[int, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server wants a token, which comes from the environment and is not to be found anywhere afterwards."""
+    """The server wants a token, which comes from the environment and is not to be found anywhere afterwards.
+
+    Processes of their own: fsspec asks the environment once, when it is imported.
+    """
     monkeypatch.setenv("FSSPEC_HTTP", f'{{"headers": {{"Authorization": "Bearer {SECRET}"}}}}')
     with serve(shards) as served:
         is_well = False
@@ -62,13 +65,13 @@ def test_a_web_server_that_fails_ends_all_processes_and_the_same_command_resumes
 
         served.fault = fault
         command = [*words(served.url, "run"), "data.remote_tries=2"]
-        failed = run(*command, cwd=tmp_path, processes=2)
+        failed = run(*command, cwd=tmp_path, processes=2, launcher="torchrun")
         assert failed.code != 0
         [line] = {line for line in failed.err.splitlines() if "valid-00000.tar" in line}
         assert line.startswith(f"launcher: {served.url}/valid-00000.tar: cannot be read after 2 tries (503")
         assert [line for line in failed.err.splitlines() if line.endswith("failed:")] == []  # of a traceback
         is_well = True
-        again = train(*command, cwd=tmp_path, processes=2, launcher="torchrun")  # fsspec asks the environment once
+        again = train(*command, cwd=tmp_path, processes=2, launcher="torchrun")
         assert "resumes at step 4" in again.out
         assert losses_of(tmp_path / "run") == losses
         counts = served.count()
