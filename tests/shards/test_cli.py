@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -90,14 +91,19 @@ def test_module_runs_as_a_program(tmp_path: Path) -> None:
 
 def test_control_c_is_one_line_and_130(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "shards", "pack", "synthetic:10x1000", str(tmp_path / "out")]
-    # Processes that a shell starts in the background ignore it, and so would the child.
+    # Processes that a shell starts in the background ignore it, others may have blocked it, and so would the child.
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     signal.signal(signal.SIGINT, inherited)
     with process:
         while not list(tmp_path.glob("out.partial/*.tar")) and process.poll() is None:
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        while process.poll() is None:  # as somebody who presses the keys again
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10)
         assert process.stderr is not None
         errors = process.stderr.read()
     assert process.returncode == 130
