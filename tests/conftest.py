@@ -42,6 +42,8 @@ LONG = (
     "tests/commands/runs/compare/test_wandb.py",
     "tests/commands/runs/test_sync.py::test_missing_records",
     "tests/commands/runs/test_sync.py::test_an_offline_run_requeued_twice",
+    "tests/commands/model/explain/test_main.py::test_two_processes_write",
+    "tests/commands/test_journey.py::test_evaluate_predict_and_onnx_agree",
     "tests/commands/test_journey.py::test_upside_down",
     *(
         f"tests/data/features/test_store.py::test_other_features_are_computed[{name}"
@@ -85,6 +87,7 @@ LONG = (
     "tests/multi/test_commands.py",
     "tests/multi/test_failures.py::test_ranks_with_other_shards",
     "tests/multi/test_faulty_disk.py::test_a_damaged_checkpoint_is_reported_and_the_one_before_resumed_from[trunc",
+    "tests/multi/test_frozen.py::test_frozen_on_two_processes_is_frozen_on_one",
     "tests/multi/test_frozen.py::test_nothing_that_trains_is_left_unused",
     "tests/multi/test_hangs.py::test_a_rank_that_hangs_in_data_is_named",
     "tests/multi/test_hangs.py::test_the_first_traceback",
@@ -99,7 +102,8 @@ LONG = (
     "tests/multi/test_resume.py::test_two_processes_continue_what_one_began",
     "tests/multi/test_world_sizes.py",
     "tests/run/test_wandb.py::test_a_killed_run",
-    "tests/run/test_wandb_failures.py::test_a_broken_server_costs_the_training_nothing[hang",
+    "tests/run/test_wandb.py::test_the_journal_of_a_running_run",
+    "tests/run/test_wandb_failures.py::test_a_broken_server_costs_the_training_nothing",
     "tests/run/test_wandb_failures.py::test_a_server_that_dies_midway",
     "tests/security/test_folders.py::test_written_files",
     "tests/slurm",
