@@ -80,7 +80,7 @@ def is_leftover(name: str) -> bool:
 def commit_folder(temporary: Path, final: Path, replaced: Path | None = None) -> None:
     """Bring a folder of files, or a file, to the disk, then give it its name.
 
-    `replaced`: where what has the name already goes first. Raise OSError when the name is taken.
+    `replaced`: the place to which whatever has the name is moved first. Raise OSError when the name is taken.
     """
     for path in [temporary] if temporary.is_file() else [*temporary.iterdir(), temporary]:
         fsync(path)

@@ -38,7 +38,7 @@ class Passes:
     """The passes over a batch, those whose memory depends on the sizes of the data apart."""
 
     boxes_B4: INT64
-    """What the first pass needs of each image."""
+    """The part of each image that the first pass needs."""
     varied: list[FusedOp]
     """From these boxes to one size."""
     rest: list[FusedOp]

@@ -16,7 +16,7 @@ from launcher.augment.draw_color import WHITE
 
 
 def adjust_brightness(images_BCHW: Tensor, factors_B: Tensor) -> Tensor:
-    """Times the factor: 0 is black."""
+    """Pixels multiplied by the factor: 0 is black."""
     return (images_BCHW * _over_pixels(factors_B)).clamp_(0, WHITE)
 
 

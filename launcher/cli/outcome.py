@@ -35,7 +35,7 @@ HOLD_BACK_S = 3.0
 """Delay of ranks that fail like rank 0, which has to print the message: a launcher ends all ranks when one ends."""
 
 ADVICE = "free it from other programs (nvidia-smi shows them), or compute on a CPU (--device cpu, strategy.device=cpu)"
-"""What to try where no batch of a training is to blame."""
+"""Advice where no batch of a training is to blame."""
 
 
 def run_app(app: App, arguments: list[str] | None) -> int:

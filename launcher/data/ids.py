@@ -11,7 +11,7 @@ from launcher.augment.arrays import INT64
 Ids = INT64
 
 Work = Iterable[tuple[int, Ids]]
-"""Of each batch (epoch, ids_B) for a feed, (view, ids_B) for a loader; id -1 is padding.
+"""Batches of ids: (epoch, ids_B) for a feed, (view, ids_B) for a loader; id -1 is padding.
 
 A view is the epoch, modulo `augment.views` if set.
 """

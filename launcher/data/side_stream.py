@@ -36,7 +36,7 @@ class SideStream:
         return mark
 
     def wait_for(self, mark: Mark) -> None:
-        """What is queued from now on begins after `mark`, which may be of another stream."""
+        """Work queued from now on begins after `mark`, which may be of another stream."""
         self._stream.wait_event(mark)
 
     def hand_over(self, tensors: Iterable[Tensor], mark: Mark) -> None:

@@ -1,4 +1,4 @@
-"""Where ranks meet: environment variables, addresses and network interfaces. Sends nothing; needs no torch."""
+"""The meeting place of ranks: environment variables, addresses and interfaces. Sends nothing; needs no torch."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ Leaves = tuple[tuple[type[nn.Module], ...], tuple[Callable[..., object], ...]]
 """Modules and functions that torch.fx cannot trace, and takes as one operation."""
 
 BatchNormConversion = tuple[Callable[[nn.Module], nn.Module], dict[type[nn.Module], type[nn.Module]]]
-"""What makes SyncBatchNorm of a model's BatchNorm, and which class becomes which."""
+"""The function that makes SyncBatchNorm of a model's BatchNorm, and which class becomes which."""
 
 
 def _import_timm() -> ModuleType:

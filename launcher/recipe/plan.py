@@ -92,6 +92,7 @@ class Plan:
     def due(self, step: int, *, should_stop: bool, is_stage_end: bool) -> Due:
         """`should_stop`: agreed by all ranks. `is_stage_end`: the last step before other parts of the network train."""
         validate = self.should_validate(step)
+        # The entry of the next stage may be asked to stop, and then loses nothing.
         save = self.should_save(step) or should_stop or is_stage_end
         report = step % self.steps_per_epoch == 0 and step < self.total_steps
         return Due(self.should_log(step) or validate or save, validate, save, report)

@@ -22,7 +22,7 @@ from launcher.data.ids import Work
 
 
 class Event(Protocol):
-    """Of `torch.cuda.Event`: a place in the current stream, with the time at which the GPU gets there."""
+    """A place in the current stream, with the time at which the GPU gets there: part of `torch.cuda.Event`."""
 
     def record(self) -> None: ...
 

@@ -55,7 +55,7 @@ def _evaluate_best(job: Job, stage: Stage, progress: Progress, log: RunLog) -> M
     Raise Stopped when asked to stop before that is over.
     """
     name, weights_step = ("best", progress.best.step) if progress.best is not None else ("last", progress.step)
-    # What this stage freezes, earlier ones froze, too: its engine and features are right for any checkpoint's weights.
+    # Earlier stages froze all that this one freezes: its engine and features are right for any checkpoint's weights.
     load_weights(job.run.checkpoints / name, stage.state.eval_model, ema=stage.state.ema is not None)
     split = next((split for split in ("test", "valid") if split in job.plan.num_eval), None)
     if split is None:

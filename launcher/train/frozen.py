@@ -111,7 +111,7 @@ def build_request(
 
 
 def compile_if_worth(job: Job, engine: Engine, num_images: int, say: Say) -> None:
-    """`num_images`: that will go through the engine, over all ranks.
+    """`num_images`: images to pass through the engine, over all ranks.
 
     Called by every rank. Raise UserError when compiling was asked for and fails on one of them.
     """

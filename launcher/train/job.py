@@ -37,7 +37,7 @@ from shards.manifest import Manifest
 
 @dataclass(frozen=True)
 class Job:
-    """What a training is, and never changes while it runs. `recipe`: complete, with `run.dir` filled in."""
+    """The parts of a training that never change while it runs. `recipe`: complete, with `run.dir` filled in."""
 
     recipe: Recipe
     plan: Plan

@@ -39,7 +39,7 @@ def fit(job: Job, stage: Stage, progress: Progress, saver: Saver, log: RunLog) -
     for number, steps in plan.steps_by_stage(progress.step + 1):
         if ending is not None:
             break
-        progress = saver.wait(progress)
+        progress = saver.wait(progress)  # the save of the stage before: a stop while the next is entered resumes there
         if number != stage.number:
             check_frozen(job, stage)
             stage = enter_stage(job, stage.state, stage.inputs, number, progress.step, log)

@@ -10,8 +10,9 @@ from launcher.errors import GpuMemoryError
 from launcher.recipe.plan import Plan
 from launcher.recipe.problem import largest_divisor
 from launcher.recipe.schema import Recipe
+from launcher.text import show_count
 
-OF_EVALUATION = ("evaluate", "features")
+EVAL_PHASES = ("evaluate", "features")
 """Phases in which the network is given batches of `train.eval_batch`."""
 
 WORDS = (
@@ -40,7 +41,7 @@ def out_of_memory_in_words(describe: Callable[[], str]) -> Iterator[None]:
 
 def describe_training(recipe: Recipe, plan: Plan, position: Position) -> str:
     """The message for a training that ran out of memory at `position`."""
-    if position.phase in OF_EVALUATION:
+    if position.phase in EVAL_PHASES:
         key, batch, smaller, ops = "train.eval_batch", plan.eval_batch, plan.eval_batch // 2, "augment.eval"
     else:
         key, batch, ops = "train.micro_batch", plan.micro_batch, "augment.train"
@@ -54,8 +55,7 @@ def describe_training(recipe: Recipe, plan: Plan, position: Position) -> str:
 
 def does_not_fit(key: str, batch: int) -> str:
     """The beginning of the message. `key`: of the recipe, which sets the batch."""
-    images = "1 image" if batch == 1 else f"{batch} images"
-    return f"{key}: a forward pass of {images} takes more memory than the GPU has"
+    return f"{key}: a forward pass of {show_count(batch, 'image')} takes more memory than the GPU has"
 
 
 def find_smaller_micro_batch(recipe: Recipe, plan: Plan) -> int:

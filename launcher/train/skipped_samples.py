@@ -18,7 +18,7 @@ class SkippedSamples:
     def __init__(
         self, policies: Mapping[str, BadSamples], shard_of: Mapping[str, Callable[[int], str]], limit: int
     ) -> None:
-        """`policies`: of each split, on this rank; none where the first bad image fails. `limit`: images of a split."""
+        """`policies`: by split, this rank's; empty where the first bad image fails. `limit`: images of a split."""
         self._policies = policies
         self._shard_of = shard_of
         self._limit = limit

@@ -19,7 +19,7 @@ MAX_HEARTBEATS_PER_S = 500
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """`text`: which rank failed, and why. `is_printed`: that rank prints it itself, on its own node."""
+    """`text`: which rank failed, and why. `is_printed`: whether that rank prints it itself, on its own node."""
 
     rank: int
     text: str

@@ -21,7 +21,7 @@ def find_boundary(nodes: list[fx.Node], model: nn.Module, modes: dict[str, bool]
 
 
 def _without_cheap(boundary: list[fx.Node], model: nn.Module) -> list[fx.Node]:
-    """Without values that need no weights and only other values of the boundary, such as a pooling of one of them."""
+    """The boundary less the values that follow from others of it without weights, such as a pooling of one of them."""
     for node in reversed(boundary):
         others = [other for other in boundary if other is not node]
         if all(source in others for source in node.all_input_nodes) and not holds_parameters(node, model):

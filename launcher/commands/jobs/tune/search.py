@@ -62,7 +62,7 @@ _Domain = Annotated[
 
 
 class Search(Section):
-    """What to search, with how many trials."""
+    """The keys to search, and the number of trials."""
 
     trials: Count = 20
     """Number of trainings; the first has the recipe's own values."""
